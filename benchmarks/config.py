@@ -22,9 +22,9 @@ from benchmarks.config_peers import work
 from benchmarks.fresh_process import ROOT, FreshProcess
 
 N_WARM_RUNS, N_WARMING_RUNS = 30, 5
-"""Runs in one process, and how many at its start do not count as warm."""
+"""Runs in one process, and the number of runs at the start that do not count as warm."""
 MAX_FIRST, MAX_WARM = 0.6, 0.5
-"""Our time in process by OmegaConf's, at most."""
+"""Maximum ratio of our time in process to OmegaConf's."""
 ENVIRONMENT = {"TUNE_ALLOW": "benchmarks"}
 PEERS = ("omegaconf", "hydra", "jsonargparse", "draccus")
 OVERRIDES = ("batch_size=16", "optimizer.lr=1e-4", "output_dir=o")
@@ -38,13 +38,13 @@ IN_PROCESS = {
 
 
 class Program(NamedTuple):
-    """A way from a file to components in a process of its own."""
+    """A program that builds components from a file, in a separate process."""
 
     run: Callable[[str, Sequence[str]], None]
-    """Takes the folder and the words."""
+    """Takes the folder and the arguments."""
     words: tuple[str, ...] = ()
     bound: float | None = None
-    """Its CPU time by that of a bare interpreter, at most."""
+    """Maximum ratio of its CPU time to that of a bare interpreter."""
 
 
 PROGRAMS = {
@@ -76,7 +76,7 @@ def cpu_seconds(code: str, words: Sequence[str] = ()) -> float:
 
 
 def program_seconds(program: Program, folder: str) -> float:
-    """Return the CPU time of a program, with no import of this benchmark's but the program's (seconds)."""
+    """Return the CPU time of a program, without the imports of this benchmark (seconds)."""
     function = program.run
     code = f"import sys; from {function.__module__} import {function.__name__} as run; "
     return cpu_seconds(code + f"run({folder!r}, sys.argv[1:])", program.words)
@@ -97,13 +97,13 @@ def time_in_process(folder: str, n_runs: int) -> dict[str, Times]:
 
 def time_programs(folder: str, n_runs: int) -> tuple[float, dict[str, float]]:
     """Return the CPU time of a bare interpreter and of each program (seconds), interleaved."""
-    bare: list[float] = []
+    interpreter: list[float] = []
     seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(n_runs):
-        bare.append(cpu_seconds("pass"))
+        interpreter.append(cpu_seconds("pass"))
         for name, program in PROGRAMS.items():
             seconds[name].append(program_seconds(program, folder))
-    return statistics.median(bare), {name: statistics.median(runs) for name, runs in seconds.items()}
+    return statistics.median(interpreter), {name: statistics.median(runs) for name, runs in seconds.items()}
 
 
 def compare_in_process(folder: str, n_runs: int) -> bool:
@@ -114,21 +114,21 @@ def compare_in_process(folder: str, n_runs: int) -> bool:
     for name, (first, warm) in times.items():
         of_first, of_warm = first / baseline.first, warm / baseline.warm
         print(f"{name:28}{first * 1e3:7.1f} ms {of_first:4.2f}x {warm * 1e3:7.1f} ms {of_warm:4.2f}x")
-    ours = times["torchtune"]
-    return ours.first <= MAX_FIRST * baseline.first and ours.warm <= MAX_WARM * baseline.warm
+    torchtune = times["torchtune"]
+    return torchtune.first <= MAX_FIRST * baseline.first and torchtune.warm <= MAX_WARM * baseline.warm
 
 
 def compare_programs(folder: str, n_runs: int) -> bool:
     """Print the times as processes; return whether our bounds hold."""
-    bare, times = time_programs(folder, n_runs)
-    print(f"\nas a process, against python -c pass ({bare * 1e3:.1f} ms)")
+    interpreter, times = time_programs(folder, n_runs)
+    print(f"\nas a process, against python -c pass ({interpreter * 1e3:.1f} ms)")
     holds = True
     for name, seconds in times.items():
         bound = PROGRAMS[name].bound
-        line = f"{name:32}{seconds * 1e3:7.1f} ms {seconds / bare:5.1f}x"
+        line = f"{name:32}{seconds * 1e3:7.1f} ms {seconds / interpreter:5.1f}x"
         if bound is not None:
             line += f"  (at most {bound:.0f}x)"
-            holds = holds and seconds / bare <= bound
+            holds = holds and seconds / interpreter <= bound
         print(line)
     return holds
 

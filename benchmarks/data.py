@@ -1,15 +1,15 @@
 """Rows and tokens a second from a .jsonl file to batches, compared with TRL's preparation of the same rows.
 
-    python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--ours-only]
+    python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--no-peer]
 
-Writes synthetic rows (2,000, 20,000 and, for our side alone, 1,000,000 by default), and has each side make batches of
+Writes synthetic rows (2,000, 20,000 and, for torchtune only, 1,000,000 by default), and has each side make batches of
 them in a fresh process, timed once its imports are done: packed rows of 2,048 positions, and padded ones. `first` is
 the time to the first batch; rows and tokens a second are those of an epoch, or of 20 seconds of it. The share of time
-waited is that of a device which takes so many tokens a second and leaves the processor alone meanwhile, as a GPU would;
-3 seconds of sleep stand for the loading of a model. Memory is the process's resident set beyond that of its imports.
-TRL comes with the extra `bench`; without it this ends with status 1, unless only our side is asked for.
-The bounds are those of the project: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with
-the rows, and at least TRL's tokens a second.
+waited is that of a simulated device, which takes a number of tokens per second without using the processor, as a GPU
+would; 3 seconds of sleep represent the loading of a model. Memory is the process's resident set beyond that of its
+imports. TRL comes with the extra `bench`; without it this ends with status 1, unless --no-peer is passed. The bounds
+are those of the project: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with the rows,
+and at least TRL's tokens a second.
 """
 
 import importlib.util
@@ -61,17 +61,17 @@ def main() -> None:
     parser.add_argument("tokenizer", metavar="TOKENIZER_FOLDER")
     parser.add_argument("rows", type=int, nargs="*", default=ROWS, metavar="ROWS")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="N", help="of an epoch, at most")
-    parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
+    parser.add_argument("--no-peer", action="store_true", help="run without TRL")
     arguments = parser.parse_args()
-    if not arguments.ours_only and importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --ours-only")
+    if not arguments.no_peer and importlib.util.find_spec("trl") is None:
+        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-peer")
     with tempfile.TemporaryDirectory() as folder:
         for n_rows in arguments.rows:
             file = Path(folder, f"{n_rows}.jsonl")
             write_rows(file, n_rows)
             print(f"{n_rows:,} rows, {file.stat().st_size / 2**20:.0f} MiB")
             for is_packed in (True, False):
-                has_peer = n_rows <= MAX_PEER_ROWS and not arguments.ours_only
+                has_peer = n_rows <= MAX_PEER_ROWS and not arguments.no_peer
                 compare(str(file), arguments.tokenizer, arguments.seconds, is_packed, has_peer)
             show_waiting(str(file), arguments.tokenizer, arguments.seconds / 2)
 
@@ -84,10 +84,10 @@ def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer
         peer = in_fresh_process(make_batches_by_trl, file, tokenizer, is_packed=is_packed)
         show(f"TRL, {kind}", peer, peer)
     for workers in WORKERS:
-        ours = in_fresh_process(
+        rates = in_fresh_process(
             make_batches, file, tokenizer, is_packed=is_packed, workers=workers, seconds=seconds
         )
-        show(f"ours, {kind}, {workers} workers", ours, peer)
+        show(f"torchtune, {kind}, {workers} workers", rates, peer)
 
 
 def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
@@ -163,9 +163,9 @@ def wait(file: str, tokenizer: str, *, speed: float, workers: int, seconds: floa
     with batches:
         time.sleep(3)
         start = time.perf_counter()
-        while (asked := time.perf_counter()) - start < seconds:
+        while (requested := time.perf_counter()) - start < seconds:
             batch = next(batches)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             time.sleep(batch.n_tokens / speed)
         return waited / (time.perf_counter() - start)
 

@@ -5,7 +5,7 @@
 MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows.
 Prints the median seconds of each part of `tune lora_finetune`, on packed rows of 1,024 tokens in float32; then the
 modules that took longest to import, without what they import, and which large packages a run imports although it could
-do without: there should be none.
+do without (there should not be any).
 """
 
 import contextlib
@@ -73,11 +73,11 @@ def main() -> None:
 
 def show_parts(runs: list[dict[str, float]]) -> None:
     """Print the median seconds of each part, and its share of the whole."""
-    whole = statistics.median(sum(seconds.values()) for seconds in runs)
+    total = statistics.median(sum(seconds.values()) for seconds in runs)
     for name in runs[0]:
         part = statistics.median(seconds.get(name, 0.0) for seconds in runs)
-        print(f"{name:42}{part:7.2f} s {part / whole:5.0%}  {'#' * round(50 * part / whole)}")
-    print(f"{'the command to the first step':42}{whole:7.2f} s\n")
+        print(f"{name:42}{part:7.2f} s {part / total:5.0%}  {'#' * round(50 * part / total)}")
+    print(f"{'the command to the first step':42}{total:7.2f} s\n")
 
 
 def show_imports(log: str) -> None:

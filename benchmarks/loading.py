@@ -3,9 +3,9 @@
     python -m benchmarks.loading [FOLDER ...] [--runs N] [--layers N]
 
 Loads each Hugging Face folder, and a synthetic checkpoint of 3 GB in shards that it writes first, in fresh processes,
-ours and transformers' in turn, and reads every weight once. Peak memory is the process's resident set beyond what it
-had after its imports, as a share of the weights' size. Ends with status 1 unless loading is as fast as transformers'
-and takes at most 1.15 times the weights' size.
+by torchtune and transformers in turn, and reads every weight once. Peak memory is the process's resident set beyond
+what it had after its imports, as a share of the weights' size. Ends with status 1 unless loading is as fast as
+transformers' and takes at most 1.15 times the weights' size.
 """
 
 import statistics
@@ -57,15 +57,15 @@ def main() -> int:
 
 def compare(folder: Path, n_runs: int) -> bool:
     """Load a folder by both sides in turn and print medians; return whether our bounds hold."""
-    ours, peer = list[Measurement](), list[Measurement]()
+    runs, peer = list[Measurement](), list[Measurement]()
     for _ in range(n_runs):
-        ours.append(in_fresh_process(load, str(folder)))
+        runs.append(in_fresh_process(load, str(folder)))
         peer.append(in_fresh_process(load_by_transformers, str(folder)))
-    print(f"{folder.name}, {ours[0]['size'] / 1e9:.2f} GB of weights")
-    our_seconds, peer_seconds = median_seconds(ours), median_seconds(peer)
-    show("ours", our_seconds, our_seconds / peer_seconds, peak_share(ours))
+    print(f"{folder.name}, {runs[0]['size'] / 1e9:.2f} GB of weights")
+    our_seconds, peer_seconds = median_seconds(runs), median_seconds(peer)
+    show("torchtune", our_seconds, our_seconds / peer_seconds, peak_share(runs))
     show("transformers", peer_seconds, 1.0, peak_share(peer))
-    return our_seconds <= peer_seconds and peak_share(ours) <= MAX_MEMORY
+    return our_seconds <= peer_seconds and peak_share(runs) <= MAX_MEMORY
 
 
 def median_seconds(runs: list[Measurement]) -> float:

@@ -58,11 +58,11 @@ def main() -> int:
     parser = benchmark_parser("startup", __doc__)
     parser.add_argument("--runs", type=int, default=15, metavar="N", help="runs of each call")
     seconds = time_calls(parser.parse_args().runs)
-    bare = seconds.pop(BARE)
-    print(f"{BARE:16}{bare * 1e3:7.1f} ms {1:6.1f}x")
+    interpreter = seconds.pop(BARE)
+    print(f"{BARE:16}{interpreter * 1e3:7.1f} ms {1:6.1f}x")
     n_broken = 0
     for name, of_call in seconds.items():
-        ratio, (_, bound) = of_call / bare, CALLS[name]
+        ratio, (_, bound) = of_call / interpreter, CALLS[name]
         n_broken += ratio > bound
         print(f"{name:16}{of_call * 1e3:7.1f} ms {ratio:6.1f}x  (at most {bound:.0f}x)")
     return int(n_broken > 0)

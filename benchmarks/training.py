@@ -1,19 +1,20 @@
 """Fine-tuning steps compared with TRL's, on the same rows: speed, memory, start, and the losses that must agree.
 
-    python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--ours-only] [--ablate]
+    python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--no-peer] [--ablate]
         [--json FILE] [--picture FILE]
 
 MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows,
 such as alpaca_en_demo.json of LLaMA-Factory's source package. Every side of a case runs in a fresh process, the sides
-in turns, and medians are taken. TRL comes with the extra `bench`; without it this ends with status 1, unless only our
-side is asked for. Nothing else may run meanwhile: two busy processes on two cores slow torch tenfold.
+in turns, and medians are taken. TRL comes with the extra `bench`; without it this ends with status 1, unless
+--no-peer is passed. Nothing else may run at the same time: two busy processes on two cores slow torch tenfold.
 
-Both sides get the same rows in the same order, encoded by us, with the loss on the answers alone, the same AdamW at a
-constant rate and no warm-up. TRL has its rows padded to the longest of a batch, which is what its attention can do
-exactly on a CPU; "same batches" is ours padded alike, to the token, and its losses must agree. In the other cases our
-rows are packed, to about as many tokens a step. "peer packed" lets TRL pack as well; its documents then see each other
-on a CPU, so it computes something else. "no AMX" has both sides compute bfloat16 by AVX-512 alone, as on processors
-without tiles: AMX multiplies so much faster than anything else runs that MFU says little of it.
+Both sides get the same rows in the same order, encoded by torchtune, with the loss on the answers only, the same
+AdamW at a constant rate and no warm-up. TRL has its rows padded to the longest of a batch, which is what its
+attention can do exactly on a CPU; in the case "same batches", torchtune pads in the same way and the losses must
+agree. In the other cases its rows are packed, to about as many tokens per step. "peer packed" lets TRL pack as well;
+its documents then see each other on a CPU, so it computes a different loss. "no AMX" has both sides compute bfloat16
+by AVX-512 alone, as on processors without tiles: with AMX, matrix products are so fast relative to everything else
+that MFU is not informative.
 
 tokens/s  useful tokens (no padding) a second, over the steps after the first three, without the last
 peak      resident set of the process at its largest, imports among it
@@ -37,8 +38,8 @@ from typing import Any
 
 from benchmarks.command_line import benchmark_parser
 from benchmarks.fresh_process import FreshProcess
-from benchmarks.training_sides import ours as our_side
 from benchmarks.training_sides import peer as peer_side
+from benchmarks.training_sides import torchtune_side
 from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation, Case, Goals
 from benchmarks.training_sides.measurement import Measurement, ModelSizes
 
@@ -64,7 +65,7 @@ def main() -> None:
             results = bench.ablations(arguments.cases[0], arguments.repeats)
         else:
             for name in arguments.cases:
-                results[name] = bench.case(name, arguments.repeats, has_peer=not arguments.ours_only)
+                results[name] = bench.case(name, arguments.repeats, has_peer=not arguments.no_peer)
     if arguments.picture:
         from benchmarks.training_sides.picture import picture
 
@@ -80,20 +81,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
     parser.add_argument("--steps", type=int, default=12, metavar="N", help="optimizer steps of a run")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each side")
-    parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
-    parser.add_argument("--ablate", action="store_true", help="leave out one technique of ours at a time")
+    parser.add_argument("--no-peer", action="store_true", help="run without TRL")
+    parser.add_argument("--ablate", action="store_true", help="switch off one technique at a time")
     parser.add_argument("--json", metavar="FILE", help="a file for the numbers")
     parser.add_argument("--picture", metavar="FILE", help="a file for bars of them, SVG")
     arguments = parser.parse_args()
-    is_alone = arguments.ours_only or arguments.ablate
+    is_alone = arguments.no_peer or arguments.ablate
     if arguments.picture and is_alone:
-        parser.error("--picture compares both sides: leave out --ours-only and --ablate")
+        parser.error("--picture compares both sides; remove --no-peer and --ablate")
     if arguments.steps < N_UNTIMED + 2:
         parser.error(
             f"--steps must be at least {N_UNTIMED + 2}: the first {N_UNTIMED} and the last are not timed"
         )
     if not is_alone and importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --ours-only")
+        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-peer")
     return arguments
 
 
@@ -136,14 +137,14 @@ class Bench:
         self._encoded.write_text(json.dumps(encoded), encoding="utf-8")
 
     def case(self, name: str, repeats: int, *, has_peer: bool = True) -> dict[str, Result]:
-        """Run both sides of a case in turns, or ours alone, and print the medians."""
-        ours, peer = list[Result](), list[Result]()
+        """Run both sides of a case in turns, or torchtune only, and print the medians."""
+        torchtune, peer = list[Result](), list[Result]()
         for _ in range(repeats):
             if has_peer:
                 peer.append(self.peer(CASES[name]))
-            ours.append(self.ours(CASES[name]))
+            torchtune.append(self.torchtune(CASES[name]))
         results = {"TRL": medians(peer)} if has_peer else {}
-        results["ours"] = medians(ours)
+        results["torchtune"] = medians(torchtune)
         show(name, results)
         return results
 
@@ -157,19 +158,19 @@ class Bench:
         }
         for _ in range(repeats):  # in turns, as the machine's speed drifts
             for technique, of_technique in runs.items():
-                of_technique.append(self.ours(case, ABLATIONS[technique]))
+                of_technique.append(self.torchtune(case, ABLATIONS[technique]))
         results = {technique: medians(of_technique) for technique, of_technique in runs.items()}
         print(f"{name}: one technique left out at a time, or another in its place")
         for technique, result in results.items():
             show_line(technique, result, results["everything"])
         return results
 
-    def ours(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
-        """Run our side of a case, with a technique left out."""
+    def torchtune(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
+        """Run torchtune's side of a case, without the ablated technique."""
         process = self._process(case, ablation.environment)
         words = self._words(case, is_packed=case["is_packed"] and ablation.is_packed)
         measurement = process.call(
-            our_side.train,
+            torchtune_side.train,
             time.time(),
             [*words, *ablation.words],
             dtype=case["dtype"],
@@ -258,32 +259,32 @@ def medians(runs: list[Result]) -> Result:
 def show(name: str, results: dict[str, Result]) -> None:
     """Print a case, and whether it meets its goals if both sides ran."""
     print(name)
-    baseline = results.get("TRL", results["ours"])
+    baseline = results.get("TRL", results["torchtune"])
     for side, result in results.items():
         show_line(side, result, baseline)
     if "TRL" in results and not CASES[name]["is_packed"]:
-        show_losses(results["ours"]["losses"], results["TRL"]["losses"])
+        show_losses(results["torchtune"]["losses"], results["TRL"]["losses"])
     if "TRL" in results and name in GOALS:
-        show_goals(GOALS[name], results["ours"], results["TRL"])
+        show_goals(GOALS[name], results["torchtune"], results["TRL"])
     sys.stdout.flush()
 
 
-def show_losses(ours: list[float], peer: list[float]) -> None:
+def show_losses(losses: list[float], peer: list[float]) -> None:
     """Print the losses of both sides on the same batches."""
-    difference = abs(ours[0] / peer[0] - 1)
-    print(f"  losses, ours:  {' '.join(f'{loss:.4f}' for loss in ours)}")
-    print(f"  losses, TRL's: {' '.join(f'{loss:.4f}' for loss in peer)}")
+    difference = abs(losses[0] / peer[0] - 1)
+    print(f"  losses, torchtune: {' '.join(f'{loss:.4f}' for loss in losses)}")
+    print(f"  losses, TRL:       {' '.join(f'{loss:.4f}' for loss in peer)}")
     print(f"  the first ones differ by {difference:.1e} {'' if difference < 1e-3 else '(MORE THAN 1e-3)'}")
 
 
-def show_goals(goals: Goals, ours: Result, peer: Result) -> None:
+def show_goals(goals: Goals, result: Result, peer: Result) -> None:
     """Print which goals are met."""
-    is_met = {"tokens/s": ours["tokens_per_second"] / peer["tokens_per_second"] >= goals.speed}
-    is_met["peak"] = ours["peak"] / peer["peak"] <= goals.peak
+    is_met = {"tokens/s": result["tokens_per_second"] / peer["tokens_per_second"] >= goals.speed}
+    is_met["peak"] = result["peak"] / peer["peak"] <= goals.peak
     if goals.start is not None:
-        is_met["start"] = ours["start"] / peer["start"] <= goals.start
+        is_met["start"] = result["start"] / peer["start"] <= goals.start
     if goals.mfu is not None:
-        is_met["MFU"] = ours["mfu"] >= goals.mfu
+        is_met["MFU"] = result["mfu"] >= goals.mfu
     print("  goals: " + ", ".join(f"{name} {'met' if met else 'NOT MET'}" for name, met in is_met.items()))
 
 

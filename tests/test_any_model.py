@@ -91,7 +91,7 @@ def test_tasks_are_written_as_alpacas_if_there_is_no_chat_template(
     rows = write_rows({"instruction": "Who?", "output": "Nobody."})
     assert auto_dataset(tokenizer, rows)[0] == InstructDataset(tokenizer, rows, template="alpaca")[0]
     assert "no chat template" in caplog.text
-    with pytest.raises(ValueError, match="the tokenizer has no chat template; set tokenizer.chat_template"):
+    with pytest.raises(ValueError, match=r"the tokenizer has no chat template; set tokenizer\.chat_template"):
         auto_dataset(tokenizer, write_rows({"messages": TURNS}))
 
 
@@ -222,10 +222,10 @@ def test_what_is_no_models_folder_is_one_mistake_with_the_way_to_one(
     assert len(result.err.splitlines()) == 2
     assert "  model_directory: " in result.err
     assert NO_MODELS[named] in result.err
-    again = tune(
+    repeated = tune(
         *call, f"model_directory={write_model(tmp_path / 'model')}"
     )  # nothing has to be removed first
-    assert again.status == 0, again.err
+    assert repeated.status == 0, repeated.err
 
 
 @pytest.mark.parametrize("name", ["owner/rows", "tatsu-lab/alpaca"])

@@ -109,8 +109,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 def test_loading_measures_both_sides(tiny: Tiny) -> None:
     folder = str(tiny.folder / "model")
-    ours, peer = loading.load(folder), loading.load_by_transformers(folder)
-    assert ours["size"] == peer["size"] > 0
+    measurement, peer = loading.load(folder), loading.load_by_transformers(folder)
+    assert measurement["size"] == peer["size"] > 0
 
 
 @pytest.mark.parametrize("is_packed", [True, False])
@@ -128,7 +128,7 @@ def test_data_measures_our_batches(is_packed: bool, tiny: Tiny) -> None:
 
 SMALLEST: dict[str, Callable[[Tiny], list[str]]] = {
     "conversations": lambda tiny: [str(tiny.folder / "model"), "1", "2", "--runs=1"],
-    "data": lambda tiny: [str(tiny.folder / "model"), "20", "--seconds=0.2", "--ours-only"],
+    "data": lambda tiny: [str(tiny.folder / "model"), "20", "--seconds=0.2", "--no-peer"],
     "first_step": lambda tiny: [*model_and_rows(tiny), "--repeats=1"],
     "growth": lambda tiny: [
         "--first=1",
@@ -142,7 +142,7 @@ SMALLEST: dict[str, Callable[[Tiny], list[str]]] = {
     "startup": lambda _: ["--runs=1"],
     "training": lambda tiny: [
         *model_and_rows(tiny),
-        "--ours-only",
+        "--no-peer",
         "--steps=5",
         "--repeats=1",
         "--cases",
@@ -160,20 +160,20 @@ def model_and_rows(tiny: Tiny) -> list[str]:
 
 
 def test_too_few_rows_for_the_steps_end_the_benchmark_with_what_to_do(tiny: Tiny) -> None:
-    result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--ours-only")
+    result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
     assert result.returncode == 1
     assert "12 rows; 12 steps need 192: name more rows, or fewer --steps" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_too_few_steps_are_rejected() -> None:
-    result = benchmark("training", "model", "rows.json", "--ours-only", "--steps=4")
+    result = benchmark("training", "model", "rows.json", "--no-peer", "--steps=4")
     assert result.returncode == 2
     assert "--steps must be at least 5" in result.stderr
 
 
 def test_picture_needs_both_sides() -> None:
-    result = benchmark("training", "model", "rows.json", "--ours-only", "--picture=bars.svg")
+    result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
     assert result.returncode == 2
     assert "--picture compares both sides" in result.stderr
 

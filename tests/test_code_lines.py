@@ -60,7 +60,7 @@ def test_files_without_code_count_nothing(text: str) -> None:
 
 
 def test_packages_are_summed_and_compared() -> None:
-    now = count_packages(
+    totals = count_packages(
         [
             ("torchtune/__init__.py", "x = 1\n"),
             ("torchtune/data/_a.py", "# a\nx = 1\n"),
@@ -68,8 +68,8 @@ def test_packages_are_summed_and_compared() -> None:
             ("recipes/a.py", "x = 1\n\n"),
         ]
     )
-    assert now == {"torchtune": (1, 1), "torchtune/data": (3, 4), "recipes": (1, 2)}
-    rows = table(now, {"torchtune/data": (5, 5), "torchtune/old": (2, 2)})
+    assert totals == {"torchtune": (1, 1), "torchtune/data": (3, 4), "recipes": (1, 2)}
+    rows = table(totals, {"torchtune/data": (5, 5), "torchtune/old": (2, 2)})
     assert [row.split() for row in rows] == [
         ["code", "lines", "code", "lines"],
         ["torchtune", "1", "1", "+1", "+1"],

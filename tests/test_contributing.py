@@ -135,7 +135,8 @@ def run(call: Call) -> int:
     return 0
 
 
-VERB = Verb("greet", run, forms=(Form((Argument("NAME"),), (LOUD,)),), description="Greets.", examples=("tune greet you",))
+FORMS = (Form((Argument("NAME"),), (LOUD,)),)
+VERB = Verb("greet", run, forms=FORMS, description="Greets.", examples=("tune greet you",))
 '''
 VERB_WORKS = """
 import contextlib, io
@@ -410,7 +411,7 @@ ADDED: dict[str, Callable[[Path], None]] = {
 }
 
 
-def listed() -> dict[str, list[str]]:
+def listed_files() -> dict[str, list[str]]:
     """Return the files that CONTRIBUTING.md lists for each new part, placeholders as `*`."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     table = text.partition("| new | files |\n|---|---|\n")[2].partition("\n\n")[0]
@@ -426,18 +427,18 @@ def contents(tree: Path) -> dict[str, bytes]:
     return {str(f.relative_to(tree)): f.read_bytes() for f in files if f.suffix != ".pyc"}
 
 
-@pytest.mark.parametrize("kind", listed())
-def test_a_new_part_touches_the_files_that_are_listed(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", listed_files())
+def test_a_new_part_touches_only_the_listed_files(kind: str, tmp_path: Path) -> None:
     for folder in COPIED:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     before = contents(tmp_path)
     ADDED[kind](tmp_path)
     after = contents(tmp_path)
     changed = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)}
-    patterns = listed()[kind]
+    patterns = listed_files()[kind]
     assert [f for f in changed if not any(fnmatch.fnmatch(f, pattern) for pattern in patterns)] == []
     assert [p for p in patterns if not fnmatch.filter(changed, p)] == []
 
 
 def test_every_part_is_listed() -> None:
-    assert listed().keys() == ADDED.keys()
+    assert listed_files().keys() == ADDED.keys()

@@ -61,7 +61,7 @@ class PairsCommand(Command):
     ) -> None:
         self.out = out
         recipe = [str(tiny.folder / "pairs.py"), "--config", str(tiny.folder / config)]
-        overrides = [*tiny.words, f"output_dir={out}", *words]
+        overrides = [*tiny.overrides, f"output_dir={out}", *words]
         self._words = [sys.executable, "-m", "torchtune.cli", *launch, *recipe, "--override", *overrides]
 
 

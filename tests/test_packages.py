@@ -1,4 +1,4 @@
-"""Layers of packages: a file imports only from packages of layers below its own, and no imports form a circle."""
+"""Layers of packages: a file imports only from packages of layers below its own, and there are no import cycles."""
 
 import ast
 import graphlib
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What each package may import of this project, besides itself.
+# What each package may import of this project, in addition to itself.
 MAY_IMPORT = {
     "torchtune.internals": set[str](),
     "torchtune.config": {"internals"},
@@ -121,23 +121,23 @@ def import_graph() -> dict[str, set[str]]:
     }
 
 
-def test_no_imports_form_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = import_graph()
     assert "torchtune.training._run_memory" in graph["torchtune.training._start"]
     assert "torchtune.runs._folder" in graph["torchtune.cli._run"] | graph["torchtune.runs._recipe"]
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_a_package_imports_only_from_layers_below(package: str) -> None:
-    own = package_of(package)
-    ours = {package_of(name) for name in MAY_IMPORT}
+    importer = package_of(package)
+    packages = {package_of(name) for name in MAY_IMPORT}
     wrong = []
     assert files_of(package)
     for file in files_of(package):
         for name, late in imports(file):
             target = package_of(name)
-            if target not in ours or target == own or target in MAY_IMPORT[package]:
+            if target not in packages or target == importer or target in MAY_IMPORT[package]:
                 continue
             if not (late and (package, target) in UPWARDS):
                 wrong.append(f"{file.relative_to(ROOT)} imports {name}")
@@ -150,20 +150,21 @@ def test_every_package_is_in_the_table() -> None:
 
 
 def test_config_imports_nothing_heavy_at_the_top_of_a_file() -> None:
-    seen = 0
+    n_imports = 0
     for file in files_of("torchtune.config"):
         for name, late in imports(file):
             first = name.partition(".")[0]
-            seen += 1
+            n_imports += 1
             assert (
                 late or first in LIGHT | {"torchtune"} | ALSO.get(file.stem, set()) | sys.stdlib_module_names
             ), f"{file.name} imports {name}"
             assert first != "torch" or late
-    assert seen > 50
+    assert n_imports > 50
 
 
 ROOT_MODULES = {
-    f"torchtune.{name}" for name in ("_counted", "_hints", "_home", "_lazy", "_similar_paths", "_own_packages")
+    f"torchtune.{name}"
+    for name in ("_counted", "_hints", "_home", "_lazy", "_similar_paths", "_own_packages")
 }
 """Private modules of the whole library."""
 

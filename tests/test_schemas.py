@@ -88,7 +88,7 @@ def test_first_line_of_a_config_and_of_its_copy_leads_to_the_schema_of_its_recip
 
 @pytest.mark.usefixtures("schemas")
 @pytest.mark.parametrize("name", ["copy.yaml", "runs/my runs/copy.yaml", "./copy.yaml"])
-def test_copy_beside_configs_yaml_names_its_schema_by_a_relative_path(
+def test_copy_next_to_configs_yaml_names_its_schema_by_a_relative_path(
     name: str, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "configs_yaml").symlink_to(FOLDER)
@@ -215,15 +215,15 @@ def test_there_are_enough_broken_files() -> None:
     assert len(BROKEN) >= 30
 
 
-def test_file_with_a_base_need_hold_only_what_differs() -> None:
+def test_file_with_a_base_needs_only_what_differs() -> None:
     assert validator("lora_finetune").is_valid({"_base_": "smollm2_135m_lora", "optimizer": {"lr": 0.1}})
     assert not validator("lora_finetune").is_valid({"_base_": "smollm2_135m_lora", "optimizer": {"lrr": 0.1}})
     assert not validator("lora_finetune").is_valid({"optimizer": {"lr": 0.1}})
 
 
-def test_component_of_the_users_own_is_not_refused() -> None:
-    own = {**VALID, "model": {"_component_": "my_models.tiny", "size": 3}}
-    assert validator("lora_finetune").is_valid(own)
+def test_component_of_the_user_is_accepted() -> None:
+    config = {**VALID, "model": {"_component_": "my_models.tiny", "size": 3}}
+    assert validator("lora_finetune").is_valid(config)
 
 
 values = st.sampled_from(

@@ -62,16 +62,16 @@ def tune(folder: Path, *words: str, environment: dict[str, str] | None = None) -
 def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     environment = install(wheel, site)
-    where = "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"
-    found = subprocess.run(
-        [sys.executable, "-P", "-c", where],
+    code = "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert found.stdout.count(str(site)) == 2
+    assert done.stdout.count(str(site)) == 2
     assert "smollm2_135m_lora" in tune(tmp_path, "ls", environment=environment)
     call = ("lora_finetune", "--config", "smollm2_135m_lora")
     assert tune(tmp_path, "validate", *call, environment=environment).startswith("ok: 139,399,488")
@@ -85,7 +85,7 @@ def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_p
     assert tune(
         tmp_path, "validate", "lora_finetune", "--config", "mine.yaml", environment=environment
     ).startswith("ok")
-    assert sysconfig.get_paths()["purelib"] not in found.stdout
+    assert sysconfig.get_paths()["purelib"] not in done.stdout
 
 
 def is_whole(schema: Path) -> bool:
@@ -125,12 +125,17 @@ def test_full_install_of_the_wheel_fine_tunes(wheel: Path, tmp_path: Path) -> No
 
     tiny = tiny_run(tmp_path, installed_tune)
     out = f"output_dir={tmp_path / 'run'}"
-    call = ["lora_finetune", "--config", "smollm2_135m_lora", "--override", *tiny.words, *tiny.rows, out]
+    call = ["lora_finetune", "--config", "smollm2_135m_lora", "--override", *tiny.overrides, *tiny.rows, out]
     installed_tune(*call, "device=cpu", "batch_size=3", "validation.max_new_tokens=4")
     assert (tmp_path / "run/metrics.jsonl").read_text().count('"lr"') == 4
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
     words = [f"model_directory={tiny.folder / 'model'}", f"dataset.source={tiny.folder / 'rows.json'}"]
     installed_tune("full_finetune", "--config", "full", *words, "device=cpu", "max_steps=1")
     assert (tmp_path / "runs/full/final/model.safetensors").is_file()
-    prompt = [*tiny.words, f"adapter_directory={tmp_path / 'run/final'}", "prompt=Hello?", "max_new_tokens=4"]
+    prompt = [
+        *tiny.overrides,
+        f"adapter_directory={tmp_path / 'run/final'}",
+        "prompt=Hello?",
+        "max_new_tokens=4",
+    ]
     installed_tune("alpaca_generate", "--config", "smollm2_135m_generate", *prompt, "device=cpu")

@@ -1,4 +1,4 @@
-"""A tiny random model and its rows, which stand in for the demo's in runs by the command line."""
+"""A tiny random model and rows, which replace those of the demo in runs on the command line."""
 
 import json
 from collections.abc import Callable
@@ -26,32 +26,32 @@ DIMENSIONS = (
 
 
 class Tiny(NamedTuple):
-    """What a tiny run needs."""
+    """A tiny model folder and rows."""
 
     folder: Path
-    words: list[str]
-    """Overrides that put the tiny model in place of the real one."""
+    overrides: list[str]
+    """Overrides that replace the model by the tiny one."""
 
     @property
     def rows(self) -> list[str]:
-        """The overrides that put the tiny rows in place of the demo's."""
+        """Overrides that replace the demo's rows by the tiny ones."""
         return [f"{name}.source={self.folder / 'rows.json'}" for name in ("dataset", "validation.dataset")]
 
 
 def tiny_run(folder: Path, tune: Callable[..., int]) -> Tiny:
-    """Make a tiny model folder, out of a GGUF file by `tune convert`, and rows.
+    """Create a tiny model folder, converted from a GGUF file by `tune convert`, and rows.
 
     Args:
-        folder: Where to put them.
-        tune: `tune` as a function of its words that returns the exit status.
+        folder: Where to write them.
+        tune: `tune` as a function of its arguments that returns the exit status.
     """
     gguf = write_gguf(folder / "tiny.gguf")
     assert tune("convert", str(gguf), str(folder / "model")) == 0
     (folder / "rows.json").write_text(json.dumps(ROWS))
     a = architecture_from_hf(json.loads((folder / "model/config.json").read_text()))
-    words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={a.flat()[d]}" for d in DIMENSIONS)]
-    words += [
+    overrides = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={a.flat()[d]}" for d in DIMENSIONS)]
+    overrides += [
         f"model.tied_embeddings={str(a.tied_embeddings).lower()}",
         f"model_directory={folder / 'model'}",
     ]
-    return Tiny(folder, words)
+    return Tiny(folder, overrides)

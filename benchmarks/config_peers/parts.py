@@ -78,11 +78,11 @@ class Logger:
 
     Args:
         log_dir: Its folder.
-        every: Steps between two lines.
+        interval: Steps between two lines.
     """
 
-    def __init__(self, log_dir: str, every: int = 1) -> None:
-        self.log_dir, self.every = log_dir, every
+    def __init__(self, log_dir: str, interval: int = 1) -> None:
+        self.log_dir, self.interval = log_dir, interval
 
 
 COMPONENTS = ("model", "tokenizer", "dataset", "optimizer", "schedule", "logger")
@@ -179,7 +179,7 @@ YAML: dict[str, Any] = {
     "logger": {
         "_component_": "benchmarks.config_peers.parts.Logger",
         "log_dir": "${output_dir}/logs",
-        "every": 5,
+        "interval": 5,
     },
 }
 """What the file holds over the class's defaults; OmegaConf and hydra, which have no class, get all forty."""

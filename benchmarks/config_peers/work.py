@@ -17,19 +17,19 @@ def write(folder: str) -> None:
     from benchmarks.config_peers.parts import COMPONENTS, YAML, Config
     from torchtune.config import render
 
-    whole = yaml.safe_load(render(Config())) | YAML
+    complete = yaml.safe_load(render(Config())) | YAML
     (Path(folder) / "ours.yaml").write_text(yaml.safe_dump(YAML, sort_keys=False))
-    (Path(folder) / "whole.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-    theirs = {
+    (Path(folder) / "whole.yaml").write_text(yaml.safe_dump(complete, sort_keys=False))
+    jsonargparse_config = {
         key: {"class_path": v["_component_"], "init_args": {k: x for k, x in v.items() if k != "_component_"}}
         if key in COMPONENTS
         else v
-        for key, v in _filled(whole).items()
+        for key, v in _filled(complete).items()
     }
-    (Path(folder) / "jsonargparse.yaml").write_text(yaml.safe_dump(theirs, sort_keys=False))
+    (Path(folder) / "jsonargparse.yaml").write_text(yaml.safe_dump(jsonargparse_config, sort_keys=False))
     flat = {
         k: {x: y for x, y in v.items() if x != "_component_"} if k in COMPONENTS else v
-        for k, v in _filled(whole).items()
+        for k, v in _filled(complete).items()
     }
     (Path(folder) / "draccus.yaml").write_text(yaml.safe_dump(flat, sort_keys=False))
 
@@ -118,7 +118,7 @@ def _jsonargparse_parser() -> Any:
 
 
 def jsonargparse_work(folder: str) -> Work:
-    """jsonargparse, its parser made anew as a program does."""
+    """jsonargparse, with a new parser each time, as in a program."""
     from benchmarks.config_peers.parts import OVERRIDES
 
     def work() -> str:
@@ -150,11 +150,11 @@ def draccus_work(folder: str) -> Work:
     for attribute in parts.Config.__attrs_attrs__:
         t = sections.get(attribute.name, hints[attribute.name])
         fields.append((attribute.name, t, dataclasses.field(default=None)))
-    whole = dataclasses.make_dataclass("Whole", fields)
+    config_class = dataclasses.make_dataclass("Whole", fields)
 
     def work() -> str:
         words = [f"--{path}={text}" for path, text in parts.OVERRIDES]
-        cfg = draccus.parse(whole, f"{folder}/draccus.yaml", args=words)
+        cfg = draccus.parse(config_class, f"{folder}/draccus.yaml", args=words)
         for name, kind in kinds.items():
             kind(**vars(getattr(cfg, name)))
         return str(draccus.dump(cfg))

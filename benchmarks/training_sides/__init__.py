@@ -1,1 +1,1 @@
-"""The two sides of benchmarks/training.py, each called in a process of its own."""
+"""The two sides of benchmarks/training.py, each called in a separate process."""

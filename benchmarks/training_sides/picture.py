@@ -5,7 +5,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, BAR, GAP, TOP, LEFT, PANEL = 860, 15, 12, 66, 190, 205
-OURS, PEER = "#0f766e", "#b8b2a7"
+TORCHTUNE, PEER = "#0f766e", "#b8b2a7"
 PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
     ("tokens per second", lambda result: result["tokens_per_second"], "{:.0f}"),
     ("peak memory, GiB", lambda result: result["peak"] / 2**30, "{:.2f}"),
@@ -14,13 +14,13 @@ PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
 
 
 def picture(cases: dict[str, dict[str, Any]]) -> str:
-    """Draw cases, each with the results of "TRL" and "ours", as SVG."""
+    """Draw cases, each with the results of "TRL" and "torchtune", as SVG."""
     group = 2 * BAR + GAP + 8
     height = TOP + group * len(cases) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(20, 26, "torchtune", 14, OURS, bold=True),
+        _text(20, 26, "torchtune", 14, TORCHTUNE, bold=True),
         _text(104, 26, "and TRL, on the same rows", 14, "#6b6459"),
     ]
     for i, name in enumerate(cases):
@@ -30,14 +30,14 @@ def picture(cases: dict[str, dict[str, Any]]) -> str:
         largest = max(value(side) for case in cases.values() for side in case.values())
         parts.append(_text(x, TOP - 14, title, 12, "#6b6459"))
         for i, case in enumerate(cases.values()):
-            for side, (who, colour) in enumerate((("ours", OURS), ("TRL", PEER))):
+            for side, (who, colour) in enumerate((("torchtune", TORCHTUNE), ("TRL", PEER))):
                 y = TOP + i * group + side * (BAR + 1)
                 length = (PANEL - 48) * value(case[who]) / largest
                 parts.append(
                     f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{colour}"/>'
                 )
                 text = template.format(value(case[who]))
-                parts.append(_text(x + length + 5, y + BAR - 3, text, 12, "#29251f", bold=who == "ours"))
+                parts.append(_text(x + length + 5, y + BAR - 3, text, 12, "#29251f", bold=who == "torchtune"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -19,7 +19,7 @@ def tiny(tune: Tune, tmp_path: Path) -> Tiny:
 
 
 def show(tune: Tune, tiny: Tiny, *words: str) -> Any:
-    return tune(*CALL, *tiny.words, f"dataset.source={tiny.folder / 'rows.json'}", "seed=1", *words)
+    return tune(*CALL, *tiny.overrides, f"dataset.source={tiny.folder / 'rows.json'}", "seed=1", *words)
 
 
 def test_rows_are_shown_with_their_targets_and_statistics(tune: Tune, tiny: Tiny) -> None:
@@ -56,7 +56,7 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
     part = f"{{_component_: torchtune.datasets.InstructDataset, source: {held_out}}}"
     several = ["dataset=torchtune.datasets.ConcatDataset", f"dataset.datasets=[{part}]"]
-    mixed = tune(*CALL, *tiny.words, *several, "--held-out", str(held_out))
+    mixed = tune(*CALL, *tiny.overrides, *several, "--held-out", str(held_out))
     assert (mixed.status, "--held-out: ConcatDataset has no argument `source`" in mixed.err) == (2, True)
 
 

@@ -40,7 +40,7 @@ def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) ->
     source = f"dataset.source={write(tiny, rows)}"
     config = ("lora_finetune", "--config", "smollm2_135m_lora")
     dataset, others = words[:1], words[1:]
-    return tune(*first, *config, *tiny.words, *dataset, source, "seed=1", *run, *held_out, *others)
+    return tune(*first, *config, *tiny.overrides, *dataset, source, "seed=1", *run, *held_out, *others)
 
 
 def test_tool_calls_that_the_chat_template_does_not_write_are_an_error(tune: Tune, tiny: Tiny) -> None:

@@ -185,7 +185,7 @@ def test_run_with_home_spaces_links_and_slashes_in_its_paths_resumes(
     (home / "linked model").symlink_to(home / "my data/model")
     (home / "disk").mkdir()
     (home / "runs").symlink_to(home / "disk")
-    overrides = [*tiny.words[:-1], "device=cpu", "validation=null", "dataset.source=~/my data/rows.json"]
+    overrides = [*tiny.overrides[:-1], "device=cpu", "validation=null", "dataset.source=~/my data/rows.json"]
     overrides += ["loading.token_cache=~/cache of rows/", "batch_size=12"]
     call = ["lora_finetune", "--config", "smollm2_135m_lora", *overrides]
     result = tune(*call, "model_directory=~/linked model/", "output_dir=~/runs/a b/", "max_steps=1")

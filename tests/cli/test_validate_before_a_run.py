@@ -242,10 +242,7 @@ def test_a_missing_tokenizer_folder_is_one_line_with_the_command_that_downloads_
 ) -> None:
     done = call(tune, "run", [CHAT], f"tokenizer_directory={name}")
     assert done.status == 2
-    assert (
-        f"no such folder: {name}; expected a tokenizer's folder or its tokenizer.json"
-        in done.err
-    )
+    assert f"no such folder: {name}; expected a tokenizer's folder or its tokenizer.json" in done.err
     assert "tune download" in done.err
     assert (
         f"tokenizer_directory: {name} does not exist yet"

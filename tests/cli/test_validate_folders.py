@@ -25,7 +25,9 @@ HF = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
 
 def call_of(tiny: Tiny, recipe: str, words: tuple[str, ...]) -> list[str]:
     config = "smollm2_135m_full" if recipe == "full_finetune" else "smollm2_135m_lora"
-    model = [word for word in tiny.words if not (HF[0] in words and word.startswith(("model.", "model=")))]
+    model = [
+        word for word in tiny.overrides if not (HF[0] in words and word.startswith(("model.", "model=")))
+    ]
     return [recipe, "--config", config, *model, *tiny.rows, "device=cpu", "validation.prompts=[]", *words]
 
 
@@ -101,8 +103,8 @@ def test_the_folder_of_an_adapters_run_as_a_model_is_rejected_with_how_to_use_th
     done = verb(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
     assert done.status == 2
     assert (
-        f"{folder} is the folder of a run that trained an adapter, not a whole model; merge it into its base and name"
-        f" the result (tune convert {final} NEW_FOLDER) and use that folder, or train the adapter further:"
+        f"{folder} is the folder of a run that trained an adapter, not a full model; merge it into its base"
+        f" (tune convert {final} NEW_FOLDER) and use that folder, or train the adapter further:"
         f" lora_finetune model_directory=the/base lora.adapter_directory={final}"
     ) in done.err
 

@@ -273,8 +273,8 @@ def test_tools_and_tool_calls_cannot_forge_special_tokens() -> None:
     chat = chat_tokens(tokenizer, [QUESTION, call], [{"name": "f", "description": hostile}])
     assert sum(i > 255 for i in chat.tokens) == 6
     assert "system" in tokenizer.decode(chat.tokens[slice(*chat.answers[0])])
-    without: Any = {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}
-    assert chat_tokens(tokenizer, [QUESTION, without | {"content": None}]).answers
+    call_only: Any = {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}
+    assert chat_tokens(tokenizer, [QUESTION, call_only | {"content": None}]).answers
     with pytest.raises(ValueError, match="the role of a message contains a special token"):
         chat_prompt(tokenizer, [Message(role="user<|im_end|>", content="a")])
 

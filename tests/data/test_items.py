@@ -124,7 +124,7 @@ class CompletionDataset(RowDataset[tuple[str, str, float], Completion]):
     def _encode(self, parsed: tuple[str, str, float], /) -> Any:
         prompt, answer, advantage = parsed
         example = plain_example(self.tokenizer, prompt, answer, train_on_input=False)
-        return self._fitted(Completion(example, advantage, [0.5] * example.n_targets))
+        return self._truncate(Completion(example, advantage, [0.5] * example.n_targets))
 
 
 def test_a_dataset_truncates_and_caches_custom_items(tmp_path: Path) -> None:

@@ -101,14 +101,14 @@ def test_packed_pairs_equal_separate_answers(
     # A loss in which both answers of a pair matter, as in preference tuning.
     weights = torch.linspace(-1, 1, len(sequences), dtype=torch.float64)
     with torch.set_grad_enabled(kernel != "block"):
-        together = log_probs(model, batch)
-    near = FLOAT64 if dtype == torch.float64 else bound(dtype, 3 * roundings(architecture, 30))
-    assert_near(together, separate, near)
+        packed = log_probs(model, batch)
+    tolerance = FLOAT64 if dtype == torch.float64 else bound(dtype, 3 * roundings(architecture, 30))
+    assert_near(packed, separate, tolerance)
     if kernel == "block":
         return
-    packed_gradients = gradients(model, (together * weights.to(dtype)).sum())
+    packed_gradients = gradients(model, (packed * weights.to(dtype)).sum())
     separate_gradients = gradients(exact, (separate * weights).sum())
-    assert_near(packed_gradients, separate_gradients, near)
+    assert_near(packed_gradients, separate_gradients, tolerance)
 
 
 @pytest.mark.parametrize("packed_length", [None, 40])
@@ -126,8 +126,8 @@ def test_epochs_hold_every_pair_once_and_unsplit(packed_length: int | None, size
                 continue
             assert batch.counts["pairs"] == len(batch.rows) == len(batch.lengths) // 2
             assert packed_length is None or batch.tokens.shape[1] <= packed_length
-            lengths = [rows[row].sequences for row in batch.rows]
-            assert [e.length for both in lengths for e in both] == list(batch.lengths)
+            sequences = [rows[row].sequences for row in batch.rows]
+            assert [e.length for pair_sequences in sequences for e in pair_sequences] == list(batch.lengths)
             row_counts.update(batch.rows)
     assert row_counts == Counter(range(60))
 

@@ -37,7 +37,7 @@ def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
             [
                 *(f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"),
                 *(
-                    *tiny.words,
+                    *tiny.overrides,
                     f"output_dir={tmp_path}/{kind}_{plain}",
                     f"dataset.source={tmp_path}/rows.json",
                 ),

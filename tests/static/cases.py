@@ -1,8 +1,8 @@
-"""What the type checkers must find in a config file: lines with `error` must be flagged, those with `ok` must not.
+"""Cases for type checkers: they must report the lines marked `error` and must not report those marked `ok`.
 
-Behind `error` stands mypy's code for it; `test_static.py` says what basedpyright calls the same.
+mypy's error code follows `error`; `test_static.py` maps it to basedpyright's.
 
-Never imported: mypy and basedpyright read it.
+This file is never imported; mypy and basedpyright read it.
 """
 
 from typing import Annotated, Any
@@ -114,9 +114,9 @@ LoraFinetuneConfig(  # ok
 
 def variant() -> FullFinetuneConfig:
     """A variant is a function."""
-    made = alpaca_llama2_full_finetune()
-    made.output_dir = 3  # error: assignment
-    return made
+    variant_config = alpaca_llama2_full_finetune()
+    variant_config.output_dir = 3  # error: assignment
+    return variant_config
 
 
 def wrong_variant() -> LoraFinetuneConfig:
@@ -124,7 +124,7 @@ def wrong_variant() -> LoraFinetuneConfig:
     return smollm2_135m_full()  # error: return-value
 
 
-# A class and a recipe of one's own
+# A custom config class and recipe
 
 
 @define(kw_only=True)

@@ -1,7 +1,8 @@
 """The words that this project's names and prose do not use, and where they occur.
 
 A name says what a value is; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
-listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every use in files and folders.
+listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every use in files and
+folders.
 """
 
 import ast
@@ -70,6 +71,7 @@ SPACE = r"(?:\s*\n\s*#)?\s+"
 """White space within a phrase, which may be broken over two lines of a comment."""
 
 ALLOWED: dict[tuple[str, str], str] = {
+    ("demo/run.py", "refused"): "part of an error message of pip",
     ("torchtune/config/__init__.py", "between"): "a public validator, as in `between(0, 1)`",
     ("torchtune/config/_validators.py", "between"): "a public validator, as in `between(0, 1)`",
 }
@@ -82,10 +84,10 @@ class Use(NamedTuple):
     file: str
     line: int
     word: str
-    instead: str
+    replacement: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.word!r}: {self.instead}"
+        return f"{self.file}:{self.line}: {self.word!r}: {self.replacement}"
 
 
 def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -148,11 +150,11 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
 
 def uses_in_prose(file: str, line: int, text: str) -> Iterator[Use]:
     """Yield the phrases of a text that are not to be used; a phrase may run over the end of a line."""
-    for pattern, instead in PHRASES.items():
+    for pattern, replacement in PHRASES.items():
         for match in re.finditer(rf"(?i)\b(?:{pattern.replace(' ', SPACE)})", text):
             word = re.sub(SPACE, " ", match[0]).lower()
             if (file, word) not in ALLOWED:
-                yield Use(file, line + text[: match.start()].count("\n"), word, instead)
+                yield Use(file, line + text[: match.start()].count("\n"), word, replacement)
 
 
 def uses_in_python(file: str, source: str) -> Iterator[Use]:
@@ -193,5 +195,5 @@ def files(path: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    listed = [use for word in sys.argv[1:] for file in files(Path(word)) for use in uses(file)]
-    print(*listed, f"{len(listed)} uses", sep="\n")
+    all_uses = [use for word in sys.argv[1:] for file in files(Path(word)) for use in uses(file)]
+    print(*all_uses, f"{len(all_uses)} uses", sep="\n")

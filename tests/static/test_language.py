@@ -49,8 +49,8 @@ def test_strings_of_tests_are_data_and_their_docstrings_are_prose() -> None:
 
 def test_code_of_a_page_is_not_prose() -> None:
     page = "The run\ngoes on.\n\n```python\nfound = refuse()\n```\nUse `beside` here.\nIt is refused.\n"
-    listed = [(use.line, use.word) for use in uses_in_markdown("docs/page.md", page)]
-    assert listed == [(2, "goes on"), (8, "refused")]
+    result = [(use.line, use.word) for use in uses_in_markdown("docs/page.md", page)]
+    assert result == [(2, "goes on"), (8, "refused")]
 
 
 def test_allowed_uses_occur(monkeypatch: pytest.MonkeyPatch) -> None:

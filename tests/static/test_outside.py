@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.static.test_static import CASES, CHECKERS, Found, basedpyright, compare, mypy
+from tests.static.test_static import CASES, CHECKERS, CheckerError, basedpyright, compare, mypy
 from tests.test_wheel import build, copy_project
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,8 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     subprocess.run(pip, check=True)
     strange = tmp_path_factory.mktemp("strange")
     shutil.copy(CASES, strange)
-    where = [python, "-P", "-c", "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"]
-    files = subprocess.run(where, cwd=strange, capture_output=True, text=True, check=True, env={}).stdout
+    call = [python, "-P", "-c", "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"]
+    files = subprocess.run(call, cwd=strange, capture_output=True, text=True, check=True, env={}).stdout
     assert files.count(str(root)) == 2
     return Installed(python, strange)
 
@@ -50,20 +50,23 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @CHECKERS
 def test_checker_finds_every_marked_mistake_outside_the_clone(
     installed: Installed,
-    check: Callable[..., list[Found]],
+    check: Callable[..., list[CheckerError]],
     rules: Mapping[str, set[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     # Without settings of a project, as a newcomer runs it.
     options = ["cases.py"] if check is basedpyright else ["--strict"]
-    found = check("cases.py", folder=installed.folder, python=installed.python, options=options)
-    compare(found, rules)
+    errors = check("cases.py", folder=installed.folder, python=installed.python, options=options)
+    compare(errors, rules)
 
 
 @pytest.mark.parametrize("check", [mypy, basedpyright])
-def test_project_with_a_package_named_recipes_may_import_ours_as_well(
-    installed: Installed, check: Callable[..., list[Found]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_project_with_a_package_named_recipes_can_also_import_torchtunes(
+    installed: Installed,
+    check: Callable[..., list[CheckerError]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     (tmp_path / "recipes").mkdir()
@@ -79,5 +82,5 @@ def test_project_with_a_package_named_recipes_may_import_ours_as_well(
         "spoon: str = SUGAR\n"
     )
     options = ["-p", "."] if check is basedpyright else ["--strict"]
-    found = check("mine.py", folder=tmp_path, python=installed.python, options=options)
-    assert [error.line for error in found] == [6]
+    errors = check("mine.py", folder=tmp_path, python=installed.python, options=options)
+    assert [error.line for error in errors] == [6]

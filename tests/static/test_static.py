@@ -26,7 +26,7 @@ RULES = {
 """What basedpyright calls a mistake that mypy gives this code."""
 
 
-class Found(NamedTuple):
+class CheckerError(NamedTuple):
     """One error of a type checker."""
 
     file: str
@@ -51,12 +51,12 @@ def mypy(
     folder: Path = ROOT,
     python: str = sys.executable,
     options: Sequence[str] = ("--config-file", "pyproject.toml"),
-) -> list[Found]:
+) -> list[CheckerError]:
     call = [python, "-m", "mypy", *options, "--no-error-summary", *paths]
     out = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
-    found = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", out, re.MULTILINE)
-    assert len(found) == out.count(": error: ")
-    return [Found(file, int(line), rule, message) for file, line, message, rule in found]
+    matches = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", out, re.MULTILINE)
+    assert len(matches) == out.count(": error: ")
+    return [CheckerError(file, int(line), rule, message) for file, line, message, rule in matches]
 
 
 def basedpyright(
@@ -64,14 +64,14 @@ def basedpyright(
     folder: Path = ROOT,
     python: str = sys.executable,
     options: Sequence[str] = ("-p", "tests/static/pyrightconfig.json"),
-) -> list[Found]:
+) -> list[CheckerError]:
     flags = ["--outputjson", "--level", "error", "--pythonpath", python]
     call = [python, "-m", "basedpyright", *flags, *options]
     out = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
     report = json.loads(out)
     assert report["summary"]["filesAnalyzed"] >= len(paths)
     return [
-        Found(d["file"], d["range"]["start"]["line"] + 1, d["rule"], d["message"])
+        CheckerError(d["file"], d["range"]["start"]["line"] + 1, d["rule"], d["message"])
         for d in report["generalDiagnostics"]
     ]
 
@@ -83,7 +83,7 @@ def test_cases_are_many_and_each_says_what_is_expected() -> None:
     words = [
         line for line in CASES.read_text(encoding="utf-8").splitlines() if re.search(r"# (error|ok)\b", line)
     ]
-    assert len(words) == len(expected_errors()) + len(lines_marked_ok()), "a mark is misspelt"
+    assert len(words) == len(expected_errors()) + len(lines_marked_ok()), "a mark is misspelled"
 
 
 CHECKERS = pytest.mark.parametrize(
@@ -95,16 +95,16 @@ CHECKERS = pytest.mark.parametrize(
 
 @pytest.mark.slow
 @CHECKERS
-def test_checker_finds_every_marked_mistake_and_no_other(
-    check: Callable[..., list[Found]], rules: Mapping[str, set[str]]
+def test_checker_reports_exactly_the_marked_mistakes(
+    check: Callable[..., list[CheckerError]], rules: Mapping[str, set[str]]
 ) -> None:
     compare(check("tests/static/cases.py", "configs_py", "recipes"), rules)
 
 
-def compare(found: Sequence[Found], rules: Mapping[str, set[str]]) -> None:
-    """Compare what a checker finds with what the cases expect."""
-    in_cases = {error.line: error for error in found if error.file.endswith("cases.py")}
-    assert [error for error in found if not error.file.endswith("cases.py")] == []
+def compare(errors: Sequence[CheckerError], rules: Mapping[str, set[str]]) -> None:
+    """Compare a checker's errors with what the cases expect."""
+    in_cases = {error.line: error for error in errors if error.file.endswith("cases.py")}
+    assert [error for error in errors if not error.file.endswith("cases.py")] == []
     expected = expected_errors()
     assert expected.keys() - in_cases.keys() == set(), "not found"
     assert {line: in_cases[line] for line in in_cases.keys() - expected.keys()} == {}, "false alarm"

@@ -131,7 +131,9 @@ def test_the_legacy_file_has_the_lowest_precedence(folder: Path) -> None:
     assert source(HFTokenizer(str(folder)), tools=False) == "newer"
     set_config(folder, chat_template=None)
     write(folder, chat_template__json=json.dumps({"chat_template": 5}))
-    with pytest.raises(ValueError, match=r"chat_template.json: chat_template is 5, a template, or a list"):
+    with pytest.raises(
+        ValueError, match=r"chat_template.json: chat_template is 5; expected a template, or a list"
+    ):
         HFTokenizer(str(folder))
 
 

@@ -188,7 +188,7 @@ def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, 
 def test_a_template_of_a_wrong_type_is_rejected_with_its_file(tmp_path: Path, template: Any) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^[^:]*tokenizer_config.json: chat_template is .*, a template, or a list of objects .*fetch",
+        match=r"^[^:]*tokenizer_config.json: chat_template is .*; expected a template, or a list of objects .*fetch",
     ):
         load(tmp_path, chat_template=template)
 

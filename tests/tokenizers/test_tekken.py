@@ -117,7 +117,7 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
     ("values", "expected"),
     [
         ({}, r"tekken.json: config is None; expected an object of settings"),
-        (damaged(config=[]), r"config is \[\], an object of settings"),
+        (damaged(config=[]), r"config is \[\]; expected an object of settings"),
         (changed_config(pattern=None), r"config.pattern is None; expected a regular expression"),
         (changed_config(pattern="("), r"tekken.json cannot be used: .*; fetch it again"),
         (changed_config(pattern=r"[^\n]+"), r"the special token '<unk>' is also a token of plain text"),
@@ -151,7 +151,10 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         (tekken(None, version=None), r"has version None but no special_tokens"),
         (tekken(["<s>", "<s>"]), r"special_tokens has 30 tokens \(29 distinct\)"),
         (damaged(special_tokens={}), r"special_tokens is {}; expected a list of tokens"),
-        (damaged(special_tokens=["<s>"]), r"special_tokens\[0\] is '<s>', a token_str and the rank 0"),
+        (
+            damaged(special_tokens=["<s>"]),
+            r"special_tokens\[0\] is '<s>'; expected a token_str and the rank 0",
+        ),
         (damaged(special_tokens=[{"rank": 1, "token_str": "<s>"}]), r"special_tokens\[0\] is .* the rank 0"),
         (tekken(["<s>"]), r"eos_token is '</s>', which is not in the vocabulary of tekken.json"),
     ],

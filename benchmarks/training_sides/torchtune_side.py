@@ -38,7 +38,7 @@ def train(
 
     place, resident_before = training.Placement.place, []
 
-    def placed(section: training.Placement, model: Any, *args: Any, **kwargs: Any) -> None:
+    def record_and_place(section: training.Placement, model: Any, *args: Any, **kwargs: Any) -> None:
         resident_before.append(resident_bytes())
         place(section, model, *args, **kwargs)
         if replacement:
@@ -47,7 +47,7 @@ def train(
             REPLACEMENTS[replacement](model)
 
     training.Metrics.log = timed  # type: ignore[assignment, method-assign]  # of this process only
-    training.Placement.place = placed  # type: ignore[assignment, method-assign]  # of this process only
+    training.Placement.place = record_and_place  # type: ignore[assignment, method-assign]  # of this process only
     if tune(words):
         raise SystemExit(1)
     peak = peak_bytes()
