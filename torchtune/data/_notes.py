@@ -13,7 +13,7 @@ class Note:
     """A note on a row, such as an unread column."""
 
     text: str
-    """A plural predicate: "have a column 'id' that is not read"."""
+    """A plural predicate: "have an unused column: 'id'"."""
     example: str = ""
     """The details in this row."""
 
