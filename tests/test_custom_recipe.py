@@ -42,7 +42,7 @@ def tiny_pairs() -> PairsConfig:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from torchtune.cli import main
 
-    tiny = tiny_run(tmp_path_factory.mktemp("tiny"), lambda *words: main(words))
+    tiny = tiny_run(tmp_path_factory.mktemp("tiny"), lambda *args: main(args))
     rows = [
         {"prompt": row["instruction"], "chosen": row["output"], "rejected": "Who knows?" + "!" * (i % 3)}
         for i, row in enumerate(ROWS)
@@ -56,36 +56,36 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 class PairsCommand(Command):
     """A run of the guide's recipe."""
 
-    def __init__(  # the words differ from those of the registered recipes
-        self, tiny: Tiny, out: Path, launch: tuple[str, ...] = (), *words: str, config: str = "pairs.yaml"
+    def __init__(  # custom recipes are named by their path
+        self, tiny: Tiny, out: Path, launch: tuple[str, ...] = (), *overrides: str, config: str = "pairs.yaml"
     ) -> None:
         self.out = out
         recipe = [str(tiny.folder / "pairs.py"), "--config", str(tiny.folder / config)]
-        overrides = [*tiny.overrides, f"output_dir={out}", *words]
-        self._words = [sys.executable, "-m", "torchtune.cli", *launch, *recipe, "--override", *overrides]
+        arguments = [*tiny.overrides, f"output_dir={out}", *overrides]
+        self.arguments = [sys.executable, "-m", "torchtune.cli", *launch, *recipe, "--override", *arguments]
 
 
 @pytest.mark.parametrize("sharded", ["true", "false"])
-def test_two_ranks_that_are_killed_end_as_the_unbroken_run(tiny: Tiny, tmp_path: Path, sharded: str) -> None:
-    words = (f"enable_fsdp={sharded}", "checkpoints.every_n_steps=3")
-    unbroken = PairsCommand(tiny, tmp_path / "unbroken", TWO, *words)
-    unbroken.run()
-    broken = PairsCommand(tiny, tmp_path / "broken", TWO, *words)
+def test_killed_two_rank_run_equals_the_uninterrupted_one(tiny: Tiny, tmp_path: Path, sharded: str) -> None:
+    overrides = (f"enable_fsdp={sharded}", "checkpoints.every_n_steps=3")
+    uninterrupted = PairsCommand(tiny, tmp_path / "uninterrupted", TWO, *overrides)
+    uninterrupted.run()
+    broken = PairsCommand(tiny, tmp_path / "broken", TWO, *overrides)
     for step in (5, 13):
         broken.killed_after(step)
     broken.run()
-    left = broken.left()
-    assert left == unbroken.left()
-    assert unbroken.steps() > 15
-    assert {"preference", "answer", "accuracy", "beta", "epoch"} <= left["lines"][1].keys()
-    assert left["checkpoint"][2]["parts"]["scorer"]["average"] > 0
+    results = broken.results()
+    assert results == uninterrupted.results()
+    assert uninterrupted.steps() > 15
+    assert {"preference", "answer", "accuracy", "beta", "epoch"} <= results["lines"][1].keys()
+    assert results["checkpoint"][2]["parts"]["scorer"]["average"] > 0
 
 
 def test_validation_is_the_same_on_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
     ends = []
     for name, launch, batch_size in (("one", (), 4), ("two", TWO, 2)):
-        words = ("max_steps=1", "lr_scheduler=null", f"validation.batch_size={batch_size}")
-        command = PairsCommand(tiny, tmp_path / name, launch, *words)
+        overrides = ("max_steps=1", "lr_scheduler=null", f"validation.batch_size={batch_size}")
+        command = PairsCommand(tiny, tmp_path / name, launch, *overrides)
         command.run()
         ends.append(read_metrics(command.out).lines[0])
     one, two = ends

@@ -490,7 +490,9 @@ def test_arguments_without_effect_are_refused(llama: Path, tmp_path: Path) -> No
         ValueError, match=r"base \(--base\) is for adapters, and .*base is not one \(no adapter_config.json\)"
     ):
         convert(llama, tmp_path / "ours", base=llama)
-    with pytest.raises(ValueError, match=r"keep_adapter \(--keep-adapter\) is for adapters, and .*base is not one"):
+    with pytest.raises(
+        ValueError, match=r"keep_adapter \(--keep-adapter\) is for adapters, and .*base is not one"
+    ):
         convert(llama, tmp_path / "ours", keep_adapter=True)
     with pytest.raises(
         ValueError,

@@ -141,7 +141,10 @@ def test_texts_begin_as_the_file_says_or_as_llama_cpp_takes_it(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokenizer_pre": "viking"}, "its tokenizer has the unsupported kind 'gpt2' / 'viking'; supported are"),
+        (
+            {"tokenizer_pre": "viking"},
+            "its tokenizer has the unsupported kind 'gpt2' / 'viking'; supported are",
+        ),
         ({"tokenizer_model": "bert"}, "its tokenizer has the unsupported kind 'bert' / 'smollm'"),
         ({"tokenizer_model": "llama"}, "has no 'tokenizer.ggml.scores' in its metadata"),
         ({"eos_token_id": None}, "declares no end-of-sequence token"),

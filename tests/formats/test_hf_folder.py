@@ -258,7 +258,9 @@ def test_damaged_and_missing_files_are_named(folder: Path) -> None:
     write(folder, config__json="{")
     with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
         load_hf_weights(tiny_smollm2(), folder)
-    with pytest.raises(FileNotFoundError, match=r"no config.json in .*; expected the folder of a Hugging Face model"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no config.json in .*; expected the folder of a Hugging Face model"
+    ):
         load_hf_weights(tiny_smollm2(), folder.parent)
 
 

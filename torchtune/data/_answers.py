@@ -187,24 +187,24 @@ class Layout:
         self._assistant_spans: list[tuple[int, int, int]] = []
         for start, end, i, _ in rendered.origins:
             source = conversation.sources[i]
-            number = source.message
-            self._ends[number] = max(end, self._ends.get(number, 0))
-            if number >= 0 and conversation.messages[number]["role"] == "assistant":
-                self._assistant_spans.append((start, end, number))
-            self._starts_with_role[number] = min(start, self._starts_with_role.get(number, start))
+            index = source.message
+            self._ends[index] = max(end, self._ends.get(index, 0))
+            if index >= 0 and conversation.messages[index]["role"] == "assistant":
+                self._assistant_spans.append((start, end, index))
+            self._starts_with_role[index] = min(start, self._starts_with_role.get(index, start))
             if source.part != "role":
-                self.starts[number] = min(start, self.starts.get(number, start))
+                self.starts[index] = min(start, self.starts.get(index, start))
         self._assistant_spans.sort()
 
-    def end_of(self, number: int) -> int:
+    def end_of(self, index: int) -> int:
         """Return the character at which a message ends, or the nearest earlier message that has text."""
-        while number >= 0 and number not in self._ends:
-            number -= 1
-        return self._ends.get(number, 0)
+        while index >= 0 and index not in self._ends:
+            index -= 1
+        return self._ends.get(index, 0)
 
-    def next_start(self, number: int) -> int:
+    def next_start(self, index: int) -> int:
         """Return the character at which the next message begins, its role included; the text's end without one."""
-        following = number + 1
+        following = index + 1
         while following < len(self._conversation.messages) and following not in self._starts_with_role:
             following += 1
         return self._starts_with_role.get(following, len(self.text))
@@ -213,9 +213,9 @@ class Layout:
         """Return the template's `{% generation %}` blocks, each with the index of its message."""
         return [(self._turn_at(*block), block) for block in answers]
 
-    def role_of(self, number: int) -> str:
+    def role_of(self, index: int) -> str:
         """Return the role of a message."""
-        return str(self._conversation.messages[number]["role"])
+        return str(self._conversation.messages[index]["role"])
 
     def _turn_at(self, start: int, end: int) -> int:
         """Return the assistant message whose text a block contains, or else the one before the block."""

@@ -34,13 +34,13 @@ class Arrangement:
     """Seed of the order of rows; None orders them by their first documents."""
 
     def rows(
-        self, lengths: Mapping[Document, int], number: int, *, is_last: bool
+        self, lengths: Mapping[Document, int], window_index: int, *, is_last: bool
     ) -> tuple[list[list[Document]], list[Document]]:
         """Arrange the documents of a window, and those left over from earlier ones.
 
         Args:
             lengths: Positions that each document takes, in stream order.
-            number: Index of the window.
+            window_index: Index of the window.
             is_last: Whether the window is the last of its epoch, so that no document may wait.
 
         Returns:
@@ -48,7 +48,7 @@ class Arrangement:
         """
         documents = list(lengths)
         if self.packed_length is None:
-            return self._grouped([[d] for d in documents], lengths, number), []
+            return self._grouped([[d] for d in documents], lengths, window_index), []
         packed = pack(list(lengths.values()), self.packed_length, self.fit)
         rows = [[documents[i] for i in row] for row in packed]
         used = [sum(lengths[d] for d in row) for row in rows]
@@ -56,16 +56,16 @@ class Arrangement:
         underfull = sorted(underfull, key=used.__getitem__)[: 0 if is_last else -(-len(rows) // _WAITING)]
         waiting = sorted(d for i in underfull for d in rows[i])
         emitted = [row for i, row in enumerate(rows) if i not in set(underfull)]
-        return self._shuffled(emitted, f"rows of {number}"), waiting
+        return self._shuffled(emitted, f"rows of {window_index}"), waiting
 
     def _grouped(
-        self, rows: list[list[Document]], lengths: Mapping[Document, int], number: int
+        self, rows: list[list[Document]], lengths: Mapping[Document, int], window_index: int
     ) -> list[list[Document]]:
         if not self.group_by_length:
             return rows
         rows = sorted(rows, key=lambda row: lengths[row[0]])
         groups = [rows[i : i + _GROUP] for i in range(0, len(rows), _GROUP)]
-        return [row for group in self._shuffled(groups, f"groups of {number}") for row in group]
+        return [row for group in self._shuffled(groups, f"groups of {window_index}") for row in group]
 
     def _shuffled(self, items: list[T], salt: str) -> list[T]:
         order = Order(len(items), self.seed, salt)

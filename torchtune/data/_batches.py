@@ -96,7 +96,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     """Whether notes on rows are logged, by rank 0 only."""
 
     # The position: a window, the documents left over for it from earlier ones, and the number of rows taken from both.
-    _number: int = field(default=-1, init=False)
+    _window_index: int = field(default=-1, init=False)
     _row: int = field(default=0, init=False)
     _waited: list[Document] = field(factory=list, init=False)
     # The contents of the window.
@@ -116,9 +116,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         if n_rows == 0:
             raise ValueError("the dataset is empty; batches need at least one row")
         for name in ("batch_size", "window", "packed_length", "longest"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name}: expected an int above 0, got {number}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected an int above 0, got {value}")
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank: expected an int from 0 to {self.size - 1}, got {self.rank}")
         seed = self.seed if self.shuffle else None
@@ -135,7 +135,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     @property
     def epoch(self) -> int:
         """Number of finished epochs."""
-        return max(self._number + self.is_between_epochs, 0) // self._windows.per_epoch
+        return max(self._window_index + self.is_between_epochs, 0) // self._windows.per_epoch
 
     def steps_in(self, epochs: int, n_micro_batches: int = 1) -> int:
         """Count the optimizer steps of a number of epochs, from the start of the stream.
@@ -251,16 +251,16 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     @property
     def is_between_epochs(self) -> bool:
         """Whether all rows of an epoch have been taken, and none of the next."""
-        return self._row == len(self._rows) and self._windows.ends_epoch(self._number)
+        return self._row == len(self._rows) and self._windows.ends_epoch(self._window_index)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream, and the settings that the stream depends on."""
         positions = [position for position, _ in self._waited]
-        if self._number >= 0:
-            window = self._windows.positions(self._number)
+        if self._window_index >= 0:
+            window = self._windows.positions(self._window_index)
             positions += [window[0], window[-1]]
         return {
-            "window": self._number,
+            "window": self._window_index,
             "row": self._row,
             "waited": [list(document) for document in self._waited],
             "bookmarks": self._windows.bookmarks(positions),
@@ -293,29 +293,29 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._n_rows_read = state["tally"]["seen"]
         self._n_batch_rows = state["tally"]["given"]
         self._prefetcher.begin(max(state["window"], 0))
-        self._number = state["window"]
+        self._window_index = state["window"]
         self._row = 0
         self._rows = []
         self._waiting = []
-        if self._number >= 0:
+        if self._window_index >= 0:
             waited = [(int(position), int(i)) for position, i in state["waited"]]
-            self._arrange({document: self._encode(document) for document in waited}, self._number)
+            self._arrange({document: self._encode(document) for document in waited}, self._window_index)
             self._row = state["row"]
 
     def _next_window(self) -> None:
         """Advance to the next window."""
-        number = self._number + 1
+        window_index = self._window_index + 1
         waited = {document: self._items[document] for document in self._waiting}
-        window, truncated = self._arrange(waited, number)
-        self._number = number
+        window, truncated = self._arrange(waited, window_index)
+        self._window_index = window_index
         self._row = 0
         self._count_notes(window, truncated)
 
     def _arrange(
-        self, waited: dict[Document, ItemT_co], number: int
+        self, waited: dict[Document, ItemT_co], window_index: int
     ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | SkipReason]]:
         """Arrange a window and the documents left over for it into rows; return the window and its truncated items."""
-        window = self._prefetcher.read(number)
+        window = self._prefetcher.read(window_index)
         self._windows.add_bookmarks(window.bookmarks)
         truncated = {document: truncate(item, self._limit) for document, item in window.items.items()}
         self._kind = common_type(window.items.values(), self._kind)
@@ -323,8 +323,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         usable = {document: item for document, item in truncated.items() if not isinstance(item, SkipReason)}
         self._items = {**waited, **usable}
         lengths = {document: item.length for document, item in self._items.items()}
-        is_last = self._windows.ends_epoch(number)
-        self._rows, self._waiting = self._arrangement.rows(lengths, number, is_last=is_last)
+        is_last = self._windows.ends_epoch(window_index)
+        self._rows, self._waiting = self._arrangement.rows(lengths, window_index, is_last=is_last)
         return window, truncated
 
     def _encode(self, document: Document) -> ItemT_co:
@@ -373,7 +373,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
                 self._add_notes(self._counts, notes, partial(location_of, self.dataset, row))
         self._n_batch_rows += len(self._rows) + len(self._waiting)
         self._n_rows_read += window.n_rows
-        if self._windows.ends_epoch(self._number):
+        if self._windows.ends_epoch(self._window_index):
             self._end_epoch()
 
     def _end_epoch(self) -> None:
@@ -384,7 +384,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
                 f"{_LONG_ROWS * any(NO_TARGET in line for line in lines)}"
             )
         if self.logs and self.rank == 0:
-            epoch = self._number // self._windows.per_epoch + 1
+            epoch = self._window_index // self._windows.per_epoch + 1
             for line in lines if self._counts.rows != self._previous_counts else []:
                 _logger.warning("epoch %d: %s", epoch, line)
         self._previous_counts = self._counts.rows
@@ -395,5 +395,5 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
 
     def _record_totals(self) -> None:
         if self.record is not None and self._n_rows_read:
-            epoch = max(self._number, 0) // self._windows.per_epoch + 1
+            epoch = max(self._window_index, 0) // self._windows.per_epoch + 1
             self.record({"epoch": epoch, "rows": self._n_rows_read, "notes": self._counts.summary()})

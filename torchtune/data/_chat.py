@@ -108,8 +108,8 @@ def chat_tokens(
         blocks = [
             (turn, block) for turn, block in renderer.layout.blocks(rendered.answers) if turn in requested
         ]
-        tokens, borders = rendering.encode_at([border for _, block in blocks for border in block])
-        answers = list(zip(borders[::2], borders[1::2], strict=True))
+        tokens, boundaries = rendering.encode_at([boundary for _, block in blocks for boundary in block])
+        answers = list(zip(boundaries[::2], boundaries[1::2], strict=True))
         chat = ChatTokens(tokens, answers, [turn for turn, _ in blocks])
     else:
         chat = _up_to_stop_tokens(rendering, renderer.layout, starts)

@@ -96,14 +96,14 @@ def _sequence_spans(
 ) -> list[list[Span]]:
     """Return the spans of each row's sequences."""
     all_spans = []
-    for number, row in enumerate(rows):
+    for row_index, row in enumerate(rows):
         spans: list[Span] = []
         column = 0
         for i, example in enumerate(row):
-            prefix = None if prefixes is None else prefixes[number][i]
+            prefix = None if prefixes is None else prefixes[row_index][i]
             n = prefix.length if prefix else 0
             end = column + len(example.tokens) - 1 - n
-            spans.append(Span(number, column, end, spans[prefix.sequence].start if prefix and n else 0, n))
+            spans.append(Span(row_index, column, end, spans[prefix.sequence].start if prefix and n else 0, n))
             column = end
         all_spans.append(spans)
     return all_spans

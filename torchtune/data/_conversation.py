@@ -85,7 +85,7 @@ class Conversation:
         """
         return self.template.render(self.messages[:n], add_generation_prompt, self.tools)
 
-    def _message(self, number: int, message: Message) -> Message:
+    def _message(self, index: int, message: Message) -> Message:
         fields: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
         if fields["role"] == "developer" and not self.template.mentions("developer"):
             fields["role"] = "system"
@@ -94,7 +94,7 @@ class Conversation:
                 fields.get(other) == fields[name] for other in REASONING if other != name
             ):
                 del fields[name]
-        position = _Position(number, "", f"messages.{number}")
+        position = _Position(index, "", f"messages.{index}")
         traced: dict[str, Any] = {}
         for key, value in self._with_content(fields).items():
             if key == "tool_calls" and isinstance(value, (list, tuple)):

@@ -48,25 +48,25 @@ class Prefetcher(Generic[ItemT]):
         if workers:
             self._start()
 
-    def begin(self, number: int) -> None:
-        """Start prefetching at window `number`; cancel all other requests."""
+    def begin(self, index: int) -> None:
+        """Start prefetching at window `index`; cancel all other requests."""
         for future in self._requests.values():
             future.cancel()
         self._requests = {}
-        self._request(number)
+        self._request(index)
 
-    def read(self, number: int) -> Window[ItemT]:
+    def read(self, index: int) -> Window[ItemT]:
         """Read a window, and prefetch those after it."""
-        future = self._requests.pop(number, None)
-        self._request(number + 1)
+        future = self._requests.pop(index, None)
+        self._request(index + 1)
         if future is None or future.cancel():
-            return self._windows.read(number)
+            return self._windows.read(index)
         try:
             return future.result()
         except BrokenExecutor as error:
             _logger.warning("%s; from now on, rows are encoded in the main process", error.__cause__ or error)
             self.close()
-            return self._windows.read(number)
+            return self._windows.read(index)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -97,9 +97,9 @@ class Prefetcher(Generic[ItemT]):
         """Request the windows from `first` on."""
         if self._pool is None:
             return
-        for number in range(first, first + _WINDOWS_PER_WORKER * self._n_workers):
-            if number not in self._requests:
-                self._requests[number] = self._pool.submit(self._reply, number)
+        for index in range(first, first + _WINDOWS_PER_WORKER * self._n_workers):
+            if index not in self._requests:
+                self._requests[index] = self._pool.submit(self._reply, index)
 
     def _open(self, pickled_windows: bytes) -> None:
         """Start this thread's worker."""
@@ -120,11 +120,11 @@ class Prefetcher(Generic[ItemT]):
             send(process.stdin, pickled_windows)
             receive(process.stdout)
 
-    def _reply(self, number: int) -> Window[ItemT]:
+    def _reply(self, index: int) -> Window[ItemT]:
         """Get a window from this thread's worker."""
         process = self._thread.process
         try:
-            send(process.stdin, pickle.dumps(number))
+            send(process.stdin, pickle.dumps(index))
             answer = receive(process.stdout)
         except (OSError, ValueError):  # the pipe was closed in the meantime
             answer = None

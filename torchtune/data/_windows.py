@@ -63,13 +63,13 @@ class Windows(Generic[ItemT]):
         """Number of windows in an epoch."""
         return len(self._starts) - 1
 
-    def ends_epoch(self, number: int) -> bool:
+    def ends_epoch(self, index: int) -> bool:
         """Return whether a window is the last of its epoch."""
-        return (number + 1) % self.per_epoch == 0
+        return (index + 1) % self.per_epoch == 0
 
-    def positions(self, number: int) -> range:
+    def positions(self, index: int) -> range:
         """Return the stream positions of a window's rows."""
-        epoch, i = divmod(number, self.per_epoch)
+        epoch, i = divmod(index, self.per_epoch)
         first = epoch * len(self.dataset)
         return range(first + self._starts[i], first + self._starts[i + 1])
 
@@ -102,11 +102,11 @@ class Windows(Generic[ItemT]):
         encoded = self.dataset[row]
         return encoded if isinstance(encoded, SkippedRow) else as_items(encoded)
 
-    def read(self, number: int) -> Window[ItemT]:
+    def read(self, index: int) -> Window[ItemT]:
         """Encode a window's rows."""
         items: dict[Document, ItemT] = {}
         skipped: list[SkippedRow] = []
-        positions = self.positions(number)
+        positions = self.positions(index)
         for position in positions:
             encoded = self.encoded(self.row(position))
             if isinstance(encoded, SkippedRow):
@@ -132,10 +132,10 @@ def epoch_sizes(
     """
     sizes = [0] * epochs
     documents: dict[Document, int] = {}
-    for number in range(epochs * windows.per_epoch):
-        for position in windows.positions(number):
+    for index in range(epochs * windows.per_epoch):
+        for position in windows.positions(index):
             documents |= {(position, i): n for i, n in enumerate(lengths[windows.row(position)])}
-        rows, waiting = arrangement.rows(documents, number, is_last=windows.ends_epoch(number))
-        sizes[number // windows.per_epoch] += len(rows)
+        rows, waiting = arrangement.rows(documents, index, is_last=windows.ends_epoch(index))
+        sizes[index // windows.per_epoch] += len(rows)
         documents = {document: documents[document] for document in waiting}
     return sizes

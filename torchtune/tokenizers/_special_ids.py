@@ -8,6 +8,7 @@ from torchtune.data import Tokenizer
 from torchtune.files import read_json, unexpected_value
 
 GENERATION_CONFIG = "generation_config.json"
+"""The file of a Hugging Face folder that names the tokens that end an answer."""
 
 EOS = "eos_token_id"
 _NAMES = ("bos_token_id", EOS, "pad_token_id")

@@ -112,8 +112,8 @@ class FinetuneConfig:
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Passes over the dataset. The last optimizer step of an epoch may have fewer rows."""
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Limits the run to `epochs` times this many optimizer steps. Rows are read in order across the limit: the run does
-    not return to the first rows of the dataset after this many steps. Null: no limit."""
+    """Limits the run to `epochs` times this many optimizer steps. Epochs are not cut short: reading continues through
+    the dataset, so that later rows are used too. Null: no limit."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
     """Optimizer steps of the whole run, regardless of `epochs`; null: determined by `epochs`."""
 
