@@ -74,8 +74,8 @@ class TiktokenTokenizer(BackendTokenizer):
 
     Args:
         path: The file, or its folder. Unless a tokenizer_config.json next to it declares an EOS token, texts begin with
-            <|begin_of_text|> and end with <|end_of_text|>. Unless generation_config.json or config.json has other EOS
-            ids, answers also end at <|eot_id|> and <|eom_id|>.
+            `<|begin_of_text|>` and end with `<|end_of_text|>`. Unless generation_config.json or config.json has other
+            EOS ids, answers also end at `<|eot_id|>` and `<|eom_id|>`.
         **options: Options of every tokenizer.
 
     Raises:
