@@ -20,8 +20,8 @@ else:
     LocalPath = str | os.PathLike[str]
     """The type of a field that is a path to a file or folder; type checkers see `str`, as the value is a string.
 
-    `pathlib.Path` and `str | os.PathLike[str]` also declare paths, in fields and in component arguments. In all of them,
-    a leading `~` is expanded to a home folder and a trailing slash is removed.
+    `pathlib.Path` and `str | os.PathLike[str]` also declare paths, in fields and component arguments. In all of them, a
+    leading `~` is expanded to a home folder and a trailing slash is removed.
     """
 
 SCALARS: Final = {bool: "true or false", int: "an int", float: "a float", str: "text", type(None): "null"}
