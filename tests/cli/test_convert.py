@@ -64,7 +64,10 @@ def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("{}/tiny.gguf", "{}/out", "--dtype", "int4"), "--dtype: is 'int4'; bfloat16, float16, float32 are"),
+        (
+            ("{}/tiny.gguf", "{}/out", "--dtype", "int4"),
+            "--dtype: is 'int4'; choose one of bfloat16, float16, float32",
+        ),
         (("{}/tiny.gguf", "{}/out", "--dtype"), "--dtype: needs a value"),
         (("{}/tiny.gguf", "{}/out", "--base=", "--keep-adapter"), "--base: needs a value"),
         (

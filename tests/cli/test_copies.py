@@ -27,13 +27,13 @@ def test_copied_recipe_takes_the_configs_of_the_original(
         result = tune("validate", str(copy), "--config", name)
         assert result.out.startswith("ok"), result.err
         wrong = tune("validate", str(copy), "--config", name, "devise=cpu")
-    assert "no 'devise'; did you mean 'device'?" in wrong.err
+    assert "unknown field 'devise'; did you mean 'device'?" in wrong.err
 
 
 def test_config_of_another_recipe_is_rejected(tune: Tune) -> None:
     result = tune("validate", "full_finetune", "--config", "smollm2_135m_lora")
     assert result.status == 2
-    assert "returns a LoraFinetuneConfig; this recipe takes a FullFinetuneConfig" in result.err
+    assert "returns a LoraFinetuneConfig; this recipe expects a FullFinetuneConfig" in result.err
 
 
 RENAMED = [
@@ -129,7 +129,7 @@ def test_config_that_sets_a_field_missing_from_the_copys_class_is_rejected(
     with only_trusting(Trust()):
         result = tune("validate", copy, "--config", "smollm2_135m_lora")
     assert result.status == 2
-    reason = "returns a LoraFinetuneConfig; this recipe takes a MineConfig, which has no lora"
+    reason = "returns a LoraFinetuneConfig; this recipe expects a MineConfig, which has no lora"
     assert f"smollm2_135m_lora {reason}" in result.err
 
 

@@ -85,7 +85,7 @@ def test_a_verb_is_one_file(greet: Path, tune: Tune) -> None:
     assert tune("greet", "bob", "--loud", "--language=latin").out == "SALVE BOB\n"
     assert tune("greet", "-l", "english", "bob").out == "hello bob\n"
     for wrong, part in {
-        "bob -l french": "-l: is 'french'; english, latin are possible",
+        "bob -l french": "-l: is 'french'; choose one of english, latin",
         "bob -l": "-l: needs a value",
         "bob -l latin --language latin": "--language latin: --language is given twice",
         "bob --lou": "--lou: is not understood; did you mean '--loud'?",
@@ -299,7 +299,7 @@ main()
         (["--override", "steps=4", "--name=y"], 0, "4 y []"),
         (["--steps", "four"], 2, "--override steps=four: steps: expected an int, got 'four'"),
         (["4"], 2, "4: expected key=value"),
-        (["--stepz", "4"], 2, "no 'stepz'; did you mean 'steps'?"),
+        (["--stepz", "4"], 2, "unknown field 'stepz'; did you mean 'steps'?"),
         (["--overwrit"], 2, "did you mean '--overwrite'?"),
         (["--config"], 2, "--config: needs a value"),
         (["--help"], 0, "--steps INT"),

@@ -47,7 +47,8 @@ def test_field_or_override_in_a_hint_is_valid(text: str) -> None:
         assert argument in ARGUMENTS[root]
     elif root in FIELDS:
         messages = mistakes("lora_finetune", "smollm2_135m_lora", override, "dtype=bf16")
-        assert not any(f"no {argument or root!r}" in line for line in messages)
+        problems = (f"no argument {argument!r}", f"unknown field {argument or root!r}")
+        assert not any(problem in line for problem in problems for line in messages)
         assert assignment is None or not messages
     else:
         assert mistakes("alpaca_generate", "smollm2_135m_generate", override) == []
@@ -97,10 +98,12 @@ def test_hint_is_shown_in_yaml_in_python_and_on_the_command_line(key: str, hint:
         "from configs_py.smollm2 import smollm2_135m_lora\n\n\n"
         f"def hinted():\n    cfg = smollm2_135m_lora()\n    cfg.{name} = 1\n    return cfg\n"
     )
-    assert mistakes("lora_finetune", str(yaml)) == [f"{yaml}:2: {key}: no {key!r}; {hint}"]
-    line = f"--override {key}=1: {key}: no {key!r}; {hint}"
+    assert mistakes("lora_finetune", str(yaml)) == [f"{yaml}:2: {key}: unknown field {key!r}; {hint}"]
+    line = f"--override {key}=1: {key}: unknown field {key!r}; {hint}"
     assert mistakes("lora_finetune", "smollm2_135m_lora", f"{key}=1") == [line]
-    assert mistakes("lora_finetune", f"{python}:hinted") == [f"{python}:6: {name}: no {name!r}; {hint}"]
+    assert mistakes("lora_finetune", f"{python}:hinted") == [
+        f"{python}:6: {name}: unknown field {name!r}; {hint}"
+    ]
 
 
 MESSAGES = {
@@ -114,25 +117,25 @@ MESSAGES = {
     "-max_steps=3": "-max_steps: unknown field '-max_steps'; did you mean 'max_steps'?",
     "./runs": "./runs: expected key=value; quote values that contain spaces",
     "~": "~: expected key=value; quote values that contain spaces",
-    "--config-name x": "no 'config-name'; write --config NAME",
-    "hydra.run.dir=x": "no 'hydra'; a run's folder is output_dir",
+    "--config-name x": "unknown field 'config-name'; write --config NAME",
+    "hydra.run.dir=x": "unknown field 'hydra'; a run's folder is output_dir",
     "--gradient_checkpointing": "is not understood; write placement.activation_checkpointing={}",
     "--packing": "write loading.packing={length: 2048}",
     "--loggin_steps": "--loggin_steps: is not understood; did you mean 'log_every_n_steps'?",
     "--epochs": "--epochs: needs a value: --epochs VALUE, or epochs=VALUE",
     "--dry-run": "--dry-run: is not understood; tune validate RECIPE --config NAME checks a config",
-    "--dry-run batch_size=2": "no 'dry-run'; tune validate RECIPE --config NAME checks a config",
+    "--dry-run batch_size=2": "unknown field 'dry-run'; tune validate RECIPE --config NAME checks a config",
     "--validate": "--validate: is not understood; tune validate RECIPE --config NAME checks a config",
-    "--cfg job": "no 'cfg'; tune export RECIPE --config NAME prints every value of a config",
+    "--cfg job": "unknown field 'cfg'; tune export RECIPE --config NAME prints every value of a config",
     "--resume": "--resume: is not understood; write output_dir of the unfinished run",
     "--quiet": "--quiet: is not understood; --help lists options and fields",
-    "temperature=1": "no 'temperature'; it is a field of the recipe alpaca_generate",
+    "temperature=1": "unknown field 'temperature'; it is a field of the recipe alpaca_generate",
     "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables, on the command line: ",
     "output_dir=x/${now:%Y}": "not found; let the shell expand the date, on the command line: ",
     "output_dir=${x-names.a}": "${x-names.a} not found; x- keys only hold anchors, at the top level of a file",
     "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; write lr",
     "output_dir=${.lora}": "${.lora} not found",
-    "defaults=[a]": "no 'defaults'; write _base_, the name of a config or a YAML file",
+    "defaults=[a]": "unknown field 'defaults'; write _base_, the name of a config or a YAML file",
     "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW has no argument '_target_'; write _component_",
     ".shared=1": "'.shared' is not a field path",
     "lora.r=1": "lora.r: unknown field 'r'; write rank",
@@ -154,8 +157,8 @@ def test_field_that_the_recipe_does_not_have_is_not_suggested(tmp_path: Path) ->
     )
     overrides = ("learning_rate=1", "num_epochs=3", "eval_dataset=3")
     rate, epochs, dataset = mistakes(f"{tmp_path}/plain_recipe.py", None, *overrides)
-    assert rate.endswith("no 'learning_rate'")
-    assert epochs.endswith("no 'num_epochs'; did you mean 'num_epoch'?")
+    assert rate.endswith("unknown field 'learning_rate'")
+    assert epochs.endswith("unknown field 'num_epochs'; did you mean 'num_epoch'?")
     assert "write" not in dataset
 
 
@@ -163,10 +166,12 @@ def test_field_of_another_recipe_is_suggested_with_that_recipe(tmp_path: Path) -
     yaml = tmp_path / "my.yaml"
     yaml.write_text("_base_: smollm2_135m_full\nlora_r: 8\npeft_config: {}\n")
     rank, adapters = mistakes("full_finetune", str(yaml))
-    assert rank.endswith("no 'lora_r'; write lora.rank in a config of the recipe lora_finetune")
-    assert adapters.endswith("no 'peft_config'; write lora, the adapters of the recipe lora_finetune")
+    assert rank.endswith("unknown field 'lora_r'; write lora.rank in a config of the recipe lora_finetune")
+    assert adapters.endswith(
+        "unknown field 'peft_config'; write lora, the adapters of the recipe lora_finetune"
+    )
     (section,) = mistakes("full_finetune", "smollm2_135m_full", "lora.rank=8")
-    assert section.endswith("no 'lora'; it is a field of the recipe lora_finetune")
+    assert section.endswith("unknown field 'lora'; it is a field of the recipe lora_finetune")
 
 
 def test_fields_listed_for_one_recipe_exist_only_in_that_recipe() -> None:
@@ -189,5 +194,5 @@ def test_hidden_key_of_gitlab_is_answered_with_a_key_that_begins_with_x(tmp_path
     )
     (message,) = mistakes("lora_finetune", str(tmp_path / "my.yaml"))
     assert message.endswith(
-        "no '.shared'; a key that only holds anchors must begin with x-, such as x-shared"
+        "unknown field '.shared'; a key that only holds anchors must begin with x-, such as x-shared"
     )

@@ -178,7 +178,7 @@ def test_dataset_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_pa
     )
     new, _, err = imported(tune, tmp_path, with_dataset(*lines))
     assert [part["source"] for part in new["dataset"]["datasets"]] == ["me/a", "me/b"]
-    assert "no counterpart: dataset.0.conversation_style: 'weird' is not read" in err
+    assert "no counterpart: dataset.0.conversation_style: 'weird' is not supported" in err
     assert "no counterpart: dataset.0.filter_fn: 'f' has no counterpart" in err
     assert "dataset.1: torchtune.datasets.multimodal.the_cauldron_dataset reads images" in err
     assert "no counterpart: dataset.2.column_map: 3 has no counterpart" in err

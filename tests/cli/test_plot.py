@@ -219,7 +219,7 @@ def test_answers_are_shown_by_prompt_and_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        ([], "tune: name a run's folder, or several"),
+        ([], "tune: expected one or more run folders"),
         (["none"], "none: no such folder; name a run's output_dir"),
         (["x.png", "y.html"], "x.png: no such folder"),
         (["."], "tune: . is a folder of runs; plot them with `tune plot *`"),

@@ -65,7 +65,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("lora_finetune", "--config", "smollm_135m_lora"), "did you mean 'smollm2_135m_lora'?"),
         (
             ("lora_finetune", "--config", "smollm2_135m_full"),
-            "returns a FullFinetuneConfig; this recipe takes",
+            "returns a FullFinetuneConfig; this recipe expects",
         ),
         (("lora_finetune", "--config"), "--config: needs a value"),
         (("lora_finetune", "--config", "none.yaml"), "none.yaml: no such file"),
@@ -178,7 +178,7 @@ def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune
     for part in (
         "--batch_size INT Rows of one forward pass on each rank. (here: 8)",
         "--optimizer.lr FLOAT learning rate",
-        "--lora.rank INT Inner width of an adapter. (here: 16)",
+        "--lora.rank INT Rank of an adapter: its inner dimension. (here: 16)",
         "--dataset.source PATH|LIST The rows",
     ):
         assert part in text

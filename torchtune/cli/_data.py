@@ -1,4 +1,4 @@
-"""`tune data`: show the data that a run trains on, token by token, with statistics."""
+"""`tune data`: show the data of a run, token by token, with statistics."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`tune show`: print a resolved config, optionally with the location of each value."""
+"""`tune show`: print a resolved config, optionally with where each value was set."""
 
 import math
 import re
