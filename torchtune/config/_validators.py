@@ -120,11 +120,8 @@ def share() -> Rule:
 
 def each(rule: Rule) -> Rule:
     """Require every item of a list to satisfy a rule."""
-    return Rule(
-        f"with each item {rule.words}",
-        lambda value: all(map(rule.holds, value)),
-        schema={"items": rule.schema},
-    )
+    words = f"with each item {rule.words}"
+    return Rule(words, lambda value: all(map(rule.holds, value)), schema={"items": rule.schema})
 
 
 def between(low: float, high: float) -> Rule:
