@@ -277,4 +277,4 @@ def test_an_adapter_of_another_model_is_rejected_before_generation(
     save_file({name.replace("layers.0", "layers.9"): tensor for name, tensor in tensors.items()}, file)
     done = tune(*call)
     field = "adapter_directory" if has_adapter_directory else "model_directory"
-    assert (done.status, f"{field}: the adapter in {folder} is another model's" in done.err) == (2, True)
+    assert (done.status, f"{field}: the adapter in {folder} belongs to another model" in done.err) == (2, True)
