@@ -175,7 +175,7 @@ def test_prompts_are_formatted_as_in_training(base: Path) -> None:
 
 
 def test_the_alpaca_template_has_no_system_message(base: Path) -> None:
-    with pytest.raises(ValueError, match="write template=chat"):
+    with pytest.raises(ValueError, match="set template=chat"):
         encoded_prompt(generate_config(base, template="alpaca", system="Be brief."), ByteTokenizer())
 
 
@@ -301,7 +301,7 @@ def test_a_chat_reports_a_message_that_is_too_long_and_continues(
     out, err = chat(base, f"{'too long ' * 40}\nWhy?\n", monkeypatch, capsys)
     assert out.endswith("> Why?\nIt is so.\n> \n")
     assert err.startswith("not answered: the prompt has ")
-    assert err.endswith("shorten the prompt or the answer; /new starts over\n")
+    assert err.endswith("shorten the prompt or lower max_new_tokens; /new starts over\n")
 
 
 def test_the_last_answer_of_a_chat_is_truncated_at_the_models_maximum_length(

@@ -320,7 +320,8 @@ def test_adapters_resume_only_on_the_base_weights_they_started_with(tmp_path: Pa
     weights = base / "model.safetensors"
     weights.write_bytes((tmp_path / "other" / "final" / weights.name).read_bytes())
     with pytest.raises(
-        ValueError, match=r"(?s)code, data or versions have changed .*\n  sources.model_directory: 2 files"
+        ValueError,
+        match=r"(?s)code, data or versions have changed .*\n  sources.model_directory: was 2 files",
     ):
         run_lora(tmp_path, "a", cut)
     with pytest.raises(

@@ -120,7 +120,9 @@ def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path
     ):
         pairs.main(config(tmp_path, "examples", dataset=examples))
     held_out = Validation(dataset=examples)
-    with pytest.raises(ValueError, match=r"^validation.dataset: .*UntypedDataset yields Example, and"):
+    with pytest.raises(
+        ValueError, match=r"^validation.dataset: .*UntypedDataset yields Example, but the recipe"
+    ):
         pairs.main(config(tmp_path, "held_out", validation=held_out))
     untyped = lazy(UntypedDataset, kind="pairs", source=str(tmp_path / "pair_rows.json"))
     with pytest.raises(ValueError, match=r"yields Pair, but the recipe needs a Dataset of Example"):

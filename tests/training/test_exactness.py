@@ -39,7 +39,7 @@ ROUNDED = bound(torch.float32, 3 * roundings(SMALL, 45))
 @pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss compute as on a processor without AMX, or with it."""
-    monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: request.param)
+    monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: request.param)
 
 
 def rows(n: int, seed: int = 0) -> list[Example]:

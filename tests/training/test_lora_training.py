@@ -306,17 +306,17 @@ def test_training_can_continue_an_adapter(tmp_path: Path, lora: Lora) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 4}, "lora.rank is 4, and the adapter in .* has 3 .*; set it to 3"),
-        ({"alpha": 8.0}, "lora.alpha is 8.0, and the adapter in .* has 16.0"),
-        ({"rank_stabilized": True}, "lora.rank_stabilized is True, and the adapter in .* has False"),
-        ({"kind": "dora"}, "lora.kind is dora, and the adapter in .* has lora"),
+        ({"rank": 4}, "lora.rank is 4, but the adapter in .* has 3 .*; set it to 3"),
+        ({"alpha": 8.0}, "lora.alpha is 8.0, but the adapter in .* has 16.0"),
+        ({"rank_stabilized": True}, "lora.rank_stabilized is True, but the adapter in .* has False"),
+        ({"kind": "dora"}, "lora.kind is dora, but the adapter in .* has lora"),
         (
             {"targets": ["q_proj"]},
-            "lora.targets: the adapter in .* is on other layers: .* is one of that folder's alone",
+            "lora.targets: the adapter in .* adapts other layers: .* is only in the adapter",
         ),
         (
             {"targets": ["all-linear"]},
-            "lora.targets: the adapter in .* is on other layers: .* is one of the model's alone",
+            "lora.targets: the adapter in .* adapts other layers: .* is only in the config",
         ),
     ],
 )
@@ -335,4 +335,4 @@ def test_validate_reports_an_adapter_that_cannot_be_continued(
 ) -> None:
     args = ["validate", "lora_finetune", "--config", "smollm2_135m_lora", "validation=null"]
     assert tune([*args, f"lora.adapter_directory={tmp_path / 'nowhere'}"]) == 2
-    assert "nowhere; a PEFT adapter's is expected" in capsys.readouterr().err
+    assert "nowhere does not exist; expected a PEFT adapter folder" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
     expected = "note: Failing failed at step 2; the run continues without it: ConnectionError: "
     assert stderr.count(expected + "the server is gone (metrics.jsonl has every step)") == 1
     assert (
-        "Failing could not be closed, the run continues without it: OSError: [Errno 28] No space left"
+        "Failing could not be closed; the run continues without it: OSError: [Errno 28] No space left"
         in stderr
     )
 
