@@ -53,9 +53,8 @@ def calls_in(folder: str) -> list[Call]:
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
-        raise ConfigError.of_argument(
-            folder, "contains no config: expected YAML files or Python functions that return one"
-        )
+        expected = "expected YAML files or Python functions that return one"
+        raise ConfigError.of_argument(folder, f"contains no config: {expected}")
     return calls
 
 
@@ -84,10 +83,8 @@ def recipe_for(config: str | type) -> str:
         functions = dict(functions_returning(file))
     except OSError as error:
         raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
-    return_types = {returns for name, returns in functions.items() if function in ("", name)}
-    return _own_recipe(file, return_types) or _of_class(
-        return_types.pop() if len(return_types) == 1 else "", config
-    )
+    classes = {returns for name, returns in functions.items() if function in ("", name)}
+    return _own_recipe(file, classes) or _of_class(classes.pop() if len(classes) == 1 else "", config)
 
 
 def _own_recipe(file: str, names: set[str]) -> str | None:
@@ -108,9 +105,7 @@ def _of_class(name: str, config: str) -> str:
     for recipe, loaded in _recipes([])[0].items():
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe
-    message = (
-        "expected file.py:function, with a function annotated to return a registered recipe's config class"
-    )
+    message = "expected file.py:function, annotated to return the config class of a registered recipe"
     raise ConfigError.of_argument(config, message)
 
 
@@ -123,9 +118,8 @@ def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]
     recipe_files = [
         str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))
     ]
-    for file in (
-        recipe_files
-    ):  # before torchtune's packages are imported under names that the folder's project also uses
+    # Before torchtune's packages are imported under names that the folder's project also uses.
+    for file in recipe_files:
         prefer_project_packages(file)
     recipes_by_name, broken = {name: load_recipe(name) for name in recipe_names()}, []
     for name in recipe_files:
@@ -167,9 +161,7 @@ def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
         return Call.for_config("", str(file), error.mistakes)
     if len(fitting) == 1:
         return Call.for_config(fitting[0], str(file))
-    message = (
-        f"its fields fit several recipes: {', '.join(fitting)}" if fitting else "its fields fit no recipe"
-    )
+    message = f"its fields fit {' and '.join(fitting)}" if fitting else "its fields fit no recipe"
     advice = f"name the recipe in a comment, `# recipe: {[*fitting, 'lora_finetune'][0]}`"
     return Call.for_config("", str(file), [Mistake.of_file(str(file), message, advice)])
 

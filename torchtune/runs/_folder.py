@@ -241,10 +241,8 @@ class RunFolder:
             summary = _output_dir_error(layers, message, allowed.new_run_hint)
             leaves = [_changed(layers, d) for d in changes]
             raise ConfigError([*summary.mistakes, *leaves], "the output folder")
-        saved, current = (
-            self.read_record(),
-            {**record(command), **provenance(layers, frozen.tree, self.owned_paths())},
-        )
+        saved = self.read_record()
+        current = {**record(command), **provenance(layers, frozen.tree, self.owned_paths())}
         if "finished" in saved:
             self._check_extension(layers, previous, allowed)
         altered = altered_inputs(saved, current)

@@ -40,24 +40,19 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
         FileNotFoundError: The folder or an adapter's base is missing, or `adapter` holds no adapter.
         ValueError: A run has written no weights yet, an adapter names no base, or both folders are adapters.
     """
-    base_folder = result_of(folder)
+    weights = result_of(folder)
     if adapter is None:
-        return (
-            ModelFolders(_base_of(base_folder), base_folder)
-            if _is_adapter(base_folder)
-            else ModelFolders(base_folder)
-        )
-    if _is_adapter(base_folder):
+        return ModelFolders(_base_of(weights), weights) if _is_adapter(weights) else ModelFolders(weights)
+    if _is_adapter(weights):
         raise ValueError(
             f"{folder} and {adapter} are both adapters; name the base model instead of {folder}, or omit one of them"
         )
-    adapter_folder = result_of(adapter)
-    if not _is_adapter(adapter_folder):
+    adapter_weights = result_of(adapter)
+    if not _is_adapter(adapter_weights):
         raise FileNotFoundError(
-            f"{adapter} is not an adapter: there is no {_ADAPTER_CONFIG} in {adapter_folder}; a full model is used"
-            " without a base"
+            f"{adapter} is not an adapter: there is no {_ADAPTER_CONFIG} in {adapter_weights}; omit the base"
         )
-    return ModelFolders(base_folder, adapter_folder)
+    return ModelFolders(weights, adapter_weights)
 
 
 def result_of(folder: StrPath) -> Path:

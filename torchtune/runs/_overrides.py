@@ -266,9 +266,8 @@ class Overriding:
             return RejectedError(unknown_name(part, known_names, full_path, tree[COMPONENT_KEY]))
         if isinstance(tree, list):
             count = counted(len(tree), "item")
-            return reject(
-                "unknown", f"index out of range; the list has {count}, counted from 0", path=full_path
-            )
+            message = f"index out of range; the list has {count}, counted from 0"
+            return reject("unknown", message, path=full_path)
         if path and not known_names and not isinstance(tree, Mapping):
             description = "a single value"
             if is_reference(tree):

@@ -61,15 +61,12 @@ class Recipe(Generic[C]):
             raise self._main_error("must take one argument, the config")
         unresolved_name = unresolved_hints(self.main).get(arguments[0].name)
         if unresolved_name:
-            raise self._main_error(
-                f"is annotated with {unresolved_name!r}, which is not defined in its module"
-            )
+            raise self._main_error(f"is annotated with {unresolved_name!r}, which is not defined")
         if arguments[0].type is MISSING or arguments[0].type is Any:
             return None
         if not is_section(arguments[0].type):
-            raise self._main_error(
-                f"must be annotated with an attrs class or a dataclass, not {arguments[0].type!r}"
-            )
+            message = f"must be annotated with an attrs class or a dataclass, not {arguments[0].type!r}"
+            raise self._main_error(message)
         annotation: type = arguments[0].type
         return annotation
 

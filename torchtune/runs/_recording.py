@@ -110,10 +110,7 @@ class Recorder:
     is_watching: bool = False
     """Whether constructors and assignments are recorded; otherwise no lines are known, and `note_strays` is needed."""
     mistakes: list[tuple[object, Mistake]] = attrs.field(factory=list)
-    """Unknown names, omitted required fields, and values that converters reject, each with its config or section.
-
-    Paths of the mistakes are relative to that config or section.
-    """
+    """Unknown names, omitted fields and rejected values, each with the config or section that its path starts from."""
     created: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
     assigned: dict[tuple[int, str], Call] = attrs.field(factory=dict)
 

@@ -270,9 +270,7 @@ def add_object(layers: Layers, config: Any, recorded: Locator, fallback: Locatio
         raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=fallback)])
     names = list(tree)
     if layers.config_class is not None and not isinstance(config, layers.config_class):
-        set_fields = _set_fields(
-            config, tree, recorded
-        )  # other fields take the defaults of this recipe's class
+        set_fields = _set_fields(config, tree, recorded)  # others take the defaults of this recipe's class
         tree = {name: tree[name] for name in names if name in set_fields}
     for name, value in tree.items():
         # A value that equals the default and was not set explicitly keeps the origin of the default.
@@ -285,19 +283,19 @@ def add_object(layers: Layers, config: Any, recorded: Locator, fallback: Locatio
 
 def _function(module: ModuleType, file: str, function: str) -> Any:
     module_name = module.__name__
-    functions_by_name = {
+    callables = {
         n: v for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module_name
     }
-    if function in functions_by_name:
-        return functions_by_name[function]
+    if function in callables:
+        return callables[function]
     if function:
-        suggestion = did_you_mean(function, functions_by_name)
+        suggestion = did_you_mean(function, callables)
         raise ConfigError.of_file(display_path(file), f"no function {function!r}", suggestion)
-    functions = [n for n, v in functions_by_name.items() if inspect.isfunction(inspect.unwrap(v))]
+    functions = [n for n, v in callables.items() if inspect.isfunction(inspect.unwrap(v))]
     public = [n for n in functions if not n.startswith("_")]
-    returning = [n for n in public if is_section(result_type(functions_by_name[n]))] or public
+    returning = [n for n in public if is_section(result_type(callables[n]))] or public
     if len(returning) == 1:
-        return functions_by_name[returning[0]]
+        return callables[returning[0]]
     names = f", one of {', '.join(returning)}" if returning else "; the file has no public functions"
     message = f"expected {file}:FUNCTION{names}"
     raise ConfigError.of_file(display_path(file), message)
