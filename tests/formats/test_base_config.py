@@ -1,4 +1,4 @@
-"""What a base's config.json says survives training, merging and converting, except what these change."""
+"""Training, merging and converting preserve the keys of a base's config.json, except those that they change."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from recipes import full_finetune
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.formats.test_convert import adapter
+from tests.formats.test_convert import write_adapter
 from tests.models.test_families import FAMILIES, SMALL
 from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
 from tests.recipes.parts import full_config
@@ -36,17 +36,17 @@ CUSTOM = {
 CHANGED = {"torch_dtype", "dtype", "transformers_version", "auto_map"}
 
 
-def base_of(name: str, folder: Path, **keys: Any) -> Path:
-    """Write a small model of transformers with a tokenizer, and further keys in its config.json."""
+def write_base(name: str, folder: Path, **keys: Any) -> Path:
+    """Write a small transformers model with a tokenizer and extra keys in its config.json."""
     import transformers
 
     family, change = FAMILIES[name]
-    whole = change if family == "GPT2" else {**SMALL, **change}
-    sizes = {k: v for k, v in whole.items() if v is not ...} | {"vocab_size": 300}
-    theirs = getattr(transformers, f"{family}Config")(**sizes)
-    make: Any = transformers.AutoModelForCausalLM.from_config
-    make(theirs).to(torch.bfloat16).save_pretrained(folder)
-    config = {**read(folder), **CUSTOM, **keys}
+    settings = change if family == "GPT2" else {**SMALL, **change}
+    sizes = {k: v for k, v in settings.items() if v is not ...} | {"vocab_size": 300}
+    model_config = getattr(transformers, f"{family}Config")(**sizes)
+    build_model: Any = transformers.AutoModelForCausalLM.from_config
+    build_model(model_config).to(torch.bfloat16).save_pretrained(folder)
+    config = {**read_json(folder), **CUSTOM, **keys}
     return write(
         folder,
         config__json=json.dumps(config),
@@ -57,43 +57,43 @@ def base_of(name: str, folder: Path, **keys: Any) -> Path:
     )
 
 
-def read(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / name).read_text())
     return values
 
 
-def kept(folder: Path) -> dict[str, Any]:
+def preserved_keys(folder: Path) -> dict[str, Any]:
     special = {"bos_token_id", "eos_token_id", "pad_token_id"}
-    return {k: v for k, v in read(folder).items() if k not in CHANGED | special}
+    return {k: v for k, v in read_json(folder).items() if k not in CHANGED | special}
 
 
-def loaded(folder: Path, max_seq_len: int | None = None) -> Decoder:
+def load_model(folder: Path, max_seq_len: int | None = None) -> Decoder:
     model = hf_decoder(str(folder), max_seq_len)
     load_hf_weights(model, folder)
     return model
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "gpt2" not in name])
-def test_a_shorter_max_seq_len_is_not_written(tmp_path: Path, name: str) -> None:
-    base = base_of(name, tmp_path / "base")
-    save_hf_folder(loaded(base, 8), tmp_path / "final", tokenizer_directory=base, base=base)
-    assert kept(tmp_path / "final") == kept(base)
-    config = read(tmp_path / "final")
+def test_shorter_max_seq_len_is_not_written(tmp_path: Path, name: str) -> None:
+    base = write_base(name, tmp_path / "base")
+    save_hf_folder(load_model(base, 8), tmp_path / "final", tokenizer_directory=base, base=base)
+    assert preserved_keys(tmp_path / "final") == preserved_keys(base)
+    config = read_json(tmp_path / "final")
     assert (config["torch_dtype"], config["eos_token_id"]) == ("float32", 2)
     assert "transformers_version" not in config
-    assert "auto_map" not in config  # the code that it names is not copied
-    assert architecture_from_hf(config) == architecture_from_hf(read(base))
+    assert "auto_map" not in config  # the code that it refers to is not copied
+    assert architecture_from_hf(config) == architecture_from_hf(read_json(base))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_converting_and_merging_keep_every_key(tmp_path: Path, name: str) -> None:
-    base = base_of(name, tmp_path / "base")
+def test_converting_and_merging_preserve_every_key(tmp_path: Path, name: str) -> None:
+    base = write_base(name, tmp_path / "base")
     convert(base, tmp_path / "converted")
-    assert kept(tmp_path / "converted") == kept(base)
-    assert read(tmp_path / "converted")["torch_dtype"] == "bfloat16"
-    convert(adapter(tmp_path / "adapter", base), tmp_path / "merged", dtype=torch.float32)
-    assert kept(tmp_path / "merged") == kept(base)
-    assert read(tmp_path / "merged")["torch_dtype"] == "float32"
+    assert preserved_keys(tmp_path / "converted") == preserved_keys(base)
+    assert read_json(tmp_path / "converted")["torch_dtype"] == "bfloat16"
+    convert(write_adapter(tmp_path / "adapter", base), tmp_path / "merged", dtype=torch.float32)
+    assert preserved_keys(tmp_path / "merged") == preserved_keys(base)
+    assert read_json(tmp_path / "merged")["torch_dtype"] == "float32"
     for file in ("generation_config.json", "chat_template.jinja", "tokenizer_config.json"):
         assert (tmp_path / "merged" / file).read_bytes() == (base / file).read_bytes()
 
@@ -108,50 +108,48 @@ def test_converting_and_merging_keep_every_key(tmp_path: Path, name: str) -> Non
         ("phi3", {"original_max_position_embeddings": 9, "rope_scaling": None, "embd_pdrop": 0.1}),
     ],
 )  # fmt: skip
-def test_keys_that_families_write_in_several_ways_stay_as_they_are(
-    tmp_path: Path, name: str, keys: dict[str, Any]
-) -> None:
-    base = base_of(name, tmp_path / "base", **keys)
-    save_hf_folder(loaded(base, 8), tmp_path / "final", base=base)
-    assert {key: read(tmp_path / "final")[key] for key in keys} == keys
+def test_keys_with_several_spellings_are_preserved(tmp_path: Path, name: str, keys: dict[str, Any]) -> None:
+    base = write_base(name, tmp_path / "base", **keys)
+    save_hf_folder(load_model(base, 8), tmp_path / "final", base=base)
+    assert {key: read_json(tmp_path / "final")[key] for key in keys} == keys
 
 
 @pytest.mark.parametrize("spelling", ["torch_dtype", "dtype"])
-def test_the_dtype_is_that_of_the_weights(tmp_path: Path, spelling: str) -> None:
+def test_dtype_key_matches_the_weights(tmp_path: Path, spelling: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    base = base_of("llama3_1", tmp_path / "base")
-    config = {k: v for k, v in read(base).items() if k not in ("torch_dtype", "dtype")}
+    base = write_base("llama3_1", tmp_path / "base")
+    config = {k: v for k, v in read_json(base).items() if k not in ("torch_dtype", "dtype")}
     write(base, config__json=json.dumps({**config, spelling: "bfloat16"}))
-    save_hf_folder(loaded(base).to(torch.float32), tmp_path / "final", base=base)
-    assert read(tmp_path / "final")[spelling] == "float32"
+    save_hf_folder(load_model(base).to(torch.float32), tmp_path / "final", base=base)
+    assert read_json(tmp_path / "final")[spelling] == "float32"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "final", dtype="auto").dtype == torch.float32
 
 
-def test_what_training_changed_is_written(tmp_path: Path) -> None:
-    base = base_of("llama3_1", tmp_path / "base")
-    model = loaded(base)
-    grown = Decoder(model.architecture.evolve(vocab_size=310, max_seq_len=4096))
-    config = hf_config(grown, read(base))
+def test_changed_sizes_are_written(tmp_path: Path) -> None:
+    base = write_base("llama3_1", tmp_path / "base")
+    model = load_model(base)
+    resized = Decoder(model.architecture.evolve(vocab_size=310, max_seq_len=4096))
+    config = hf_config(resized, read_json(base))
     assert (config["vocab_size"], config["max_position_embeddings"]) == (310, 4096)
     assert (config["my_lab"], config["architectures"]) == (CUSTOM["my_lab"], CUSTOM["architectures"])
 
 
-def test_how_the_base_generates_stays_where_the_tokenizer_is_another(tmp_path: Path) -> None:
-    base = base_of("llama3_1", tmp_path / "base")
-    words = write(
-        tmp_path / "words",
+def test_another_tokenizer_preserves_the_generation_settings_of_the_base(tmp_path: Path) -> None:
+    base = write_base("llama3_1", tmp_path / "base")
+    tokenizer = write(
+        tmp_path / "tokenizer",
         tokenizer__json=tiny_tokenizer().to_str(),
         tokenizer_config__json=json.dumps(tokenizer_config()),
         generation_config__json=json.dumps({"temperature": 0.9, "eos_token_id": [2, 0]}),
     )
-    save_hf_folder(loaded(base), tmp_path / "final", tokenizer_directory=words, base=base)
+    save_hf_folder(load_model(base), tmp_path / "final", tokenizer_directory=tokenizer, base=base)
     expected = {"temperature": 0.3, "eos_token_id": [2, 0], "top_k": 7}
-    assert read(tmp_path / "final", "generation_config.json") == expected
+    assert read_json(tmp_path / "final", "generation_config.json") == expected
 
 
-def test_a_run_keeps_what_its_base_says_in_both_of_its_folders(tmp_path: Path) -> None:
-    base = base_of("llama3_1", tmp_path / "base", max_position_embeddings=512)
+def test_final_and_best_checkpoints_preserve_the_config_of_the_base(tmp_path: Path) -> None:
+    base = write_base("llama3_1", tmp_path / "base", max_position_embeddings=512)
     cfg = full_config(
         tmp_path,
         "run",
@@ -165,5 +163,7 @@ def test_a_run_keeps_what_its_base_says_in_both_of_its_folders(tmp_path: Path) -
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         full_finetune.main(cfg)
     for name in ("final", "best"):
-        assert kept(tmp_path / "run" / name) == kept(base)
-        assert read(tmp_path / "run" / name, "generation_config.json") == read(base, "generation_config.json")
+        assert preserved_keys(tmp_path / "run" / name) == preserved_keys(base)
+        assert read_json(tmp_path / "run" / name, "generation_config.json") == read_json(
+            base, "generation_config.json"
+        )

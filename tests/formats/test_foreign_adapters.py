@@ -1,4 +1,4 @@
-"""Adapters that others trained: what changes their meaning is rejected by name, wrapper prefixes are stripped."""
+"""Adapters from other tools: unsupported settings are rejected by name, and wrapper prefixes are stripped."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from torchtune.modules import AdapterKind, Decoder, add_lora, has_adapters, lora
 Rename = Callable[[str], str]
 
 
-def adapted(kind: AdapterKind = "lora") -> Decoder:
+def adapted_model(kind: AdapterKind = "lora") -> Decoder:
     model = tiny_smollm2()
     add_lora(model, "all-linear", rank=3, alpha=5.0, kind=kind)
     randomize_adapters(model, std=0.1)
@@ -27,11 +27,11 @@ def adapted(kind: AdapterKind = "lora") -> Decoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_peft_adapter(adapted(), tmp_path / "adapter", base_model="the/base")
+    save_peft_adapter(adapted_model(), tmp_path / "adapter", base_model="the/base")
     return tmp_path / "adapter"
 
 
-def with_keys(folder: Path, **keys: Any) -> Path:
+def set_keys(folder: Path, **keys: Any) -> Path:
     config = json.loads((folder / "adapter_config.json").read_text())
     return write(folder, adapter_config__json=json.dumps({**config, **keys}))
 
@@ -56,8 +56,8 @@ def with_keys(folder: Path, **keys: Any) -> Path:
         ("a_mode", "sparse"),
     ],
 )
-def test_a_key_that_changes_the_result_is_rejected_by_name(folder: Path, key: str, value: Any) -> None:
-    with_keys(folder, **{key: value})
+def test_key_that_changes_the_result_is_rejected_by_name(folder: Path, key: str, value: Any) -> None:
+    set_keys(folder, **{key: value})
     model = tiny_smollm2()
     with pytest.raises(ValueError, match=rf"adapter_config.json: {key} is .*only "):
         load_peft_adapter(model, folder)
@@ -77,28 +77,28 @@ def test_a_key_that_changes_the_result_is_rejected_by_name(folder: Path, key: st
         {"layers_to_transform": [0, 1], "layers_pattern": "layers", "exclude_modules": ["lm_head"]},
     ],
 )
-def test_a_key_without_effect_is_read_over(folder: Path, keys: dict[str, Any]) -> None:
+def test_key_without_effect_is_ignored(folder: Path, keys: dict[str, Any]) -> None:
     model = tiny_smollm2()
-    load_peft_adapter(model, with_keys(folder, **keys))
-    torch.testing.assert_close(lora_state(model), lora_state(adapted()), rtol=0, atol=0)
+    load_peft_adapter(model, set_keys(folder, **keys))
+    torch.testing.assert_close(lora_state(model), lora_state(adapted_model()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("start", ["loftq", "pissa", "corda", "olora", "lora_ga"])
-def test_a_start_that_changes_the_base_is_rejected(folder: Path, start: str) -> None:
+@pytest.mark.parametrize("initialization", ["loftq", "pissa", "corda", "olora", "lora_ga"])
+def test_initialization_that_changes_the_base_is_rejected(folder: Path, initialization: str) -> None:
     with pytest.raises(
-        ValueError, match=f"init_lora_weights is '{start}', with which the adapter belongs to a"
+        ValueError, match=f"init_lora_weights is '{initialization}', which changes the base weights"
     ):
-        load_peft_adapter(tiny_smollm2(), with_keys(folder, init_lora_weights=start))
+        load_peft_adapter(tiny_smollm2(), set_keys(folder, init_lora_weights=initialization))
 
 
-def test_every_key_of_the_installed_peft_is_known(folder: Path) -> None:
+def test_every_key_of_the_installed_peft_is_handled(folder: Path) -> None:
     from peft import LoraConfig
 
     from torchtune.formats.peft import _config
 
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
-    known = {*_config._OFF, *_config._READ, *_config._WITHOUT_EFFECT, *_config.KIND_SETTINGS}
-    assert fields - known == set()
+    known_fields = {*_config._OFF, *_config._READ, *_config._WITHOUT_EFFECT, *_config.KIND_SETTINGS}
+    assert fields - known_fields == set()
     LoraConfig(r=3, lora_alpha=5).save_pretrained(str(folder))
     load_peft_adapter(tiny_smollm2(), folder)
 
@@ -129,7 +129,7 @@ WRAPPED: dict[str, Rename] = {
 def test_wrapper_prefixes_of_adapters_are_stripped(
     tmp_path: Path, new_name: Rename, kind: AdapterKind
 ) -> None:
-    model = adapted(kind)
+    model = adapted_model(kind)
     save_peft_adapter(model, tmp_path / "adapter", base_model=None)
     file = tmp_path / "adapter/adapter_model.safetensors"
     save_file({new_name(name): tensor for name, tensor in load_file(file).items()}, file)
@@ -140,20 +140,22 @@ def test_wrapper_prefixes_of_adapters_are_stripped(
 
 
 @pytest.mark.parametrize("prefix", ["net.", "base_model.model.decoder."])
-def test_other_prefixes_of_adapters_are_named(folder: Path, prefix: str) -> None:
+def test_unknown_prefixes_of_adapters_are_rejected(folder: Path, prefix: str) -> None:
     file = folder / "adapter_model.safetensors"
     save_file(
         {prefix + name.removeprefix("base_model.model."): t for name, t in load_file(file).items()}, file
     )
     with pytest.raises(
-        ValueError, match=rf"another model's, or of another kind: there is no place for {prefix}"
+        ValueError, match=rf"belongs to another model or has another kind: unexpected tensor {prefix}"
     ):
         load_peft_adapter(tiny_smollm2(), folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_an_adapter_of_codes_is_quantised(folder: Path, dtype: torch.dtype) -> None:
+def test_quantised_adapter_is_rejected(folder: Path, dtype: torch.dtype) -> None:
     file = folder / "adapter_model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
-    with pytest.raises(ValueError, match=r"adapter holds a quantised model, by the dtype of base_model"):
+    with pytest.raises(
+        ValueError, match=r"adapter holds a quantised model, according to the dtype of base_model"
+    ):
         load_peft_adapter(tiny_smollm2(), folder)

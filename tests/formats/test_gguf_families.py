@@ -1,4 +1,4 @@
-"""GGUF files of every family that llama.cpp has become the model they were made of, and the one transformers reads."""
+"""GGUF files of every supported family convert to the original model, and to the one that transformers reads."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.models.tiny import SPECIAL, tiny_tokenizer
 from tests.tolerance import assert_near, bound
 from torchtune.formats import architecture_from_hf, convert
 
-# The row of FAMILIES, and the architecture's name in GGUF.
+# The key of FAMILIES, and the architecture's name in GGUF.
 ARCHITECTURES = {
     "llama2": "llama",
     "llama3_1": "llama",
@@ -30,34 +30,34 @@ ARCHITECTURES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
 }
-UNREAD = {"olmo2", "gemma", "llama3_1", "linear", "gpt2", "qwen3", "phi3"}
-"""What transformers reads not at all, or otherwise than it was: without scaling (llama3_1, linear), with its head apart
-(gpt2), with heads of the usual width (qwen3), or with a padding token that this vocabulary has not (phi3)."""
+NOT_READ_BY_TRANSFORMERS = {"olmo2", "gemma", "llama3_1", "linear", "gpt2", "qwen3", "phi3"}
+"""Families whose GGUF files transformers cannot read, or reads without rotary scaling (llama3_1, linear), with
+an untied head (gpt2), with the default head width (qwen3), or with a padding token outside the vocabulary (phi3)."""
 
 
-def tiny(row: str) -> Any:
-    """Make a model of transformers whose vocabulary is that of the tiny tokenizer."""
+def build_model(family: str) -> Any:
+    """Build a transformers model with the vocabulary of the tiny tokenizer."""
     import transformers
 
-    name, change = FAMILIES[row]
-    whole = {**(change if name == "GPT2" else {**SMALL, **change}), "vocab_size": 300}
-    if row == "llama3_1":  # what GGUF does not record is the same in all of them
-        whole["rope_parameters"] = {**LLAMA3, "original_max_position_embeddings": 8192}
-    if name.startswith("Gemma") and "query_pre_attn_scalar" in whole:
-        whole["query_pre_attn_scalar"] = whole["head_dim"]
-    given = {key: value for key, value in whole.items() if value is not ...}
+    name, changes = FAMILIES[family]
+    settings = {**(changes if name == "GPT2" else {**SMALL, **changes}), "vocab_size": 300}
+    if family == "llama3_1":  # GGUF does not record this; it is the same in all published models
+        settings["rope_parameters"] = {**LLAMA3, "original_max_position_embeddings": 8192}
+    if name.startswith("Gemma") and "query_pre_attn_scalar" in settings:
+        settings["query_pre_attn_scalar"] = settings["head_dim"]
+    settings = {key: value for key, value in settings.items() if value is not ...}
     torch.manual_seed(0)
     auto: Any = transformers.AutoModelForCausalLM  # half typed
-    model = auto.from_config(getattr(transformers, f"{name}Config")(**given))
+    model = auto.from_config(getattr(transformers, f"{name}Config")(**settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
     return model
 
 
-def write(path: Path, row: str, model: Any) -> None:
+def write_gguf(path: Path, family: str, model: Any) -> None:
     """Write a model as llama.cpp's converter would."""
-    arch, config = ARCHITECTURES[row], model.config
+    arch, config = ARCHITECTURES[family], model.config
     writer = GGUFWriter(path, arch=arch)
     vocabulary = json.loads(tiny_tokenizer().to_str())["model"]
     tokens = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
@@ -80,7 +80,7 @@ def write(path: Path, row: str, model: Any) -> None:
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    if row == "linear":
+    if family == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(4.0)
     writer.add_tokenizer_model("gpt2")
@@ -90,7 +90,7 @@ def write(path: Path, row: str, model: Any) -> None:
     writer.add_token_merges([" ".join(pair) for pair in vocabulary["merges"]])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    for name, array in tensors(row, model).items():
+    for name, array in gguf_tensors(family, model).items():
         writer.add_tensor(name, np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -98,12 +98,12 @@ def write(path: Path, row: str, model: Any) -> None:
     writer.close()
 
 
-def tensors(row: str, model: Any) -> dict[str, Any]:
-    """Return the tensors as llama.cpp's converter names and orders them."""
-    arch, config = ARCHITECTURES[row], model.config
+def gguf_tensors(family: str, model: Any) -> dict[str, Any]:
+    """Return the tensors with the names and layouts of llama.cpp's converter."""
+    arch, config = ARCHITECTURES[family], model.config
     names = get_tensor_name_map(MODEL_ARCH[arch.upper()], config.num_hidden_layers)
-    found: dict[Any, Any] = {}
-    for name, weight in state(model).items():
+    arrays: dict[Any, Any] = {}
+    for name, weight in model_weights(model).items():
         array = weight.numpy()
         if arch == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             halves = array.reshape(-1, 2, config.head_dim // 2, array.shape[1])
@@ -112,14 +112,14 @@ def tensors(row: str, model: Any) -> dict[str, Any]:
             array = array + 1
         if arch == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             array = array.T
-        found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = array
-    if row == "llama3_1":
-        found["rope_freqs.weight"] = rope_freqs(config)
-    return found
+        arrays[names.get_name(name, try_suffixes=(".weight", ".bias"))] = array
+    if family == "llama3_1":
+        arrays["rope_freqs.weight"] = rope_freqs(config)
+    return arrays
 
 
 def rope_freqs(config: Any) -> Any:
-    """Return what llama.cpp divides Llama 3.1's rotary frequencies by, as transformers computes them."""
+    """Return the divisors of Llama 3.1's rotary frequencies that llama.cpp stores, computed with transformers."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     plain = config.rope_parameters["rope_theta"] ** (-torch.arange(0, 8, 2) / 8)
@@ -127,28 +127,32 @@ def rope_freqs(config: Any) -> Any:
     return (plain / stretched).numpy()
 
 
-def state(model: Any) -> dict[str, Tensor]:
-    found = dict(model.state_dict())
+def model_weights(model: Any) -> dict[str, Tensor]:
+    weights = dict(model.state_dict())
     if model.config.tie_word_embeddings:
-        del found["lm_head.weight"]
-    return found
+        del weights["lm_head.weight"]
+    return weights
 
 
-@pytest.mark.parametrize("row", ARCHITECTURES)
-def test_file_becomes_the_model_it_was_made_of(row: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_file_converts_to_the_original_model(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = tiny(row)
-    write(tmp_path / "tiny.gguf", row, model)
-    convert(tmp_path / "tiny.gguf", tmp_path / "ours")
-    ours = load_file(tmp_path / "ours/model.safetensors")
-    # Gemma's norms go through a sum with one in float32 and back, which may turn the last of bfloat16's 8 bits.
-    rtol, atol = (2**-7, bound(torch.float32, 2)) if row.startswith("gemma") else (0, 0)
-    expected = {name: weight.bfloat16() for name, weight in state(model).items()}
-    torch.testing.assert_close(ours, expected, rtol=rtol, atol=atol)
-    model.save_pretrained(tmp_path / "theirs")
-    configs = [json.loads((tmp_path / whose / "config.json").read_text()) for whose in ("ours", "theirs")]
+    model = build_model(family)
+    write_gguf(tmp_path / "tiny.gguf", family, model)
+    convert(tmp_path / "tiny.gguf", tmp_path / "converted")
+    weights = load_file(tmp_path / "converted/model.safetensors")
+    # GGUF stores Gemma's norms plus one in float32; undoing this may change the last of bfloat16's 8 bits.
+    rtol, atol = (2**-7, bound(torch.float32, 2)) if family.startswith("gemma") else (0, 0)
+    expected = {name: weight.bfloat16() for name, weight in model_weights(model).items()}
+    torch.testing.assert_close(weights, expected, rtol=rtol, atol=atol)
+    model.save_pretrained(tmp_path / "original")
+    configs = [
+        json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("converted", "original")
+    ]
     assert architecture_from_hf(configs[0]) == architecture_from_hf(configs[1])
-    if row not in UNREAD:
-        read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32)
-        assert_near(state(read), state(model), bound(torch.float32, 2))
+    if family not in NOT_READ_BY_TRANSFORMERS:
+        transformers_model = AutoModelForCausalLM.from_pretrained(
+            tmp_path, gguf_file="tiny.gguf", dtype=torch.float32
+        )
+        assert_near(model_weights(transformers_model), model_weights(model), bound(torch.float32, 2))

@@ -1,4 +1,4 @@
-"""A model built from a folder's config.json, in Python and in a config."""
+"""`hf_decoder` builds a model from a folder's config.json, in Python and in a config."""
 
 import json
 from pathlib import Path
@@ -13,24 +13,28 @@ from torchtune.formats import hf_config, hf_decoder, save_hf_folder
 
 GELU = {"hidden_activation": "gelu_pytorch_tanh"}
 
-# Fields of a config.json that would give another model than our decoder is, and what is said of each.
+# Settings of config.json that the decoder does not support, with their error messages.
 UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
     "another architecture": (
         "llama",
         {"model_type": "mamba"},
-        "model_type 'mamba' is not supported, only llama",
+        "model_type 'mamba' is not supported; expected one of llama",
     ),
-    "activation": ("llama", {"hidden_act": "relu"}, "hidden_act is 'relu', but only 'silu' is supported"),
-    "biases": ("llama", {"attention_bias": True}, "attention_bias is True, but only False is supported"),
-    "stretching": (
+    "activation": ("llama", {"hidden_act": "relu"}, "hidden_act is 'relu'; only 'silu' is supported"),
+    "biases": ("llama", {"attention_bias": True}, "attention_bias is True; only False is supported"),
+    "yarn": (
         "llama",
         {"rope_scaling": {"type": "yarn", "factor": 2}},
         "rotary embeddings of type 'yarn'",
     ),
-    "long": ("phi3", {"rope_scaling": {"type": "longrope"}}, "rotary embeddings of type 'longrope'"),
-    "part of a head": ("phi3", {"partial_rotary_factor": 0.75}, "a part of each head are not supported"),
-    "windows above a layer": ("qwen2", {"use_sliding_window": True}, "use_sliding_window is true"),
-    "both ways": (
+    "longrope": ("phi3", {"rope_scaling": {"type": "longrope"}}, "rotary embeddings of type 'longrope'"),
+    "partial rotary": (
+        "phi3",
+        {"partial_rotary_factor": 0.75},
+        "a part of each head (partial_rotary_factor) are not",
+    ),
+    "sliding window in some layers": ("qwen2", {"use_sliding_window": True}, "use_sliding_window is true"),
+    "bidirectional": (
         "gemma3_text",
         {"use_bidirectional_attention": True},
         "use_bidirectional_attention is True",
@@ -46,9 +50,9 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
         "layers of kind 'chunked_attention'",
     ),
     "gemma's activation": ("gemma", {"hidden_activation": "silu"}, "the activation is 'silu'"),
-    "first gemma": ("gemma", {"hidden_act": "relu"}, "the activation is 'relu'"),
+    "gemma's hidden_act": ("gemma", {"hidden_act": "relu"}, "the activation is 'relu'"),
     "exact gelu": ("gemma2", {"hidden_activation": "gelu"}, "the activation is 'gelu'"),
-    "nothing": ("llama", {"hidden_size": None}, "there is no 'hidden_size'"),
+    "missing size": ("llama", {"hidden_size": None}, "key 'hidden_size' is missing"),
 }
 
 
@@ -59,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_field_that_is_not_supported_is_named(name: str, folder: Path) -> None:
+def test_unsupported_setting_is_rejected(name: str, folder: Path) -> None:
     family, change, message = UNSUPPORTED[name]
     config = {**json.loads((folder / "config.json").read_text()), "model_type": family, **change}
     (folder / "config.json").write_text(json.dumps(config))
@@ -68,23 +72,23 @@ def test_field_that_is_not_supported_is_named(name: str, folder: Path) -> None:
     assert message in str(caught.value)
 
 
-def test_model_of_a_folder_is_that_model(folder: Path) -> None:
+def test_folder_builds_the_saved_architecture(folder: Path) -> None:
     with torch.device("meta"):
         assert hf_decoder(str(folder)).architecture == tiny_smollm2().architecture
         assert hf_decoder(str(folder), max_seq_len=16).architecture.max_seq_len == 16
 
 
-def test_config_takes_its_model_from_the_folder(folder: Path, tune: Tune) -> None:
-    words = write(
-        folder / "words",
+def test_config_builds_its_model_from_the_folder(folder: Path, tune: Tune) -> None:
+    tokenizer = write(
+        folder / "tokenizer",
         tokenizer__json=tiny_tokenizer().to_str(),
         tokenizer_config__json=json.dumps(tokenizer_config()),
     )
-    save_hf_folder(tiny_smollm2(), folder / "model", tokenizer_directory=words)
+    save_hf_folder(tiny_smollm2(), folder / "model", tokenizer_directory=tokenizer)
     directory = f"model_directory={folder / 'model'}"
-    call = ("validate", "full_finetune", "--config", "smollm2_135m_full", directory, "validation=null")
+    args = ("validate", "full_finetune", "--config", "smollm2_135m_full", directory, "validation=null")
     model = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
-    assert tune(*call, *model).out.startswith("ok: ")
-    missing = tune(*call, "model=torchtune.formats.hf_decoder", "model.path=none")
+    assert tune(*args, *model).out.startswith("ok: ")
+    missing = tune(*args, "model=torchtune.formats.hf_decoder", "model.path=none")
     assert missing.status == 2
     assert "--override model.path=none: model.path: folder none does not exist (relative" in missing.err

@@ -1,4 +1,4 @@
-"""Folders go to transformers and come back, with the same logits."""
+"""Hugging Face folders are exchanged with transformers, with the same logits."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.formats.exact import lifted
+from tests.formats.float64 import float64_transformers
 from tests.models.tiny import random_tokens, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
 from tests.tolerance import FLOAT64, assert_near
 from torchtune.formats import architecture_from_hf, hf_config, load_hf_weights, save_hf_folder
@@ -31,24 +31,24 @@ def test_logits_and_gradients_equal_those_of_transformers(tmp_path: Path, *, tie
 
     model, tokens = tiny_smollm2(tied_embeddings=tied_embeddings), random_tokens(2, 9)
     save_hf_folder(model, tmp_path / "model")
-    with lifted():
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-        assert theirs.dtype == torch.float64
-        expected = theirs(tokens).logits
+    with float64_transformers():
+        transformers_model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+        assert transformers_model.dtype == torch.float64
+        expected = transformers_model(tokens).logits
         expected.square().mean().backward()
     logits = model(tokens)
     logits.square().mean().backward()
     assert_near(logits, expected, FLOAT64)
-    for name, parameter in theirs.named_parameters():
-        ours = model.get_parameter(name.removeprefix("model."))
-        assert ours.grad is not None
+    for name, parameter in transformers_model.named_parameters():
+        own_parameter = model.get_parameter(name.removeprefix("model."))
+        assert own_parameter.grad is not None
         assert parameter.grad is not None
-        assert_near(ours.grad, parameter.grad, FLOAT64)
+        assert_near(own_parameter.grad, parameter.grad, FLOAT64)
 
 
 @pytest.mark.parametrize("on_meta", [False, True])
 @pytest.mark.parametrize("tied_embeddings", [False, True])
-def test_a_saved_model_loads_to_the_bit(tmp_path: Path, *, tied_embeddings: bool, on_meta: bool) -> None:
+def test_saved_model_loads_bit_for_bit(tmp_path: Path, *, tied_embeddings: bool, on_meta: bool) -> None:
     model = tiny_smollm2(tied_embeddings=tied_embeddings)
     save_hf_folder(model, tmp_path / "model")
     with torch.device("meta" if on_meta else "cpu"):
@@ -59,21 +59,21 @@ def test_a_saved_model_loads_to_the_bit(tmp_path: Path, *, tied_embeddings: bool
 
 
 @pytest.mark.parametrize("on_meta", [False, True])
-def test_weights_take_the_dtype_of_the_model(folder: Path, *, on_meta: bool) -> None:
+def test_weights_are_cast_to_the_dtype_of_the_model(folder: Path, *, on_meta: bool) -> None:
     with torch.device("meta" if on_meta else "cpu"):
         model = Decoder(tiny_smollm2().architecture).bfloat16()
     load_hf_weights(model, folder)
     torch.testing.assert_close(model.state_dict(), tiny_smollm2().bfloat16().state_dict(), rtol=0, atol=0)
 
 
-def test_weights_go_under_adapters(folder: Path) -> None:
+def test_weights_load_into_an_adapted_model(folder: Path) -> None:
     model = Decoder(tiny_smollm2().architecture).double()
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     load_hf_weights(model, folder)
     assert_near(model(random_tokens(1, 5)), tiny_smollm2()(random_tokens(1, 5)), FLOAT64)
 
 
-def test_shards_are_read_by_their_index(folder: Path) -> None:
+def test_shards_are_read_through_their_index(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     files = {name: f"shard-{i % 2}.safetensors" for i, name in enumerate(tensors)}
@@ -98,15 +98,15 @@ def test_large_model_is_written_in_shards_that_transformers_reads(tmp_path: Path
     assert len(files) > 2
     index = json.loads((tmp_path / "model/model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(p.nbytes for p in model.parameters())
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    again = Decoder(model.architecture).double()
-    load_hf_weights(again, tmp_path / "model")
-    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(theirs.lm_head.weight, model.head_weight, rtol=0, atol=0)
+    transformers_model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    reloaded = Decoder(model.architecture).double()
+    load_hf_weights(reloaded, tmp_path / "model")
+    torch.testing.assert_close(reloaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(transformers_model.lm_head.weight, model.head_weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_pickles_of_tensors_are_read_as_well(folder: Path, shards: int) -> None:
+def test_pickled_weights_are_read(folder: Path, shards: int) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     files = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(tensors)}
@@ -121,8 +121,8 @@ def test_pickles_of_tensors_are_read_as_well(folder: Path, shards: int) -> None:
     torch.testing.assert_close(model.state_dict(), tiny_smollm2().state_dict(), rtol=0, atol=0)
 
 
-class Runs:
-    """Runs a command when it is unpickled, as a hostile checkpoint does."""
+class HostilePickle:
+    """An object that creates a folder when unpickled, as a hostile checkpoint could."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
@@ -131,41 +131,46 @@ class Runs:
         return os.mkdir, (self.trace,)
 
 
-def test_pickle_that_runs_code_is_refused_and_does_not_run(folder: Path) -> None:
+def test_pickled_code_is_rejected_and_does_not_run(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    torch.save({"model.norm.weight": Runs(str(folder / "trace"))}, folder / "pytorch_model.bin")
+    torch.save({"model.norm.weight": HostilePickle(str(folder / "trace"))}, folder / "pytorch_model.bin")
     with pytest.raises(
-        ValueError, match=r"holds posix.mkdir beside tensors, which might be code and is not run; fetch"
+        ValueError,
+        match=r"contains posix.mkdir in addition to tensors, which may be code and is not run; fetch",
     ):
         load_hf_weights(tiny_smollm2(), folder)
     assert not (folder / "trace").exists()
     (folder / "pytorch_model.bin").write_bytes(
-        pickle.dumps({"model.norm.weight": Runs(str(folder / "trace"))})
+        pickle.dumps({"model.norm.weight": HostilePickle(str(folder / "trace"))})
     )
-    with pytest.raises(ValueError, match="is damaged, or holds more than tensors, which is not run"):
+    with pytest.raises(
+        ValueError, match="is damaged, or contains objects other than tensors, which are not loaded"
+    ):
         load_hf_weights(tiny_smollm2(), folder)
     assert not (folder / "trace").exists()
     (folder / "pytorch_model.bin").write_bytes(b"PK but no zip")
-    with pytest.raises(ValueError, match="is damaged, or holds more than tensors, which is not run"):
+    with pytest.raises(
+        ValueError, match="is damaged, or contains objects other than tensors, which are not loaded"
+    ):
         load_hf_weights(tiny_smollm2(), folder)
     torch.save([1, 2], folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="something else than tensors by name"):
+    with pytest.raises(ValueError, match="is not a checkpoint; expected a dict of tensors by name"):
         load_hf_weights(tiny_smollm2(), folder)
 
 
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({}, "has no weight_map of tensors to files"),
-        ({"weight_map": {"a": 3}}, "has no weight_map of tensors to files"),
-        ({"weight_map": {"a": "../other/model.safetensors"}}, "which is no file of its folder"),
+        ({}, "expected a map of tensors to files"),
+        ({"weight_map": {"a": 3}}, "expected a map of tensors to files"),
+        ({"weight_map": {"a": "../other/model.safetensors"}}, "expected a file in the same folder"),
         (
             {"weight_map": {"nothing.like.it": "shard.safetensors"}},
-            "speaks of nothing.like.it, which no file",
+            "lists nothing.like.it, which no file",
         ),
     ],
 )
-def test_wrong_index_is_named(folder: Path, index: dict[str, Any], message: str) -> None:
+def test_invalid_index_is_rejected(folder: Path, index: dict[str, Any], message: str) -> None:
     (folder / "model.safetensors").rename(folder / "shard.safetensors")
     write(folder, model__safetensors__index__json=json.dumps(index))
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json") as caught:
@@ -173,70 +178,70 @@ def test_wrong_index_is_named(folder: Path, index: dict[str, Any], message: str)
     assert message in str(caught.value)
 
 
-def test_needless_tensors_of_old_checkpoints_are_passed_over(folder: Path) -> None:
+def test_redundant_tensors_of_old_checkpoints_are_ignored(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
     save_file(tensors, folder / "model.safetensors")
     load_hf_weights(tiny_smollm2(), folder)
     save_file({**tensors, "lm_head.weight": torch.zeros(300, 64)}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"with lm_head.weight, unknown to the model"):
+    with pytest.raises(ValueError, match=r"unexpected lm_head.weight"):
         load_hf_weights(tiny_smollm2(), folder)
 
 
-def _without(tensors: dict[str, torch.Tensor]) -> None:
+def _remove_layer(tensors: dict[str, torch.Tensor]) -> None:
     for name in [name for name in tensors if "layers.1" in name]:
         del tensors[name]
 
 
-def _other_shape(tensors: dict[str, torch.Tensor]) -> None:
+def _reshape_norm(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.norm.weight"] = torch.zeros(65)
 
 
-def _more(tensors: dict[str, torch.Tensor]) -> None:
+def _add_bias(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(64)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without, r"without model.layers.1.input_layernorm.weight, .* and 6 more"),
-        (_other_shape, r"model.norm.weight is \[65\] there, \[64\] in the model"),
-        (_more, r"with model.layers.0.self_attn.q_proj.bias, unknown to the model"),
+        (_remove_layer, r"missing model.layers.1.input_layernorm.weight, .* and 6 more"),
+        (_reshape_norm, r"model.norm.weight has shape \[65\], expected \[64\]"),
+        (_add_bias, r"unexpected model.layers.0.self_attn.q_proj.bias"),
     ],
 )
-def test_another_models_tensors_are_named(folder: Path, change: Any, message: str) -> None:
+def test_weights_of_another_model_are_rejected(folder: Path, change: Any, message: str) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(ValueError, match=f"the weights in .* are another model's: {message}"):
+    with pytest.raises(ValueError, match=f"the weights in .* do not match the model: {message}"):
         load_hf_weights(tiny_smollm2(), folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_theta": 1e4}, "rope_base is 10000.0 there, 100000.0 in the model"),
-        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_base is 5.0 there"),
-        ({"num_attention_heads": 8, "head_dim": None}, "num_heads is 8 there, 4 in the model; head_dim is 8"),
-        ({"vocab_size": 400}, "vocab_size is 400 there, 300 in the model"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu' is supported"),
-        ({"model_type": "mamba"}, "model_type 'mamba' is not supported, only llama"),
+        ({"rope_theta": 1e4}, "rope_base is 10000.0, expected 100000.0"),
+        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_base is 5.0, expected "),
+        ({"num_attention_heads": 8, "head_dim": None}, "num_heads is 8, expected 4; head_dim is 8"),
+        ({"vocab_size": 400}, "vocab_size is 400, expected 300"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is supported"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; expected one of llama"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},
             "embeddings of type 'yarn' are not supported",
         ),
-        ({"hidden_size": None}, "there is no 'hidden_size'"),
+        ({"hidden_size": None}, "key 'hidden_size' is missing"),
     ],
 )
-def test_a_config_of_another_model_is_refused(folder: Path, change: dict[str, Any], message: str) -> None:
+def test_config_of_another_model_is_rejected(folder: Path, change: dict[str, Any], message: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     write(folder, config__json=json.dumps({**config, **change}))
     with pytest.raises(ValueError, match=f"config.json.*{message}"):
         load_hf_weights(tiny_smollm2(), folder)
 
 
-def test_architecture_survives_the_config_in_both_of_its_spellings() -> None:
+def test_architecture_round_trips_through_both_config_spellings() -> None:
     from transformers import LlamaConfig
 
     with torch.device("meta"):
@@ -247,13 +252,15 @@ def test_architecture_survives_the_config_in_both_of_its_spellings() -> None:
         assert architecture_from_hf(LlamaConfig(**config).to_dict()) == model.architecture
 
 
-def test_damaged_and_missing_files_are_named(folder: Path) -> None:
+def test_damaged_and_missing_files_are_reported(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"model.safetensors is damaged or cut short"):
         load_hf_weights(tiny_smollm2(), folder)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no model.safetensors .* nor pytorch_model.bin\) in"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights in .*; expected model.safetensors, .* or pytorch_model.bin"
+    ):
         load_hf_weights(tiny_smollm2(), folder)
     write(folder, config__json="{")
     with pytest.raises(ValueError, match=r"config.json is not valid JSON"):
@@ -264,7 +271,7 @@ def test_damaged_and_missing_files_are_named(folder: Path) -> None:
         load_hf_weights(tiny_smollm2(), folder.parent)
 
 
-def test_a_saved_folder_carries_its_tokenizer_and_where_to_stop(tmp_path: Path) -> None:
+def test_saved_folder_includes_the_tokenizer_and_stop_tokens(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = write(
@@ -283,7 +290,7 @@ def test_a_saved_folder_carries_its_tokenizer_and_where_to_stop(tmp_path: Path) 
     assert not (tmp_path / "model" / "notes.txt").exists()
 
 
-def test_where_to_stop_is_found_without_a_generation_config(tmp_path: Path) -> None:
+def test_stop_tokens_are_written_without_a_generation_config(tmp_path: Path) -> None:
     source = write(
         tmp_path / "source",
         tokenizer__json=tiny_tokenizer().to_str(),
@@ -294,11 +301,11 @@ def test_where_to_stop_is_found_without_a_generation_config(tmp_path: Path) -> N
     assert (config["eos_token_id"], config["pad_token_id"]) == (2, 0)
 
 
-def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_save_leaves_no_files(tmp_path: Path) -> None:
     model = tiny_smollm2()
     with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*: expected tokenizer.json, "):
         save_hf_folder(model, tmp_path / "model", tokenizer_directory=tmp_path)
     add_lora(model, "all-linear", rank=2, alpha=4.0)
-    with pytest.raises(ValueError, match=r"has LoRA adapters; merge them into it first \(merge_lora\)"):
+    with pytest.raises(ValueError, match=r"has LoRA adapters; merge them first \(merge_lora\)"):
         save_hf_folder(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

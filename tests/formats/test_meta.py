@@ -1,4 +1,4 @@
-"""Meta's own checkpoints become Hugging Face folders that mean the same."""
+"""Checkpoints in Meta's format convert to equivalent Hugging Face folders."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from tests.formats.exact import lifted
+from tests.formats.float64 import float64_transformers
 from tests.formats.tiny_meta import (
     CODE_LLAMA,
     LLAMA2,
@@ -21,7 +21,7 @@ from tests.formats.tiny_meta import (
     LLAMA3,
     LLAMA3_1,
     VOCAB,
-    metas_logits,
+    reference_logits,
     tiny_state,
     write_meta,
 )
@@ -39,7 +39,7 @@ def tokens() -> torch.Tensor:
     return torch.randint(VOCAB, (2, 40))
 
 
-def read(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / name).read_text())
     return values
 
@@ -50,51 +50,53 @@ def read(folder: Path, name: str = "config.json") -> dict[str, Any]:
     [(LLAMA2, 1), (LLAMA2_70B, 1), (CODE_LLAMA, 1), (LLAMA3, 0), (LLAMA3_1, 0)],
     ids=["llama2", "llama2-70b", "code-llama", "llama3", "llama3.1"],
 )
-def test_transformers_gets_metas_logits_from_the_folder(
+def test_transformers_computes_metas_logits_from_the_folder(
     tmp_path: Path, params: dict[str, Any], embeddings: int, n: int
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     state = tiny_state(params)
-    convert(write_meta(tmp_path / "meta", params, state, n, embeddings=embeddings), tmp_path / "ours")
-    with lifted():
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
-        assert theirs.dtype == torch.float64
-        logits = theirs(tokens()).logits
-    assert_near(logits, metas_logits(state, params, tokens()), FLOAT64)
-    assert read(tmp_path / "ours")["tie_word_embeddings"] is False
+    convert(write_meta(tmp_path / "meta", params, state, n, embeddings=embeddings), tmp_path / "converted")
+    with float64_transformers():
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "converted", attn_implementation="eager")
+        assert model.dtype == torch.float64
+        logits = model(tokens()).logits
+    assert_near(logits, reference_logits(state, params, tokens()), FLOAT64)
+    assert read_json(tmp_path / "converted")["tie_word_embeddings"] is False
 
 
-def test_equal_ends_of_a_stretched_model_are_tied_and_its_factor_is_that_of_llama_3_2(tmp_path: Path) -> None:
+def test_equal_embeddings_and_head_are_tied_with_the_rope_factor_of_llama_3_2(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     state = tiny_state(LLAMA3_1, tied=True)
-    convert(write_meta(tmp_path / "meta", LLAMA3_1, state), tmp_path / "ours")
-    assert "lm_head.weight" not in load_file(tmp_path / "ours/model.safetensors")
-    config = read(tmp_path / "ours")
+    convert(write_meta(tmp_path / "meta", LLAMA3_1, state), tmp_path / "converted")
+    assert "lm_head.weight" not in load_file(tmp_path / "converted/model.safetensors")
+    config = read_json(tmp_path / "converted")
     assert (config["tie_word_embeddings"], config["rope_scaling"]["factor"]) == (True, 32.0)
-    with lifted():
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
-        logits = theirs(tokens()).logits
-    assert_near(logits, metas_logits(state, LLAMA3_1, tokens(), 32.0), FLOAT64)
-    assert (logits - metas_logits(state, LLAMA3_1, tokens(), 8.0)).abs().max() > 1e-4
+    with float64_transformers():
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "converted", attn_implementation="eager")
+        logits = model(tokens()).logits
+    assert_near(logits, reference_logits(state, LLAMA3_1, tokens(), 32.0), FLOAT64)
+    assert (logits - reference_logits(state, LLAMA3_1, tokens(), 8.0)).abs().max() > 1e-4
 
 
-def test_weights_keep_their_dtype_and_bits_unless_another_is_asked_for(tmp_path: Path) -> None:
+def test_weights_keep_their_dtype_and_bits_unless_dtype_is_set(tmp_path: Path) -> None:
     state = {name: tensor.bfloat16() for name, tensor in tiny_state(LLAMA2).items()}
     write_meta(tmp_path / "meta", LLAMA2, state, 2)
-    convert(tmp_path / "meta", tmp_path / "own")
-    own = load_file(tmp_path / "own/model.safetensors")
-    assert torch.equal(own["model.layers.1.mlp.down_proj.weight"], state["layers.1.feed_forward.w2.weight"])
-    by_hand = state["layers.0.attention.wk.weight"].view(4, 8, 2, 64)  # [h, head_dim / 2, 2, d]
-    by_hand = torch.cat([by_hand[:, :, 0], by_hand[:, :, 1]], dim=1).flatten(0, 1)
-    assert torch.equal(own["model.layers.0.self_attn.k_proj.weight"], by_hand)
-    assert read(tmp_path / "own")["torch_dtype"] == "bfloat16"
-    convert(tmp_path / "meta", tmp_path / "wide", dtype=torch.float32)
-    wide = load_file(tmp_path / "wide/model.safetensors")
-    assert own.keys() == wide.keys()
-    assert all(torch.equal(wide[name], own[name].float()) for name in own)
-    assert read(tmp_path / "wide")["torch_dtype"] == "float32"
+    convert(tmp_path / "meta", tmp_path / "bfloat16")
+    weights = load_file(tmp_path / "bfloat16/model.safetensors")
+    assert torch.equal(
+        weights["model.layers.1.mlp.down_proj.weight"], state["layers.1.feed_forward.w2.weight"]
+    )
+    expected = state["layers.0.attention.wk.weight"].view(4, 8, 2, 64)  # [h, head_dim / 2, 2, d]
+    expected = torch.cat([expected[:, :, 0], expected[:, :, 1]], dim=1).flatten(0, 1)
+    assert torch.equal(weights["model.layers.0.self_attn.k_proj.weight"], expected)
+    assert read_json(tmp_path / "bfloat16")["torch_dtype"] == "bfloat16"
+    convert(tmp_path / "meta", tmp_path / "float32", dtype=torch.float32)
+    float32_weights = load_file(tmp_path / "float32/model.safetensors")
+    assert weights.keys() == float32_weights.keys()
+    assert all(torch.equal(float32_weights[name], weights[name].float()) for name in weights)
+    assert read_json(tmp_path / "float32")["torch_dtype"] == "float32"
 
 
 LLAMA2_7B = """{"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-05, "vocab_size": -1}"""
@@ -130,7 +132,7 @@ LLAMA3_2_3B = """{"dim": 3072, "ffn_dim_multiplier": 1.0, "multiple_of": 256, "n
         (llama3.llama3_2_3b, LLAMA3_2_3B),
     ],
 )
-def test_published_params_are_the_architectures_of_the_hubs_configs(
+def test_published_params_give_the_architectures_of_the_model_builders(
     tmp_path: Path, builder: Any, text: str
 ) -> None:
     with torch.device("meta"):
@@ -141,106 +143,116 @@ def test_published_params_are_the_architectures_of_the_hubs_configs(
     assert params.architecture(vocab_size, tied_embeddings=expected.tied_embeddings) == expected
 
 
-def test_llama_2s_tokenizer_comes_along_and_transformers_reads_it(tmp_path: Path) -> None:
+def test_llama_2_tokenizer_converts_for_transformers(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    convert(write_meta(tmp_path / "meta", LLAMA2), tmp_path / "ours")
+    convert(write_meta(tmp_path / "meta", LLAMA2), tmp_path / "converted")
     backend = SentencePieceProcessor(model_file=str(tmp_path / "meta/tokenizer.model"))
-    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "ours"), auto_tokenizer(str(tmp_path / "ours"))
-    assert isinstance(ours, HFTokenizer)
+    reference = AutoTokenizer.from_pretrained(tmp_path / "converted")
+    tokenizer = auto_tokenizer(str(tmp_path / "converted"))
+    assert isinstance(tokenizer, HFTokenizer)
     for text in TEXTS:
-        assert theirs(text)["input_ids"] == [1, *backend.encode(text)]
-        assert ours.encode(text, add_eos=False) == [1, *backend.encode(text)]
-    written = SentencePieceTokenizer(str(tmp_path / "meta"))
+        assert reference(text)["input_ids"] == [1, *backend.encode(text)]
+        assert tokenizer.encode(text, add_eos=False) == [1, *backend.encode(text)]
+    source_tokenizer = SentencePieceTokenizer(str(tmp_path / "meta"))
     for text in ("<s>these words</s><s>of them", "</s> these", *SPECIAL_TEXTS):
-        assert ours.encode(text) == written.encode(text)
+        assert tokenizer.encode(text) == source_tokenizer.encode(text)
     for text in ("<s>these words</s><s>of them</s>", *SPECIAL_TEXTS):
-        assert theirs(text, add_special_tokens=False)["input_ids"] == written.encode_template(text)
-        assert ours.encode_template(text) == written.encode_template(text)
-    assert (theirs.bos_token, theirs.eos_token, theirs.unk_token) == ("<s>", "</s>", "<unk>")
+        assert reference.encode(text, add_special_tokens=False) == source_tokenizer.encode_template(text)
+        assert tokenizer.encode_template(text) == source_tokenizer.encode_template(text)
+    assert (reference.bos_token, reference.eos_token, reference.unk_token) == ("<s>", "</s>", "<unk>")
     for name in ("config.json", "generation_config.json"):
-        values = read(tmp_path / "ours", name)
+        values = read_json(tmp_path / "converted", name)
         assert (values["bos_token_id"], values["eos_token_id"]) == (1, 2)
 
 
-def test_a_tokenizer_that_changes_texts_is_copied_alone(tmp_path: Path) -> None:
+def test_normalizing_tokenizer_is_copied_without_a_tokenizer_json(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 10), model_writer=model, vocab_size=35, minloglevel=2
     )
     (folder / "tokenizer.model").write_bytes(model.getvalue())
-    convert(folder, tmp_path / "ours")
-    assert not (tmp_path / "ours/tokenizer.json").exists()
-    assert read(tmp_path / "ours", "tokenizer_config.json")["tokenizer_class"] == "LlamaTokenizer"
-    assert isinstance(auto_tokenizer(str(tmp_path / "ours")), SentencePieceTokenizer)
+    convert(folder, tmp_path / "converted")
+    assert not (tmp_path / "converted/tokenizer.json").exists()
+    assert read_json(tmp_path / "converted", "tokenizer_config.json")["tokenizer_class"] == "LlamaTokenizer"
+    assert isinstance(auto_tokenizer(str(tmp_path / "converted")), SentencePieceTokenizer)
 
 
-def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_tokenizer_may_be_in_another_folder(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta", LLAMA2)
-    elsewhere = tmp_path / "tokenizer.model"
-    (tmp_path / "meta/tokenizer.model").rename(elsewhere)
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer.model in .*meta: name the model's"):
-        convert(tmp_path / "meta", tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
-    convert(tmp_path / "meta", tmp_path / "by_file", tokenizer=elsewhere)
+    moved = tmp_path / "tokenizer.model"
+    (tmp_path / "meta/tokenizer.model").rename(moved)
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.model in .*meta; pass the model's"):
+        convert(tmp_path / "meta", tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
+    convert(tmp_path / "meta", tmp_path / "by_file", tokenizer=moved)
     convert(tmp_path / "meta", tmp_path / "by_folder", tokenizer=tmp_path)
     for name in ("by_file", "by_folder"):
-        assert (tmp_path / name / "tokenizer.model").read_bytes() == elsewhere.read_bytes()
+        assert (tmp_path / name / "tokenizer.model").read_bytes() == moved.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"moe": {"num_experts": 8}}, "moe is not supported: only Llama 2, Code Llama and Llama 3 to 3.3"),
+        ({"moe": {"num_experts": 8}}, "moe is not supported; expected an unquantised text model of Llama 2"),
         ({"quantization_args": {"scheme": "int4"}, "lora_args": {}}, "lora_args, quantization_args is not"),
         ({"vision_chunk_size": 448}, "vision_chunk_size is not supported"),
         ({"n_heads": None}, "has no n_heads; fetch it again"),
         ({"dim": None, "norm_eps": None}, "has no dim, norm_eps"),
-        ({"dim": "64"}, "dim is '64', a whole number above 0 and below"),
-        ({"n_layers": 0}, "n_layers is 0, a whole number above 0"),
-        ({"norm_eps": True}, "norm_eps is True, a number above 0"),
-        ({"use_scaled_rope": "yes"}, "use_scaled_rope is 'yes', true or false"),
+        ({"dim": "64"}, "dim is '64'; expected a whole number above 0 and below"),
+        ({"n_layers": 0}, "n_layers is 0; expected a whole number above 0"),
+        ({"norm_eps": True}, "norm_eps is True; expected a number above 0"),
+        ({"use_scaled_rope": "yes"}, "use_scaled_rope is 'yes'; expected true or false"),
         ({"n_heads": 6}, "dim = 64 is not a multiple of n_heads = 6"),
         ({"n_heads": 64}, "head_dim = 1 is odd"),
         ({"n_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 4"),
         (
             {"multiple_of": 10**30},
-            r"multiple_of is 10+, a whole number above 0 and below 2\*\*31 is expected",
+            r"multiple_of is 10+; expected a whole number above 0 and below 2\*\*31",
         ),
-        ({"ffn_dim_multiplier": 1e300}, r"ffn_dim_multiplier is 1e\+300, a number above 0 and below"),
-        ({"ffn_dim_multiplier": 2.0**30}, "make a feed-forward 182,536,110,080 wide; fetch it again"),
+        (
+            {"ffn_dim_multiplier": 1e300},
+            r"ffn_dim_multiplier is 1e\+300; expected a number above 0 and below",
+        ),
+        (
+            {"ffn_dim_multiplier": 2.0**30},
+            "result in a feed-forward width of 182,536,110,080; fetch it again",
+        ),
         ({"dim": 2**30, "multiple_of": 2**30, "n_heads": 2}, ""),
-        ({"norm_eps": float("inf")}, "norm_eps is inf, a number above 0 and below"),
-        ({"norm_eps": float("nan")}, "norm_eps is nan, a number above 0"),
-        ({"rope_theta": float("inf"), "use_scaled_rope": True}, "rope_theta is inf, a number above 0"),
+        ({"norm_eps": float("inf")}, "norm_eps is inf; expected a number above 0 and below"),
+        ({"norm_eps": float("nan")}, "norm_eps is nan; expected a number above 0"),
+        (
+            {"rope_theta": float("inf"), "use_scaled_rope": True},
+            "rope_theta is inf; expected a number above 0",
+        ),
         (
             {"rope_theta": 123.0},
-            "is known for a rope_theta of 10,000, 500,000, 1,000,000 only, not for 123.0",
+            "rope_theta is 123.0, for which .* is unknown; expected one of 10,000, 500,000, 1,000,000",
         ),
     ],
 )
-def test_params_that_are_wrong_or_not_supported_are_named(
+def test_invalid_and_unsupported_params_are_rejected(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     write_meta(tmp_path / "meta", {**LLAMA2, **change}, tiny_state(LLAMA2), 1)
     with pytest.raises(ValueError, match=rf"meta/params.json:? .*{message}|meta/params.json: {message}"):
-        convert(tmp_path / "meta", tmp_path / "ours")
+        convert(tmp_path / "meta", tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
-def _edit(folder: Path, i: int, change: Any) -> None:
+def _edit_shard(folder: Path, i: int, change: Any) -> None:
     path = folder / f"consolidated.{i:02}.pth"
     state = torch.load(path, weights_only=True)
     change(state)
     torch.save(state, path)
 
 
-def _without(name: str) -> Any:
+def _remove(name: str) -> Any:
     return lambda state: state.pop(name)
 
 
-def _with(name: str, *shape: int) -> Any:
+def _set(name: str, *shape: int) -> Any:
     return lambda state: state.update({name: torch.zeros(shape)})
 
 
@@ -249,108 +261,110 @@ def _with(name: str, *shape: int) -> Any:
     [
         (
             1,
-            _without("norm.weight"),
-            r"consolidated.01.pth is without norm.weight, which files beside it hold",
+            _remove("norm.weight"),
+            r"consolidated.01.pth has no norm.weight, which the other files contain",
         ),
-        (0, _without("output.weight"), r"consolidated.00.pth is without output.weight, which files beside"),
+        (0, _remove("output.weight"), r"consolidated.00.pth has no output.weight, which the other files"),
         (
             1,
-            _with("layers.0.attention.wo.weight", 64, 31),
-            r"wo.weight is \[64, 31\] in .*01.pth and \[64, 32\] in",
+            _set("layers.0.attention.wo.weight", 64, 31),
+            r"wo.weight has shape \[64, 31\] in .*01.pth and \[64, 32\] in",
         ),
         (
             0,
-            _with("tok_embeddings.weight", 320, 30),
-            r"tok_embeddings.weight is \[320, 30\] in .*00.pth: 64 columns",
+            _set("tok_embeddings.weight", 320, 30),
+            r"tok_embeddings.weight has shape \[320, 30\] in .*00.pth; expected 64 columns",
         ),
         (
             0,
-            _with("layers.0.attention.wq.weight", 16, 64),
-            r"no consolidated.02.pth in .*: .*00.pth holds one of 4",
+            _set("layers.0.attention.wq.weight", 16, 64),
+            r"no consolidated.02.pth in .*: .*00.pth is 1 of 4 files, ",
         ),
         (
             0,
-            _with("layers.0.attention.wq.weight", 64, 64),
-            r"has 2 files, but consolidated.00.pth holds one of 1 ",
+            _set("layers.0.attention.wq.weight", 64, 64),
+            r"has 2 files, but consolidated.00.pth is 1 of 1, ",
         ),
     ],
 )
-def test_files_that_do_not_go_together_are_named(tmp_path: Path, i: int, change: Any, message: str) -> None:
+def test_inconsistent_shards_are_rejected(tmp_path: Path, i: int, change: Any, message: str) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2, n=2)
-    _edit(folder, i, change)
+    _edit_shard(folder, i, change)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        convert(folder, tmp_path / "ours")
+        convert(folder, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("layers.1.ffn_norm.weight"), "without layers.1.ffn_norm.weight"),
-        (_without("output.weight"), "without output.weight"),
-        (_without("tok_embeddings.weight"), "holds tok_embeddings.weight; fetch them again"),
-        (_with("layers.1.attention.bq.bias", 64), "with layers.1.attention.bq.bias, unknown to the model"),
-        (_with("layers.2.ffn_norm.weight", 64), "with layers.2.ffn_norm.weight, unknown to the model"),
+        (_remove("layers.1.ffn_norm.weight"), "missing layers.1.ffn_norm.weight"),
+        (_remove("output.weight"), "missing output.weight"),
+        (_remove("tok_embeddings.weight"), "contains tok_embeddings.weight; fetch them again"),
+        (_set("layers.1.attention.bq.bias", 64), "unexpected layers.1.attention.bq.bias"),
+        (_set("layers.2.ffn_norm.weight", 64), "unexpected layers.2.ffn_norm.weight"),
         (
-            _with("layers.0.feed_forward.w1.weight", 200, 64),
-            r"w1.weight is \[200, 64\] there, \[192, 64\] in the",
+            _set("layers.0.feed_forward.w1.weight", 200, 64),
+            r"w1.weight has shape \[200, 64\], expected \[192, 64\]",
         ),
         (
-            _with("layers.0.attention.wq.weight", 96, 64),
-            r"wq.weight is \[96, 64\] there, \[64, 64\] in the model",
+            _set("layers.0.attention.wq.weight", 96, 64),
+            r"wq.weight has shape \[96, 64\], expected \[64, 64\]",
         ),
-        (_with("layers.0.attention.wq.weight"), r"wq.weight is \[\] there, \[64, 64\] in the model"),
-        (_with("layers.0.attention.wv.weight"), r"wv.weight is \[\] there, \[64, 64\] in the model"),
-        (_with("layers.0.attention.wo.weight", 64), r"wo.weight is \[64\] there, \[64, 64\] in the model"),
-        (_with("norm.weight", 65), r"norm.weight is \[65\] there, \[64\] in the model"),
+        (_set("layers.0.attention.wq.weight"), r"wq.weight has shape \[\], expected \[64, 64\]"),
+        (_set("layers.0.attention.wv.weight"), r"wv.weight has shape \[\], expected \[64, 64\]"),
+        (_set("layers.0.attention.wo.weight", 64), r"wo.weight has shape \[64\], expected \[64, 64\]"),
+        (_set("norm.weight", 65), r"norm.weight has shape \[65\], expected \[64\]"),
         (
-            _with("layers.0.attention.wk.weight", 32, 64),
-            r"wk.weight is \[32, 64\] there, \[64, 64\] in the model",
+            _set("layers.0.attention.wk.weight", 32, 64),
+            r"wk.weight has shape \[32, 64\], expected \[64, 64\]",
         ),
         (
             lambda state: state.update({"norm.weight": torch.ones(64).int()}),
-            "quantised model, by the dtype of norm.weight",
+            "quantised model, according to the dtype of norm.weight",
         ),
     ],
 )
-def test_missing_further_and_misshapen_tensors_are_named(tmp_path: Path, change: Any, message: str) -> None:
+def test_missing_unexpected_and_misshapen_tensors_are_rejected(
+    tmp_path: Path, change: Any, message: str
+) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
-    _edit(folder, 0, change)
+    _edit_shard(folder, 0, change)
     with pytest.raises(ValueError, match=f"meta.*{message}"):
-        convert(folder, tmp_path / "ours")
+        convert(folder, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("params.json", "no params.json in .*meta; Meta's checkpoints have one"),
+        ("params.json", "no params.json in .*meta; expected it next to"),
         ("consolidated.00.pth", "no consolidated.00.pth in .*meta; fetch it"),
         ("consolidated.02.pth", "no consolidated.02.pth in .*meta; fetch it"),
         (
             "consolidated.03.pth",
-            "no consolidated.03.pth in .*meta: .* of 4 files 3 are there; fetch the rest",
+            "no consolidated.03.pth in .*meta: .* is 1 of 4 files, .* but the folder has 3; fetch the missing",
         ),
         ("tokenizer.model", "no tokenizer.model in .*meta"),
     ],
 )
-def test_missing_files_are_named(tmp_path: Path, name: str, message: str) -> None:
+def test_missing_files_are_reported(tmp_path: Path, name: str, message: str) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2, n=4)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=message):
-        convert(folder, tmp_path / "ours")
+        convert(folder, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
-def test_weights_alone_are_known_to_be_metas(tmp_path: Path) -> None:
+def test_metas_weights_are_recognized_without_params(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
     (folder / "params.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no params.json in .*meta; Meta's checkpoints have one"):
-        convert(folder, tmp_path / "ours")
+    with pytest.raises(FileNotFoundError, match=r"no params.json in .*meta; expected it next to"):
+        convert(folder, tmp_path / "converted")
 
 
-class Runs:
-    """Runs a command when it is unpickled, as a hostile checkpoint does."""
+class HostilePickle:
+    """An object that creates a folder when unpickled, as a hostile checkpoint could."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
@@ -359,46 +373,46 @@ class Runs:
         return os.mkdir, (self.trace,)
 
 
-def test_damaged_files_and_such_that_run_code_are_refused(tmp_path: Path) -> None:
+def test_damaged_files_and_pickled_code_are_rejected(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
     path = folder / "consolidated.00.pth"
-    whole = path.read_bytes()
-    torch.save({"norm.weight": Runs(str(tmp_path / "trace"))}, path)
-    with pytest.raises(ValueError, match=r"consolidated.00.pth holds posix.mkdir beside tensors"):
-        convert(folder, tmp_path / "ours")
+    contents = path.read_bytes()
+    torch.save({"norm.weight": HostilePickle(str(tmp_path / "trace"))}, path)
+    with pytest.raises(ValueError, match=r"consolidated.00.pth contains posix.mkdir in addition to tensors"):
+        convert(folder, tmp_path / "converted")
     assert not (tmp_path / "trace").exists()
-    for length in (0, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"consolidated.00.pth is damaged, or holds more"):
-            convert(folder, tmp_path / "ours")
+    for length in (0, 100, len(contents) // 2, len(contents) - 1):
+        path.write_bytes(contents[:length])
+        with pytest.raises(ValueError, match=r"consolidated.00.pth is damaged, or contains objects"):
+            convert(folder, tmp_path / "converted")
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="something else than tensors by name"):
-        convert(folder, tmp_path / "ours")
-    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="is not a checkpoint; expected a dict of tensors by name"):
+        convert(folder, tmp_path / "converted")
+    path.write_bytes(contents)
     (folder / "params.json").write_text("{")
     with pytest.raises(ValueError, match=r"params.json is not valid JSON"):
-        convert(folder, tmp_path / "ours")
+        convert(folder, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
-def test_neighbours_that_share_key_value_heads_must_hold_the_same(tmp_path: Path) -> None:
+def test_shards_that_share_key_value_heads_must_agree(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2_70B, n=4)
-    _edit(folder, 3, lambda state: state["layers.1.attention.wk.weight"].zero_())
+    _edit_shard(folder, 3, lambda state: state["layers.1.attention.wk.weight"].zero_())
     with pytest.raises(
-        ValueError, match=r"layers.1.attention.wk.weight of .*consolidated.03.pth is not that of"
+        ValueError, match=r"layers.1.attention.wk.weight in .*consolidated.03.pth differs from"
     ):
-        convert(folder, tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
+        convert(folder, tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
 
 
-def test_layers_that_no_file_has_room_for_are_refused_at_once(tmp_path: Path) -> None:
+def test_excessive_layer_count_is_rejected_immediately(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
     (folder / "params.json").write_text(json.dumps({**LLAMA2, "n_layers": 2**30}))
-    with pytest.raises(ValueError, match=r"speaks of 1073741824 layers, the files beside it hold 21 tensors"):
-        convert(folder, tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"n_layers is 1073741824, but the weight files have 21 tensors"):
+        convert(folder, tmp_path / "converted")
 
 
-def test_a_tokenizer_that_is_damaged_or_too_large_is_refused(tmp_path: Path) -> None:
+def test_damaged_or_oversized_tokenizer_is_rejected(tmp_path: Path) -> None:
     state = tiny_state(LLAMA2)
     state |= {name: state[name][:290] for name in ("tok_embeddings.weight", "output.weight")}
     folder = write_meta(tmp_path / "meta", LLAMA2, state)
@@ -406,29 +420,32 @@ def test_a_tokenizer_that_is_damaged_or_too_large_is_refused(tmp_path: Path) -> 
         ValueError,
         match=r"tokenizer of .*meta cannot be used: .* has 3\d\d ids and the model's embedding 290",
     ):
-        convert(folder, tmp_path / "ours")
+        convert(folder, tmp_path / "converted")
     (folder / "tokenizer.model").write_bytes(b"\x0adamaged")
     with pytest.raises(ValueError, match="is not a SentencePiece model, or is damaged; fetch it again"):
-        convert(folder, tmp_path / "ours")
+        convert(folder, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
 @pytest.mark.slow
-def test_llama_3s_tokenizer_becomes_a_tokenizer_json(tmp_path: Path) -> None:
+def test_llama_3_tokenizer_converts_to_a_tokenizer_json(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     params = {**LLAMA3_1, "vocab_size": 128_256, "dim": 16, "n_heads": 2, "n_kv_heads": 1, "n_layers": 1}
     state = tiny_state({**params}, vocab_size=128_256)
     folder = write_meta(tmp_path / "meta", params, {k: v.bfloat16() for k, v in state.items()})
-    longer = itertools.chain.from_iterable(itertools.product(range(97, 123), repeat=n) for n in (2, 3, 4))
-    ranks = itertools.islice(itertools.chain(([b] for b in range(256)), longer), 128_000)
-    lines = [b"%s %d\n" % (base64.b64encode(bytes(token)), i) for i, token in enumerate(ranks)]
+    longer_tokens = itertools.chain.from_iterable(
+        itertools.product(range(97, 123), repeat=n) for n in (2, 3, 4)
+    )
+    vocabulary = itertools.islice(itertools.chain(([b] for b in range(256)), longer_tokens), 128_000)
+    lines = [b"%s %d\n" % (base64.b64encode(bytes(token)), i) for i, token in enumerate(vocabulary)]
     (folder / "tokenizer.model").write_bytes(b"".join(lines))
-    convert(folder, tmp_path / "ours")
-    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "ours"), auto_tokenizer(str(tmp_path / "ours"))
-    assert theirs("hello 12")["input_ids"] == ours.encode("hello 12", add_eos=False)
-    config = read(tmp_path / "ours")
+    convert(folder, tmp_path / "converted")
+    reference = AutoTokenizer.from_pretrained(tmp_path / "converted")
+    tokenizer = auto_tokenizer(str(tmp_path / "converted"))
+    assert reference("hello 12")["input_ids"] == tokenizer.encode("hello 12", add_eos=False)
+    config = read_json(tmp_path / "converted")
     assert (config["bos_token_id"], config["eos_token_id"]) == (128_000, [128_001, 128_008, 128_009])
     (folder / "tokenizer.model").write_bytes(b"".join(lines[:-1]))
     with pytest.raises(ValueError, match="has 127,999 tokens, Llama 3's has 128,000"):
-        convert(folder, tmp_path / "cut")
+        convert(folder, tmp_path / "truncated")

@@ -1,4 +1,4 @@
-"""Adapter folders go to PEFT and come back, with the same logits."""
+"""Adapter folders are exchanged with PEFT, with the same logits."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tests.formats.exact import lifted
+from tests.formats.float64 import float64_transformers
 from tests.models.tiny import random_tokens, tiny_smollm2, write
 from tests.modules.adapters import KINDS, adapted, randomize_adapters
 from tests.tolerance import FLOAT64, assert_near, bound
@@ -25,7 +25,7 @@ from torchtune.formats import (
 )
 from torchtune.modules import AdapterKind, Decoder, adapted_layers, add_lora, has_adapters, lora_state
 
-# PEFT asks transformers by an attribute that transformers 5.23 has renamed.
+# PEFT reads an attribute that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -39,8 +39,8 @@ LLAMA_LIKE = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": LLAMA_LIKE,
-    "Phi3": {**LLAMA_LIKE, "original_max_position_embeddings": 64},  # several of our weights lie in one
-    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},  # weights lie the other way round
+    "Phi3": {**LLAMA_LIKE, "original_max_position_embeddings": 64},  # stores fused weights
+    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},  # stores transposed weights
 }
 TARGETS = {
     "Llama": ["q_proj", "v_proj", "down_proj"],
@@ -50,38 +50,38 @@ TARGETS = {
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
-def base_of(family: str, folder: Path, **settings: Any) -> Path:
-    """Write a small model of transformers."""
+def write_base(family: str, folder: Path, **settings: Any) -> Path:
+    """Write a small transformers model; return its folder."""
     import transformers
 
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
         **FAMILIES[family], **settings, vocab_size=300, pad_token_id=0
     )
-    make: Any = transformers.AutoModelForCausalLM.from_config
-    model = make(config)
+    build_model: Any = transformers.AutoModelForCausalLM.from_config
+    model = build_model(config)
     for name, parameter in model.named_parameters():
         parameter.data.normal_(1.0 if "norm" in name or ".ln_" in name else 0.0, 0.3)
     model.save_pretrained(folder)
     return folder
 
 
-def theirs_of(folder: Path) -> Any:
+def load_transformers(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     return model.eval()
 
 
-def ours_of(folder: Path) -> Decoder:
-    """Load a folder's model in float64."""
+def load_float64(folder: Path) -> Decoder:
+    """Load the model of a folder in float64."""
     model = hf_decoder(str(folder)).double()
     load_hf_weights(model, folder)
     return model
 
 
-def lora_config(family: str, kind: dict[str, Any], **more: Any) -> Any:
-    """Say to PEFT what `add_lora` is told by a kind; weights are random, and change something."""
+def lora_config(family: str, kind: dict[str, Any], **settings: Any) -> Any:
+    """Return the PEFT config that corresponds to `add_lora(**kind)`, with random weights in both factors."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -92,40 +92,40 @@ def lora_config(family: str, kind: dict[str, Any], **more: Any) -> Any:
         init_lora_weights=False,
         use_rslora=kind.get("rank_stabilized", False),
         use_dora=kind.get("kind") == "dora",
-        **more,
+        **settings,
     )
 
 
-def pefts_adapter(base: Path, folder: Path, config: Any) -> Any:
-    """Let PEFT write an adapter, and return the adapted model."""
+def write_peft_adapter(base: Path, folder: Path, config: Any) -> Any:
+    """Write a random adapter with PEFT; return PEFT's adapted model."""
     from peft import get_peft_model
 
-    theirs: Any = get_peft_model(theirs_of(base), config).eval()
-    for name, parameter in theirs.named_parameters():
+    peft_model: Any = get_peft_model(load_transformers(base), config).eval()
+    for name, parameter in peft_model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
         if "magnitude" in name:
             parameter.data.mul_(torch.empty_like(parameter).uniform_(0.7, 1.3))
-    theirs.save_pretrained(str(folder))
-    return theirs
+    peft_model.save_pretrained(str(folder))
+    return peft_model
 
 
-def logits_of(theirs: Any, tokens: Tensor, *, copied: bool = True) -> Tensor:
-    """Let PEFT's model, or a copy of it, compute in float64 throughout, rotary frequencies too."""
+def float64_logits(peft_model: Any, tokens: Tensor, *, copied: bool = True) -> Tensor:
+    """Return the logits of PEFT's model, or of a copy, in float64 throughout, rotary frequencies included."""
     from transformers import AutoModelForCausalLM
 
-    wide = (copy.deepcopy(theirs) if copied else theirs).double()
-    make: Any = AutoModelForCausalLM.from_config
-    with lifted():
-        constants = dict(make(wide.config).named_buffers())
-        for name, buffer in wide.get_base_model().named_buffers():
+    model = (copy.deepcopy(peft_model) if copied else peft_model).double()
+    build_model: Any = AutoModelForCausalLM.from_config
+    with float64_transformers():
+        constants = dict(build_model(model.config).named_buffers())
+        for name, buffer in model.get_base_model().named_buffers():
             buffer.data = constants[name]
-        logits: Tensor = wide(tokens).logits
+        logits: Tensor = model(tokens).logits
     return logits
 
 
 def adapted_smollm2(targets: str | list[str] = "all-linear") -> Decoder:
-    """Build a tiny model with adapters that change something."""
+    """Build a tiny model with random adapters."""
     model = tiny_smollm2()
     add_lora(model, targets, rank=3, alpha=5.0, dropout=0.1)
     randomize_adapters(model, std=0.1)
@@ -134,48 +134,48 @@ def adapted_smollm2(targets: str | list[str] = "all-linear") -> Decoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Write the adapters of q_proj and v_proj."""
+    """Write an adapter of q_proj and v_proj."""
     save_peft_adapter(adapted_smollm2(["q_proj", "v_proj"]), tmp_path / "adapter", base_model="the/base")
     return tmp_path / "adapter"
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     return config
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["layers.1.self_attn.q_proj"]])
-def test_peft_gets_our_logits_from_our_folder(tmp_path: Path, targets: str | list[str]) -> None:
+def test_peft_computes_the_same_logits_from_a_saved_adapter(tmp_path: Path, targets: str | list[str]) -> None:
     from peft import PeftModel
 
     model, tokens = adapted_smollm2(targets), random_tokens(2, 9)
     save_hf_folder(tiny_smollm2(), tmp_path / "base")
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(tmp_path / "base"))
-    theirs = PeftModel.from_pretrained(theirs_of(tmp_path / "base"), tmp_path / "adapter")
-    assert_near(logits_of(theirs, tokens), model(tokens), FLOAT64)
+    peft_model = PeftModel.from_pretrained(load_transformers(tmp_path / "base"), tmp_path / "adapter")
+    assert_near(float64_logits(peft_model, tokens), model(tokens), FLOAT64)
     assert (tiny_smollm2()(tokens) - model(tokens)).abs().max() > 0.01
-    assert theirs.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
-    assert read(tmp_path / "adapter")["lora_dropout"] == 0.1
+    assert peft_model.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+    assert read_config(tmp_path / "adapter")["lora_dropout"] == 0.1
 
 
 @families
 @kinds
-def test_every_kind_goes_to_peft(tmp_path: Path, family: str, kind: dict[str, Any]) -> None:
+def test_peft_loads_every_kind_of_adapter(tmp_path: Path, family: str, kind: dict[str, Any]) -> None:
     from peft import PeftModel
 
-    base = base_of(family, tmp_path / "base")
-    model, tokens = ours_of(base), random_tokens(2, 9)
+    base = write_base(family, tmp_path / "base")
+    model, tokens = load_float64(base), random_tokens(2, 9)
     plain = model(tokens)
     add_lora(model, "all-linear", rank=3, alpha=5.0, **kind)
     randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
-    theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
+    peft_model = PeftModel.from_pretrained(load_transformers(base), tmp_path / "adapter")
     # PEFT holds the two factors of each of the two layers' seven adapters in float32.
-    assert_near(logits_of(theirs, tokens), model(tokens), bound(torch.float32, 2 * 7 * 2))
+    assert_near(float64_logits(peft_model, tokens), model(tokens), bound(torch.float32, 2 * 7 * 2))
     assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
-    again = ours_of(base)
-    load_peft_adapter(again, tmp_path / "adapter")
-    assert_near(again(tokens), model(tokens), FLOAT64)
+    reloaded = load_float64(base)
+    load_peft_adapter(reloaded, tmp_path / "adapter")
+    assert_near(reloaded(tokens), model(tokens), FLOAT64)
 
 
 PATTERNS: dict[str, dict[str, Any]] = {
@@ -194,35 +194,35 @@ PATTERNS: dict[str, dict[str, Any]] = {
 @families
 @kinds
 @pytest.mark.parametrize("has_patterns", [False, True])
-def test_every_kind_comes_from_peft_is_merged_and_goes_back(
+def test_every_kind_of_peft_adapter_is_loaded_merged_and_saved(
     tmp_path: Path, family: str, kind: dict[str, Any], has_patterns: bool
 ) -> None:
-    base, patterns = base_of(family, tmp_path / "base"), PATTERNS[family] if has_patterns else {}
-    theirs = pefts_adapter(base, tmp_path / "adapter", lora_config(family, kind, **patterns))
-    model, tokens = ours_of(base), random_tokens(2, 9)
+    base, patterns = write_base(family, tmp_path / "base"), PATTERNS[family] if has_patterns else {}
+    peft_model = write_peft_adapter(base, tmp_path / "adapter", lora_config(family, kind, **patterns))
+    model, tokens = load_float64(base), random_tokens(2, 9)
     plain = model(tokens)
     load_peft_adapter(model, tmp_path / "adapter")
-    assert_near(model(tokens), logits_of(theirs, tokens), FLOAT64)
+    assert_near(model(tokens), float64_logits(peft_model, tokens), FLOAT64)
     assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
 
-    save_peft_adapter(model, tmp_path / "back", base_model=str(base))
-    found = load_file(tmp_path / "back/adapter_model.safetensors")
+    save_peft_adapter(model, tmp_path / "resaved", base_model=str(base))
+    resaved = load_file(tmp_path / "resaved/adapter_model.safetensors")
     expected = load_file(tmp_path / "adapter/adapter_model.safetensors")
     torch.testing.assert_close(
-        {name: tensor.float() for name, tensor in found.items()}, expected, rtol=0, atol=0
+        {name: tensor.float() for name, tensor in resaved.items()}, expected, rtol=0, atol=0
     )
-    again = ours_of(base)
-    load_peft_adapter(again, tmp_path / "back")
-    assert torch.equal(again(tokens), model(tokens))
+    reloaded = load_float64(base)
+    load_peft_adapter(reloaded, tmp_path / "resaved")
+    assert torch.equal(reloaded(tokens), model(tokens))
 
     convert(tmp_path / "adapter", tmp_path / "adapter_only", base=base, keep_adapter=True)
     weights = load_file(tmp_path / "adapter_only/adapter_model.safetensors")
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
     merged = load_file(tmp_path / "merged/model.safetensors")
-    unloaded = theirs.merge_and_unload().state_dict()
+    unloaded = peft_model.merge_and_unload().state_dict()
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
-    # The product over up to five ranks is scaled and added to the weight; DoRA takes norms of rows of up to 96.
+    # Products over up to rank 5 are scaled and added to the weight; DoRA takes norms over up to 96 values.
     assert_near(merged, {name: unloaded[name] for name in merged}, bound(torch.float32, 96 + 5 + 2))
 
 
@@ -232,8 +232,8 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
 ) -> None:
     from peft import PeftModel
 
-    base = base_of("Phi3", tmp_path / "base")
-    model, tokens = ours_of(base).requires_grad_(requires_grad=False), random_tokens(2, 9)
+    base = write_base("Phi3", tmp_path / "base")
+    model, tokens = load_float64(base).requires_grad_(requires_grad=False), random_tokens(2, 9)
     for i, name in enumerate(
         ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj", "layers.1.mlp.up_proj"]
     ):
@@ -243,28 +243,28 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
         model.set_submodule(name, layer)
     randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
-    theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
+    peft_model = PeftModel.from_pretrained(load_transformers(base), tmp_path / "adapter")
     # PEFT holds the two factors of each adapter in float32.
-    assert_near(logits_of(theirs, tokens), model(tokens), bound(torch.float32, 3 * 2))
+    assert_near(float64_logits(peft_model, tokens), model(tokens), bound(torch.float32, 3 * 2))
 
 
-def test_layers_whose_ranks_differ_are_named_as_briefly_as_they_can_be(tmp_path: Path) -> None:
-    base = base_of("Phi3", tmp_path / "base")
-    model = ours_of(base)
+def test_rank_and_alpha_patterns_are_as_short_as_possible(tmp_path: Path) -> None:
+    base = write_base("Phi3", tmp_path / "base")
+    model = load_float64(base)
     add_lora(model, ["q_proj", "k_proj", "v_proj", "o_proj", "layers.1.mlp.gate_proj"], rank=4, alpha=6.0)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
-    found = read(tmp_path / "adapter")
-    assert (found["r"], found["lora_alpha"]) == (4, 6.0)
-    assert found["rank_pattern"] == {"qkv_proj": 12}
-    assert found["alpha_pattern"] == {"qkv_proj": 18.0}
-    assert "model.layers.1.mlp.gate_up_proj" in found["target_modules"]
+    config = read_config(tmp_path / "adapter")
+    assert (config["r"], config["lora_alpha"]) == (4, 6.0)
+    assert config["rank_pattern"] == {"qkv_proj": 12}
+    assert config["alpha_pattern"] == {"qkv_proj": 18.0}
+    assert "model.layers.1.mlp.gate_up_proj" in config["target_modules"]
 
 
-def test_dora_of_a_part_of_a_fused_layer_is_refused(tmp_path: Path) -> None:
-    model = ours_of(base_of("Phi3", tmp_path / "base"))
+def test_dora_of_part_of_a_fused_layer_is_rejected(tmp_path: Path) -> None:
+    model = load_float64(write_base("Phi3", tmp_path / "base"))
     add_lora(model, ["q_proj", "v_proj"], rank=4, alpha=6.0, kind="dora")
     message = (
-        r"phi3 hold q_proj, k_proj, v_proj as one layer, model.layers.0.self_attn.qkv_proj, .* and"
+        r"phi3 checkpoints store q_proj, k_proj, v_proj as one layer, model.layers.0.self_attn.qkv_proj, .* but"
         r" layers.0.self_attn.k_proj would have none; adapt all of q_proj, k_proj, v_proj, or none"
     )
     with pytest.raises(ValueError, match=message):
@@ -273,7 +273,7 @@ def test_dora_of_a_part_of_a_fused_layer_is_refused(tmp_path: Path) -> None:
         save_peft_adapter(model, tmp_path / "adapter", base_model=None)
 
 
-def test_adapters_of_several_kinds_are_refused(tmp_path: Path) -> None:
+def test_mixed_adapter_kinds_are_rejected(tmp_path: Path) -> None:
     model = tiny_smollm2()
     kinds: list[tuple[str, AdapterKind]] = [
         ("layers.0.mlp.up_proj", "lora"),
@@ -283,11 +283,11 @@ def test_adapters_of_several_kinds_are_refused(tmp_path: Path) -> None:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         model.set_submodule(name, adapted(linear, kind, rank=2, alpha=4.0))
-    with pytest.raises(ValueError, match="hold adapters of one kind, and the model has several"):
+    with pytest.raises(ValueError, match="holds adapters of one kind, but the model has several"):
         save_peft_adapter(model, tmp_path / "adapter", base_model=None)
 
 
-def test_a_saved_adapter_loads_to_the_bit(folder: Path) -> None:
+def test_saved_adapter_loads_bit_for_bit(folder: Path) -> None:
     model, expected = tiny_smollm2(), adapted_smollm2(["q_proj", "v_proj"])
     load_peft_adapter(model, folder)
     torch.testing.assert_close(lora_state(model), lora_state(expected), rtol=0, atol=0)
@@ -295,47 +295,53 @@ def test_a_saved_adapter_loads_to_the_bit(folder: Path) -> None:
     assert_near(model.eval()(random_tokens(1, 5)), expected(random_tokens(1, 5)), FLOAT64)
 
 
-def test_targets_are_named_as_briefly_as_they_can_be(tmp_path: Path, folder: Path) -> None:
-    assert read(folder)["target_modules"] == ["q_proj", "v_proj"]
+def test_target_modules_are_as_short_as_possible(tmp_path: Path, folder: Path) -> None:
+    assert read_config(folder)["target_modules"] == ["q_proj", "v_proj"]
     save_peft_adapter(adapted_smollm2(["layers.1.mlp.up_proj"]), tmp_path / "one", base_model=None)
-    assert read(tmp_path / "one")["target_modules"] == ["model.layers.1.mlp.up_proj"]
+    assert read_config(tmp_path / "one")["target_modules"] == ["model.layers.1.mlp.up_proj"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type is 'IA3', only 'LORA' is supported"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'; only 'LORA' is supported"),
         ({"use_dora": "yes"}, "use_dora is 'yes'; expected true or false"),
-        ({"use_rslora": 1}, "use_rslora is 1, true or false"),
-        ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head', a list of names of modules"),
+        ({"use_rslora": 1}, "use_rslora is 1; expected true or false"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head'; expected a list of module names"),
         ({"ensure_weight_tying": "yes"}, "ensure_weight_tying is 'yes'; expected true or false"),
-        ({"use_qalora": True}, "use_qalora is True, only False is supported"),
+        ({"use_qalora": True}, "use_qalora is True; only False is supported"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is"),
         (
             {"init_lora_weights": "pissa_niter_4"},
-            "init_lora_weights is 'pissa_niter_4', with which the adapter",
+            "init_lora_weights is 'pissa_niter_4', which changes the base weights",
         ),
         ({"r": None}, "r is None; expected a whole number above 0; fetch it again"),
-        ({"r": "3"}, "r is '3', a whole number"),
+        ({"r": "3"}, "r is '3'; expected a whole number"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number above 0"),
-        ({"lora_alpha": float("inf")}, "lora_alpha is inf, a number"),
-        ({"lora_alpha": True}, "lora_alpha is True, a number"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is inf; expected a number"),
+        ({"lora_alpha": True}, "lora_alpha is True; expected a number"),
         ({"lora_dropout": 1.0}, "lora_dropout is 1.0; expected a number from 0 to 1"),
         ({"lora_dropout": None}, "lora_dropout is None"),
         (
             {"rank_pattern": ["q_proj"]},
-            r"rank_pattern is \['q_proj'\]; expected an object of numbers by layers",
+            r"rank_pattern is \['q_proj'\]; expected an object that maps layers to numbers",
         ),
-        ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern of 'q_proj' is 2.5, a whole number above 0"),
-        ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern of 'q_proj' is '2', a number above 0"),
-        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern has '\(', which is no regular expression"),
-        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5, a folder, or the hub's name of a"),
+        (
+            {"rank_pattern": {"q_proj": 2.5}},
+            "rank_pattern of 'q_proj' is 2.5; expected a whole number above 0",
+        ),
+        ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern of 'q_proj' is '2'; expected a number above 0"),
+        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern has '\(', which is not a regular expression"),
+        (
+            {"base_model_name_or_path": 5},
+            "base_model_name_or_path is 5; expected a folder or the name of a model",
+        ),
     ],
 )
-def test_more_than_is_supported_and_wrong_values_are_refused(
+def test_unsupported_and_invalid_settings_are_rejected(
     folder: Path, change: dict[str, Any], message: str
 ) -> None:
-    write(folder, adapter_config__json=json.dumps({**read(folder), **change}))
+    write(folder, adapter_config__json=json.dumps({**read_config(folder), **change}))
     with pytest.raises(ValueError, match=f"adapter_config.json: {message}"):
         load_peft_adapter(tiny_smollm2(), folder)
 
@@ -349,22 +355,22 @@ LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
         (
             f"{LAYER}.lora_A.weight",
             torch.zeros(3, 65),
-            r"q_proj.lora_A.weight should be \[3, 64\], it is \[3, 65\]",
+            r"q_proj.lora_A.weight has shape \[3, 65\]; expected shape \[3, 64\]",
         ),
-        (f"{LAYER}.lora_B.weight", None, r"q_proj.lora_B.weight should be \[64, 3\], it is missing"),
+        (f"{LAYER}.lora_B.weight", None, r"q_proj.lora_B.weight is missing; expected shape \[64, 3\]"),
         (
             f"{LAYER}.lora_magnitude_vector",
             torch.zeros(64),
-            r"no place for base_model.*lora_magnitude_vector",
+            r"unexpected tensor base_model.*lora_magnitude_vector",
         ),
         (
             "base_model.model.model.layers.7.mlp.up_proj.lora_A.weight",
             torch.zeros(3, 64),
-            r"no place for base_model.model.model.layers.7.mlp.up_proj.lora_A.weight",
+            r"unexpected tensor base_model.model.model.layers.7.mlp.up_proj.lora_A.weight",
         ),
     ],
 )
-def test_another_models_adapter_is_refused(
+def test_adapter_of_another_model_is_rejected(
     folder: Path, name: str, tensor: torch.Tensor | None, message: str
 ) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -373,13 +379,17 @@ def test_another_models_adapter_is_refused(
         tensors[name] = tensor
     save_file(tensors, folder / "adapter_model.safetensors")
     model = tiny_smollm2()
-    with pytest.raises(ValueError, match=f"the adapter in .* is another model's.*: .*{message}"):
+    with pytest.raises(ValueError, match=f"the adapter in .* belongs to another model.*: .*{message}"):
         load_peft_adapter(model, folder)
     assert not has_adapters(model)
 
 
-@pytest.mark.parametrize(("tensor", "found"), [(None, "missing"), (torch.ones(64, 1), r"\[64, 1\]")])
-def test_every_layer_of_dora_has_a_magnitude(tmp_path: Path, tensor: Tensor | None, found: str) -> None:
+@pytest.mark.parametrize(
+    ("tensor", "problem"), [(None, "is missing"), (torch.ones(64, 1), r"has shape \[64, 1\]")]
+)
+def test_missing_or_misshapen_dora_magnitude_is_rejected(
+    tmp_path: Path, tensor: Tensor | None, problem: str
+) -> None:
     model = tiny_smollm2()
     add_lora(model, ["q_proj"], rank=3, alpha=5.0, kind="dora")
     save_peft_adapter(model, tmp_path / "adapter", base_model=None)
@@ -387,15 +397,17 @@ def test_every_layer_of_dora_has_a_magnitude(tmp_path: Path, tensor: Tensor | No
     tensors = load_file(file)
     del tensors[f"{LAYER}.lora_magnitude_vector"]
     save_file(tensors if tensor is None else {**tensors, f"{LAYER}.lora_magnitude_vector": tensor}, file)
-    with pytest.raises(ValueError, match=rf"{LAYER}.lora_magnitude_vector should be \[64\], it is {found}"):
+    with pytest.raises(ValueError, match=rf"{LAYER}.lora_magnitude_vector {problem}; expected shape \[64\]"):
         load_peft_adapter(tiny_smollm2(), tmp_path / "adapter")
 
 
-def test_missing_files_are_named(folder: Path) -> None:
+def test_missing_files_are_reported(folder: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors in"):
         load_peft_adapter(tiny_smollm2(), folder)
-    with pytest.raises(FileNotFoundError, match=r"no adapter_config.json in .*; a PEFT adapter folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no adapter_config.json in .*; expected a PEFT adapter folder"
+    ):
         load_peft_adapter(tiny_smollm2(), folder.parent)
-    with pytest.raises(ValueError, match="the model has no LoRA adapters to write"):
+    with pytest.raises(ValueError, match="the model has no LoRA adapters to save"):
         save_peft_adapter(tiny_smollm2(), folder.parent / "new", base_model=None)

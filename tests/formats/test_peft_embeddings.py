@@ -1,4 +1,4 @@
-"""Adapted and fully trained embeddings and output heads go to PEFT and come back, tied or not."""
+"""Adapted and fully trained embeddings and output heads, tied or untied, are exchanged with PEFT."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.formats.test_peft_adapter import base_of, logits_of, ours_of, theirs_of
+from tests.formats.test_peft_adapter import float64_logits, load_float64, load_transformers, write_base
 from tests.models.tiny import random_tokens
 from tests.modules.adapters import randomize_adapters
 from tests.tolerance import FLOAT64, assert_near, bound
@@ -23,9 +23,9 @@ from torchtune.formats import (
 from torchtune.modules import Decoder, add_lora, lora_state
 
 pytestmark = [
-    # PEFT asks transformers by an attribute that transformers 5.23 has renamed.
+    # PEFT reads an attribute that transformers 5.23 has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # It writes the base's embeddings next to their adapters, and says so; and that merging tied ones may fail.
+    # PEFT warns that it writes the base's embeddings with their adapters, and that merging tied ones may fail.
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True but the target:UserWarning"),
@@ -39,14 +39,14 @@ CHANGES = {
 }
 
 
-def folder_of(family: str, folder: Path) -> Path:
-    """Write a small model, whose head is its table unless it is plain Llama's."""
-    return base_of(family.partition(" ")[0], folder, tie_word_embeddings=family != "Llama")
+def write_family_base(family: str, folder: Path) -> Path:
+    """Write a small model with tied embeddings, except for plain Llama."""
+    return write_base(family.partition(" ")[0], folder, tie_word_embeddings=family != "Llama")
 
 
 def adapted_model(base: Path, change: dict[str, Any]) -> Decoder:
-    """Adapt a folder's model, whose head is its table unless it is Llama's, and change what is trained."""
-    model = ours_of(base)
+    """Load a model and randomize its adapters and trained modules; `lm_head` is dropped from a tied model."""
+    model = load_float64(base)
     if model.architecture.tied_embeddings:
         change = {key: [name for name in names if name != "lm_head"] for key, names in change.items()}
     add_lora(model, **change, rank=3, alpha=5.0)
@@ -56,44 +56,44 @@ def adapted_model(base: Path, change: dict[str, Any]) -> Decoder:
 
 @families
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_peft_gets_our_logits(tmp_path: Path, family: str, change: dict[str, Any]) -> None:
+def test_peft_computes_the_same_logits(tmp_path: Path, family: str, change: dict[str, Any]) -> None:
     from peft import PeftModel
 
-    base = folder_of(family, tmp_path / "base")
+    base = write_family_base(family, tmp_path / "base")
     model, tokens = adapted_model(base, change), random_tokens(2, 9)
-    plain = ours_of(base)(tokens)
+    plain = load_float64(base)(tokens)
     check_peft_adapter(model)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
-    theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
+    peft_model = PeftModel.from_pretrained(load_transformers(base), tmp_path / "adapter")
     # PEFT holds the factors of the adapters, and the modules, in float32.
-    assert_near(logits_of(theirs, tokens), model(tokens), bound(torch.float32, 2 * 4))
+    assert_near(float64_logits(peft_model, tokens), model(tokens), bound(torch.float32, 2 * 4))
     assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
 
-    again = ours_of(base)
-    load_peft_adapter(again, tmp_path / "adapter")
-    assert torch.equal(again(tokens), model(tokens))
-    assert lora_state(again).keys() == lora_state(model).keys()
-    same = adapted_model(base, change)
-    check_same_adapters(same, tmp_path / "adapter")
-    load_same_adapters(same, tmp_path / "adapter")
-    assert torch.equal(same(tokens), model(tokens))
+    reloaded = load_float64(base)
+    load_peft_adapter(reloaded, tmp_path / "adapter")
+    assert torch.equal(reloaded(tokens), model(tokens))
+    assert lora_state(reloaded).keys() == lora_state(model).keys()
+    resumed = adapted_model(base, change)
+    check_same_adapters(resumed, tmp_path / "adapter")
+    load_same_adapters(resumed, tmp_path / "adapter")
+    assert torch.equal(resumed(tokens), model(tokens))
 
 
-def pefts_folder(base: Path, folder: Path, **settings: Any) -> Any:
-    """Let PEFT write an adapter whose parts are all changed, and return the adapted model."""
+def write_peft_adapter(base: Path, folder: Path, **settings: Any) -> Any:
+    """Write an adapter with PEFT, all trained weights randomized; return PEFT's adapted model."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, task_type="CAUSAL_LM", **settings)
-    theirs: Any = get_peft_model(theirs_of(base), config).eval()
+    peft_model: Any = get_peft_model(load_transformers(base), config).eval()
     torch.manual_seed(5)
-    for name, parameter in theirs.named_parameters():
+    for name, parameter in peft_model.named_parameters():
         if "modules_to_save" in name or "lora_" in name:
             parameter.data.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(str(folder))
-    return theirs
+    peft_model.save_pretrained(str(folder))
+    return peft_model
 
 
-THEIRS: dict[str, dict[str, Any]] = {
+PEFT_SETTINGS: dict[str, dict[str, Any]] = {
     "adapters": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
     "modules": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
     "adapted table": {"target_modules": ["embed_tokens"]},
@@ -110,36 +110,38 @@ THEIRS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", ["Llama", "Llama tied"])
-@pytest.mark.parametrize("settings", THEIRS.values(), ids=THEIRS)
+@pytest.mark.parametrize("settings", PEFT_SETTINGS.values(), ids=PEFT_SETTINGS)
 @pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`:UserWarning")
-def test_pefts_folders_are_loaded_and_merged(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
-    base = folder_of(family, tmp_path / "base")
-    theirs = pefts_folder(base, tmp_path / "adapter", **settings)
+def test_peft_adapters_are_loaded_and_merged(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
+    base = write_family_base(family, tmp_path / "base")
+    peft_model = write_peft_adapter(base, tmp_path / "adapter", **settings)
     tokens = random_tokens(2, 9)
-    expected = logits_of(theirs, tokens, copied=False)
-    model = ours_of(base)
+    expected = float64_logits(peft_model, tokens, copied=False)
+    model = load_float64(base)
     load_peft_adapter(model, tmp_path / "adapter")
     assert_near(model(tokens), expected, FLOAT64)
 
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
-    merged = ours_of(tmp_path / "merged")
-    # Merged weights are rounded to float32, at each of the products of the two layers, and in embedding and head.
+    merged = load_float64(tmp_path / "merged")
+    # Merged weights are rounded to float32: in each product of the two layers, in the embedding and in the head.
     assert_near(merged(tokens), expected, bound(torch.float32, 2 * 8 + 2))
     assert_near(
-        theirs_of(tmp_path / "merged").double()(tokens).logits, merged(tokens), bound(torch.float32, 64)
+        load_transformers(tmp_path / "merged").double()(tokens).logits,
+        merged(tokens),
+        bound(torch.float32, 64),
     )
     stays_tied = family != "Llama" and settings.get("ensure_weight_tying", False)
     assert merged.architecture.tied_embeddings is stays_tied
     assert model.architecture.tied_embeddings is stays_tied
     if family != "Llama" and not stays_tied:
-        same = ours_of(base)
-        add_lora(same, ["q_proj"], rank=4, alpha=6.0)
+        other = load_float64(base)
+        add_lora(other, ["q_proj"], rank=4, alpha=6.0)
         with pytest.raises(ValueError, match=r"changes the embedding table and the output head differently"):
-            check_same_adapters(same, tmp_path / "adapter")
+            check_same_adapters(other, tmp_path / "adapter")
 
 
-def test_an_adapter_of_a_resized_vocabulary_says_how_to_resize_its_base(tmp_path: Path) -> None:
-    base = folder_of("Llama", tmp_path / "base")
+def test_error_for_a_resized_vocabulary_says_how_to_resize_the_base(tmp_path: Path) -> None:
+    base = write_family_base("Llama", tmp_path / "base")
     save_peft_adapter(adapted_model(base, CHANGES["modules"]), tmp_path / "adapter", base_model=str(base))
     file = tmp_path / "adapter/adapter_model.safetensors"
     tensors = load_file(file)
@@ -147,33 +149,35 @@ def test_an_adapter_of_a_resized_vocabulary_says_how_to_resize_its_base(tmp_path
         tensors[name] = torch.cat([tensors[name], tensors[name][:2]])
     save_file(tensors, file)
     message = (
-        r"lm_head.weight should be \[300, 32\], it is \[302, 32\]; its vocabulary was resized: resize the"
+        r"lm_head.weight has shape \[302, 32\]; expected shape \[300, 32\]; its vocabulary was resized:"
+        r" resize the base too"
     )
     with pytest.raises(ValueError, match=message):
-        load_peft_adapter(ours_of(base), tmp_path / "adapter")
+        load_peft_adapter(load_float64(base), tmp_path / "adapter")
 
 
-def test_other_modules_than_an_adapters_are_named_before_it_is_trained_further(tmp_path: Path) -> None:
-    base = folder_of("Llama", tmp_path / "base")
+def test_resuming_with_other_trained_modules_is_rejected(tmp_path: Path) -> None:
+    base = write_family_base("Llama", tmp_path / "base")
     save_peft_adapter(adapted_model(base, CHANGES["modules"]), tmp_path / "adapter", base_model=str(base))
     model = adapted_model(base, {"targets": ["down_proj"], "modules_to_save": ["embed_tokens"]})
-    message = r"lora.modules_to_save: .* is with other modules: lm_head.weight is one of that folder's alone"
+    message = r"lora.modules_to_save: .* trains other modules in full: lm_head.weight is only in the adapter"
     with pytest.raises(ValueError, match=message):
         check_same_adapters(model, tmp_path / "adapter")
 
 
-def test_a_part_of_a_checkpoints_tensor_is_not_trained_in_full(tmp_path: Path) -> None:
-    model = ours_of(base_of("Phi3", tmp_path / "base"))
+def test_training_part_of_a_fused_tensor_in_full_is_rejected(tmp_path: Path) -> None:
+    model = load_float64(write_base("Phi3", tmp_path / "base"))
     add_lora(model, ["down_proj"], rank=3, alpha=5.0, modules_to_save=["q_proj"])
     message = (
-        r"phi3 hold .*q_proj.weight.* as one tensor, model.layers.0.self_attn.qkv_proj.weight, and .*k_proj"
+        r"phi3 checkpoints store .*q_proj.weight.* as one tensor, model.layers.0.self_attn.qkv_proj.weight,"
+        r" but .*k_proj"
     )
     with pytest.raises(ValueError, match=message):
         check_peft_adapter(model)
 
 
-def test_modules_are_named_so_that_peft_finds_no_others(tmp_path: Path) -> None:
-    base = folder_of("Llama", tmp_path / "base")
+def test_saved_module_names_are_unambiguous(tmp_path: Path) -> None:
+    base = write_family_base("Llama", tmp_path / "base")
     save_peft_adapter(adapted_model(base, CHANGES["modules"]), tmp_path / "adapter", base_model=str(base))
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["modules_to_save"] == ["lm_head", "model.embed_tokens", "model.norm"]

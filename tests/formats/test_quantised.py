@@ -1,4 +1,4 @@
-"""Quantised folders are named as such wherever a folder is read, and never loaded as numbers."""
+"""Quantised folders are rejected wherever a folder is read; their codes are never loaded as weights."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torchtune.formats import convert, hf_decoder, load_hf_weights, save_hf_fold
 from torchtune.modules import Decoder, add_lora
 
 LAYER = "model.layers.0.mlp.up_proj"
-HINT = "use the folder of the unquantised model"
+HINT = "use the unquantised model"
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def with_config(folder: Path, **keys: Any) -> Path:
+def set_config_keys(folder: Path, **keys: Any) -> Path:
     config = json.loads((folder / "config.json").read_text())
     return write(folder, config__json=json.dumps({**config, **keys}))
 
 
-def with_tensors(folder: Path, change: Callable[[Tensor], dict[str, Tensor]]) -> Path:
-    """Replace a layer's weight by tensors, by the ends of their names."""
+def replace_weight(folder: Path, change: Callable[[Tensor], dict[str, Tensor]]) -> Path:
+    """Replace a layer's weight by tensors, given by the suffixes of their names."""
     tensors = load_file(folder / "model.safetensors")
     weight = tensors.pop(f"{LAYER}.weight")
     tensors |= {f"{LAYER}{end}": tensor for end, tensor in change(weight).items()}
@@ -58,17 +58,19 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "hqq": ({"quant_method": "hqq", "quant_config": {}}, "hqq"),
     "torchao": ({"quant_method": "torchao", "quant_type": {}}, "torchao"),
     "quanto": ({"quant_method": "quanto", "weights": "int8"}, "quanto"),
-    "a method of next year": ({"quant_method": "fp2"}, "fp2"),
+    "unknown method": ({"quant_method": "fp2"}, "fp2"),
     "nameless": ({"group_size": 64}, "an unknown method"),
 }
 
 
 @pytest.mark.parametrize(("settings", "method"), CONFIGS.values(), ids=CONFIGS)
-def test_the_config_names_the_method_before_weights_are_read(
+def test_config_reveals_the_method_before_weights_are_read(
     folder: Path, settings: dict[str, Any], method: str
 ) -> None:
-    with_config(folder, quantization_config=settings)
-    with pytest.raises(ValueError, match=rf"base holds a quantised model \({method}\), by .*{HINT}"):
+    set_config_keys(folder, quantization_config=settings)
+    with pytest.raises(
+        ValueError, match=rf"base holds a quantised model \({method}\), according to .*{HINT}"
+    ):
         hf_decoder(str(folder))
 
 
@@ -79,11 +81,13 @@ def test_the_config_names_the_method_before_weights_are_read(
         ("compression_config", {"quant_method": "sparseml"}, "sparseml"),
     ],
 )
-def test_other_keys_of_the_config_name_it_as_well(
+def test_other_config_keys_reveal_quantisation(
     folder: Path, key: str, settings: dict[str, Any], method: str
 ) -> None:
-    with_config(folder, **{key: settings})
-    with pytest.raises(ValueError, match=rf"quantised model \({method}\), by {key} in its config.json"):
+    set_config_keys(folder, **{key: settings})
+    with pytest.raises(
+        ValueError, match=rf"quantised model \({method}\), according to {key} in its config.json"
+    ):
         hf_decoder(str(folder))
 
 
@@ -95,19 +99,19 @@ def test_other_keys_of_the_config_name_it_as_well(
         ("hf_quant_config.json", {"quantization": {"quant_algo": "NVFP4"}}, "NVFP4"),
     ],
 )
-def test_files_of_their_own_name_it_too(
+def test_separate_quantisation_files_reveal_it(
     folder: Path, name: str, settings: dict[str, Any], method: str
 ) -> None:
     (folder / name).write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=rf"quantised model \({method}\), by its {name}"):
+    with pytest.raises(ValueError, match=rf"quantised model \({method}\), according to its {name}"):
         load_hf_weights(tiny_smollm2(), folder)
 
 
 @pytest.mark.parametrize(
     "settings", [None, {}, {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}]
 )
-def test_a_config_that_switches_quantisation_off_is_read(folder: Path, settings: Any) -> None:
-    model = hf_decoder(str(with_config(folder, quantization_config=settings)))
+def test_config_with_quantisation_disabled_is_accepted(folder: Path, settings: Any) -> None:
+    model = hf_decoder(str(set_config_keys(folder, quantization_config=settings)))
     load_hf_weights(model, folder)
 
 
@@ -151,16 +155,16 @@ TENSORS: dict[str, tuple[Callable[[Tensor], dict[str, Tensor]], str]] = {
         "MXFP4",
     ),
     "aqlm": (lambda _: {".codes": torch.zeros(96, 8, 1), ".codebooks": torch.zeros(1, 2, 1, 8)}, "AQLM"),
-    "a scale beside numbers": (lambda w: {".weight": w, ".weight_scale": torch.ones(1)}, "fp8 or int8 with"),
+    "floats with a scale": (lambda w: {".weight": w, ".weight_scale": torch.ones(1)}, "fp8 or int8 with"),
 }
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize(("change", "method"), TENSORS.values(), ids=TENSORS)
-def test_tensors_name_it_where_the_config_is_silent(
+def test_tensor_names_reveal_quantisation_without_a_config(
     folder: Path, change: Callable[[Tensor], dict[str, Tensor]], method: str, prefix: str
 ) -> None:
-    with_tensors(folder, change)
+    replace_weight(folder, change)
     tensors = load_file(folder / "model.safetensors")
     save_file({prefix + name: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
     model = Decoder(tiny_smollm2().architecture)
@@ -169,7 +173,7 @@ def test_tensors_name_it_where_the_config_is_silent(
         ValueError, match=rf"quantised model \({method}.*tensors {prefix}{LAYER}.*{HINT}"
     ) as caught:
         load_hf_weights(model, folder)
-    assert "another model" not in str(caught.value)
+    assert "do not match" not in str(caught.value)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
@@ -177,12 +181,14 @@ def test_tensors_name_it_where_the_config_is_silent(
     "dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64]
 )
 @pytest.mark.parametrize("is_pickle", [False, True])
-def test_codes_are_never_loaded_as_numbers(folder: Path, dtype: torch.dtype, *, is_pickle: bool) -> None:
-    with_tensors(folder, lambda weight: {".weight": weight.to(dtype)})
+def test_quantised_codes_are_never_loaded_as_weights(
+    folder: Path, dtype: torch.dtype, *, is_pickle: bool
+) -> None:
+    replace_weight(folder, lambda weight: {".weight": weight.to(dtype)})
     if is_pickle:
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    message = rf"quantised model, by the dtype of {LAYER}.weight .*{HINT}"
+    message = rf"quantised model, according to the dtype of {LAYER}.weight .*{HINT}"
     with pytest.raises(ValueError, match=message):
         load_hf_weights(tiny_smollm2(), folder)
     with pytest.raises(ValueError, match=message):
@@ -190,8 +196,8 @@ def test_codes_are_never_loaded_as_numbers(folder: Path, dtype: torch.dtype, *, 
     assert not (folder.parent / "converted").exists()
 
 
-def test_an_adapter_is_not_merged_into_a_quantised_base(folder: Path) -> None:
-    with_config(folder, quantization_config=CONFIGS["gptq"][0])
+def test_merging_into_a_quantised_base_is_rejected(folder: Path) -> None:
+    set_config_keys(folder, quantization_config=CONFIGS["gptq"][0])
     model = tiny_smollm2()
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     adapter = folder.parent / "adapter"
@@ -200,7 +206,7 @@ def test_an_adapter_is_not_merged_into_a_quantised_base(folder: Path) -> None:
         convert(adapter, folder.parent / "merged")
 
 
-def test_a_family_that_is_not_supported_is_named_before_its_quantisation(folder: Path) -> None:
-    with_config(folder, model_type="gpt_oss", quantization_config=CONFIGS["mxfp4"][0])
+def test_unsupported_family_is_reported_before_its_quantisation(folder: Path) -> None:
+    set_config_keys(folder, model_type="gpt_oss", quantization_config=CONFIGS["mxfp4"][0])
     with pytest.raises(ValueError, match="model_type 'gpt_oss' is not supported"):
         hf_decoder(str(folder))

@@ -1,4 +1,4 @@
-"""Checkpoints are read tensor by tensor: what is copied does not stay in memory, what is kept stays in its file."""
+"""Checkpoints are read tensor by tensor: copies release the file's memory, references stay backed by the file."""
 
 import json
 import re
@@ -16,14 +16,14 @@ MB = 2**20
 
 
 def resident(path: Path) -> int:
-    """Return how much of a file is mapped and in memory (bytes), as Linux tells."""
+    """Return how many bytes of a mapped file are in memory, from Linux's /proc."""
     maps = Path("/proc/self/smaps").read_text()
-    found = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)
-    return sum(map(int, found)) * 1024
+    sizes = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)
+    return sum(map(int, sizes)) * 1024
 
 
 def tensors() -> dict[str, Tensor]:
-    """Return 64 MB in 32 tensors."""
+    """Return 32 tensors, 64 MB in total."""
     return {f"t{i:02}": torch.full((MB,), float(i), dtype=torch.bfloat16) for i in range(32)}
 
 
@@ -37,26 +37,26 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_copied_does_not_stay_in_memory(file: Path) -> None:
+def test_copied_tensors_do_not_stay_in_memory(file: Path) -> None:
     files = one_file(file)
-    assert resident(file) < 2 * MB, "looking at shapes reads no tensor"
-    copies, most = {}, 0
+    assert resident(file) < 2 * MB, "reading shapes loads no tensor"
+    copies, peak = {}, 0
     for name in files.shapes:
         copies[name] = files.read(name).float()
-        most = max(most, resident(file))
-    assert 2 * MB <= most <= 24 * MB
+        peak = max(peak, resident(file))
+    assert 2 * MB <= peak <= 24 * MB
     assert all(torch.equal(copies[name], tensor.float()) for name, tensor in tensors().items())
 
 
-def test_what_is_kept_stays_backed_by_the_file(file: Path) -> None:
+def test_referenced_tensors_stay_backed_by_the_file(file: Path) -> None:
     files = one_file(file)
-    kept = {name: files.read(name) for name in files.shapes}
+    references = {name: files.read(name) for name in files.shapes}
     del files
-    assert all(torch.equal(kept[name], tensor) for name, tensor in tensors().items())
+    assert all(torch.equal(references[name], tensor) for name, tensor in tensors().items())
     assert resident(file) >= 60 * MB
 
 
-def test_a_part_of_a_tensor_reads_that_part_alone(tmp_path: Path) -> None:
+def test_slice_of_a_tensor_reads_only_that_slice(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"whole": torch.arange(16 * MB, dtype=torch.float32)}, path)
     part = torch.empty(MB)
@@ -65,7 +65,7 @@ def test_a_part_of_a_tensor_reads_that_part_alone(tmp_path: Path) -> None:
     assert resident(path) < 16 * MB
 
 
-def test_several_files_are_one_source(tmp_path: Path) -> None:
+def test_sharded_files_are_one_source(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3)}, tmp_path / "1.safetensors")
     torch.save({"b": torch.ones(4)}, tmp_path / "2.pth")
     index = {"weight_map": {"a": "1.safetensors", "b": "2.pth"}}

@@ -1,4 +1,4 @@
-"""Prefixes that wrappers put into the names of tensors are stripped where the rest is the model's."""
+"""Wrapper prefixes of tensor names are stripped if the remaining name belongs to the model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.formats.test_peft_adapter import base_of, ours_of
+from tests.formats.test_peft_adapter import load_float64, write_base
 from tests.models.tiny import tiny_smollm2
 from torchtune.formats import convert, hf_decoder, load_hf_weights, save_hf_folder
 from torchtune.modules import Decoder
@@ -15,7 +15,7 @@ from torchtune.modules import Decoder
 Rename = Callable[[str], str]
 
 
-def rename(path: Path, new_name: Rename) -> None:
+def rename_tensors(path: Path, new_name: Rename) -> None:
     save_file({new_name(name): tensor for name, tensor in load_file(path).items()}, path)
 
 
@@ -40,7 +40,7 @@ WRAPPED: dict[str, Rename] = {
 def test_wrapper_prefixes_are_stripped(tmp_path: Path, new_name: Rename, *, tied_embeddings: bool) -> None:
     model = tiny_smollm2(tied_embeddings=tied_embeddings)
     save_hf_folder(model, tmp_path / "model")
-    rename(tmp_path / "model/model.safetensors", new_name)
+    rename_tensors(tmp_path / "model/model.safetensors", new_name)
     other = Decoder(model.architecture).double()
     load_hf_weights(other, tmp_path / "model")
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -58,33 +58,33 @@ def test_wrapper_prefixes_are_stripped(tmp_path: Path, new_name: Rename, *, tied
         lambda name: f"_orig_mod.base_model.model.{name}",
     ],
 )
-def test_every_family_has_them_stripped(tmp_path: Path, family: str, new_name: Rename) -> None:
-    base = base_of(family, tmp_path / "base")
-    expected = ours_of(base).state_dict()
-    rename(base / "model.safetensors", new_name)
-    torch.testing.assert_close(ours_of(base).state_dict(), expected, rtol=0, atol=0)
+def test_wrapper_prefixes_are_stripped_in_every_family(tmp_path: Path, family: str, new_name: Rename) -> None:
+    base = write_base(family, tmp_path / "base")
+    expected = load_float64(base).state_dict()
+    rename_tensors(base / "model.safetensors", new_name)
+    torch.testing.assert_close(load_float64(base).state_dict(), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("prefix", "message"),
     [
-        ("net.", r"with net.model.embed_tokens.weight, .* unknown to the model$"),
+        ("net.", r"unexpected net.model.embed_tokens.weight, .*more$"),
         (
             "module.net.",
-            r"module.net.* prefixes such as module. and _orig_mod. are stripped only where the rest",
+            r"module.net.* prefixes such as module. and _orig_mod. are removed only if the remaining",
         ),
-        ("module.ema.", r"are stripped only where the rest is one of its names"),
+        ("module.ema.", r"are removed only if the remaining name is in the model"),
     ],
 )
-def test_other_prefixes_are_named(tmp_path: Path, prefix: str, message: str) -> None:
+def test_unknown_prefixes_are_rejected(tmp_path: Path, prefix: str, message: str) -> None:
     save_hf_folder(tiny_smollm2(), tmp_path / "model")
-    rename(tmp_path / "model/model.safetensors", lambda name: prefix + name)
-    with pytest.raises(ValueError, match=f"are another model's: .*{message}"):
+    rename_tensors(tmp_path / "model/model.safetensors", lambda name: prefix + name)
+    with pytest.raises(ValueError, match=f"do not match the model: .*{message}"):
         load_hf_weights(tiny_smollm2(), tmp_path / "model")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.model."])
-def test_a_tensor_that_is_there_twice_is_ambiguous(tmp_path: Path, prefix: str) -> None:
+def test_names_that_strip_to_the_same_tensor_are_rejected(tmp_path: Path, prefix: str) -> None:
     save_hf_folder(tiny_smollm2(), tmp_path / "model")
     tensors = load_file(tmp_path / "model/model.safetensors")
     tensors[f"{prefix}model.norm.weight"] = torch.zeros(64)
@@ -93,7 +93,7 @@ def test_a_tensor_that_is_there_twice_is_ambiguous(tmp_path: Path, prefix: str) 
         load_hf_weights(tiny_smollm2(), tmp_path / "model")
 
 
-def test_weights_with_adapters_in_them_are_to_be_merged(tmp_path: Path) -> None:
+def test_weights_with_unmerged_adapters_are_rejected(tmp_path: Path) -> None:
     save_hf_folder(tiny_smollm2(), tmp_path / "model")
     tensors = load_file(tmp_path / "model/model.safetensors")
     tensors["model.layers.0.mlp.up_proj.lora_A.default.weight"] = torch.zeros(2, 64)
@@ -101,5 +101,5 @@ def test_weights_with_adapters_in_them_are_to_be_merged(tmp_path: Path) -> None:
         {f"base_model.model.{name}": tensor for name, tensor in tensors.items()},
         tmp_path / "model/model.safetensors",
     )
-    with pytest.raises(ValueError, match=r"adapters are to be merged into the weights first"):
+    with pytest.raises(ValueError, match=r"merge the adapters into the weights first"):
         load_hf_weights(hf_decoder(str(tmp_path / "model")), tmp_path / "model")

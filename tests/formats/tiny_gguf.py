@@ -1,4 +1,4 @@
-"""A tiny GGUF file, written with the format's own package."""
+"""A tiny GGUF file, written with the `gguf` package."""
 
 import json
 from pathlib import Path
@@ -27,17 +27,17 @@ NAMES = {
 }
 
 KINDS = {"attn_q": "Q8_0", "attn_output": "F16", "ffn_up": "Q4_1", "ffn_down": "BF16", "token_embd": "Q8_0"}
-"""How tensors are stored; the others in F32."""
+"""The storage types of tensors; all others are F32."""
 
 
 def write_gguf(path: Path, *, tied_embeddings: bool = True, **changes: Any) -> Path:
     """Write tiny_smollm2 and tiny_tokenizer as llama.cpp's converter would.
 
     Args:
-        path: The file.
-        tied_embeddings: Whether the model has no output head of its own.
-        changes: Metadata to put in place of what would be there, by the last part of the name; None
-            leaves it out.
+        path: The file to write.
+        tied_embeddings: Whether the output head shares the embedding table.
+        changes: Metadata values that replace the defaults, by the name of the writer's `add_` method; None omits
+            the key.
     """
     model = tiny_smollm2(tied_embeddings=tied_embeddings)
     writer = GGUFWriter(path, arch="llama")
@@ -77,7 +77,7 @@ def write_gguf(path: Path, *, tied_embeddings: bool = True, **changes: Any) -> P
 
 
 def add_tensor(writer: GGUFWriter, name: str, weight: Tensor, head_dim: int) -> None:
-    """Add one tensor as llama.cpp's converter would: q and k with the halves of each head interleaved."""
+    """Add one tensor as llama.cpp's converter would: q and k with the two halves of each head interleaved."""
     parts = name.split(".")
     name = NAMES[parts[-2]]
     array = weight.float().numpy()

@@ -1,6 +1,6 @@
-"""Tiny checkpoints as Meta publishes Llamas, and Meta's way to compute one, written out anew from its description.
+"""Tiny checkpoints in the format in which Meta publishes Llama, and an independent implementation of the model.
 
-Queries and keys are complex numbers here, as in Meta's code: a rotary angle turns two neighbours.
+Queries and keys are complex numbers, as in Meta's code: a rotary angle rotates each pair of adjacent values.
 """
 
 import io
@@ -27,14 +27,14 @@ LLAMA3_1 = {**LLAMA3, "use_scaled_rope": True}
 
 
 def hidden_dim(params: dict[str, Any]) -> int:
-    """Return two thirds of four times the width, times the multiplier, rounded up."""
+    """Return the feed-forward width: 8/3 of the embedding width, times the multiplier, rounded up to a multiple."""
     hidden = int(params.get("ffn_dim_multiplier", 1.0) * int(8 * params["dim"] / 3))
     multiple: int = params["multiple_of"]
     return math.ceil(hidden / multiple) * multiple
 
 
 def tiny_state(params: dict[str, Any], *, tied: bool = False, vocab_size: int = VOCAB) -> State:
-    """Draw weights in float64 under Meta's names."""
+    """Return random float64 weights under Meta's names."""
     torch.manual_seed(0)
     dim, hidden = params["dim"], hidden_dim(params)
     kv_dim = dim // params["n_heads"] * params.get("n_kv_heads", params["n_heads"])
@@ -59,21 +59,21 @@ def tiny_state(params: dict[str, Any], *, tied: bool = False, vocab_size: int = 
     return state
 
 
-def metas_logits(state: State, params: dict[str, Any], tokens: Tensor, factor: float = 8.0) -> Tensor:
+def reference_logits(state: State, params: dict[str, Any], tokens: Tensor, factor: float = 8.0) -> Tensor:
     """Compute the logits `[b, s, v]`.
 
     Args:
-        state: Under Meta's names.
-        params: params.json.
+        state: The weights, under Meta's names.
+        params: The contents of params.json.
         tokens: `[b, s]`.
-        factor: What slow rotary frequencies are divided by, where they are scaled.
+        factor: The divisor of low rotary frequencies, if they are scaled.
     """
-    turns = _rotations(params, tokens.shape[1], factor)  # [s, head_dim / 2]
+    rotations = _rotations(params, tokens.shape[1], factor)  # [s, head_dim / 2]
     x = state["tok_embeddings.weight"][tokens]  # [b, s, d]
     for i in range(params["n_layers"]):
         w = {k.removeprefix(f"layers.{i}."): v for k, v in state.items() if k.startswith(f"layers.{i}.")}
         y = _norm(x, w["attention_norm.weight"], params)
-        x = x + _attention(y, w, params, turns)
+        x = x + _attention(y, w, params, rotations)
         y = _norm(x, w["ffn_norm.weight"], params)
         gate = F.silu(y @ w["feed_forward.w1.weight"].T)
         x = x + (gate * (y @ w["feed_forward.w3.weight"].T)) @ w["feed_forward.w2.weight"].T
@@ -89,29 +89,31 @@ def _rotations(params: dict[str, Any], length: int, factor: float) -> Tensor:
     head_dim = params["dim"] // params["n_heads"]
     frequencies = [params.get("rope_theta", 10_000.0) ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     if params.get("use_scaled_rope"):
-        frequencies = [_scaled(f, factor) for f in frequencies]
+        frequencies = [_scale_frequency(f, factor) for f in frequencies]
     angles = torch.outer(torch.arange(length).double(), torch.tensor(frequencies, dtype=torch.float64))
     return torch.exp(1j * angles)
 
 
-def _scaled(frequency: float, factor: float) -> float:
-    turns = 8192 * frequency / (2 * math.pi)  # over the context of pre-training
+def _scale_frequency(frequency: float, factor: float) -> float:
+    turns = 8192 * frequency / (2 * math.pi)  # rotations over the pre-training context
     if turns < 1:
         return frequency / factor
     if turns > 4:
         return frequency
-    kept = (turns - 1) / 3
-    return (1 - kept) * frequency / factor + kept * frequency
+    unscaled_share = (turns - 1) / 3
+    return (1 - unscaled_share) * frequency / factor + unscaled_share * frequency
 
 
-def _attention(x: Tensor, w: State, params: dict[str, Any], turns: Tensor) -> Tensor:
+def _attention(x: Tensor, w: State, params: dict[str, Any], rotations: Tensor) -> Tensor:
     b, s, d = x.shape
     heads = params["n_heads"]
     q, k, v = (
         (x @ w[f"attention.w{part}.weight"].T).view(b, s, -1, d // heads) for part in "qkv"
     )  # [b, s, h, head_dim]
     q, k = (
-        torch.view_as_real(torch.view_as_complex(t.reshape(*t.shape[:3], -1, 2)) * turns[:, None]).flatten(3)
+        torch.view_as_real(
+            torch.view_as_complex(t.reshape(*t.shape[:3], -1, 2)) * rotations[:, None]
+        ).flatten(3)
         for t in (q, k)
     )
     k, v = (t.repeat_interleave(heads // t.shape[2], dim=2) for t in (k, v))
@@ -121,16 +123,16 @@ def _attention(x: Tensor, w: State, params: dict[str, Any], turns: Tensor) -> Te
     return mixed @ w["attention.wo.weight"].T
 
 
-def cut(state: State, n: int, *, embeddings: int, kv_heads: int) -> list[State]:
-    """Cut a model into the parts of n GPUs.
+def split_state(state: State, n: int, *, embeddings: int, kv_heads: int) -> list[State]:
+    """Split a model into shards for n GPUs, as Meta does for tensor parallelism.
 
     Args:
-        state: Whole.
-        n: How many.
-        embeddings: The dimension along which the embeddings are cut: 1 in Llama 2, 0 in Llama 3.
-        kv_heads: Those of the model; where there are fewer than GPUs, neighbours have the same ones.
+        state: The weights of the full model.
+        n: The number of shards.
+        embeddings: The dimension along which the embeddings are split: 1 in Llama 2, 0 in Llama 3.
+        kv_heads: The model's number of key/value heads. If there are fewer than GPUs, adjacent shards share them.
     """
-    parts: list[State] = [{} for _ in range(n)]
+    shards: list[State] = [{} for _ in range(n)]
     for name, tensor in state.items():
         if "norm" in name:
             pieces = [tensor] * n
@@ -142,9 +144,9 @@ def cut(state: State, n: int, *, embeddings: int, kv_heads: int) -> list[State]:
             pieces = [piece for piece in tensor.chunk(kv_heads, 0) for _ in range(n // kv_heads)]
         else:
             pieces = list(tensor.chunk(n, 0))
-        for part, piece in zip(parts, pieces, strict=True):
-            part[name] = piece.clone() if n > 1 else piece
-    return parts
+        for shard, piece in zip(shards, pieces, strict=True):
+            shard[name] = piece.clone() if n > 1 else piece
+    return shards
 
 
 def write_meta(
@@ -156,12 +158,12 @@ def write_meta(
     embeddings: int = 1,
     tokenizer: bool = True,
 ) -> Path:
-    """Write a folder as Meta does, with a table of rotary frequencies as Llama 2's has; return it."""
+    """Write a folder as Meta does, with the table of rotary frequencies that Llama 2 has; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     state = tiny_state(params) if state is None else state
     kv_heads = params.get("n_kv_heads") or params["n_heads"] or n
-    for i, part in enumerate(cut(state, n, embeddings=embeddings, kv_heads=kv_heads)):
-        torch.save({**part, "rope.freqs": torch.ones(8)}, folder / f"consolidated.{i:02}.pth")
+    for i, shard in enumerate(split_state(state, n, embeddings=embeddings, kv_heads=kv_heads)):
+        torch.save({**shard, "rope.freqs": torch.ones(8)}, folder / f"consolidated.{i:02}.pth")
     (folder / "params.json").write_text(json.dumps(params))
     if tokenizer:
         (folder / "tokenizer.model").write_bytes(sentencepiece_model())
@@ -169,7 +171,7 @@ def write_meta(
 
 
 def sentencepiece_model() -> bytes:
-    """Train a model of 300 pieces with Llama 2's settings: BPE, byte fallback, single digits, spaces as they are."""
+    """Train a model of 300 pieces with Llama 2's settings: BPE, byte fallback, split digits, spaces unchanged."""
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 10),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.formats.exact import lifted
+from tests.formats.float64 import float64_transformers
 from tests.models.test_families import FAMILIES, SMALL
 from torchtune.formats import architecture_from_hf, load_hf_weights
 from torchtune.generation import Sampling, _generate, generate, generate_batch
@@ -37,7 +37,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     settings = change if name == "GPT2" else {**SMALL, **change}
     config = getattr(transformers, f"{name}Config")(**{k: v for k, v in settings.items() if v is not ...})
     torch.manual_seed(0)
-    with lifted():
+    with float64_transformers():
         from_config: Any = transformers.AutoModelForCausalLM.from_config
         reference = from_config(config, attn_implementation="eager").double().eval()
     with torch.no_grad():
@@ -64,7 +64,7 @@ def reference_answers(pair: Pair, prompts: list[list[int]], **options: Any) -> l
     tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     options = {"max_new_tokens": N, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
-    with lifted():
+    with float64_transformers():
         answers: list[list[int]] = pair.reference.generate(tokens, attention_mask=mask, **options)[
             :, width:
         ].tolist()

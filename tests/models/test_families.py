@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.formats.exact import lifted
+from tests.formats.float64 import float64_transformers
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from torchtune.formats import (
     architecture_from_hf,
@@ -89,7 +89,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
     arguments = {key: value for key, value in settings.items() if value is not ...}
     config = getattr(transformers, f"{name}Config")(**arguments)
     torch.manual_seed(0)
-    with lifted():
+    with float64_transformers():
         reference = _eager(transformers.AutoModelForCausalLM.from_config, config)
     with torch.no_grad():
         for parameter in reference.parameters():
@@ -123,14 +123,14 @@ def close(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> Non
 
 def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> None:
     tokens = rows(2, 40)  # longer than every window and than the original context of scaled frequencies
-    with lifted():
+    with float64_transformers():
         expected = pair.reference(tokens).logits
     logits = pair.model(tokens)
     close(logits, expected, FLOAT64)
     in_float32 = bound(torch.float32, roundings(pair.model.architecture, 40))
     close(logits, pair.reference(tokens).logits, in_float32)  # with its casts to float32
     weights = torch.randn_like(expected)
-    with lifted():
+    with float64_transformers():
         (expected * weights).sum().backward()
     (logits * weights).sum().backward()
     reference_parameters = dict(pair.reference.named_parameters())
@@ -154,13 +154,13 @@ def test_saved_folders_are_bit_identical_and_load_in_transformers(pair: Pair) ->
     save_hf_folder(pair.model, pair.folder / "saved")
     config = json.loads((pair.folder / "saved/config.json").read_text())
     assert architecture_from_hf(config) == pair.model.architecture
-    with lifted():
+    with float64_transformers():
         back = _eager(AutoModelForCausalLM.from_pretrained, pair.folder / "saved")
     assert type(back) is type(pair.reference)
     for name, tensor in pair.reference.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
     tokens = rows(2, 40)
-    with lifted():
+    with float64_transformers():
         close(back(tokens).logits, pair.reference(tokens).logits, FLOAT64)
 
 
@@ -224,7 +224,7 @@ def test_greedy_answers_equal_those_of_transformers(pair: Pair) -> None:
     answer = list(
         generate(pair.model, prompt[0].tolist(), max_new_tokens=20, stop_ids=set(), temperature=0.0)
     )
-    with lifted():
+    with float64_transformers():
         reference_tokens = pair.reference.generate(
             prompt,
             max_new_tokens=20,
@@ -247,7 +247,7 @@ def test_adapters_are_saved_for_peft_and_loaded_again(pair: Pair, targets: Any) 
     save_peft_adapter(pair.model, pair.folder / "adapter", base_model=None)
     tokens = rows(2, 20)
     expected = pair.model(tokens)
-    with lifted():
+    with float64_transformers():
         adapted = PeftModel.from_pretrained(pair.reference, pair.folder / "adapter")
         # peft creates adapters in float32, as torchtune does; after a cast they compute in float64.
         assert_near(adapted.double()(tokens).logits, expected, FLOAT64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.formats.exact import lifted
+from tests.formats.float64 import float64_transformers
 from tests.tokenizers import real
 from tests.tokenizers.real import PARAGRAPH
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
@@ -83,7 +83,7 @@ def test_logits_equal_those_of_transformers(
 
     tokens = torch.tensor([tokenizer.encode(PARAGRAPH)])
     with torch.inference_mode():
-        with lifted():
+        with float64_transformers():
             expected = AutoModelForCausalLM.from_pretrained(smollm2_folder).double()(tokens).logits
         assert_near(copy.deepcopy(model).double()(tokens), expected, FLOAT64)
         rounded = bound(torch.float32, roundings(model.architecture, tokens.shape[1]))

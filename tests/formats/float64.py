@@ -1,4 +1,4 @@
-"""Lifting transformers' own casts, so that its float64 models compute in float64 throughout."""
+"""Run transformers models in float64 throughout, without the library's own casts to float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class _Lifted(TorchFunctionMode):
-    """Let `.float()` and `torch.float32` mean float64.
+class _Float32AsFloat64(TorchFunctionMode):
+    """Replace casts to float32 by casts to float64.
 
-    transformers computes norms, rotary angles and softmax in float32 whatever the model's dtype.
+    transformers computes norms, rotary angles and softmax in float32, whatever the model's dtype.
     """
 
     def __torch_function__(
@@ -25,12 +25,12 @@ class _Lifted(TorchFunctionMode):
 
 
 @contextmanager
-def lifted() -> Iterator[None]:
-    """Build and run models of transformers in float64 throughout, constants and buffers too."""
+def float64_transformers() -> Iterator[None]:
+    """Build and run transformers models in float64, constants and buffers included."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Lifted():
+        with _Float32AsFloat64():
             yield
     finally:
         torch.set_default_dtype(before)
