@@ -62,7 +62,10 @@ def write_model(
     return str(folder)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name == "gemma3" else pytest.mark.slow) for name in FAMILIES],
+)
 def test_lora_trains_a_model_of_any_family_on_chats(family: str, tune: Tune, tmp_path: Path) -> None:
     words = [f"model_directory={write_model(tmp_path / 'model', family)}", "device=cpu", "loading.workers=0"]
     rows = write_rows({"messages": TURNS})

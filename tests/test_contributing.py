@@ -427,7 +427,10 @@ def contents(tree: Path) -> dict[str, bytes]:
     return {str(f.relative_to(tree)): f.read_bytes() for f in files if f.suffix != ".pyc"}
 
 
-@pytest.mark.parametrize("kind", listed_files())
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "dataset" else pytest.mark.slow) for kind in listed_files()],
+)
 def test_a_new_part_touches_only_the_listed_files(kind: str, tmp_path: Path) -> None:
     for folder in COPIED:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

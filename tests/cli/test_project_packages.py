@@ -136,7 +136,7 @@ def tune(project: Path, first: str, *words: str) -> str:
     return done.stdout
 
 
-FIRST = pytest.mark.parametrize("first", ["torchtune", "project"])
+FIRST = pytest.mark.parametrize("first", [pytest.param("torchtune", marks=pytest.mark.slow), "project"])
 
 
 @FIRST

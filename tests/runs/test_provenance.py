@@ -136,7 +136,13 @@ EDITS: list[tuple[Callable[[Project], None], str]] = [
     (edit_data, "sources.rows"),
     (upgrade, "packages.third"),
 ]
-edits = pytest.mark.parametrize(("edit", "path"), EDITS, ids=[path for _, path in EDITS])
+edits = pytest.mark.parametrize(
+    ("edit", "path"),
+    [
+        pytest.param(edit, path, marks=() if path.startswith("sources") else pytest.mark.slow, id=path)
+        for edit, path in EDITS
+    ],
+)
 
 
 @edits
@@ -172,6 +178,7 @@ def test_diff_of_a_run_names_what_has_changed(
     assert ("+SIGN = -1" in text) == (edit is edit_import)
 
 
+@pytest.mark.slow
 def test_diff_of_two_runs_shows_the_lines_of_code_in_which_they_differ(project: Project) -> None:
     project.run()
     edit_import(project)
@@ -221,11 +228,11 @@ def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
 
 
 RESULTS = [
-    "final/model.safetensors",
     "metrics.jsonl",
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
+            "final/model.safetensors",
             "best/x",
             "checkpoints/step_3/x",
             "samples.jsonl",
@@ -249,6 +256,7 @@ def test_results_of_unknown_origin_are_not_overwritten(project: Project, name: s
     assert not (project.folder / "run" / name).exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Project) -> None:
     assert project.run()[0] == 0
     (project.folder / "run/config.yaml").unlink()
@@ -276,6 +284,7 @@ def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Pro
     )
 
 
+@pytest.mark.slow
 def test_an_edited_module_that_is_imported_late_is_noticed(project: Project) -> None:
     project.write("parts/__init__.py", "")
     project.write("parts/early.py", "def sign():\n    from .late import SIGN\n    return SIGN\n")
@@ -293,6 +302,7 @@ def test_an_edited_module_that_is_imported_late_is_noticed(project: Project) -> 
 
 
 @pytest.mark.parametrize("edited", ["train.py", "recipe.py", "helper.py"])
+@pytest.mark.slow
 def test_an_edit_of_a_recipe_that_a_program_calls_is_noticed(project: Project, edited: str) -> None:
     program = "from recipe import WritingConfig, main\n\nmain(WritingConfig(output_dir='run'))\n"
     project.write("train.py", program)
@@ -304,6 +314,7 @@ def test_an_edit_of_a_recipe_that_a_program_calls_is_noticed(project: Project, e
     assert (status, f"code.{edited}: " in text) == (1, True)
 
 
+@pytest.mark.slow
 def test_code_next_to_a_run_in_the_working_folder_is_recorded_but_not_its_copies(project: Project) -> None:
     words = ("./recipe.py", "output_dir=.")
     assert project.tune(*words, killed=True)[0] == 9
