@@ -33,7 +33,7 @@ def test_the_format_of_a_checkpoint_is_detected_from_its_files(
     source, merged = str(tmp_path / "adapter"), str(tmp_path / "merged")
     first, moved = tune("convert", source, merged).out.splitlines()
     assert first == f"wrote {merged}, {source} merged into {base}"
-    assert moved.startswith("merging moved the logits of 16 tokens by ")
+    assert moved.startswith("merging changed the logits of 16 tokens by ")
     options = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
     assert (
         tune("convert", source, f"{merged}-32", *options)
@@ -78,10 +78,13 @@ def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path:
         (("{}/tiny.gguf", "{}/out", "--keep-adapter=yes"), "--keep-adapter=yes: is not understood"),
         (("{}/tiny.gguf",), "tune convert takes a checkpoint and a folder"),
         (("{}/tiny.gguf", "{}/out", "more"), "tune convert takes a checkpoint and a folder"),
-        (("{}/tiny.gguf", "{}/out", "--keep-adapter"), "keep_adapter (--keep-adapter) is for adapters, and"),
-        (("{}/tiny.gguf", "{}"), "is in the folder that is to be written"),
-        (("{}", "{}/out"), "is no checkpoint: it holds neither config.json"),
-        (("{}/none", "{}/out"), "no file or folder"),
+        (
+            ("{}/tiny.gguf", "{}/out", "--keep-adapter"),
+            "keep_adapter (--keep-adapter) applies to adapters, but",
+        ),
+        (("{}/tiny.gguf", "{}"), "would be overwritten by the target"),
+        (("{}", "{}/out"), "is not a checkpoint; expected config.json"),
+        (("{}/none", "{}/out"), "none does not exist"),
     ],
 )
 def test_invalid_arguments_end_with_status_2_and_write_nothing(

@@ -148,9 +148,9 @@ def test_a_run_that_is_shorter_than_its_schedule_is_valid_with_a_note(
     [
         (
             "owner/name",
-            "there is no folder owner/name; a PEFT adapter's is expected; if it is a model on the",
+            "folder owner/name does not exist; expected a PEFT adapter folder; if it is a model on the",
         ),
-        ("model", "no adapter_config.json in model; a PEFT adapter folder is expected"),
+        ("model", "no adapter_config.json in model; expected a PEFT adapter folder"),
         ("run", "run is a run's folder; name the adapter in it, run/final"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects, read and written: Hugging Face, PEFT, GGUF and Meta."""
+"""Read and write checkpoint formats: Hugging Face, PEFT, GGUF and Meta."""
 
 from torchtune.formats._convert import convert
 from torchtune.formats.hf._config import architecture_from_hf, hf_config

@@ -1,4 +1,4 @@
-"""Other people's checkpoints to ours: the work behind `tune convert`."""
+"""Convert checkpoints to Hugging Face folders: the implementation of `tune convert`."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from torchtune.files import partial_path, resolve_folder
 from torchtune.formats._logits import LogitChange, logit_change
 from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
-from torchtune.formats._tensor_files import some
+from torchtune.formats._tensor_files import first_names
 from torchtune.formats._vocabulary import with_vocabulary
 from torchtune.formats._with_tokenizer import with_tokenizer
 from torchtune.formats.gguf._file import is_gguf
@@ -33,7 +33,7 @@ class Merge:
     base: Path
     """The base's file or folder."""
     change: LogitChange
-    """How far logits moved, since sums of weights are rounded to the dtype that is written."""
+    """How much the logits changed, since merged weights are rounded to the output dtype."""
 
 
 def convert(
@@ -48,36 +48,35 @@ def convert(
     vocab_size: int | None = None,
     progress: Progress | None = None,
 ) -> "Merge | None":
-    """Turn a checkpoint of any kind into a Hugging Face folder, tensor by tensor.
+    """Convert a checkpoint of any supported format to a Hugging Face folder, tensor by tensor.
 
-    What the source is, is seen from what it holds: a GGUF file; a folder of Meta's (params.json and
-    consolidated.00.pth), of Hugging Face's (config.json), or of PEFT's (adapter_config.json), which is merged into its
-    base.
+    The format is detected: a GGUF file; or a folder of Meta (params.json and consolidated.00.pth), Hugging Face
+    (config.json) or PEFT (adapter_config.json). A PEFT adapter is merged into its base.
 
     Args:
         source: The file or folder.
-        target: The folder to write: config, weights and tokenizer in one.
-        base: The model that an adapter is for, of any of the other kinds. None: what its adapter_config.json names.
+        target: The folder to write, with config, weights and tokenizer.
+        base: The base model of an adapter, in any of the other formats. None: as named in adapter_config.json.
         keep_adapter: Keep an adapter separate instead of merging it. The target is a PEFT folder with the adapter's
-            tokenizer, and names `base` if that is given.
-        tokenizer: A folder with the tokenizer to put beside the weights, or a file of it. None: the source's own; an
-            adapter's where its folder has one, else its base's.
-        dtype: Of the weights. None: the source's own, or bfloat16 for GGUF files.
-        add_tokens: Special tokens to add to the tokenizer. Embeddings and output head get rows for them, each the mean
-            of the rows that there are.
-        vocab_size: Rows of embeddings and output head, at least as many as there are. None: as many as there are, or as
-            the added tokens need.
-        progress: Called after each tensor with the number done and the number of all.
+            tokenizer; it names `base` if this is not None.
+        tokenizer: A folder with the tokenizer to write, or one of its files. None: the tokenizer of the source; for an
+            adapter whose folder has none, the tokenizer of its base.
+        dtype: The dtype of the weights. None: as in the source, or bfloat16 for GGUF files.
+        add_tokens: Special tokens to add to the tokenizer. The embedding table and the output head get a row for each,
+            the mean of the existing rows.
+        vocab_size: Rows of the embedding table and the output head; at least the current number. None: the current
+            number, or as many as the added tokens need.
+        progress: Called after each tensor with the number of converted tensors and the total.
 
     Returns:
-        What was merged, and how far that moved logits; None if the source is no adapter, or stays one.
+        The merged base and the change of the logits; None if nothing was merged.
 
     Raises:
-        FileNotFoundError: the source, its base or a file of theirs is missing.
-        FileExistsError: the target has something in it.
-        OSError: there is no room for the target.
-        ValueError: the source is none of these, is damaged, or holds what is not supported; or an argument has no
-            effect on it.
+        FileNotFoundError: The source, its base or one of their files is missing.
+        FileExistsError: The target exists and is not empty.
+        OSError: The disk has no space for the target.
+        ValueError: The source has an unknown format, is damaged or is not supported; or an argument has no effect on
+            it.
     """
     _check_exist(source, base, tokenizer)
     source, target = Path(source), Path(target)
@@ -91,7 +90,7 @@ def convert(
         for value, option in ((base, "base (--base)"), (keep_adapter, "keep_adapter (--keep-adapter)")):
             if value:
                 raise ValueError(
-                    f"{option} is for adapters, and {source} is not one (no {ADAPTER_CONFIG}); leave it out"
+                    f"{option} applies to adapters, but {source} is not one (no {ADAPTER_CONFIG}); remove the option"
                 )
         checkpoint = with_vocabulary(_open(source, tokenizer), add_tokens, vocab_size)
         write_checkpoint(checkpoint, target, dtype=dtype, progress=progress)
@@ -99,18 +98,19 @@ def convert(
     if add_tokens or vocab_size is not None:
         option = "add_tokens (--add-token)" if add_tokens else "vocab_size (--vocab-size)"
         raise ValueError(
-            f"{option} is for whole models, and {source} is an adapter; convert its base, and name that"
+            f"{option} applies to full models, but {source} is an adapter; convert its base with this option first,"
+            " then use the result as the base (--base)"
         )
     if keep_adapter:
         if tokenizer is not None:
             raise ValueError(
-                "keep_adapter (--keep-adapter) also keeps the adapter's tokenizer; leave out tokenizer (--tokenizer)"
+                "keep_adapter (--keep-adapter) also keeps the adapter's tokenizer; remove tokenizer (--tokenizer)"
             )
         model = None if base is None else _open(base).model
         if model is not None:
             read_peft_adapter(model, source)
-        named = None if base is None else str(base)
-        copy_peft_adapter(source, target, base_model=named, model=model, dtype=dtype)
+        base_model = None if base is None else str(base)
+        copy_peft_adapter(source, target, base_model=base_model, model=model, dtype=dtype)
         return None
     assert base is not None
     merged = _merge(source, base, tokenizer)
@@ -122,17 +122,17 @@ def _check_exist(*paths: StrPath | None) -> None:
     for path in paths:
         if path is not None and not Path(path).exists():
             hint = missing_model_hint(path, Path.exists)
-            raise FileNotFoundError(f"no file or folder {path}" + (f"; {hint}" if hint else ""))
+            raise FileNotFoundError(f"{path} does not exist" + (f"; {hint}" if hint else ""))
 
 
 def _check_paths(target: Path, *sources: Path | None) -> None:
-    """Refuse what would be replaced before it is read."""
-    written = resolve_folder(target)
+    """Check that writing the target does not overwrite one of the sources."""
+    target_folder = resolve_folder(target)
     for path in sources:
         if path is not None and any(
-            path.resolve().is_relative_to(folder) for folder in (written, partial_path(written))
+            path.resolve().is_relative_to(folder) for folder in (target_folder, partial_path(target_folder))
         ):
-            raise ValueError(f"{path} is in the folder that is to be written, {target}; choose another one")
+            raise ValueError(f"{path} would be overwritten by the target {target}; choose another target")
 
 
 def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
@@ -147,30 +147,30 @@ def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
 
 
 def _base_of(adapter: Path) -> Path:
-    """Find the base that an adapter names."""
-    named = read_peft_config(adapter).get("base_model_name_or_path")
-    if named and Path(named).exists():
-        return Path(named)
-    says = f"says that its base is {named!r}, which is not here" if named else "does not say what its base is"
-    hint = missing_model_hint(named) if named else ""
+    """Return the base model that an adapter names."""
+    base = read_peft_config(adapter).get("base_model_name_or_path")
+    if base and Path(base).exists():
+        return Path(base)
+    problem = f"names the base model {base!r}, which does not exist" if base else "does not name a base model"
+    hint = missing_model_hint(base) if base else ""
     raise FileNotFoundError(
-        f"{adapter / ADAPTER_CONFIG} {says}: name the base (--base), or keep the adapter separate (--keep-adapter)"
+        f"{adapter / ADAPTER_CONFIG} {problem}; set it with --base, or keep the adapter separate (--keep-adapter)"
         + (f"; {hint}" if hint else "")
     )
 
 
 def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
-    """Look into a whole model of whatever kind."""
+    """Open a full model of any supported format."""
     if path.is_file():
         if path.suffix.lower() != ".gguf" and not is_gguf(path):
             raise ValueError(
-                f"{path} is no GGUF file; for a file of other weights, name the folder that it lies in"
+                f"{path} is not a GGUF file; to convert weights in another format, name their folder"
             )
         if tokenizer is not None:
-            raise ValueError(f"{path} brings a tokenizer of its own; leave tokenizer (--tokenizer) out")
+            raise ValueError(f"{path} contains a tokenizer; remove tokenizer (--tokenizer)")
         return open_gguf(path)
     if (path / ADAPTER_CONFIG).is_file():
-        raise ValueError(f"{path} is an adapter, not a base; merge it into its own base first")
+        raise ValueError(f"{path} is an adapter, not a base model; merge it into its base first")
     if (path / "config.json").is_file():
         checkpoint = open_hf(path)
         return checkpoint if tokenizer is None else with_tokenizer(checkpoint, tokenizer)
@@ -183,7 +183,7 @@ def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
         )
     files = sorted(file.name for file in path.glob("*.gguf"))
     raise ValueError(
-        f"{path} is no checkpoint: it holds neither config.json (Hugging Face's) nor params.json and"
-        f" consolidated.00.pth (Meta's) nor {ADAPTER_CONFIG} (an adapter)"
-        + (f"; name a file in it, {some(files)}" if files else "")
+        f"{path} is not a checkpoint; expected config.json (Hugging Face), params.json and consolidated.00.pth (Meta),"
+        f" or {ADAPTER_CONFIG} (PEFT)"
+        + (f"; to convert a GGUF file in it, name the file, {first_names(files)}" if files else "")
     )

@@ -1,4 +1,4 @@
-"""Logits of a checkpoint, computed layer by layer, and how far rounding its weights moves them."""
+"""Compute the logits of a checkpoint layer by layer, and how much rounding its weights changes them."""
 
 import os
 from collections.abc import Sequence
@@ -18,44 +18,44 @@ from torchtune.tokenizers import auto_tokenizer, has_tokenizer
 _TEXT = "The quick brown fox jumps over the lazy dog. What is 12 times 12?"
 _N_TOKENS = 16
 _LARGE = 0.1
-"""A change of a logit that changes the odds of a token by a tenth."""
+"""A change of a logit that changes the odds of a token by about a tenth."""
 
 
 @frozen
 class LogitChange:
-    """How far logits of a few tokens moved."""
+    """The absolute change of the logits of a few tokens."""
 
     largest: float
     mean: float
     n_tokens: int
     dtype: torch.dtype
-    """Of the weights that moved them."""
+    """The narrowest dtype of the written weights."""
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         text = (
-            f"merging moved the logits of {self.n_tokens} tokens by {self.largest:.2g} at most, by {self.mean:.2g} on"
-            f" average, as weights are {dtype}"
+            f"merging changed the logits of {self.n_tokens} tokens by at most {self.largest:.2g} ({self.mean:.2g} on"
+            f" average), since weights are rounded to {dtype}"
         )
         if self.largest > _LARGE and self.dtype.itemsize < 4:
-            text += "; --dtype float32 keeps them, or leave the adapter unmerged (--keep-adapter)"
+            text += "; to avoid this, use --dtype float32, or keep the adapter separate (--keep-adapter)"
         return text
 
 
 def logit_change(before: Checkpoint, folder: str | os.PathLike[str]) -> LogitChange:
-    """Compare a checkpoint with the Hugging Face folder that was written of it, both computed in float32.
+    """Compare the logits of a checkpoint with those of the Hugging Face folder written from it, in float32.
 
-    The weights of one layer at a time are in memory.
+    Only the weights of one layer at a time are in memory.
 
     Args:
-        before: Its weights may be computed as they are read, such as merged ones.
-        folder: The folder.
+        before: The checkpoint; its weights may be computed when they are read, such as merged weights.
+        folder: The Hugging Face folder.
     """
     after = open_hf(Path(folder))
     tokens = _tokens(Path(folder), after.model)
-    moved = logits_of(after.model, after.weights, tokens) - logits_of(before.model, before.weights, tokens)
+    change = logits_of(after.model, after.weights, tokens) - logits_of(before.model, before.weights, tokens)
     narrowest = min(after.weights.dtypes.values(), key=lambda dtype: dtype.itemsize)
-    return LogitChange(moved.abs().max().item(), moved.abs().mean().item(), len(tokens), narrowest)
+    return LogitChange(change.abs().max().item(), change.abs().mean().item(), len(tokens), narrowest)
 
 
 def _tokens(folder: Path, model: Decoder) -> list[int]:
@@ -69,12 +69,12 @@ def _tokens(folder: Path, model: Decoder) -> list[int]:
 
 @torch.no_grad()
 def logits_of(model: Decoder, weights: TensorSource, tokens: Sequence[int]) -> Tensor:
-    """Compute logits `[s, v]` in float32, with the weights of one part of the model at a time in memory.
+    """Compute logits `[s, v]` in float32, with only the weights of one part of the model at a time in memory.
 
     Args:
-        model: Tells the architecture.
-        weights: By the names of Hugging Face's checkpoints.
-        tokens: Ids.
+        model: A model of this architecture.
+        weights: The weights, by Hugging Face name.
+        tokens: Token ids.
     """
     with torch.device("meta"):
         model = Decoder(model.architecture)

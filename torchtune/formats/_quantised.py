@@ -1,4 +1,4 @@
-"""Recognise checkpoints whose weights are quantised: their tensors are codes, not numbers.
+"""Detect checkpoints with quantised weights, whose tensors hold codes instead of floating-point values.
 
 The names are those that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
 compressed-tensors, EETQ, HQQ, AQLM, optimum-quanto, torchao, NVIDIA's ModelOpt and MLX.
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.files import read_json
-from torchtune.formats._tensor_files import TensorSource, some
+from torchtune.formats._tensor_files import TensorSource, first_names
 
 _CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
-"""Keys of config.json that describe a quantisation; the last one is MLX's."""
+"""Keys of config.json that describe a quantisation; the last one is written by MLX."""
 
 _CONFIG_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Files in which AutoGPTQ, AutoAWQ and ModelOpt describe it."""
+"""Files in which AutoGPTQ, AutoAWQ and ModelOpt describe a quantisation."""
 
 _TENSORS = {
     r"\.SCB|\.weight_format": "bitsandbytes, 8 bits",
@@ -32,11 +32,11 @@ _TENSORS = {
     r"\.(weight_scale|weight_scale_2|input_scale|output_scale)": "fp8 or int8 with scales",
     r"\.(scales|biases|zeros|zero_point)": "integers with scales",
 }
-"""Ends of the names of tensors that only quantised layers have, as patterns, with the method that writes them."""
+"""Patterns of name suffixes that only tensors of quantised layers have, with the method that writes them."""
 
 _HINT = (
-    "quantised weights cannot be trained, merged or converted yet; use the folder of the unquantised model that they"
-    " were made from"
+    "quantised weights cannot be trained, merged or converted yet; use the unquantised model that they were"
+    " made from"
 )
 
 
@@ -45,59 +45,60 @@ def check_unquantised_config(folder: Path, config: Mapping[str, Any]) -> None:
 
     Args:
         folder: A Hugging Face folder.
-        config: Its config.json.
+        config: The content of its config.json.
 
     Raises:
-        ValueError: it says so; the message has the method.
+        ValueError: The weights are quantised; the message names the method.
     """
     for key in _CONFIG_KEYS:
         method = _method(config.get(key))
         if method:
             raise ValueError(
-                f"{folder} holds a quantised model ({method}), by {key} in its config.json; {_HINT}"
+                f"{folder} holds a quantised model ({method}), according to {key} in its config.json; {_HINT}"
             )
     for name in _CONFIG_FILES:
         if (folder / name).is_file():
             method = _method(read_json(folder / name)) or "an unknown method"
-            raise ValueError(f"{folder} holds a quantised model ({method}), by its {name}; {_HINT}")
+            raise ValueError(f"{folder} holds a quantised model ({method}), according to its {name}; {_HINT}")
 
 
-def check_unquantised_tensors(where: Path, source: TensorSource, known: Collection[str]) -> None:
-    """Reject weights that are quantised, by the names and the dtypes of their tensors.
+def check_unquantised_tensors(path: Path, source: TensorSource, model_names: Collection[str]) -> None:
+    """Reject quantised weights, detected from the names and the dtypes of their tensors.
 
     Args:
-        where: The file or folder, for the message.
-        source: The tensors, by the model's names where they have one.
-        known: The model's names.
+        path: The file or folder, for the message.
+        source: The tensors, under the model's names if they have one.
+        model_names: The tensor names of the model.
 
     Raises:
-        ValueError: some are; the message names them.
+        ValueError: Some weights are quantised; the message names them.
     """
-    unknown = [name for name in source.shapes if name not in known]
+    unknown = [name for name in source.shapes if name not in model_names]
     for pattern, method in _TENSORS.items():
         names = [name for name in unknown if re.search(rf"({pattern})$", name)]
         if names:
             raise ValueError(
-                f"{where} holds a quantised model ({method}), by its tensors {_listed(source, names)}; {_HINT}"
+                f"{path} holds a quantised model ({method}), according to its tensors {_source_names(source, names)};"
+                f" {_HINT}"
             )
     codes = [
         name
         for name in source.shapes
-        if name not in source.dtypes and (name in known or name.endswith("weight"))
+        if name not in source.dtypes and (name in model_names or name.endswith("weight"))
     ]
     if codes:
         raise ValueError(
-            f"{where} holds a quantised model, by the dtype of {_listed(source, codes)} (expected float64, float32,"
-            f" float16 or bfloat16); {_HINT}"
+            f"{path} holds a quantised model, according to the dtype of {_source_names(source, codes)}"
+            f" (expected float64, float32, float16 or bfloat16); {_HINT}"
         )
 
 
-def _listed(source: TensorSource, names: list[str]) -> str:
-    return some(sorted(map(source.own_name, names)))
+def _source_names(source: TensorSource, names: list[str]) -> str:
+    return first_names(sorted(map(source.source_name, names)))
 
 
 def _method(settings: Any) -> str | None:
-    """Name the method and the bits of a quantisation; None where the settings switch it off."""
+    """Return the method and the bits of a quantisation; None if the settings disable it."""
     if not isinstance(settings, Mapping):
         return str(settings) if settings else None
     if not settings:

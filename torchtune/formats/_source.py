@@ -1,4 +1,4 @@
-"""A model in whatever format it came, which becomes a Hugging Face folder."""
+"""A checkpoint of any format, opened to be written as a Hugging Face folder."""
 
 import math
 import os
@@ -22,31 +22,31 @@ from torchtune.modules import Decoder
 from torchtune.tokenizers import SpecialIds, auto_tokenizer, has_tokenizer
 
 Progress = Callable[[int, int], None]
-"""Called after each tensor with the number done and the number of all."""
+"""Called after each tensor with the number of written tensors and the total."""
 
 
 @frozen(kw_only=True)
 class Checkpoint:
-    """A whole model that was looked into, and of whose weights nothing was read."""
+    """An opened full model, whose weights have not been read yet."""
 
     path: Path
     """A file or a folder, for messages."""
     model: Decoder
-    """What it is, on the meta device."""
+    """The model, on the meta device."""
     weights: TensorSource
     write_tokenizer: Callable[[Path], SpecialIds]
-    """Write the tokenizer's files and generation_config.json into a folder, and return what ids the model knows of.
+    """Write the tokenizer's files and generation_config.json into a folder, and return the special ids of the model.
 
     Raises:
-        FileNotFoundError: there is no tokenizer, and there has to be one.
-        ValueError: it is damaged, or another model's.
+        FileNotFoundError: A required tokenizer is missing.
+        ValueError: The tokenizer is damaged or belongs to another model.
     """
     config: Mapping[str, Any] | None = None
-    """Its config.json, whose keys stay; None: it has none."""
+    """The content of its config.json, whose keys are kept; None if it has none."""
     tokenizer: Path | None = None
-    """Where the tokenizer comes from, for messages. None: from where the weights do."""
+    """Path of the tokenizer, for messages. If None, the same as `path`."""
     dtype: torch.dtype | None = None
-    """What it is written in where nobody says. None: each tensor's own."""
+    """The default dtype for writing. None: the dtype of each tensor."""
 
 
 def write_checkpoint(
@@ -60,24 +60,24 @@ def write_checkpoint(
     """Write a checkpoint as a Hugging Face folder, tensor by tensor.
 
     Args:
-        checkpoint: Where from.
-        folder: Written beside and renamed once complete.
-        dtype: Of what is written. None: the checkpoint's.
-        shard_bytes: Size of a file of weights, at most; the tensors of one are held at a time (bytes).
+        checkpoint: The checkpoint.
+        folder: The folder to write; it appears only once it is complete.
+        dtype: The dtype to write. None: the default of the checkpoint.
+        shard_bytes: Maximum size of a weight file (bytes); the tensors of one file at a time are in memory.
         progress: Called after each tensor.
 
     Raises:
-        FileExistsError: the folder has something in it.
-        FileNotFoundError: there is no tokenizer.
-        OSError: there is no room for the folder.
-        ValueError: the weights are not those of the model, are quantised, or do not fit the dtype; or the tokenizer is
-            damaged, or another model's.
+        FileExistsError: The folder exists and is not empty.
+        FileNotFoundError: The tokenizer is missing.
+        OSError: The disk has no space for the folder.
+        ValueError: The weights do not match the model, are quantised, or exceed the range of the dtype; or the
+            tokenizer is damaged or belongs to another model.
     """
     model = checkpoint.model
     shapes = expected_shapes(model)
     check_unquantised_tensors(checkpoint.path, checkpoint.weights, shapes.keys())
     check_tensors(shapes, checkpoint.weights, checkpoint.path)
-    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
+    element_counts = {name: math.prod(shape) for name, shape in shapes.items()}
     dtypes = {name: dtype or checkpoint.dtype or checkpoint.weights.dtypes[name] for name in shapes}
     n_done = 0
 
@@ -90,14 +90,14 @@ def write_checkpoint(
         return tensor
 
     with atomic_folder(folder) as partial:
-        model.to(_most_common(dtypes, numbers))
-        _write_texts(checkpoint, partial)
-        sizes = {name: numbers[name] * dtypes[name].itemsize for name in shapes}
+        model.to(_most_common(dtypes, element_counts))
+        _write_config(checkpoint, partial)
+        sizes = {name: element_counts[name] * dtypes[name].itemsize for name in shapes}
         write_shards(partial, sizes, read, shard_bytes)
 
 
-def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write config.json and the tokenizer, and see that the two go together before any weights are read."""
+def _write_config(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write config.json and the tokenizer, and check that they match before any weights are read."""
     ids = checkpoint.write_tokenizer(folder)
     config = hf_config(checkpoint.model, checkpoint.config)
     write_json(folder / "config.json", {**config, **ids})
@@ -107,28 +107,28 @@ def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
         tokenizer = auto_tokenizer(str(folder))
         check_vocabulary(tokenizer, checkpoint.model)
     except (FileNotFoundError, ValueError) as error:
-        where = str(checkpoint.tokenizer or checkpoint.path)
+        path = str(checkpoint.tokenizer or checkpoint.path)
         raise ValueError(
-            f"the tokenizer of {where} cannot be used: {str(error).replace(str(folder), where)}"
+            f"the tokenizer of {path} cannot be used: {str(error).replace(str(folder), path)}"
         ) from error
     write_json(folder / "config.json", {**config, **ids.completed(tokenizer)})
 
 
-def _most_common(dtypes: Mapping[str, torch.dtype], numbers: Mapping[str, int]) -> torch.dtype:
-    """Return the dtype of most numbers, which config.json says is that of the model."""
+def _most_common(dtypes: Mapping[str, torch.dtype], element_counts: Mapping[str, int]) -> torch.dtype:
+    """Return the dtype of most parameters, which becomes the dtype in config.json."""
     totals = Counter[torch.dtype]()
     for name, dtype in dtypes.items():
-        totals[dtype] += numbers[name]
+        totals[dtype] += element_counts[name]
     return totals.most_common(1)[0][0]
 
 
 def _cast(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Tensor:
-    """Read one tensor, in a dtype."""
+    """Read one tensor and cast it to a dtype."""
     tensor = checkpoint.weights.read(name)
     cast = tensor.to(dtype)
     if dtype == torch.float16 and tensor.dtype != dtype and not cast.isfinite().all():
         raise ValueError(
-            f"{checkpoint.weights.own_name(name)} of {checkpoint.path} has numbers that float16 cannot hold (above"
-            f" {torch.finfo(dtype).max:,.0f}, or not finite); take bfloat16 or float32"
+            f"{checkpoint.weights.source_name(name)} of {checkpoint.path} has values that float16 cannot represent"
+            f" (above {torch.finfo(dtype).max:,.0f}, or not finite); use bfloat16 or float32"
         )
     return cast

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's files by name, each read when it is asked for."""
+"""Named tensors in checkpoint files, read on demand."""
 
 import re
 import warnings
@@ -14,60 +14,64 @@ from torch import Tensor
 from torchtune.files import read_json
 
 _MAPPED_BYTES = 2**24
-"""What is read of a file before it is opened anew, so that the pages read are given back (bytes)."""
+"""Number of bytes that are read from a file before it is reopened, which releases the memory pages read so far."""
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Dtypes that mean their numbers by themselves, by the names of safetensors; others are quantised, with a scale."""
+"""Floating-point dtypes by their safetensors names; tensors of other dtypes are quantised and need a scale."""
 
 _STEMS = ("model.safetensors", "pytorch_model.bin")
-"""A folder's weights, or their index; safetensors are preferred to pickles."""
+"""Names of weight files, or with `.index.json` of their index; safetensors is preferred to pickles."""
 
 
 @frozen(kw_only=True)
 class TensorSource:
-    """Where weights come from: tensors under the names that Hugging Face's checkpoints of their family have."""
+    """Tensors under the names that Hugging Face checkpoints of their family use."""
 
     shapes: Mapping[str, list[int]]
-    """Every tensor's shape by its name, known without reading any."""
+    """The shape of every tensor by name, available without reading a tensor."""
     dtypes: Mapping[str, torch.dtype]
-    """The dtype of every tensor of plain floating-point numbers by its name; those of other numbers are absent."""
+    """The dtype of every floating-point tensor by name; tensors of other dtypes are absent."""
     read: Callable[[str], Tensor]
-    """Read one tensor; it may stay backed by its file.
+    """Read one tensor, which may be backed by its file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: The tensor is damaged.
     """
-    own_names: Mapping[str, str] = field(factory=dict)
-    """What the source itself calls tensors, for messages, where that is another name."""
+    source_names: Mapping[str, str] = field(factory=dict)
+    """Names of tensors in the source, for messages, where they differ."""
 
-    def own_name(self, name: str) -> str:
-        """Return what the source itself calls a tensor, for messages."""
-        return self.own_names.get(name, name)
+    def source_name(self, name: str) -> str:
+        """Return the name of a tensor in the source, for messages."""
+        return self.source_names.get(name, name)
 
     def renamed(self, names: Mapping[str, str]) -> "TensorSource":
-        """Return some of the tensors under other names, given the names here by the new ones."""
+        """Return a selection of the tensors under new names.
+
+        Args:
+            names: The current names by the new names.
+        """
         return TensorSource(
             shapes={new: self.shapes[old] for new, old in names.items()},
             dtypes={new: self.dtypes[old] for new, old in names.items() if old in self.dtypes},
             read=lambda name: self.read(names[name]),
-            own_names={new: self.own_name(old) for new, old in names.items()},
+            source_names={new: self.source_name(old) for new, old in names.items()},
         )
 
 
 @define
 class _File:
-    """One file, open or not."""
+    """A weight file, which is opened on demand."""
 
     path: Path
     open: Callable[[Path], Any]
     tensors: Any = None
-    """A mapping, or a handle of safetensors; None: not open."""
+    """A dict, or a safetensors handle; None if the file is closed."""
     n_read: int = 0
-    """Bytes read since it was opened."""
+    """Bytes read since the file was opened."""
 
     def read(self, name: str) -> Tensor:
         if self.tensors is None or self.n_read > _MAPPED_BYTES:
-            self.tensors = None  # the old mapping goes before the new one comes
+            self.tensors = None  # release the old memory map before creating the new one
             self.tensors = self.open(self.path)
             self.n_read = 0
         tensors = self.tensors
@@ -77,11 +81,11 @@ class _File:
 
 
 def folder_tensors(folder: Path) -> TensorSource:
-    """Look into the files of a Hugging Face folder's weights, as `one_file` does.
+    """Open the weight files of a Hugging Face folder, as `one_file` does.
 
     Raises:
-        FileNotFoundError: there are none, or one of them is missing.
-        ValueError: a file or the index is damaged, or the index belongs to other files.
+        FileNotFoundError: The folder has no weights, or a file is missing.
+        ValueError: A file or the index is damaged, or the index does not match the files.
     """
     for stem in _STEMS:
         if (folder / stem).is_file():
@@ -90,20 +94,20 @@ def folder_tensors(folder: Path) -> TensorSource:
         if index.is_file():
             return _indexed(folder, index)
     raise FileNotFoundError(
-        f"no model.safetensors (nor model.safetensors.index.json, nor pytorch_model.bin) in {folder}"
+        f"no weights in {folder}; expected model.safetensors, model.safetensors.index.json or pytorch_model.bin"
     )
 
 
 def one_file(path: Path) -> TensorSource:
-    """Look into a single file: safetensors or, with any other ending, a pickle of tensors.
+    """Open a single file: safetensors or, with any other suffix, a pickle of tensors.
 
-    The file is mapped into memory: only what is read takes any, and only while it is in use. It is mapped anew every
-    16 MB, so that what was read and copied elsewhere does not stay resident; a tensor that is kept keeps its own
-    mapping.
+    The file is memory-mapped, so that only tensors in use take memory. It is mapped again after every 16 MB that are
+    read, so that pages that were copied elsewhere do not stay resident; a tensor that is still in use keeps the mapping
+    that it was read from.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, cut short, or holds more than tensors.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, cut short, or contains objects other than tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
@@ -111,29 +115,33 @@ def one_file(path: Path) -> TensorSource:
     file = _File(path, _open_safetensors if is_safe else _open_pickle)
     tensors = file.tensors = file.open(path)
     shapes, dtypes = {}, {}
-    for name in tensors.keys():  # noqa: SIM118  A handle of safetensors is no mapping.
-        part = tensors.get_slice(name) if is_safe else tensors[name]
-        shapes[name] = list(part.get_shape() if is_safe else part.shape)
-        dtype: torch.dtype | None = _FLOATS.get(part.get_dtype()) if is_safe else part.dtype
+    for name in tensors.keys():  # noqa: SIM118  A safetensors handle is not a mapping.
+        tensor = tensors.get_slice(name) if is_safe else tensors[name]
+        shapes[name] = list(tensor.get_shape() if is_safe else tensor.shape)
+        dtype: torch.dtype | None = _FLOATS.get(tensor.get_dtype()) if is_safe else tensor.dtype
         if dtype is not None and dtype in _FLOATS.values():
             dtypes[name] = dtype
     return TensorSource(shapes=shapes, dtypes=dtypes, read=file.read)
 
 
 def _indexed(folder: Path, index: Path) -> TensorSource:
-    """Look into the files that an index names, and check that they hold what it says."""
+    """Open the files that an index lists, and check that they contain its tensors."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ValueError(f"{index} has no weight_map of tensors to files; fetch it again")
+        raise ValueError(
+            f"{index} has no valid weight_map; expected a map of tensors to files; fetch it again"
+        )
     files = dict[str, TensorSource]()
     for file_name in sorted(set(weight_map.values())):
         if Path(file_name).name != file_name:
-            raise ValueError(f"{index} names {file_name!r}, which is no file of its folder")
+            raise ValueError(f"{index} names {file_name!r}; expected a file in the same folder")
         file = one_file(folder / file_name)
         files |= dict.fromkeys(file.shapes, file)
     absent = sorted(weight_map.keys() - files.keys())
     if absent:
-        raise ValueError(f"{index} speaks of {some(absent)}, which no file of {folder} holds; fetch it again")
+        raise ValueError(
+            f"{index} lists {first_names(absent)}, which no file in {folder} contains; fetch it again"
+        )
     return TensorSource(
         shapes={name: file.shapes[name] for name, file in files.items()},
         dtypes={name: file.dtypes[name] for name, file in files.items() if name in file.dtypes},
@@ -151,26 +159,28 @@ def _open_safetensors(path: Path) -> Any:  # The library's handle is untyped.
 
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:
-    """Open a file that torch.save wrote, without running any code of it."""
+    """Open a file written by `torch.save`, without running code from it."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then reads, or refuses
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # of whatever kind a damaged file causes
-        # torch's own message advises to run what is in the file.
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # torch warns about files that it then reads or rejects
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged file may cause any exception
+        # The message of torch advises to allow the code, so it is not shown.
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is not None:
             raise ValueError(
-                f"{path} holds {code[1]} beside tensors, which might be code and is not run; fetch the model's"
-                " safetensors"
+                f"{path} contains {code[1]} in addition to tensors, which may be code and is not run; fetch the model's"
+                " safetensors files instead"
             ) from error
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors, which is not run; fetch it again"
+            f"{path} is damaged, or contains objects other than tensors, which are not loaded; fetch it again"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} holds something else than tensors by name")
-    return found
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError(f"{path} is not a checkpoint; expected a dict of tensors by name")
+    return tensors
 
 
-def some(names: list[str], separator: str = ", ") -> str:
-    """List the first few of many names."""
+def first_names(names: list[str], separator: str = ", ") -> str:
+    """Join the first three names, followed by the number of others."""
     return separator.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""A checkpoint with a larger vocabulary than it came with."""
+"""Extend the vocabulary of a checkpoint."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,18 +19,18 @@ def with_vocabulary(
 ) -> Checkpoint:
     """Add special tokens to a checkpoint's tokenizer, and rows for them to its embedding table and output head.
 
-    A new row is the mean of the rows that there are, with which a new token is about as likely as an average one
-    (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models"). Rows of the table that its
-    tokenizer did not use stay as they are, and are used first.
+    A new row is the mean of the existing rows, so that a new token is about as likely as an average token (Hewitt 2021,
+    "Initializing New Word Embeddings for Pretrained Language Models"). Existing rows that the tokenizer does not use
+    are assigned first, and keep their values.
 
     Args:
-        checkpoint: With a tokenizer, if tokens are added.
-        tokens: Special tokens; those that the tokenizer has already are left out.
-        vocab_size: Rows of the new table. None: as many as it has, or more if the tokenizer has more ids.
+        checkpoint: The checkpoint; it needs a tokenizer if tokens are added.
+        tokens: Special tokens; tokens that the tokenizer already has are ignored.
+        vocab_size: Rows of the new table. None: the current number, or more if the tokenizer has more ids.
 
     Raises:
-        FileNotFoundError: tokens are added, and there is no tokenizer.
-        ValueError: the tokenizer takes no further tokens, or `vocab_size` is less than the table has.
+        FileNotFoundError: Tokens are added, but the checkpoint has no tokenizer.
+        ValueError: Tokens cannot be added to the tokenizer, or `vocab_size` is less than the current number of rows.
     """
     size = checkpoint.model.architecture.vocab_size
     if tokens:
@@ -38,15 +38,15 @@ def with_vocabulary(
         checkpoint = evolve(checkpoint, write_tokenizer=_writer(checkpoint, tokens))
         size = max(size, n_ids)
     if vocab_size is not None and vocab_size < size:
-        owner = "the tokenizer has that many ids" if tokens else "embeddings are not shortened"
+        reason = "the tokenizer has that many ids" if tokens else "embeddings cannot be shortened"
         raise ValueError(
-            f"vocab_size (--vocab-size) is {vocab_size}, and has to be {size} or more, as {owner}"
+            f"vocab_size (--vocab-size) is {vocab_size}; expected at least {size}, since {reason}"
         )
     return _resized(checkpoint, vocab_size or size)
 
 
 def _count_ids(checkpoint: Checkpoint, tokens: Sequence[str]) -> int:
-    """Return how many ids the tokenizer has with further tokens."""
+    """Return the number of ids that the tokenizer has with the added tokens."""
     with TemporaryDirectory() as folder:
         checkpoint.write_tokenizer(Path(folder))
         return add_special_tokens(Path(folder), tokens)
@@ -62,24 +62,24 @@ def _writer(checkpoint: Checkpoint, tokens: Sequence[str]) -> Callable[[Path], S
 
 
 def _resized(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
-    """Lengthen the embedding table and the output head of a checkpoint."""
+    """Add rows to the embedding table and the output head of a checkpoint."""
     architecture, weights = checkpoint.model.architecture, checkpoint.weights
     n_new = vocab_size - architecture.vocab_size
     if n_new == 0:
         return checkpoint
     with torch.device("meta"):
         model = Decoder(architecture.evolve(vocab_size=vocab_size))
-    long = {hf_name(name, architecture.family) for name in ("embed_tokens.weight", "lm_head.weight")}
+    resized_names = {hf_name(name, architecture.family) for name in ("embed_tokens.weight", "lm_head.weight")}
     shapes = expected_shapes(model)
 
     def read(name: str) -> Tensor:
         tensor = weights.read(name)
-        if name not in long:
+        if name not in resized_names:
             return tensor
         mean = tensor.mean(dim=0, keepdim=True, dtype=torch.float32).to(tensor.dtype)  # [1, d]
         return torch.cat([tensor, mean.expand(n_new, -1)])
 
-    changed = {name: shapes[name] for name in long & shapes.keys()}
+    new_shapes = {name: shapes[name] for name in resized_names & shapes.keys()}
     return evolve(
-        checkpoint, model=model, weights=evolve(weights, shapes={**weights.shapes, **changed}, read=read)
+        checkpoint, model=model, weights=evolve(weights, shapes={**weights.shapes, **new_shapes}, read=read)
     )

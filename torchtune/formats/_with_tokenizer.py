@@ -1,4 +1,4 @@
-"""A checkpoint's weights beside a tokenizer that came from elsewhere."""
+"""Replace the tokenizer of a checkpoint."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -19,34 +19,34 @@ from torchtune.tokenizers import (
 
 
 def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Put another tokenizer in the place of a checkpoint's own.
+    """Return a checkpoint with another tokenizer.
 
-    How the model generates stays as it was, but for the ids of special tokens that are the new tokenizer's alone.
+    Generation settings are kept, except that special ids which only the new tokenizer has are added.
 
     Args:
-        checkpoint: With a tokenizer or without.
-        path: The other tokenizer's folder, or a file of it.
+        checkpoint: A checkpoint with or without a tokenizer.
+        path: The folder of the new tokenizer, or one of its files.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
-        ValueError: the file is none of a tokenizer's.
+        FileNotFoundError: The tokenizer does not exist.
+        ValueError: The file is not a tokenizer file.
     """
     folder = tokenizer_folder(path)
 
     def write_tokenizer(target: Path) -> SpecialIds:
-        own = SpecialIds()
-        with suppress(FileNotFoundError):  # Meta's weights may lie apart from their tokenizer.
-            own = checkpoint.write_tokenizer(target)
+        old_ids = SpecialIds()
+        with suppress(FileNotFoundError):  # Meta's tokenizer may be in another folder than the weights.
+            old_ids = checkpoint.write_tokenizer(target)
         remove_tokenizer(target)
         copy_tokenizer(folder, target)
-        others = SpecialIds.from_folder(folder)
-        if not others.eos_ids():
-            others = SpecialIds.from_tokenizer(auto_tokenizer(str(folder)))
-        ids = own.joined(others)
+        new_ids = SpecialIds.from_folder(folder)
+        if not new_ids.eos_ids():
+            new_ids = SpecialIds.from_tokenizer(auto_tokenizer(str(folder)))
+        ids = old_ids.joined(new_ids)
         generation = target / GENERATION_CONFIG
         if not generation.is_file():
             copy_files(folder, target, [GENERATION_CONFIG])
-        elif ids.non_null() != own.non_null():
+        elif ids.non_null() != old_ids.non_null():
             write_json(generation, {**read_json(generation), **ids.non_null()})
         return ids
 

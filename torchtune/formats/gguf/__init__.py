@@ -1,1 +1,1 @@
-"""llama.cpp's GGUF files."""
+"""GGUF files of llama.cpp."""

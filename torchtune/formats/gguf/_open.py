@@ -1,4 +1,4 @@
-"""A GGUF file as where a model comes from."""
+"""Open a GGUF file as a checkpoint."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from torchtune.tokenizers import gguf_tokenizer_writer
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Look into a GGUF file.
+    """Open a GGUF file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, cut short, or of a model or tokenizer that is not supported.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged or cut short, or its model or tokenizer is not supported.
     """
     file = read_gguf(path)
     try:
@@ -28,7 +28,7 @@ def open_gguf(path: Path) -> Checkpoint:
         write_tokenizer = gguf_tokenizer_writer(file.metadata)
         weights = gguf_weights(file, model.architecture, expected_shapes(model))
     except KeyError as error:
-        raise ValueError(f"{file.path} has no {error.args[0]!r} in its metadata") from error
+        raise ValueError(f"{file.path} has no metadata key {error.args[0]!r}") from error
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{file.path} cannot be converted: {error}") from error
 

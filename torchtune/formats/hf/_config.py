@@ -1,4 +1,4 @@
-"""A decoder's architecture as Hugging Face's config.json, and back."""
+"""Convert between a decoder's architecture and Hugging Face's config.json."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,40 +13,41 @@ from torchtune.modules import Architecture, Decoder, RotarySpec
 from torchtune.runs import check_full_model, missing_model_message
 
 _NOT_COPIED = frozenset({"transformers_version", "auto_map", "torch_dtype", "dtype"})
-"""Keys of a base's config.json that are not true of what is written: its code is not copied, its dtype may change."""
+"""Keys of a base's config.json that are not copied: its code is not written, and the dtype may change."""
 
 
 def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Describe a decoder as config.json does, for every transformers since 4.43.
+    """Return the config.json of a decoder, for transformers 4.43 or later.
 
     Args:
         model: The decoder.
-        base: config.json of the model that it was trained from or converted from. Its keys stay as they are, also those
-            that nothing reads here, except where the decoder differs from that model. The longest sequence is the
-            longer of the two: a run may train on shorter ones to save memory.
+        base: config.json of the model that the decoder was trained or converted from. Its keys are kept, including
+            unknown ones, except where the decoder differs from that model. The maximum sequence length is the larger of
+            the two, since a run may use a smaller one to save memory.
     """
     dtype = str(next(model.norm.parameters()).dtype).removeprefix("torch.")
     if base is None:
-        return {**_described(model.architecture), "torch_dtype": dtype}
-    before = architecture_from_hf(dict(base))
-    now = model.architecture
-    if isinstance(now.positions, RotarySpec):  # of others the weights have as many rows
-        now = evolve(now, max_seq_len=max(before.max_seq_len, now.max_seq_len))
-    keys_before, keys = _described(before), _described(now)
+        return {**_config_of(model.architecture), "torch_dtype": dtype}
+    base_architecture = architecture_from_hf(dict(base))
+    architecture = model.architecture
+    if isinstance(architecture.positions, RotarySpec):  # other kinds have weights of this length
+        max_seq_len = max(base_architecture.max_seq_len, architecture.max_seq_len)
+        architecture = evolve(architecture, max_seq_len=max_seq_len)
+    base_config, config = _config_of(base_architecture), _config_of(architecture)
     return {
         **{key: value for key, value in base.items() if key not in _NOT_COPIED},
-        **{key: value for key, value in keys.items() if value != keys_before.get(key)},
+        **{key: value for key, value in config.items() if value != base_config.get(key)},
         **({"dtype": dtype} if "dtype" in base else {}),
         "torch_dtype": dtype,
     }
 
 
-def _described(a: Architecture) -> dict[str, Any]:
+def _config_of(a: Architecture) -> dict[str, Any]:
     values, family = a.flat(), FAMILIES[a.family]
     return {
         "architectures": [family.hf_class],
         "model_type": a.family,
-        **{theirs: values[ours] for ours, theirs in family.keys.items()},
+        **{key: values[name] for name, key in family.keys.items()},
         **{key: value for key, value in family.fixed.items() if key not in family.ignored},
         **write_rope(a),
         **family.write(a),
@@ -54,18 +55,20 @@ def _described(a: Architecture) -> dict[str, Any]:
 
 
 def architecture_from_hf(config: dict[str, Any]) -> Architecture:
-    """Read the architecture out of a config.json.
+    """Return the architecture that a config.json describes.
 
     Raises:
-        ValueError: the model is of a kind that our decoder cannot be, or a needed key is missing.
+        ValueError: The model is not supported, or a required key is missing.
     """
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"model_type {config.get('model_type')!r} is not supported, only {known}")
+        families = ", ".join(FAMILIES)
+        raise ValueError(
+            f"model_type {config.get('model_type')!r} is not supported; expected one of {families}"
+        )
     for key, value in family.fixed.items():
         if config.get(key, value) not in (value, None):
-            raise ValueError(f"{key} is {config[key]!r}, but only {value!r} is supported")
+            raise ValueError(f"{key} is {config[key]!r}; only {value!r} is supported")
     config = {key: value for key, value in config.items() if value is not None}
     keys = family.keys
     try:
@@ -80,15 +83,15 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
             numbers[name] = defaults[name] if is_default else config[keys[name]]
         return Architecture.from_values(family=config["model_type"], **numbers, **family.read(config))
     except KeyError as error:
-        raise ValueError(f"there is no {error.args[0]!r}") from error
+        raise ValueError(f"key {error.args[0]!r} is missing") from error
 
 
 def read_hf_config(folder: Path) -> Architecture:
     """Read the architecture of the model in a Hugging Face folder.
 
     Raises:
-        FileNotFoundError: there is no config.json.
-        ValueError: config.json is damaged, or describes a model that is not supported, or quantised.
+        FileNotFoundError: config.json is missing.
+        ValueError: config.json is damaged, or describes a model that is quantised or not supported.
     """
     path = folder / "config.json"
     try:

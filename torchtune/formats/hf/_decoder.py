@@ -1,4 +1,4 @@
-"""A model as the config.json of a Hugging Face folder describes it."""
+"""Build a decoder from the config.json of a Hugging Face folder."""
 
 import os
 
@@ -13,13 +13,13 @@ def hf_decoder(path: str | os.PathLike[str], max_seq_len: int | None = None) -> 
     """Build the model that a Hugging Face folder describes, with random weights.
 
     Args:
-        path: The folder; its config.json is read, nothing else. An adapter's folder, or a run's, stands for the model
-            that `locate_model` finds by it.
-        max_seq_len: Longest sequence, in tokens. Null: the model's own.
+        path: The folder; only its config.json is read. For the folder of an adapter or a run, the model that
+            `locate_model` returns is built.
+        max_seq_len: Maximum sequence length, in tokens. Null: as in config.json.
 
     Raises:
-        FileNotFoundError: there is no config.json, or no base of an adapter.
-        ValueError: it describes a model that our decoder cannot be; the message has the field. Or a run has not ended.
+        FileNotFoundError: config.json or the base of an adapter is missing.
+        ValueError: The model is not supported (the message names the field), or the run has not ended.
     """
     architecture = read_hf_config(locate_model(path).base)
     return Decoder(architecture if max_seq_len is None else evolve(architecture, max_seq_len=max_seq_len))

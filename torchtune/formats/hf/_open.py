@@ -1,4 +1,4 @@
-"""A Hugging Face folder as where a model comes from."""
+"""Open a Hugging Face folder as a checkpoint."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, copy_files, copy
 
 
 def open_hf(folder: Path) -> Checkpoint:
-    """Look into a Hugging Face folder.
+    """Open a Hugging Face folder.
 
     Args:
-        folder: Holds config.json and weights in safetensors or pickles of tensors; maybe a tokenizer.
+        folder: Contains config.json, weights in safetensors or pickled tensors, and optionally a tokenizer.
 
     Raises:
-        FileNotFoundError: the folder's config.json or weights are missing.
-        ValueError: the folder's model is not supported, or a file is damaged.
+        FileNotFoundError: config.json or the weights are missing.
+        ValueError: The model is not supported, or a file is damaged.
     """
     with torch.device("meta"):
         model = Decoder(read_hf_config(folder))

@@ -1,4 +1,4 @@
-"""A Hugging Face folder out of a model."""
+"""Save a model as a Hugging Face folder."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from torchtune.modules import Decoder, has_adapters
 from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, auto_tokenizer, copy_files, copy_tokenizer
 
 SHARD_BYTES = 5 * 10**9
-"""Size of a file of weights, at most: what transformers writes, since hubs take no larger ones (bytes)."""
+"""Maximum size of a weight file (bytes): the limit that transformers uses, since hubs limit the size of files."""
 
 
 def save_hf_folder(
@@ -29,23 +29,23 @@ def save_hf_folder(
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads.
 
     Args:
-        model: Without adapters (`merge_lora` first).
-        folder: Written beside and renamed once complete.
-        tokenizer_directory: Its tokenizer's files are copied, and its generation_config.json if `base` has none.
-        base: Folder of the model that this one was trained from: keys of its config.json stay (`hf_config`), and so
-            does its generation_config.json, with the ids of the tokenizer's special tokens. None: there is none.
-        state: What to write in place of `model.state_dict()`, such as weights gathered from shards.
-        overwrite: Replace a folder that exists.
-        shard_bytes: Size of a file of weights, at most (bytes).
+        model: A model without adapters (`merge_lora` merges them).
+        folder: The folder to write; it appears only once it is complete.
+        tokenizer_directory: Folder whose tokenizer files are copied, and its generation_config.json if `base` has none.
+        base: Folder of the model that this one was trained from: the keys of its config.json are kept (`hf_config`),
+            and so is its generation_config.json, with the special ids of the tokenizer. None: there is no such folder.
+        state: Tensors to write instead of `model.state_dict()`, such as weights gathered from shards.
+        overwrite: Replace an existing folder.
+        shard_bytes: Maximum size of a weight file (bytes).
 
     Raises:
-        FileExistsError: the folder has something in it and `overwrite` is False.
-        FileNotFoundError: `tokenizer_directory` holds no tokenizer, or `base` no config.json.
-        ValueError: the model has LoRA adapters, or the tokenizer's files are damaged.
+        FileExistsError: The folder is not empty and `overwrite` is False.
+        FileNotFoundError: `tokenizer_directory` contains no tokenizer, or `base` no config.json.
+        ValueError: The model has LoRA adapters, or the tokenizer files are damaged.
     """
     if has_adapters(model):
         raise ValueError(
-            "the model has LoRA adapters; merge them into it first (merge_lora), or write them alone"
+            "the model has LoRA adapters; merge them first (merge_lora), or save only the adapters"
             " (save_peft_adapter)"
         )
     with atomic_folder(folder, overwrite=overwrite) as partial:
@@ -63,17 +63,17 @@ def save_hf_folder(
         weights = model.state_dict() if state is None else state
         a = model.architecture
         groups = hf_groups(a, weights)
-        sizes = {theirs: sum(weights[name].nbytes for name in names) for theirs, names in groups.items()}
+        sizes = {name: sum(weights[part].nbytes for part in parts) for name, parts in groups.items()}
         write_shards(partial, sizes, lambda name: hf_tensor(a, weights, name, groups[name]), shard_bytes)
 
 
 def _write_generation_config(folder: Path, sources: Sequence[Path], ids: SpecialIds) -> None:
-    """Write the generation settings of the first source that has some, with the ids of the tokenizer.
+    """Write the generation_config.json of the first source that has one, with the special ids of the tokenizer.
 
     Args:
-        folder: Where to.
-        sources: Folders; the last one is the tokenizer's.
-        ids: The ids of the tokenizer's special tokens.
+        folder: The folder to write to.
+        sources: Folders; the last one is that of the tokenizer.
+        ids: The special ids of the tokenizer.
     """
     path = next(
         (source / GENERATION_CONFIG for source in sources if (source / GENERATION_CONFIG).is_file()), None
@@ -87,13 +87,13 @@ def _write_generation_config(folder: Path, sources: Sequence[Path], ids: Special
 def write_shards(
     folder: Path, sizes: Mapping[str, int], read: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write weights as transformers names them: one file, or several of at most `shard_bytes` with an index.
+    """Write weights into one file, or several files of at most `shard_bytes` with an index, named as in transformers.
 
     Args:
-        folder: Where to.
-        sizes: Every tensor's size by its name (bytes). One that is larger than a file may be has a file of its own.
-        read: Returns a tensor; those of one file are held at a time.
-        shard_bytes: Size of a file, at most (bytes).
+        folder: The folder to write to.
+        sizes: The size of every tensor by name (bytes). A tensor larger than `shard_bytes` gets a separate file.
+        read: Returns a tensor; the tensors of one file at a time are in memory.
+        shard_bytes: Maximum size of a file (bytes).
     """
     shards: list[list[str]] = [[]]
     size = 0
@@ -118,10 +118,10 @@ def write_shards(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors with the mark that transformers asks for.
+    """Write tensors with the metadata that transformers requires.
 
     Raises:
-        OSError: there is no room for them.
+        OSError: The file cannot be written, for example since the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -134,4 +134,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
-    path.chmod(mode)  # The library makes files that nobody else may read.
+    path.chmod(mode)  # The library creates files that only the owner can read.

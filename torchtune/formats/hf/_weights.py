@@ -1,4 +1,4 @@
-"""Weights out of a Hugging Face folder."""
+"""Read the weights of a Hugging Face folder."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.formats._quantised import check_unquantised_tensors
-from torchtune.formats._tensor_files import TensorSource, folder_tensors, some
+from torchtune.formats._tensor_files import TensorSource, first_names, folder_tensors
 from torchtune.formats._wrapped_names import is_wrapped, matched_names
 from torchtune.formats.hf._config import read_hf_config
 from torchtune.models import FAMILIES
@@ -18,25 +18,25 @@ _HEAD = "lm_head.weight"
 
 
 def hf_name(name: str, family: str = "llama") -> str:
-    """Name a decoder's parameter as Hugging Face's checkpoints do."""
+    """Return the name of a decoder's parameter in Hugging Face checkpoints."""
     names = FAMILIES[family].names
     if not names:
         return name if name == _HEAD else f"model.{name}"
-    for ours, theirs in names:
-        inner = f".{ours}"
-        if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
+    for model_name, checkpoint_name in names:
+        inner = f".{model_name}"
+        if name.startswith(model_name):
+            name = checkpoint_name + name.removeprefix(model_name)
         elif inner in name:
-            name = name.replace(inner, f".{theirs}")
+            name = name.replace(inner, f".{checkpoint_name}")
     return name
 
 
 def stored_dtypes(folder: str | os.PathLike[str]) -> set[torch.dtype]:
-    """Return the precisions that a Hugging Face folder's weights are stored in; the tensors are not read.
+    """Return the dtypes of the weights in a Hugging Face folder, without reading the tensors.
 
     Raises:
-        FileNotFoundError: there are none, or a file of them is missing.
-        ValueError: a file or the index is damaged.
+        FileNotFoundError: The folder has no weights, or a file is missing.
+        ValueError: A file or the index is damaged.
     """
     return set(folder_tensors(Path(folder)).dtypes.values())
 
@@ -44,17 +44,17 @@ def stored_dtypes(folder: str | os.PathLike[str]) -> set[torch.dtype]:
 def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Load the weights of a Hugging Face folder into a model, in the model's dtype.
 
-    A model on the meta device gets the tensors themselves, on the CPU; one of the file's own dtype is
-    then backed by the file, and memory is used only for what is changed.
+    The parameters of a model on the meta device are replaced by CPU tensors. If they have the dtype of the file, they
+    are memory-mapped, and only changed pages take memory.
 
     Args:
-        model: Built to the same sizes; it may have LoRA adapters already, which are left alone.
-        folder: Holds config.json and model.safetensors, or shards with their index; or a pytorch_model.bin.
+        model: A model of the same sizes; its LoRA adapters, if any, are not changed.
+        folder: Contains config.json, and model.safetensors, shards with their index, or pytorch_model.bin.
 
     Raises:
-        FileNotFoundError: the folder, its config.json or its safetensors are missing.
-        ValueError: the folder's model is another one (sizes, constants, missing, unexpected or misshapen
-            tensors), or a file is damaged.
+        FileNotFoundError: The folder, its config.json or its weights are missing.
+        ValueError: The folder contains another model (sizes, constants, or missing, unexpected or misshapen tensors),
+            or a file is damaged.
     """
     parameters = dict(model.named_parameters())
     for name, tensor in read_hf_weights(model, folder):
@@ -69,25 +69,25 @@ def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
 
 def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[tuple[str, Tensor]]:
-    """Read the weights of a Hugging Face folder one by one, once all are known to fit a model.
+    """Check that the weights of a Hugging Face folder match a model, then read them one by one.
 
     Args:
-        model: Tells which names and shapes are expected; it may be on the meta device, and have adapters.
+        model: Defines the expected names and shapes; it may be on the meta device, and have adapters.
         folder: As in `load_hf_weights`.
 
     Yields:
-        Our name of each parameter, and its tensor, of the file's dtype and backed by it. What is neither kept nor in
-        use any more takes no memory.
+        The name of each parameter of the model, and its tensor, in the dtype of the file and memory-mapped. A tensor
+        that is not kept takes no memory after use.
 
     Raises:
-        FileNotFoundError: as in `load_hf_weights`.
-        ValueError: as in `load_hf_weights`.
+        FileNotFoundError: As in `load_hf_weights`.
+        ValueError: As in `load_hf_weights`.
     """
     return weights_of(model, hf_tensors(model, Path(folder)))
 
 
 def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
-    """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
+    """Open the weights of a Hugging Face folder and check that they match a model, as in `read_hf_weights`."""
     _check_architecture(model, folder)
     shapes = expected_shapes(model)
     source = _needed(folder_tensors(folder), shapes, model.architecture.family)
@@ -97,30 +97,30 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
 
 
 def weights_of(model: Decoder, source: TensorSource, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Read weights one by one, unchecked.
+    """Yield the weights of a model by parameter name, without checks.
 
     Args:
-        model: Tells which names and shapes are expected.
-        source: By the names of Hugging Face's checkpoints; what it does not hold is left out.
-        prefix: What our names begin with of those that are read.
+        model: Defines the expected names and shapes.
+        source: The weights, by Hugging Face name; parameters that it does not contain are skipped.
+        prefix: Only parameters whose names have this prefix are read.
     """
     parameters = _without_adapters(model)
-    for theirs, names in hf_groups(model.architecture, parameters).items():
-        if not names[0].startswith(prefix) or theirs not in source.shapes:
+    for checkpoint_name, names in hf_groups(model.architecture, parameters).items():
+        if not names[0].startswith(prefix) or checkpoint_name not in source.shapes:
             continue
-        tensor = source.read(theirs)
-        if is_transposed(model.architecture, theirs):
+        tensor = source.read(checkpoint_name)
+        if is_transposed(model.architecture, checkpoint_name):
             tensor = tensor.T
         yield from zip(names, torch.split(tensor, [parameters[n].shape[0] for n in names]), strict=True)
 
 
 def expected_shapes(model: Decoder) -> dict[str, list[int]]:
-    """Return the shapes of a model's tensors as Hugging Face's checkpoints hold them, adapters left out."""
+    """Return the shapes of a model's tensors in Hugging Face checkpoints, without adapters."""
     parameters = _without_adapters(model)
     shapes = {}
-    for theirs, names in hf_groups(model.architecture, parameters).items():
+    for checkpoint_name, names in hf_groups(model.architecture, parameters).items():
         shape = [sum(parameters[n].shape[0] for n in names), *parameters[names[0]].shape[1:]]
-        shapes[theirs] = shape[::-1] if is_transposed(model.architecture, theirs) else shape
+        shapes[checkpoint_name] = shape[::-1] if is_transposed(model.architecture, checkpoint_name) else shape
     return shapes
 
 
@@ -129,92 +129,92 @@ def _without_adapters(model: Decoder) -> dict[str, Tensor]:
 
 
 def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Name the tensors of a Hugging Face checkpoint, each with those of ours that stand in it, in their order."""
+    """Map the names of Hugging Face tensors to the names of the parameters that each one fuses, in order."""
     groups: dict[str, tuple[str, ...]] = {}
     fused = {part: f for f in FAMILIES[architecture.family].fused for part in f.parts}
     for name in names:
-        found = next((part for part in fused if f".{part}." in name), None)
-        if found is None:
+        fused_part = next((part for part in fused if f".{part}." in name), None)
+        if fused_part is None:
             groups[hf_name(name, architecture.family)] = (name,)
             continue
-        f = fused[found]
-        theirs = hf_name(name.replace(found, f.fused), architecture.family)
-        groups.setdefault(theirs, tuple(name.replace(found, part) for part in f.parts))
+        f = fused[fused_part]
+        checkpoint_name = hf_name(name.replace(fused_part, f.fused), architecture.family)
+        groups.setdefault(checkpoint_name, tuple(name.replace(fused_part, part) for part in f.parts))
     return groups
 
 
 def hf_tensor(
     architecture: Architecture, state: Mapping[str, Tensor], name: str, parts: Iterable[str]
 ) -> Tensor:
-    """Return one tensor as a Hugging Face checkpoint holds it.
+    """Return one tensor in the layout of a Hugging Face checkpoint.
 
     Args:
-        architecture: The decoder's.
-        state: Weights by our names.
-        name: The checkpoint's name.
-        parts: Ours of what stands in it (`hf_groups`).
+        architecture: The architecture of the decoder.
+        state: The weights of the decoder.
+        name: The name of the tensor in the checkpoint.
+        parts: The names of the parameters that the tensor fuses (`hf_groups`).
     """
-    found = [state[part] for part in parts]
-    whole = found[0] if len(found) == 1 else torch.cat(found)
-    return whole.T if is_transposed(architecture, name) else whole
+    tensors = [state[part] for part in parts]
+    tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return tensor.T if is_transposed(architecture, name) else tensor
 
 
 def is_transposed(architecture: Architecture, name: str) -> bool:
-    """Tell whether a tensor lies in checkpoints the other way round, by its name there."""
+    """Return whether a tensor is stored transposed in checkpoints, given its name there."""
     ends = FAMILIES[architecture.family].transposed
     return name.removesuffix(".weight").endswith(tuple(ends)) and name.endswith(".weight")
 
 
 def _check_architecture(model: Decoder, folder: Path) -> None:
-    """Compare numbers that shapes cannot show: a wrong rope_base loads, and talks nonsense."""
-    ours, theirs = model.architecture.flat(), read_hf_config(folder).flat()
+    """Compare settings that shapes do not show: with a wrong rope_base, weights load but the output is nonsense."""
+    expected, config = model.architecture.flat(), read_hf_config(folder).flat()
     different = [
-        f"{key} is {theirs[key]} there, {ours[key]} in the model"
-        for key in ours
-        if ours[key] != theirs[key] and key != "max_seq_len"
+        f"{key} is {config[key]}, expected {expected[key]}"
+        for key in expected
+        if expected[key] != config[key] and key != "max_seq_len"
     ]
     if different:
         raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
 
 
 def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str) -> TensorSource:
-    """Name tensors as the model does, without those that some checkpoints hold in vain.
+    """Rename tensors as in the model, and drop tensors that some checkpoints contain needlessly.
 
-    These are rotary tables, and a second copy of a tied head.
+    These are rotary tables, and a copy of a tied output head.
     """
     needed = [name for name in source.shapes if not name.endswith(FAMILIES[family].obsolete)]
     names = matched_names(needed, [*expected, _HEAD])
     embedding = hf_name("embed_tokens.weight", family)
-    is_extra = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
-    if is_extra and torch.equal(source.read(names[_HEAD]), source.read(names[embedding])):
+    has_extra_head = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
+    if has_extra_head and torch.equal(source.read(names[_HEAD]), source.read(names[embedding])):
         del names[_HEAD]
     return source.renamed(names)
 
 
-def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: Path) -> None:
-    """Compare what a source holds with what a model needs.
+def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, path: Path) -> None:
+    """Check that a source has the tensors that a model expects.
 
     Raises:
-        ValueError: tensors are missing, unexpected or misshapen.
+        ValueError: Tensors are missing, unexpected or misshapen.
     """
-    found = source.shapes
-    missing = sorted(map(source.own_name, shapes.keys() - found.keys()))
-    unexpected = sorted(map(source.own_name, found.keys() - shapes.keys()))
+    source_shapes = source.shapes
+    missing = sorted(map(source.source_name, shapes.keys() - source_shapes.keys()))
+    unexpected = sorted(map(source.source_name, source_shapes.keys() - shapes.keys()))
     misshapen = [
-        f"{source.own_name(name)} is {list(found[name])} there, {shape} in the model"
+        f"{source.source_name(name)} has shape {list(source_shapes[name])}, expected {shape}"
         for name, shape in shapes.items()
-        if name in found and list(found[name]) != shape
+        if name in source_shapes and list(source_shapes[name]) != shape
     ]
     mistakes = [
-        *([f"without {some(missing)}"] if missing else []),
-        *([f"with {some(unexpected)}, unknown to the model"] if unexpected else []),
-        *([some(sorted(misshapen), "; ")] if misshapen else []),
+        *([f"missing {first_names(missing)}"] if missing else []),
+        *([f"unexpected {first_names(unexpected)}"] if unexpected else []),
+        *([first_names(sorted(misshapen), "; ")] if misshapen else []),
     ]
     if any(map(is_wrapped, unexpected)):
         mistakes.append(
-            "prefixes such as module. and _orig_mod. are stripped only where the rest is one of its names"
+            "prefixes such as module. and _orig_mod. are removed only if the remaining name is in the model"
         )
     if any(".lora_" in name for name in unexpected):
-        mistakes.append("adapters are to be merged into the weights first (PEFT's merge_and_unload)")
+        mistakes.append("merge the adapters into the weights first (PEFT's merge_and_unload)")
     if mistakes:
-        raise ValueError(f"the weights in {where} are another model's: {'; '.join(mistakes)}")
+        raise ValueError(f"the weights in {path} do not match the model: {'; '.join(mistakes)}")

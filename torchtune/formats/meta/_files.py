@@ -1,8 +1,8 @@
-"""The files of Meta's own checkpoints: every GPU's part of a model.
+"""The weight files of Meta's checkpoints, one for each GPU.
 
-A model that ran on several GPUs lies in as many files, `consolidated.00.pth` and on, each with its part of every matrix
-(arXiv 1909.08053, section 3): some rows of those whose results stay apart, some columns of those whose results are
-added, and the norms whole. Which is which stands in `Transformer` of `llama/model.py` in
+A model for several GPUs is split into as many files, `consolidated.00.pth` and so on, by tensor parallelism (arXiv
+1909.08053, section 3): each file has some rows of column-parallel layers, some columns of row-parallel layers, and all
+of the norms. The split of each matrix is defined in `Transformer` of `llama/model.py` in
 https://github.com/meta-llama/llama and of `models/llama3/model.py` in https://github.com/meta-llama/llama-models.
 """
 
@@ -20,7 +20,7 @@ from torchtune.formats.meta._params import MetaParams
 EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"
 
 _ROPE = "rope.freqs"
-"""A table in Llama 2's files that follows from params.json."""
+"""A table in the files of Llama 2, which can be computed from params.json."""
 _KEYS_AND_VALUES = ("attention.wk.weight", "attention.wv.weight")
 _BY_ROWS = (
     "attention.wq.weight",
@@ -35,15 +35,15 @@ _QUERIES = "layers.0.attention.wq.weight"
 
 @define
 class MetaFiles:
-    """The tensors of Meta's files under Meta's names, put together when they are read.
+    """The tensors of Meta's files under Meta's names; their parts are joined when they are read.
 
     Args:
-        folder: Holds `consolidated.00.pth` and on.
+        folder: Contains `consolidated.00.pth` and so on.
         params: The folder's params.json.
 
     Raises:
-        FileNotFoundError: there are none, or one is missing.
-        ValueError: one is damaged, holds more than tensors, or does not go with the others.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, contains objects other than tensors, or does not match the others.
     """
 
     folder: Path
@@ -54,18 +54,18 @@ class MetaFiles:
     """In the order of the GPUs."""
 
     def __attrs_post_init__(self) -> None:
-        self._files = {path: one_file(path) for path in _find(self.folder)}
-        self._check_number()
+        self._files = {path: one_file(path) for path in _weight_files(self.folder)}
+        self._check_file_count()
         first, *_ = self._files.values()
         self.dtypes = first.dtypes
         for name in dict.fromkeys(name for file in self._files.values() for name in file.shapes):
             if name != _ROPE:
-                self.shapes[name] = self._whole_shape(name)
+                self.shapes[name] = self._joined_shape(name)
         if EMBEDDINGS not in self.shapes:
-            raise ValueError(f"no file of {self.folder} holds {EMBEDDINGS}; fetch them again")
+            raise ValueError(f"no file in {self.folder} contains {EMBEDDINGS}; fetch them again")
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor, whole; backed by its file where there is one alone."""
+        """Read one tensor and join its parts; the tensor of a single file is memory-mapped."""
         dim = self._split(name)
         parts = [file.read(name) for file in self._files.values()]
         if dim is None or len(parts) == 1:
@@ -74,48 +74,48 @@ class MetaFiles:
         for i, path in enumerate(self._files):
             if not torch.equal(parts[i], parts[i - i % n_same]):
                 raise ValueError(
-                    f"{name} of {path} is not that of the file before it, though {len(parts)} files share"
-                    f" {self.params.n_kv_heads} key-value heads; fetch it again"
+                    f"{name} in {path} differs from the previous file; expected equal copies, since {len(parts)} files"
+                    f" share {self.params.n_kv_heads} key-value heads; fetch it again"
                 )
         return torch.cat(parts[::n_same], dim)
 
     def is_tied(self) -> bool:
-        """Tell whether the output head is the embedding table, number by number."""
+        """Return whether the output head equals the embedding table."""
         if self.shapes.get(HEAD) != self.shapes[EMBEDDINGS]:
             return False
         return torch.equal(self.read(HEAD), self.read(EMBEDDINGS))
 
-    def _check_number(self) -> None:
-        """Compare the number of files with the part of a matrix that the first one holds."""
+    def _check_file_count(self) -> None:
+        """Compare the number of files with the share of a matrix in the first file."""
         (path, first), *_ = self._files.items()
         n = len(self._files)
         rows = _rows(first, _QUERIES)
         if not rows or self.params.dim % rows:
-            return  # is named with all that is missing or misshapen
+            return  # reported later, with all missing and misshapen tensors
         expected = self.params.dim // rows
         if expected > n:
             raise FileNotFoundError(
-                f"no {_name(n)} in {self.folder}: {path.name} holds one of {expected} parts of {_QUERIES}, and of"
-                f" {expected} files {n} are there; fetch the rest"
+                f"no {_name(n)} in {self.folder}: {path.name} is 1 of {expected} files, from the shape of {_QUERIES},"
+                f" but the folder has {n}; fetch the missing files"
             )
         if expected < n:
             raise ValueError(
-                f"{self.folder} has {n} files, but {path.name} holds one of {expected} parts of {_QUERIES};"
-                " they are of different models"
+                f"{self.folder} has {n} files, but {path.name} is 1 of {expected}, from the shape of {_QUERIES}; the"
+                " files belong to different models"
             )
 
-    def _whole_shape(self, name: str) -> list[int]:
-        """Return the shape of a tensor once its parts are put together."""
+    def _joined_shape(self, name: str) -> list[int]:
+        """Return the shape of a tensor after its parts are joined."""
         (path, first), *others = self._files.items()
         dim = self._split(name)
         for other, file in others:
             if name not in file.shapes or name not in first.shapes:
-                lacking = path if name not in first.shapes else other
-                raise ValueError(f"{lacking} is without {name}, which files beside it hold; fetch it again")
+                incomplete = path if name not in first.shapes else other
+                raise ValueError(f"{incomplete} has no {name}, which the other files contain; fetch it again")
             if file.shapes[name] != first.shapes[name]:
                 raise ValueError(
-                    f"{name} is {file.shapes[name]} in {other} and {first.shapes[name]} in {path.name}; they are of"
-                    " different models"
+                    f"{name} has shape {file.shapes[name]} in {other} and {first.shapes[name]} in {path.name}; the"
+                    " files belong to different models"
                 )
         shape = list(first.shapes[name])
         if dim is not None and dim < len(shape):
@@ -123,7 +123,7 @@ class MetaFiles:
         return shape
 
     def _split(self, name: str) -> int | None:
-        """Return the dimension along which a tensor is cut; None: every file has it whole."""
+        """Return the dimension along which a tensor is split; None if every file has all of it."""
         if name == EMBEDDINGS:
             return self._split_of_embeddings()
         if name.endswith(_BY_ROWS):
@@ -131,7 +131,7 @@ class MetaFiles:
         return 1 if name.endswith(_BY_COLUMNS) else None
 
     def _split_of_embeddings(self) -> int:
-        """Tell Llama 3, which cuts the vocabulary, from Llama 2, which cuts the width."""
+        """Return the split dimension of the embeddings: 0 (vocabulary) in Llama 3, 1 (width) in Llama 2."""
         path, file = next(iter(self._files.items()))
         shape = file.shapes.get(EMBEDDINGS, [])
         dim = self.params.dim
@@ -140,18 +140,18 @@ class MetaFiles:
         if len(shape) == 2 and shape[1] * len(self._files) == dim:
             return 1
         raise ValueError(
-            f"{EMBEDDINGS} is {shape} in {path}: {dim} columns were expected, or a {len(self._files)}th of them; the"
-            " params.json beside it is another model's"
+            f"{EMBEDDINGS} has shape {shape} in {path}; expected {dim} columns, or 1/{len(self._files)} of them;"
+            " params.json belongs to another model"
         )
 
     def _n_same(self, name: str) -> int:
-        """Return how many files in a row hold the same: several where there are more of them than key-value heads."""
+        """Return the number of consecutive files with equal copies: >1 if files outnumber key-value heads."""
         if not name.endswith(_KEYS_AND_VALUES):
             return 1
         first, *_ = self._files.values()
         rows = _rows(first, name) * len(self._files)
-        n_same, rest = divmod(rows, self.params.n_kv_heads * self.params.head_dim)
-        return n_same if n_same and not rest and len(self._files) % n_same == 0 else 1
+        n_same, remainder = divmod(rows, self.params.n_kv_heads * self.params.head_dim)
+        return n_same if n_same and not remainder and len(self._files) % n_same == 0 else 1
 
 
 def _rows(file: TensorSource, name: str) -> int:
@@ -159,22 +159,22 @@ def _rows(file: TensorSource, name: str) -> int:
 
 
 def has_meta_files(folder: Path) -> bool:
-    """Tell whether a folder holds files of weights of Meta's."""
-    return bool(_numbered(folder))
+    """Return whether a folder contains weight files of Meta."""
+    return bool(_files_by_number(folder))
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
-    found = {path: re.fullmatch(r"consolidated\.(\d+)\.pth", path.name) for path in folder.iterdir()}
-    return {int(match[1]): path for path, match in found.items() if match}
+def _files_by_number(folder: Path) -> dict[int, Path]:
+    matches = {path: re.fullmatch(r"consolidated\.(\d+)\.pth", path.name) for path in folder.iterdir()}
+    return {int(match[1]): path for path, match in matches.items() if match}
 
 
-def _find(folder: Path) -> list[Path]:
-    """Return the files in the order of their numbers, of which none may be missing."""
-    found = _numbered(folder)
-    for i in range(max(len(found), 1)):
-        if i not in found:
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files in the order of their numbers, and check that no number is missing."""
+    files = _files_by_number(folder)
+    for i in range(max(len(files), 1)):
+        if i not in files:
             raise FileNotFoundError(f"no {_name(i)} in {folder}; fetch it")
-    return [found[i] for i in sorted(found)]
+    return [files[i] for i in sorted(files)]
 
 
 def _name(i: int) -> str:

@@ -1,4 +1,4 @@
-"""Meta's own checkpoints of Llama 2, Code Llama and Llama 3 to 3.3 as where a model comes from."""
+"""Open Meta's checkpoints of Llama 2, Code Llama and Llama 3 to 3.3."""
 
 from pathlib import Path
 
@@ -16,33 +16,33 @@ _TOKENIZER = "tokenizer.model"
 
 
 def is_meta(folder: Path) -> bool:
-    """Tell whether a folder looks like one of Meta's, or like what is left of one."""
+    """Return whether a folder is a checkpoint of Meta, possibly an incomplete one."""
     return (folder / FILE).is_file() or has_meta_files(folder)
 
 
 def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
-    """Look into a checkpoint of Meta's.
+    """Open a checkpoint of Meta.
 
     Args:
-        folder: Holds params.json and `consolidated.00.pth`, with further ones for a model that was cut into several.
-        tokenizer: A tokenizer.model or its folder. None: the folder's own.
+        folder: Contains params.json and `consolidated.00.pth`, with further files if the model is split.
+        tokenizer: A tokenizer.model or its folder. None: the tokenizer.model in `folder`.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: a file is damaged, does not go with the others, or is of a model that is not supported.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged or does not match the others, or the model is not supported.
     """
     params = read_params(folder)
     files = MetaFiles(folder, params)
     if params.n_layers > len(files.shapes):
         raise ValueError(
-            f"{folder / FILE} speaks of {params.n_layers} layers, the files beside it hold {len(files.shapes)} tensors"
+            f"{folder / FILE}: n_layers is {params.n_layers}, but the weight files have {len(files.shapes)} tensors"
         )
     vocab_size = params.vocab_size or files.shapes[EMBEDDINGS][0]
     tied = params.use_scaled_rope and files.is_tied()
     try:
         with torch.device("meta"):
             model = Decoder(params.architecture(vocab_size, tied_embeddings=tied))
-    except (ValueError, ArithmeticError, RuntimeError) as error:  # the latter two: numbers beyond all models
+    except (ValueError, ArithmeticError, RuntimeError) as error:  # the latter two: sizes are too large
         raise ValueError(f"{folder / FILE}: {error}") from error
     weights = meta_weights(files, expected_shapes(model), {HEAD} if tied else ())
 
@@ -58,7 +58,7 @@ def _find_tokenizer(path: Path) -> Path:
     file = path / _TOKENIZER if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
-            f"no {file.name} in {file.parent}: name the model's tokenizer.model (--tokenizer), which may lie in another"
+            f"no {file.name} in {file.parent}; pass the model's tokenizer.model (--tokenizer), which may be in another"
             " folder of the download"
         )
     return file

@@ -1,6 +1,6 @@
-"""The params.json of Meta's own checkpoints: Llama 2, Code Llama, Llama 3 to 3.3.
+"""The params.json of Meta's checkpoints: Llama 2, Code Llama, Llama 3 to 3.3.
 
-The keys and their defaults are those of `ModelArgs`, and the width of the feed-forward that of `FeedForward`, in
+The keys and their defaults are from `ModelArgs`, and the width of the feed-forward from `FeedForward`, in
 `llama/model.py` of https://github.com/meta-llama/llama and `llama_models/llama3/` of
 https://github.com/meta-llama/llama-models.
 """
@@ -22,22 +22,22 @@ _NUMBERS = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
 _REQUIRED = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
 
 _LARGEST = 2**31
-"""What no number of a model reaches: sizes beyond it make matrices that torch cannot describe."""
+"""Upper bound of all numbers: torch cannot represent the matrices of larger models."""
 
-_UNSTRETCHED = {
+_WITHOUT_SCALING = {
     a.flat()["rope_base"]: a for a in (b.architecture for b in (llama2_7b, llama3_8b, code_llama_7b))
 }
-"""Models by rope_theta, with the longest sequence, which Meta's files leave out. LLaMA 1's 2048 tokens cannot be told
-from Llama 2's 4096."""
+"""Models by rope_theta, for the maximum sequence length, which Meta's files do not contain. LLaMA 1 (2048 tokens)
+cannot be distinguished from Llama 2 (4096 tokens)."""
 
-_STRETCHED = {False: llama3_1_8b.architecture, True: llama3_2_1b.architecture}
-"""Models whose rotary frequencies are stretched, by whether embeddings are tied (Meta's own code has a factor of 8 for
-all, the config.json of those with tied ones 32)."""
+_WITH_SCALING = {False: llama3_1_8b.architecture, True: llama3_2_1b.architecture}
+"""Models with scaled RoPE, by whether embeddings are tied. (Meta's code uses a factor of 8 for all of them; the
+config.json of those with tied embeddings has 32.)"""
 
 
 @frozen(kw_only=True)
 class MetaParams:
-    """What params.json says."""
+    """The content of params.json."""
 
     dim: int
     n_layers: int
@@ -46,34 +46,34 @@ class MetaParams:
     multiple_of: int
     norm_eps: float
     vocab_size: int | None = None
-    """None: as many as the embeddings have rows."""
+    """None: the number of rows of the embeddings."""
     ffn_dim_multiplier: float = 1.0
     rope_theta: float = field(default=10_000.0, converter=float)
     use_scaled_rope: bool = False
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
+        """The width of one head."""
         return self.dim // self.n_heads
 
     @property
     def ffn_dim(self) -> int:
-        """Inner width of the feed-forward."""
+        """The inner width of the feed-forward."""
         width = int(self.ffn_dim_multiplier * int(2 * 4 * self.dim / 3))
         return -(-width // self.multiple_of) * self.multiple_of
 
     def architecture(self, vocab_size: int, *, tied_embeddings: bool) -> Architecture:
-        """Return what the decoder is.
+        """Return the architecture of the decoder.
 
         Args:
             vocab_size: Rows of the embeddings.
-            tied_embeddings: Whether the output head is the embedding table itself. The tied ones among those whose
-                rotary frequencies are stretched are Llama 3.2 1B and 3B.
+            tied_embeddings: Whether the output head is the embedding table. Among models with scaled RoPE, these are
+                Llama 3.2 1B and 3B.
 
         Raises:
-            ValueError: heads do not divide, or a head's width is odd.
+            ValueError: The numbers of heads do not divide, or the width of a head is odd.
         """
-        like = _STRETCHED[tied_embeddings] if self.use_scaled_rope else _UNSTRETCHED[self.rope_theta]
+        like = _WITH_SCALING[tied_embeddings] if self.use_scaled_rope else _WITHOUT_SCALING[self.rope_theta]
         return Architecture.from_values(
             vocab_size=vocab_size,
             num_layers=self.n_layers,
@@ -94,33 +94,33 @@ def read_params(folder: Path) -> MetaParams:
     """Read a folder's params.json.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, lacks a number, or says more than is supported.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged or incomplete, or its model is not supported.
     """
     path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {FILE} in {folder}; Meta's checkpoints have one beside consolidated.00.pth"
+            f"no {FILE} in {folder}; expected it next to consolidated.00.pth, as in Meta's checkpoints"
         )
     values = {key: value for key, value in read_json(path).items() if value is not None}
     unknown = sorted(values.keys() - {*_COUNTS, *_NUMBERS, "use_scaled_rope"})
     if unknown:
         raise ValueError(
-            f"{path}: {', '.join(unknown)} is not supported: only Llama 2, Code Llama and Llama 3 to 3.3 are, for text"
-            " alone and not quantised"
+            f"{path}: {', '.join(unknown)} is not supported; expected an unquantised text model of Llama 2, Code Llama"
+            " or Llama 3 to 3.3"
         )
     missing = [key for key in _REQUIRED if key not in values]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; fetch it again")
-    if values.get("vocab_size") == -1:  # Llama 2's, whose tokenizer says it
+    if values.get("vocab_size") == -1:  # Llama 2, where the tokenizer defines it
         del values["vocab_size"]
     _check_values(path, values)
     values.setdefault("n_kv_heads", values["n_heads"])
     params = MetaParams(**values)
     if params.ffn_dim >= _LARGEST:
         raise ValueError(
-            f"{path}: dim, multiple_of and ffn_dim_multiplier make a feed-forward {params.ffn_dim:,} wide; fetch it"
-            " again"
+            f"{path}: dim, multiple_of and ffn_dim_multiplier result in a feed-forward width of {params.ffn_dim:,};"
+            " fetch it again"
         )
     return params
 
@@ -128,18 +128,19 @@ def read_params(folder: Path) -> MetaParams:
 def _check_values(path: Path, values: dict[str, Any]) -> None:
     for key, value in values.items():
         if key == "use_scaled_rope":
-            fits, what = isinstance(value, bool), "true or false"
+            is_valid, expected = isinstance(value, bool), "true or false"
         else:
-            kinds, kind = ((int,), "a whole number") if key in _COUNTS else ((int, float), "a number")
-            fits, what = type(value) in kinds and 0 < value < _LARGEST, f"{kind} above 0 and below 2**31"
-        if not fits:
-            raise ValueError(f"{path}: {key} is {value!r}, {what} is expected")
+            types, kind = ((int,), "a whole number") if key in _COUNTS else ((int, float), "a number")
+            is_valid = type(value) in types and 0 < value < _LARGEST
+            expected = f"{kind} above 0 and below 2**31"
+        if not is_valid:
+            raise ValueError(f"{path}: {key} is {value!r}; expected {expected}")
     if values["dim"] % values["n_heads"]:
         raise ValueError(f"{path}: dim = {values['dim']} is not a multiple of n_heads = {values['n_heads']}")
     theta = values.get("rope_theta", 10_000.0)
-    if not values.get("use_scaled_rope") and theta not in _UNSTRETCHED:
-        known = ", ".join(f"{base:,.0f}" for base in sorted(_UNSTRETCHED))
+    if not values.get("use_scaled_rope") and theta not in _WITHOUT_SCALING:
+        known_bases = ", ".join(f"{base:,.0f}" for base in sorted(_WITHOUT_SCALING))
         raise ValueError(
-            f"{path}: the longest sequence is not in it, and is known for a rope_theta of {known} only, not for"
-            f" {theta:,}"
+            f"{path}: rope_theta is {theta:,}, for which the maximum sequence length is unknown; expected one of"
+            f" {known_bases}"
         )

@@ -1,11 +1,11 @@
-"""The weights of Meta's own checkpoints under the names, and in the order, of Hugging Face's."""
+"""The weights of Meta's checkpoints, with the names and the layout of Hugging Face checkpoints."""
 
 from collections.abc import Collection, Iterable
 
 from attrs import evolve
 from torch import Tensor
 
-from torchtune.formats._rotary_halves import halves_apart
+from torchtune.formats._rotary_halves import deinterleave
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.meta._files import MetaFiles
 
@@ -22,33 +22,33 @@ _NAMES = (
     ("input_layernorm.", "attention_norm."),
     ("post_attention_layernorm.", "ffn_norm."),
 )
-"""Parts of Hugging Face's names, each with Meta's."""
+"""Parts of Hugging Face names, each with the part of Meta's name."""
 
 
 def meta_weights(files: MetaFiles, expected: Iterable[str], ignored: Collection[str] = ()) -> TensorSource:
-    """Return the weights in Meta's files.
+    """Return the weights of Meta's files.
 
     Args:
-        files: Where they stand.
+        files: The files.
         expected: The names of the model's weights in a Hugging Face checkpoint.
-        ignored: Meta's names of tensors that the model does without.
+        ignored: Meta's names of tensors that the model does not need.
     """
     names = {name: _meta_name(name) for name in expected}
-    theirs = {meta: name for name, meta in names.items()}
-    needed = {theirs.get(meta, meta): meta for meta in files.shapes if meta not in ignored}
+    hf_names = {meta: name for name, meta in names.items()}
+    needed = {hf_names.get(meta, meta): meta for meta in files.shapes if meta not in ignored}
     source = TensorSource(shapes=files.shapes, dtypes=files.dtypes, read=files.read).renamed(needed)
 
     def read(name: str) -> Tensor:
         tensor = source.read(name)
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            return halves_apart(tensor, files.params.head_dim)
+            return deinterleave(tensor, files.params.head_dim)
         return tensor
 
-    return evolve(source, read=read, own_names=names)
+    return evolve(source, read=read, source_names=names)
 
 
 def _meta_name(name: str) -> str:
     name = name.removeprefix("model.")
-    for theirs, metas in _NAMES:
-        name = name.replace(theirs, metas)
+    for hf_part, meta_part in _NAMES:
+        name = name.replace(hf_part, meta_part)
     return name

@@ -1,4 +1,4 @@
-"""The adapter_config.json of PEFT's folders."""
+"""The adapter_config.json of a PEFT adapter folder."""
 
 import re
 import reprlib
@@ -15,7 +15,7 @@ from torchtune.runs import missing_model_hint
 ADAPTER_CONFIG = "adapter_config.json"
 
 PLAIN = {"bias": "none", "trainable_token_indices": None}
-"""What LoRA leaves off; other values change what the tensors mean, or add some."""
+"""Settings that must be off: other values change the meaning of the tensors, or add tensors."""
 
 _OFF = {
     **PLAIN,
@@ -31,7 +31,7 @@ _OFF = {
     "velora_config": None,
     "megatron_config": None,
 }
-"""The same of newer releases of PEFT, whose older ones do not know it."""
+"""`PLAIN`, and such settings of newer releases of PEFT, which are not written because older releases reject them."""
 
 _READ = frozenset(
     {
@@ -48,7 +48,7 @@ _READ = frozenset(
         "ensure_weight_tying",
     }
 )
-"""What is read and checked."""
+"""Keys that are read and checked."""
 
 _WITHOUT_EFFECT = frozenset(
     {
@@ -71,65 +71,66 @@ _WITHOUT_EFFECT = frozenset(
         "lora_ga_config",
     }
 )
-"""What does not change what trained tensors mean: their names tell the layers, and `init_lora_weights` whether the
-base was changed at the start. The keys of `LoraConfig` in PEFT 0.21."""
+"""Keys that are ignored, since they do not change the meaning of trained tensors: tensor names identify the layers,
+and `init_lora_weights` tells whether initialization changed the base. From `LoraConfig` of PEFT 0.21."""
 
 _CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
-"""Ways to start that take something off the weights of the base, which PEFT does again when it loads them."""
+"""Initializations that subtract something from the base weights; PEFT repeats this when it loads the adapter."""
 
 KIND_SETTINGS = tuple(dict.fromkeys(key for kind in ADAPTERS.values() for key in kind.peft_settings))
-"""Keys that tell the kinds of adapters."""
+"""Keys that identify the kind of an adapter."""
 
 _RANK, _ALPHA = "a whole number above 0", "a number above 0"
 _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
 
 
-def _no_adapter(folder: Path) -> str:
-    """Return why a folder is no adapter's, and which one may be."""
+def _missing_adapter_message(folder: Path) -> str:
+    """Return why a folder is not an adapter, and which folder may be meant."""
     if not folder.is_dir():
-        hint = missing_model_hint(folder) or "tune download fetches one"
-        return f"there is no folder {folder}; a PEFT adapter's is expected; {hint}"
-    of_a_run = [path for path in (folder / "final", folder / "best") if (path / ADAPTER_CONFIG).is_file()]
-    if of_a_run:
-        return f"{folder} is a run's folder; name the adapter in it, {' or '.join(map(str, of_a_run))}"
-    return f"no {ADAPTER_CONFIG} in {folder}; a PEFT adapter folder is expected"
+        hint = missing_model_hint(folder) or "download it with `tune download`"
+        return f"folder {folder} does not exist; expected a PEFT adapter folder; {hint}"
+    run_adapters = [path for path in (folder / "final", folder / "best") if (path / ADAPTER_CONFIG).is_file()]
+    if run_adapters:
+        return f"{folder} is a run's folder; name the adapter in it, {' or '.join(map(str, run_adapters))}"
+    return f"no {ADAPTER_CONFIG} in {folder}; expected a PEFT adapter folder"
 
 
 def read_peft_config(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json, refusing what would change the result and is not supported.
+    """Read and check adapter_config.json.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or uses more of PEFT than LoRA, rsLoRA and DoRA.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or has a setting that changes the result and is not supported: only LoRA,
+            rsLoRA and DoRA are.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
-        raise FileNotFoundError(_no_adapter(folder))
+        raise FileNotFoundError(_missing_adapter_message(folder))
     config = read_json(path)
     if config.get("peft_type") != "LORA":
-        raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
+        raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}; only 'LORA' is supported")
     for key, value in _OFF.items():
         if (config.get(key) or value) != value:
-            raise ValueError(f"{path}: {key} is {reprlib.repr(config[key])}, only {value!r} is supported")
-    _check_known(path, config)
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_CHANGE_BASE):
+            raise ValueError(f"{path}: {key} is {reprlib.repr(config[key])}; only {value!r} is supported")
+    _check_keys(path, config)
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(_CHANGE_BASE):
         raise ValueError(
-            f"{path}: init_lora_weights is {start!r}, with which the adapter belongs to a changed base; save it with"
-            " PEFT's path_initial_model_for_weight_conversion"
+            f"{path}: init_lora_weights is {init!r}, which changes the base weights; save the adapter for the original"
+            " base, with PEFT's path_initial_model_for_weight_conversion"
         )
     _check_values(path, config)
     return config
 
 
-def of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) -> Any:
-    """Return a layer's own rank or alpha, which PEFT looks up by the end of its name."""
+def layer_setting(config: Mapping[str, Any], key: str, layer: str, default: Any) -> Any:
+    """Return the rank or alpha of a layer, whose patterns PEFT matches with the end of the layer's name."""
     patterns: Mapping[str, Any] = config.get(key) or {}
-    return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), otherwise)
+    return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), default)
 
 
 def kind_of(config: Mapping[str, Any]) -> AdapterKind:
-    """Return the kind of a folder's adapters: of those whose settings it has, the one with the most."""
+    """Return the kind of a folder's adapters: of the kinds whose settings match, the most specific one."""
     kinds = [
         name
         for name, kind in ADAPTERS.items()
@@ -143,14 +144,14 @@ def _ending(pattern: str) -> str:
     return rf"(.*\.)?({pattern})"
 
 
-def _check_known(path: Path, config: Mapping[str, Any]) -> None:
-    """Reject keys that newer releases of PEFT, or other libraries, may add, unless they are empty or off."""
-    known = {*_OFF, *_READ, *_WITHOUT_EFFECT, *KIND_SETTINGS}
-    for key in sorted(config.keys() - known):
+def _check_keys(path: Path, config: Mapping[str, Any]) -> None:
+    """Reject unknown keys, from newer releases of PEFT or other libraries, unless they are empty or off."""
+    known_keys = {*_OFF, *_READ, *_WITHOUT_EFFECT, *KIND_SETTINGS}
+    for key in sorted(config.keys() - known_keys):
         if config[key]:
             raise ValueError(
-                f"{path}: {key} is {reprlib.repr(config[key])}, and what it means is not known, so that it is supported"
-                " only if it is null or false; merge the adapter by the library that wrote it"
+                f"{path}: {key} is {reprlib.repr(config[key])}; the key is unknown, so only null or false is supported;"
+                " merge the adapter with the library that wrote it"
             )
 
 
@@ -162,29 +163,31 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
         _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
     modules = config.get("modules_to_save")
     if not (modules is None or (isinstance(modules, list) and all(isinstance(m, str) for m in modules))):
-        raise unexpected_value(path, "modules_to_save", modules, "a list of names of modules, or null")
+        raise unexpected_value(path, "modules_to_save", modules, "a list of module names, or null")
     for name in ("use_rslora", "ensure_weight_tying", *KIND_SETTINGS):
         if not isinstance(config.get(name), bool | None):
             raise unexpected_value(path, name, config[name], "true or false")
-    for name, what in _PATTERNS.items():
+    for name, expected in _PATTERNS.items():
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict):
-            raise unexpected_value(path, name, patterns, "an object of numbers by layers")
+            raise unexpected_value(path, name, patterns, "an object that maps layers to numbers")
         for pattern, value in patterns.items():
-            _expect(path, f"{name} of {pattern!r}", value, what)
+            _expect(path, f"{name} of {pattern!r}", value, expected)
             try:
                 re.compile(_ending(pattern))
             except re.error as error:
                 raise ValueError(
-                    f"{path}: {name} has {pattern!r}, which is no regular expression ({error}); fetch it again"
+                    f"{path}: {name} has {pattern!r}, which is not a regular expression ({error}); fetch it again"
                 ) from error
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str | None):
-        raise unexpected_value(path, "base_model_name_or_path", base, "a folder, or the hub's name of a model")
+        raise unexpected_value(
+            path, "base_model_name_or_path", base, "a folder or the name of a model on the hub"
+        )
 
 
-def _expect(path: Path, name: str, value: Any, what: str, below: float = torch.finfo().max) -> None:
-    """Refuse what is no number, or not one of those that make sense."""
-    kinds = {int} if what == _RANK else {int, float}
-    if type(value) not in kinds or not 0 < value < below:
-        raise unexpected_value(path, name, value, what)
+def _expect(path: Path, name: str, value: Any, expected: str, below: float = torch.finfo().max) -> None:
+    """Raise unless a value is a number of the expected type above 0 and below a bound."""
+    types = {int} if expected == _RANK else {int, float}
+    if type(value) not in types or not 0 < value < below:
+        raise unexpected_value(path, name, value, expected)

@@ -1,4 +1,4 @@
-"""How PEFT's folders name adapted layers, trained modules and their tensors."""
+"""Names of adapted layers and their tensors in PEFT folders."""
 
 from collections.abc import Mapping
 
@@ -12,32 +12,32 @@ from torchtune.modules import ADAPTERS, EMBEDDING_ADAPTERS, Adapter, AdapterKind
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
 TABLE, HEAD = "embed_tokens", "lm_head"
-"""Our names of the embedding table and of the output head; the latter is also that of checkpoints."""
+"""Names of the embedding table and the output head in our models; checkpoints also name the head so."""
 
 
 def peft_layers(model: Decoder) -> dict[str, tuple[str, ...]]:
-    """Name every layer that may be adapted as checkpoints do, each with those of ours that it holds, in their order."""
-    ours = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) or name == TABLE]
-    groups = hf_groups(model.architecture, [f"{name}.weight" for name in ours])
+    """Map the checkpoint name of every adaptable layer to the names of the model layers that it fuses, in order."""
+    layer_names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) or name == TABLE]
+    groups = hf_groups(model.architecture, [f"{name}.weight" for name in layer_names])
     return {
-        theirs.removesuffix(".weight"): tuple(name.removesuffix(".weight") for name in names)
-        for theirs, names in groups.items()
+        checkpoint_name.removesuffix(".weight"): tuple(name.removesuffix(".weight") for name in names)
+        for checkpoint_name, names in groups.items()
     }
 
 
 def table_name(model: Decoder) -> str:
-    """Name the embedding table as checkpoints do."""
+    """Return the checkpoint name of the embedding table."""
     return hf_name(f"{TABLE}.weight", model.architecture.family).removesuffix(".weight")
 
 
-def with_own_head(model: Decoder) -> Decoder:
-    """Return a model of the same sizes, on the meta device, whose output head is not its embedding table."""
+def with_untied_head(model: Decoder) -> Decoder:
+    """Return a model of the same sizes with an untied output head, on the meta device."""
     with torch.device("meta"):
         return Decoder(evolve(model.architecture, tied_embeddings=False))
 
 
 def adapter_class(kind: AdapterKind, name: str) -> type[Adapter] | None:
-    """Return what a kind adapts a layer with, by our name of the layer; None: it does not."""
+    """Return the adapter class of a kind for a model layer; None if the kind does not support the layer."""
     if name in (TABLE, HEAD) and kind not in EMBEDDING_ADAPTERS:
         return None
     return EMBEDDING_ADAPTERS[kind] if name == TABLE else ADAPTERS[kind]
@@ -45,21 +45,21 @@ def adapter_class(kind: AdapterKind, name: str) -> type[Adapter] | None:
 
 @frozen(kw_only=True)
 class CheckpointAdapter:
-    """The adapter of one layer of a checkpoint, which may hold several of ours."""
+    """The adapter of one checkpoint layer, which may fuse several model layers."""
 
     tensors: dict[str, Tensor]
-    """By our names of its parameters: A `[r, in]`, B `[out, r]`, and what else its kind has."""
+    """By parameter name in our models: A `[r, in]`, B `[out, r]`, and further parameters of the kind."""
     alpha: float
-    of_peft: Mapping[str, str]
-    """PEFT's names of the parameters by ours."""
+    peft_names: Mapping[str, str]
+    """Parameter names in our models to their names in PEFT."""
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
+        """The number of rows of A."""
         return self.tensors["lora_a"].shape[0]
 
-    def head(self, of_peft: Mapping[str, str]) -> "CheckpointAdapter":
-        """Return the change that a tied output head sees of that of the embedding table: its transpose."""
-        # Copies, as a file of safetensors holds no tensor twice.
+    def tied_head(self, peft_names: Mapping[str, str]) -> "CheckpointAdapter":
+        """Return the adapter of the tied output head of an adapted embedding table: the transpose."""
+        # Cloned, since a safetensors file cannot hold a tensor twice.
         tensors = {"lora_a": self.tensors["lora_b"].T.clone(), "lora_b": self.tensors["lora_a"].T.clone()}
-        return CheckpointAdapter(tensors=tensors, alpha=self.alpha, of_peft=of_peft)
+        return CheckpointAdapter(tensors=tensors, alpha=self.alpha, peft_names=peft_names)

@@ -1,4 +1,4 @@
-"""A checkpoint's weights with an adapter added to them."""
+"""A checkpoint's weights with an adapter merged into them."""
 
 import torch
 from attrs import evolve
@@ -7,34 +7,34 @@ from torch import Tensor
 from torchtune.formats._source import Checkpoint
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._weights import is_transposed
-from torchtune.formats.peft._layers import HEAD, table_name, with_own_head
+from torchtune.formats.peft._layers import HEAD, table_name, with_untied_head
 from torchtune.formats.peft._load import PeftAdapter
 from torchtune.modules import Architecture
 
 
 def untied(checkpoint: Checkpoint) -> Checkpoint:
-    """Give a checkpoint whose output head is its embedding table a head of its own, with the table's values."""
+    """Return a tied checkpoint with a separate output head that is a copy of the embedding table."""
     table, head = f"{table_name(checkpoint.model)}.weight", f"{HEAD}.weight"
     names = {name: name for name in checkpoint.weights.shapes} | {head: table}
     return evolve(
-        checkpoint, model=with_own_head(checkpoint.model), weights=checkpoint.weights.renamed(names)
+        checkpoint, model=with_untied_head(checkpoint.model), weights=checkpoint.weights.renamed(names)
     )
 
 
 def merged_weights(base: TensorSource, architecture: Architecture, adapter: PeftAdapter) -> TensorSource:
-    """Return the weights of a base with its adapter merged, as `merge_lora` does it, one by one.
+    """Return the weights of a base with an adapter merged into them, each computed when it is read.
 
-    An adapted weight is read in float32 at least, and rounded to nothing narrower; a base of the dtype that is written
-    gives `merge_lora`'s numbers to the bit.
+    An adapted weight is returned in float32 or wider. Cast to the dtype of the base, it equals the result of
+    `merge_lora` bit by bit.
 
     Args:
         base: The base's weights.
-        architecture: The base's.
-        adapter: What changes them.
+        architecture: The architecture of the base.
+        adapter: The adapter.
     """
 
     def read(name: str) -> Tensor:
-        tensor = adapter.in_full.read(name) if name in adapter.in_full.shapes else base.read(name)
+        tensor = adapter.full_tensors.read(name) if name in adapter.full_tensors.shapes else base.read(name)
         layer = adapter.layers.get(name.removesuffix(".weight"))
         if layer is None:
             return tensor

@@ -1,4 +1,4 @@
-"""Names of the tensors in PEFT's files, without what wrappers put into them."""
+"""Names of the tensors in PEFT's files, without segments that model wrappers add."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,47 +9,47 @@ from torchtune.formats._wrapped_names import is_wrapped, matched_names, unwrappe
 from torchtune.formats.peft._layers import PREFIX
 
 _ADAPTER_NAME = re.compile(r"\.(lora_[A-Za-z_]+|modules_to_save)\.default(?=\.|$)")
-"""`state_dict()` of PEFT's models has the adapter's name, which its files do not."""
+"""`state_dict()` of a PEFT model includes the adapter's name (`default`); PEFT's files do not."""
 _WRAPPED_MODULE = re.compile(r"\.(base_layer|original_module|modules_to_save)(?=\.)")
-"""What PEFT puts around a layer that it adapts or trains in full."""
+"""Attributes under which PEFT wraps a layer that it adapts or trains in full."""
 
 
-def peft_tensors_of(tensors: Mapping[str, Tensor], known: Iterable[str]) -> dict[str, Tensor]:
-    """Name tensors as PEFT's files do, whatever wrappers the model had when they were written.
+def match_peft_tensors(tensors: Mapping[str, Tensor], peft_names: Iterable[str]) -> dict[str, Tensor]:
+    """Rename tensors as PEFT's files name them, whichever wrappers the saved model had.
 
     Args:
-        tensors: By the file's names, such as `_orig_mod.model.layers.0.mlp.up_proj.lora_A.default.weight`.
-        known: PEFT's names of all tensors that there may be.
+        tensors: By name in the file, such as `_orig_mod.model.layers.0.mlp.up_proj.lora_A.default.weight`.
+        peft_names: PEFT's names of all possible tensors.
 
     Raises:
-        ValueError: two tensors have the same name without wrapper prefixes.
+        ValueError: Two tensors have the same name without wrapper prefixes.
     """
-    return {name: tensors[theirs] for name, theirs in matched_names(tensors, known, _bare).items()}
+    matches = matched_names(tensors, peft_names, _unwrapped_layer_name)
+    return {name: tensors[file_name] for name, file_name in matches.items()}
 
 
 def unwrapped_peft_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name adapters as PEFT's files do, for a base that is not known: only what wrappers put into names is removed.
+    """Remove wrapper segments from the names of adapter tensors whose base model is unknown.
 
     Args:
-        tensors: As in `peft_tensors_of`.
+        tensors: As in `match_peft_tensors`.
 
     Raises:
-        ValueError: two tensors have the same name without wrapper prefixes.
+        ValueError: Two tensors have the same name without wrapper prefixes.
     """
-    known = map(_unwrapped_file_name, tensors)
-    return {
-        name: tensors[theirs] for name, theirs in matched_names(tensors, known, _unwrapped_file_name).items()
-    }
+    peft_names = map(_unwrapped_file_name, tensors)
+    matches = matched_names(tensors, peft_names, _unwrapped_file_name)
+    return {name: tensors[file_name] for name, file_name in matches.items()}
 
 
 def _unwrapped_file_name(name: str) -> str:
     if not is_wrapped(name) and not _ADAPTER_NAME.search(name):
         return name
-    bare = _without_adapter_name(without_wrappers(name))
-    return bare if bare.startswith(PREFIX) else PREFIX + bare
+    peft_name = _without_adapter_name(without_wrappers(name))
+    return peft_name if peft_name.startswith(PREFIX) else PREFIX + peft_name
 
 
-def _bare(name: str) -> str:
+def _unwrapped_layer_name(name: str) -> str:
     return _WRAPPED_MODULE.sub("", _without_adapter_name(unwrapped(name)))
 
 

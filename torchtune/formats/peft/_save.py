@@ -1,4 +1,4 @@
-"""A model's adapters as a folder of PEFT's."""
+"""Save a model's adapters as a PEFT folder."""
 
 import math
 import os
@@ -20,9 +20,9 @@ from torchtune.modules import (
     Adapter,
     Decoder,
     adapted_layers,
+    fully_trained_parameters,
     kind_of_adapter,
     lora_state,
-    fully_trained_parameters,
 )
 from torchtune.tokenizers import TOKENIZER_FILES, copy_files
 
@@ -38,164 +38,171 @@ def save_peft_adapter(
 ) -> None:
     """Write a folder that `peft.PeftModel.from_pretrained` loads.
 
-    Modules that are trained in full are written whole, as PEFT's `modules_to_save`. What changes an embedding table
-    that is the output head as well is written twice, since PEFT treats the two as separate modules.
+    Fully trained modules are written as PEFT's `modules_to_save`. Changes to a tied embedding table are written twice,
+    since PEFT treats the embedding table and the output head as separate modules.
 
     Args:
-        model: With LoRA adapters; ranks and scales may differ from layer to layer.
-        folder: Written beside and renamed once complete.
-        base_model: Folder or hub name of the model that the adapters belong to, written down for those
-            who load them.
-        tokenizer_directory: The tokenizer's files in it are copied, so that the folder is loaded by itself. None: none.
-        state: What to write in place of `lora_state(model)`, such as parameters gathered from shards.
-        overwrite: Replace a folder that exists.
+        model: A model with LoRA adapters; ranks and scales may differ from layer to layer.
+        folder: The folder to write; it appears only once it is complete.
+        base_model: Folder or hub name of the base model, for adapter_config.json.
+        tokenizer_directory: Folder whose tokenizer files are copied, so that the adapter folder is self-contained.
+            None: no tokenizer is written.
+        state: Tensors to write instead of `lora_state(model)`, such as parameters gathered from shards.
+        overwrite: Replace an existing folder.
 
     Raises:
-        FileExistsError: the folder has something in it and `overwrite` is False.
-        ValueError: the model has no adapters, or those that PEFT has no place for (`check_peft_adapter`).
+        FileExistsError: The folder is not empty and `overwrite` is False.
+        ValueError: The model has no adapters, or adapters that PEFT does not support (`check_peft_adapter`).
     """
     check_peft_adapter(model)
     state = lora_state(model) if state is None else state
-    adapters, in_full = _checkpoint_adapters(model, state), _in_full(model, state)
+    adapters, full_tensors = _checkpoint_adapters(model, state), _full_tensors(model, state)
     tensors = {
-        f"{PREFIX}{name}.{adapter.of_peft[part]}": tensor
+        f"{PREFIX}{name}.{adapter.peft_names[parameter]}": tensor
         for name, adapter in adapters.items()
-        for part, tensor in adapter.tensors.items()
+        for parameter, tensor in adapter.tensors.items()
     }
-    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in in_full.items()}
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in full_tensors.items()}
     with atomic_folder(folder, overwrite=overwrite) as partial:
         if tokenizer_directory is not None:
             copy_files(Path(tokenizer_directory), partial, TOKENIZER_FILES)
-        write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters, in_full))
+        write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters, full_tensors))
         write_safetensors(partial / WEIGHTS, tensors)
 
 
 def check_peft_adapter(model: Decoder) -> None:
-    """Refuse adapters that a folder of PEFT's cannot hold; the model may be on the meta device.
+    """Check that a PEFT folder can hold the adapters of a model, which may be on the meta device.
 
     Raises:
-        ValueError: there are none; they are of several kinds, or of one that PEFT does not have; or a kind with a
-            number for each row, such as DoRA, adapts a part of what is one layer in the family's checkpoints, whose
-            other rows would then need such numbers too; or a part of such a layer is trained in full.
+        ValueError: The model has no adapters; they are of several kinds, or of a kind that PEFT does not support; a
+            kind with a value per row, such as DoRA, adapts only a part of a layer that the family's checkpoints fuse,
+            so that the other rows have no value; or only a part of such a layer is trained in full.
     """
     adapters = _adapters(model)
     if not adapters:
-        raise ValueError("the model has no LoRA adapters to write; add_lora gives it some")
+        raise ValueError("the model has no LoRA adapters to save; add them first (add_lora)")
     if len({(_linear_kind(adapter), adapter.rank_stabilized) for adapter in adapters.values()}) > 1:
         raise ValueError(
-            "PEFT's folders hold adapters of one kind, and the model has several; let all of its layers have the same"
-            " kind, and all or none rank_stabilized"
+            "a PEFT folder holds adapters of one kind, but the model has several; use the same kind, and the same"
+            " rank_stabilized, for all layers"
         )
     kind = _kind(model)
     if not kind.peft_tensors:
-        raise ValueError(f"PEFT has no adapters like {kind.__name__}; choose another kind")
+        raise ValueError(f"PEFT does not support {kind.__name__} adapters; choose another kind")
     _check_modules(model)
     per_row = _per_row(kind)
     if not per_row:
         return
-    for theirs, names in peft_layers(model).items():
-        without = [name for name in names if name not in adapters]
-        if 0 < len(without) < len(names):
+    for checkpoint_name, names in peft_layers(model).items():
+        unadapted = [name for name in names if name not in adapters]
+        if 0 < len(unadapted) < len(names):
             parts = ", ".join(name.rpartition(".")[2] for name in names)
             raise ValueError(
-                f"checkpoints of {model.architecture.family} hold {parts} as one layer, {theirs}, each row of which has"
-                f" a {per_row[0]} in {kind.__name__}, and {' and '.join(without)} would have none; adapt all of"
-                f" {parts}, or none"
+                f"{model.architecture.family} checkpoints store {parts} as one layer, {checkpoint_name}, and"
+                f" {kind.__name__} needs a {per_row[0]} for all of its rows, but {' and '.join(unadapted)} would have"
+                f" none; adapt all of {parts}, or none"
             )
 
 
 def _adapters(model: Decoder) -> dict[str, Adapter]:
-    """Return the adapters by their layers' names."""
+    """Return the adapters by layer name."""
     return {name: adapter for name, _, adapter in adapted_layers(model)}
 
 
 def _kind(model: Decoder) -> type[Adapter]:
-    """Return the kind of a model's adapters, which have one."""
+    """Return the kind of a model's adapters, which all have the same kind."""
     return _linear_kind(next(iter(_adapters(model).values())))
 
 
 def _linear_kind(adapter: Adapter) -> type[Adapter]:
-    """Return the kind of an adapter, which is that of linear layers for one of an embedding table."""
+    """Return the class of an adapter; for an embedding adapter, the class of the same kind for linear layers."""
     name = kind_of_adapter(adapter)
     return type(adapter) if name is None else ADAPTERS[name]
 
 
 def _check_modules(model: Decoder) -> None:
-    """Check that checkpoints hold the parameters that are trained in full as tensors of their own.
+    """Check that fully trained parameters form complete checkpoint tensors.
 
     Raises:
-        ValueError: One is a part of a checkpoint's tensor, whose other parts are not trained.
+        ValueError: A parameter is a part of a fused checkpoint tensor whose other parts are not trained.
     """
-    in_full = fully_trained_parameters(model)
-    for theirs, names in hf_groups(model.architecture, in_full).items():
-        without = [name for name in names if name not in in_full]
-        if without:
+    fully_trained = fully_trained_parameters(model)
+    for checkpoint_name, names in hf_groups(model.architecture, fully_trained).items():
+        untrained = [name for name in names if name not in fully_trained]
+        if untrained:
             raise ValueError(
-                f"checkpoints of {model.architecture.family} hold {', '.join(names)} as one tensor, {theirs}, and"
-                f" {' and '.join(without)} would not be trained; name all of them in modules_to_save, or none"
+                f"{model.architecture.family} checkpoints store {', '.join(names)} as one tensor, {checkpoint_name},"
+                f" but {' and '.join(untrained)} would not be trained; list all of them in modules_to_save, or none"
             )
 
 
-def _in_full(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that are trained in full as checkpoints hold them, with those of a tied output head."""
-    a, in_full = model.architecture, fully_trained_parameters(model)
-    tensors = {theirs: hf_tensor(a, state, theirs, names) for theirs, names in hf_groups(a, in_full).items()}
+def _full_tensors(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the fully trained checkpoint tensors, including a tied output head."""
+    a = model.architecture
+    groups = hf_groups(a, fully_trained_parameters(model))
+    tensors = {name: hf_tensor(a, state, name, parts) for name, parts in groups.items()}
     table = tensors.get(f"{table_name(model)}.weight")
     if a.tied_embeddings and table is not None:
-        tensors[f"{HEAD}.weight"] = table.clone()  # a file of safetensors holds no tensor twice
+        tensors[f"{HEAD}.weight"] = table.clone()  # a safetensors file cannot hold a tensor twice
     return tensors
 
 
 def _per_row(kind: type[Adapter]) -> list[str]:
-    """Name the parameters that have a row for each output, besides B."""
-    return [part for part in kind.peft_tensors if part not in {"lora_a", "lora_b"}]
+    """List the parameters other than B that have a row for each output."""
+    return [parameter for parameter in kind.peft_tensors if parameter not in {"lora_a", "lora_b"}]
 
 
 def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, CheckpointAdapter]:
-    """Return the adapters of the layers as checkpoints hold them, by the checkpoint's names."""
-    ours = _adapters(model)
+    """Return the adapters of checkpoint layers, by checkpoint name."""
+    layer_adapters = _adapters(model)
     adapters = {}
-    for theirs, names in peft_layers(model).items():
-        adapted = [ours[name] for name in names if name in ours]
+    for checkpoint_name, names in peft_layers(model).items():
+        adapted = [layer_adapters[name] for name in names if name in layer_adapters]
         if not adapted:
             continue
-        tensors = _joined(model, ours, names, state)
+        tensors = _joined(model, layer_adapters, names, state)
         growth = tensors["lora_a"].shape[0] / adapted[0].rank
         alpha = adapted[0].alpha * (math.sqrt(growth) if adapted[0].rank_stabilized else growth)
-        adapters[theirs] = CheckpointAdapter(tensors=tensors, alpha=alpha, of_peft=adapted[0].peft_tensors)
+        adapters[checkpoint_name] = CheckpointAdapter(
+            tensors=tensors, alpha=alpha, peft_names=adapted[0].peft_tensors
+        )
     table = adapters.get(table_name(model))
     if model.architecture.tied_embeddings and table is not None:
-        adapters[HEAD] = table.head(_kind(model).peft_tensors)
+        adapters[HEAD] = table.tied_head(_kind(model).peft_tensors)
     return adapters
 
 
 def _joined(
-    model: Decoder, ours: Mapping[str, Adapter], names: tuple[str, ...], state: Mapping[str, Tensor]
+    model: Decoder,
+    adapters: Mapping[str, Adapter],
+    names: tuple[str, ...],
+    state: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Join the adapters of what is one layer in checkpoints, with the scale of the first.
+    """Join the adapters of the layers that a checkpoint layer fuses, with the scale of the first.
 
-    They become one of a larger rank: their A below each other, their B as the blocks of a matrix of zeros, so that
-    each still changes its own rows alone. Those that came from one adapter, and still have its A, become it again.
+    The result has a larger rank: the A matrices are stacked, and the B matrices become the blocks of a block-diagonal
+    matrix, so that each adapter still changes only its rows. Adapters that share one A, such as those that were split
+    from one adapter, are joined without a larger rank.
     """
-    adapted = [name for name in names if name in ours]
+    adapted = [name for name in names if name in adapters]
     all_a = [state[f"{name}.adapter.lora_a"] for name in adapted]
     blocks = []
     for name in names:
-        if name in ours:
-            ratio = ours[name].scale / ours[adapted[0]].scale
+        if name in adapters:
+            ratio = adapters[name].scale / adapters[adapted[0]].scale
             block = state[f"{name}.adapter.lora_b"]
             blocks.append(block if ratio == 1 else block * ratio)
         else:
             linear = model.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             blocks.append(all_a[0].new_zeros(linear.out_features, 0))
-    is_one = len(adapted) == len(names) and all(torch.equal(a, all_a[0]) for a in all_a)
+    shares_a = len(adapted) == len(names) and all(torch.equal(a, all_a[0]) for a in all_a)
     tensors = {
-        "lora_a": all_a[0] if is_one else torch.cat(all_a),
-        "lora_b": torch.cat(blocks) if is_one else torch.block_diag(*blocks),  # type: ignore[no-untyped-call]  # torch's
+        "lora_a": all_a[0] if shares_a else torch.cat(all_a),
+        "lora_b": torch.cat(blocks) if shares_a else torch.block_diag(*blocks),  # type: ignore[no-untyped-call]  # torch's
     }
-    for part in _per_row(type(ours[adapted[0]])):
-        tensors[part] = torch.cat([state[f"{name}.adapter.{part}"] for name in names])
+    for parameter in _per_row(type(adapters[adapted[0]])):
+        tensors[parameter] = torch.cat([state[f"{name}.adapter.{parameter}"] for name in names])
     return tensors
 
 
@@ -203,12 +210,12 @@ def _adapter_config(
     model: Decoder,
     base_model: str | None,
     adapters: Mapping[str, CheckpointAdapter],
-    in_full: Iterable[str],
+    full_tensors: Iterable[str],
 ) -> dict[str, Any]:
-    """Describe the adapters of a model, given by the checkpoint's names of the layers and of whole tensors."""
+    """Return the adapter_config.json for adapters and fully trained tensors, both by checkpoint name."""
     first = next(iter(_adapters(model).values()))
-    modules = {name.rpartition(".")[0] for name in in_full}
-    every = [*peft_layers(model), HEAD]
+    modules = {name.rpartition(".")[0] for name in full_tensors}
+    layer_names = [*peft_layers(model), HEAD]
     parents = [
         name.rpartition(".")[0] for name in hf_groups(model.architecture, dict(model.named_parameters()))
     ]
@@ -222,9 +229,9 @@ def _adapter_config(
         "use_rslora": first.rank_stabilized,
         **dict.fromkeys(KIND_SETTINGS, False),
         **_kind(model).peft_settings,
-        "target_modules": _briefly({*adapters}, every),
-        "modules_to_save": _briefly(modules, [*every, *parents]) or None,
-        # Read by newer releases of PEFT alone; for others both names are among the modules.
+        "target_modules": _short_names({*adapters}, layer_names),
+        "modules_to_save": _short_names(modules, [*layer_names, *parents]) or None,
+        # Only newer releases of PEFT read this; for older ones, both names are among the modules.
         "ensure_weight_tying": model.architecture.tied_embeddings and HEAD in {*modules, *adapters},
         "inference_mode": True,
         "fan_in_fan_out": bool(FAMILIES[model.architecture.family].transposed),
@@ -234,26 +241,26 @@ def _adapter_config(
     }
 
 
-def _pattern(values: Mapping[str, float], otherwise: float) -> dict[str, float]:
-    """Name the layers whose value is another one: by the last part, where all so called have the same."""
+def _pattern(values: Mapping[str, float], default: float) -> dict[str, float]:
+    """Map layers to values that are not the default, by the last part of the name if all such layers have the value."""
     by_leaf: dict[str, set[float]] = {}
     for name, value in values.items():
         by_leaf.setdefault(name.rpartition(".")[2], set()).add(value)
-    found = {}
+    pattern = {}
     for name, value in values.items():
         leaf = name.rpartition(".")[2]
-        if value != otherwise:
-            found[leaf if len(by_leaf[leaf]) == 1 else name] = value
-    return found
+        if value != default:
+            pattern[leaf if len(by_leaf[leaf]) == 1 else name] = value
+    return pattern
 
 
-def _briefly(modules: set[str], every: Iterable[str]) -> list[str]:
-    """Name modules as briefly as PEFT allows: by the last part, where all modules whose names end so are meant.
+def _short_names(modules: set[str], all_modules: Iterable[str]) -> list[str]:
+    """Return the last parts of module names, or the full names if the last parts match further modules in PEFT.
 
     Args:
-        modules: The checkpoint's names of some modules.
-        every: Those of all modules.
+        modules: Checkpoint names of some modules.
+        all_modules: Checkpoint names of all modules.
     """
     leaves = {name.rpartition(".")[2] for name in modules}
-    alike = {name for name in every if name.endswith(tuple(leaves))}
-    return sorted(leaves) if alike == modules else sorted(modules)
+    matches = {name for name in all_modules if name.endswith(tuple(leaves))}
+    return sorted(leaves) if matches == modules else sorted(modules)
