@@ -74,7 +74,7 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
         ("a.json", '["a", {"instruction": 5}]', "row 2: 'instruction': expected text, got 5"),
         ("a.json", '[{"instruction": "a", "input": 5}]', "row 1: 'input': expected text, got 5"),
         ("a.json", '[{"messages": "a"}]', "row 1: 'messages': expected a list of turns, got str 'a'"),
-        ("a.json", '[{"messages": [{"from": "a"}]}]', "row 1: 'messages.0': a turn has 'role' and 'content'"),
+        ("a.json", '[{"messages": [{"from": "a"}]}]', "row 1: 'messages.0': expected a turn with 'role' and"),
         (
             "a.json",
             '[{"messages": [{"role": "user", "content": [1]}]}]',
