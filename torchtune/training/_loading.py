@@ -18,11 +18,9 @@ class Packing:
     length: int = field(default=2048, validator=above(1))
     """Length of a pack (tokens); longer examples are truncated at their end."""
     fit: Literal["best", "first"] = "best"
-    """How packs are filled. best: the longest examples first, each into the fullest pack with room for it; first: in
-    order."""
+    """How packs are filled. best: longest examples first, each into the fullest pack with room; first: in order."""
     window: int = field(default=1024, validator=above(0))
-    """Number of examples that are packed together (the packing window). A larger window leaves less padding and uses
-    more memory."""
+    """Examples packed together (the packing window); a larger window leaves less padding and uses more memory."""
     share_prefixes: bool = True
     """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients are
     those of separate examples; with dropout, the examples share the masks of the prefix."""

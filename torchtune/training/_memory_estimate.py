@@ -41,8 +41,7 @@ class MemoryEstimate:
     heap: int = 0
     """Approximate bytes of heap fragmentation and of compiled bfloat16 kernels, on a CPU."""
     peak: int = 0
-    """Approximate peak bytes of a step. May be less than the sum, as gradients are allocated while activations are
-    freed."""
+    """Approximate peak bytes of a step; may be below the sum, as gradients are allocated as activations are freed."""
 
     @property
     def total(self) -> int:

@@ -55,8 +55,7 @@ class Placement:
     """How a model is held and computed during training."""
 
     weights_dtype: Literal["fp32", "bf16"] = "fp32"
-    """Precision of trained weights, their gradients and the optimizer state; bf16 halves their memory, and requires
-    dtype=bf16."""
+    """Precision of trained weights, gradients and optimizer state; bf16 halves their memory, requires dtype=bf16."""
     sharding: Sharding | None = None
     """How `enable_fsdp` shards the model; null: across all ranks, without offloading."""
     activation_checkpointing: ActivationCheckpointing | None = None

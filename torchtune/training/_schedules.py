@@ -151,8 +151,7 @@ def cosine_with_warmup(
         warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
             the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
         min_ratio: Final learning rate as a share of the peak.
-        total_steps: Optimizer steps until the decay ends; null: the whole run. The run's last step is one before the
-            end.
+        total_steps: Optimizer steps until the decay ends, which is one step after the last; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -176,8 +175,7 @@ def linear_with_warmup(
         warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
             the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
         min_ratio: Final learning rate as a share of the peak.
-        total_steps: Optimizer steps until the decay ends; null: the whole run. The run's last step is one before the
-            end.
+        total_steps: Optimizer steps until the decay ends, which is one step after the last; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -219,8 +217,7 @@ def warmup_stable_decay(
             the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
         decay_steps: Number of final optimizer steps over which the rate decays; null: a tenth of the run.
         min_ratio: Final learning rate as a share of the peak.
-        total_steps: Optimizer steps until the decay ends; null: the whole run. The run's last step is one before the
-            end.
+        total_steps: Optimizer steps until the decay ends, which is one step after the last; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
