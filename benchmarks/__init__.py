@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and start-up: run one with `python -m benchmarks.<name>` from the repository's root."""
+"""Benchmarks of speed, memory and start-up; run `python -m benchmarks.<name>` from the repository root."""

@@ -1,4 +1,4 @@
-"""The argument parser that all benchmarks start from."""
+"""The argument parser shared by all benchmarks."""
 
 import argparse
 
@@ -8,7 +8,7 @@ def benchmark_parser(name: str, docstring: str | None) -> argparse.ArgumentParse
 
     Args:
         name: The benchmark's module in this package.
-        docstring: Its `__doc__`.
+        docstring: The module's `__doc__`.
     """
     return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",

@@ -1,10 +1,10 @@
-"""The config engine compared with its peers: the same 40 fields, 6 components and 3 overrides.
+"""Compare the config engine with OmegaConf, hydra, jsonargparse and draccus: 40 fields, 6 components, 3 overrides.
 
     pip install -e '.[bench]' && python -m benchmarks.config [--runs N]
 
-In process, first and warm: load YAML, apply three overrides, build the six components, dump YAML. As a process, against
-`python -c pass`: all the way from a file to built components. Prints medians and ratios; ends with status 1 without the
-peers or where a bound of ours is broken.
+In-process times, first call and warm: load YAML, apply three overrides, build the six components, dump YAML. Process
+times, relative to `python -c pass`: from a file to built components. Prints medians and ratios. Exits with status 1 if
+a peer is not installed or torchtune exceeds one of its bounds.
 """
 
 import os
@@ -22,9 +22,9 @@ from benchmarks.config_peers import work
 from benchmarks.fresh_process import ROOT, FreshProcess
 
 N_WARM_RUNS, N_WARMING_RUNS = 30, 5
-"""Runs in one process, and the number of runs at the start that do not count as warm."""
+"""Runs in one process, and how many of the first ones do not count as warm."""
 MAX_FIRST, MAX_WARM = 0.6, 0.5
-"""Maximum ratio of our time in process to OmegaConf's."""
+"""Maximum ratio of torchtune's in-process time to OmegaConf's."""
 ENVIRONMENT = {"TUNE_ALLOW": "benchmarks"}
 PEERS = ("omegaconf", "hydra", "jsonargparse", "draccus")
 OVERRIDES = ("batch_size=16", "optimizer.lr=1e-4", "output_dir=o")
@@ -41,49 +41,49 @@ class Program(NamedTuple):
     """A program that builds components from a file, in a separate process."""
 
     run: Callable[[str, Sequence[str]], None]
-    """Takes the folder and the arguments."""
-    words: tuple[str, ...] = ()
+    """Called with the folder and the arguments."""
+    args: tuple[str, ...] = ()
     bound: float | None = None
-    """Maximum ratio of its CPU time to that of a bare interpreter."""
+    """Maximum ratio of the program's CPU time to that of a bare interpreter."""
 
 
 PROGRAMS = {
     "torchtune, no overrides": Program(work.torchtune_process, bound=12.0),
     "torchtune, 3 overrides by tyro": Program(work.torchtune_process, OVERRIDES, 25.0),
     "hydra, 3 overrides": Program(work.hydra_process, OVERRIDES),
-    "jsonargparse, 3 overrides": Program(work.jsonargparse_process, tuple(f"--{word}" for word in OVERRIDES)),
+    "jsonargparse, 3 overrides": Program(work.jsonargparse_process, tuple(f"--{arg}" for arg in OVERRIDES)),
 }
 
 
 class Times(NamedTuple):
-    """CPU time of an engine in process (seconds)."""
+    """In-process CPU time of an engine (seconds)."""
 
     first: float
     warm: float
 
 
-def cpu_seconds(code: str, words: Sequence[str] = ()) -> float:
-    """Return the CPU time of a fresh interpreter that runs code (seconds)."""
+def cpu_seconds(code: str, args: Sequence[str] = ()) -> float:
+    """Return the CPU time of running code in a fresh interpreter (seconds)."""
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     if search_path := os.environ.get("PYTHONPATH"):
         environment["PYTHONPATH"] += os.pathsep + search_path
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, "-c", code, *words], env=environment, stdout=subprocess.DEVNULL, check=True
+        [sys.executable, "-c", code, *args], env=environment, stdout=subprocess.DEVNULL, check=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def program_seconds(program: Program, folder: str) -> float:
-    """Return the CPU time of a program, without the imports of this benchmark (seconds)."""
+    """Return the CPU time of a program, excluding this benchmark's imports (seconds)."""
     function = program.run
     code = f"import sys; from {function.__module__} import {function.__name__} as run; "
-    return cpu_seconds(code + f"run({folder!r}, sys.argv[1:])", program.words)
+    return cpu_seconds(code + f"run({folder!r}, sys.argv[1:])", program.args)
 
 
 def time_in_process(folder: str, n_runs: int) -> dict[str, Times]:
-    """Return the times of each engine, fresh processes interleaved."""
+    """Return each engine's times; its fresh processes are interleaved with those of the others."""
     first: dict[str, list[float]] = {name: [] for name in IN_PROCESS}
     warm: dict[str, list[float]] = {name: [] for name in IN_PROCESS}
     process = FreshProcess(environment=ENVIRONMENT)
@@ -96,7 +96,7 @@ def time_in_process(folder: str, n_runs: int) -> dict[str, Times]:
 
 
 def time_programs(folder: str, n_runs: int) -> tuple[float, dict[str, float]]:
-    """Return the CPU time of a bare interpreter and of each program (seconds), interleaved."""
+    """Return the CPU time of a bare interpreter and of each program (seconds); the runs are interleaved."""
     interpreter: list[float] = []
     seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(n_runs):
@@ -107,19 +107,19 @@ def time_programs(folder: str, n_runs: int) -> tuple[float, dict[str, float]]:
 
 
 def compare_in_process(folder: str, n_runs: int) -> bool:
-    """Print the times in process; return whether our bounds hold."""
+    """Print the in-process times; return whether torchtune's bounds hold."""
     times = time_in_process(folder, n_runs)
     baseline = times["OmegaConf"]
     print("in process                       first           warm")
     for name, (first, warm) in times.items():
-        of_first, of_warm = first / baseline.first, warm / baseline.warm
-        print(f"{name:28}{first * 1e3:7.1f} ms {of_first:4.2f}x {warm * 1e3:7.1f} ms {of_warm:4.2f}x")
+        first_ratio, warm_ratio = first / baseline.first, warm / baseline.warm
+        print(f"{name:28}{first * 1e3:7.1f} ms {first_ratio:4.2f}x {warm * 1e3:7.1f} ms {warm_ratio:4.2f}x")
     torchtune = times["torchtune"]
     return torchtune.first <= MAX_FIRST * baseline.first and torchtune.warm <= MAX_WARM * baseline.warm
 
 
 def compare_programs(folder: str, n_runs: int) -> bool:
-    """Print the times as processes; return whether our bounds hold."""
+    """Print the process times; return whether torchtune's bounds hold."""
     interpreter, times = time_programs(folder, n_runs)
     print(f"\nas a process, against python -c pass ({interpreter * 1e3:.1f} ms)")
     holds = True
@@ -134,9 +134,9 @@ def compare_programs(folder: str, n_runs: int) -> bool:
 
 
 def main() -> int:
-    """Measure and print; return 1 where a peer is missing or a bound is broken."""
+    """Measure and print; return 1 if a peer is missing or a bound is exceeded."""
     parser = benchmark_parser("config", __doc__)
-    parser.add_argument("--runs", type=int, default=7, metavar="N", help="fresh processes of each side")
+    parser.add_argument("--runs", type=int, default=7, metavar="N", help="fresh processes per engine")
     n_runs = parser.parse_args().runs
     missing = [name for name in PEERS if find_spec(name) is None]
     if missing:

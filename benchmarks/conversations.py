@@ -1,11 +1,10 @@
-"""Time to encode a conversation of many answers with masks and report, compared with one rendering by transformers.
+"""Time to encode a conversation with many answers, compared with one rendering by transformers.
 
     python -m benchmarks.conversations TOKENIZER_FOLDER [ANSWERS ...] [--runs N]
 
-Both sides render the conversation through the folder's chat template and encode it; torchtune also locates each answer
-and finds what the tokens do not contain. The times are the medians of 15 runs, the two sides
-in turn. The bounds are those of the project: 400 answers in under twice transformers' time, and a time per answer that
-does not grow with their number.
+Both libraries render the conversation with the folder's chat template and encode it. torchtune also computes the loss
+mask of each answer and reports content that is missing from the tokens. Times are medians of 15 alternating runs.
+Targets: 400 answers in less than twice transformers' time, and a time per answer that does not grow with their number.
 """
 
 import os
@@ -21,7 +20,7 @@ ANSWERS = [1, 50, 100, 400, 1600]
 
 
 def conversation(n: int) -> list[Any]:
-    """Return a conversation of n answers."""
+    """Return a conversation with n answers."""
     turns: list[Any] = []
     for i in range(n):
         question = f"What is the prime number after {i}, and why do people ask?"
@@ -31,21 +30,21 @@ def conversation(n: int) -> list[Any]:
 
 
 def medians(n_runs: int, *sides: Callable[[], object]) -> list[float]:
-    """Return the median seconds of each side, which run in turn."""
+    """Return the median seconds of each function; runs alternate between them."""
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(n_runs):
-        for side, of_side in zip(sides, seconds, strict=True):
+        for side, side_seconds in zip(sides, seconds, strict=True):
             start = time.perf_counter()
             side()
-            of_side.append(time.perf_counter() - start)
-    return [statistics.median(of_side) for of_side in seconds]
+            side_seconds.append(time.perf_counter() - start)
+    return [statistics.median(side_seconds) for side_seconds in seconds]
 
 
 def main() -> None:
     parser = benchmark_parser("conversations", __doc__)
     parser.add_argument("tokenizer", metavar="TOKENIZER_FOLDER")
     parser.add_argument("answers", type=int, nargs="*", default=ANSWERS, metavar="ANSWERS")
-    parser.add_argument("--runs", type=int, default=15, metavar="N", help="renderings of each side")
+    parser.add_argument("--runs", type=int, default=15, metavar="N", help="renderings per library")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoTokenizer
@@ -57,14 +56,14 @@ def main() -> None:
     peer_tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     for n in arguments.answers:
         turns = conversation(n)
-        seconds, peer = medians(
+        seconds, peer_seconds = medians(
             arguments.runs,
             partial(chat_tokens, tokenizer, turns),
             partial(peer_tokenizer.apply_chat_template, turns),
         )
         print(
             f"{n:5} answers  torchtune {seconds * 1e3:8.2f} ms, {seconds / n * 1e6:6.1f} us per answer"
-            f"   transformers {peer * 1e3:8.2f} ms   {seconds / peer:5.2f}x",
+            f"   transformers {peer_seconds * 1e3:8.2f} ms   {seconds / peer_seconds:5.2f}x",
             flush=True,
         )
 

@@ -1,15 +1,14 @@
-"""Rows and tokens a second from a .jsonl file to batches, compared with TRL's preparation of the same rows.
+"""Rows and tokens per second from a .jsonl file to batches, compared with TRL's preparation of the same rows.
 
     python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--no-peer]
 
-Writes synthetic rows (2,000, 20,000 and, for torchtune only, 1,000,000 by default), and has each side make batches of
-them in a fresh process, timed once its imports are done: packed rows of 2,048 positions, and padded ones. `first` is
-the time to the first batch; rows and tokens a second are those of an epoch, or of 20 seconds of it. The share of time
-waited is that of a simulated device, which takes a number of tokens per second without using the processor, as a GPU
-would; 3 seconds of sleep represent the loading of a model. Memory is the process's resident set beyond that of its
-imports. TRL comes with the extra `bench`; without it this ends with status 1, unless --no-peer is passed. The bounds
-are those of the project: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with the rows,
-and at least TRL's tokens a second.
+Writes synthetic rows (by default 2,000, 20,000 and, for torchtune only, 1,000,000). Each library then builds batches
+from them in a fresh process: packs of 2,048 positions, and padded rows. The clock starts after the imports. `first` is
+the time to the first batch; throughput is measured over one epoch or the first 20 seconds of it. The waiting time is
+that of a simulated device, which consumes a fixed number of tokens per second without using the CPU, as a GPU would;
+a sleep of 3 seconds represents loading a model. Memory is the resident set minus that after the imports. TRL comes with
+the extra `bench`; without it, the benchmark exits with status 1 unless --no-peer is passed. Targets: the first batch
+of 1,000,000 rows within 2 seconds, memory that does not grow with the number of rows, and at least TRL's throughput.
 """
 
 import importlib.util
@@ -32,35 +31,37 @@ if TYPE_CHECKING:
 
 ROWS = [2_000, 20_000, 1_000_000]
 LENGTH = 2048
-"""Positions of a packed row, and tokens of an example for TRL."""
+"""Positions of a pack, and the maximum number of tokens of a TRL example."""
 BATCH_SIZE = 4
 WORKERS = (0, 1, 2)
 SPEEDS = (10_000, 50_000, 100_000)
-"""Tokens a second of the devices that wait: about an 8B, a 1B and a half-size model on one large GPU."""
+"""Tokens per second of the simulated devices: about an 8B, a 1B and a 0.5B model on one large GPU."""
 MAX_PEER_ROWS = 20_000
-"""TRL prepares all rows before the first batch: more take minutes."""
+"""TRL prepares all rows before the first batch; more rows would take minutes."""
 WORDS = ["the", "water", "of", "a", "river", "flows", "over", "stones", "and", "carries", "sand", "to", "the"]
 WORDS += ["sea", "where", "it", "settles"]
 
 
 class Throughput(TypedDict):
-    """How fast one side makes batches."""
+    """How fast one library builds batches."""
 
     first: float
     """Seconds to the first batch."""
     tokens_per_second: float
-    """Without padding, by the time since the rows were opened: what is prepared before the first batch counts."""
+    """Tokens without padding, divided by the time since the rows were opened, including preparation."""
     useful: float
     """Share of positions that are not padding, from 0 to 1."""
     peak: int
-    """Resident memory at most, beyond that of the imports (bytes)."""
+    """Peak resident memory minus that after the imports (bytes)."""
 
 
 def main() -> None:
     parser = benchmark_parser("data", __doc__)
     parser.add_argument("tokenizer", metavar="TOKENIZER_FOLDER")
     parser.add_argument("rows", type=int, nargs="*", default=ROWS, metavar="ROWS")
-    parser.add_argument("--seconds", type=float, default=20.0, metavar="N", help="of an epoch, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, metavar="N", help="longest measured part of an epoch"
+    )
     parser.add_argument("--no-peer", action="store_true", help="run without TRL")
     arguments = parser.parse_args()
     if not arguments.no_peer and importlib.util.find_spec("trl") is None:
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer: bool) -> None:
-    """Measure both sides with packed or with padded rows, and print them."""
+    """Measure both libraries with packed or padded rows, and print the results."""
     kind = "packed" if is_packed else "padded"
     peer = None
     if has_peer:
@@ -91,7 +92,7 @@ def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer
 
 
 def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
-    """Print how long devices of several speeds wait for packed batches."""
+    """Print the share of time that devices of several speeds wait for packed batches."""
     for speed in SPEEDS:
         shares = [
             in_fresh_process(wait, file, tokenizer, speed=speed, workers=workers, seconds=seconds)
@@ -121,19 +122,19 @@ def write_rows(path: Path, n: int) -> None:
 
 
 def _text_length(rng: random.Random) -> int:
-    """Draw the length of a text, in words."""
+    """Draw the length of a text (words)."""
     return min(int(rng.lognormvariate(3, 0.7)) + 3, 400)
 
 
 def make_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, seconds: float) -> Throughput:
-    """Make the batches of an epoch.
+    """Build the batches of an epoch.
 
     Args:
         file: The rows.
         tokenizer: The tokenizer's folder.
-        is_packed: Whether several examples share a row.
-        workers: Processes that encode.
-        seconds: When to stop if the epoch is longer.
+        is_packed: Whether to pack several examples into a row.
+        workers: Number of encoding processes.
+        seconds: Time limit; a longer epoch is cut off.
     """
     batches, before, start = open_batches(file, tokenizer, LENGTH if is_packed else None, workers)
     first = None
@@ -149,31 +150,31 @@ def make_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, se
 
 
 def wait(file: str, tokenizer: str, *, speed: float, workers: int, seconds: float) -> float:
-    """Return the share of time for which a device waits for packed batches.
+    """Return the share of time that a simulated device waits for packed batches.
 
     Args:
         file: The rows.
         tokenizer: The tokenizer's folder.
-        speed: Tokens that the device takes per second.
-        workers: Processes that encode.
-        seconds: For how long.
+        speed: Tokens per second that the device consumes.
+        workers: Number of encoding processes.
+        seconds: Length of the measurement.
     """
     batches, _, _ = open_batches(file, tokenizer, LENGTH, workers)
-    waited = 0.0
+    waiting = 0.0
     with batches:
         time.sleep(3)
         start = time.perf_counter()
         while (requested := time.perf_counter()) - start < seconds:
             batch = next(batches)
-            waited += time.perf_counter() - requested
+            waiting += time.perf_counter() - requested
             time.sleep(batch.n_tokens / speed)
-        return waited / (time.perf_counter() - start)
+        return waiting / (time.perf_counter() - start)
 
 
 def open_batches(
     file: str, tokenizer: str, packed_length: int | None, workers: int
 ) -> "tuple[Batches[Example], int, float]":
-    """Open rows; return their batches, and the resident bytes and the time before they were opened."""
+    """Return batches of a file's rows, and the resident bytes and the time before the file was opened."""
     import tokenizers  # noqa: F401 - both are imported before the clock starts
 
     from torchtune.data import Batches
@@ -195,7 +196,7 @@ def open_batches(
 
 
 def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throughput:
-    """Have TRL's trainer prepare the rows with one worker, and make the batches of an epoch."""
+    """Build the batches of an epoch with TRL's trainer, which prepares the rows with one worker."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
     import torch  # noqa: F401 - imported before the clock starts
@@ -240,7 +241,7 @@ def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throug
 
 
 def as_conversation(row: dict[str, str]) -> dict[str, Any]:
-    """Return an instruction row as TRL reads conversations."""
+    """Convert an instruction row to TRL's conversation format."""
     question = {"role": "user", "content": row["instruction"]}
     return {"messages": [question, {"role": "assistant", "content": row["output"]}]}
 
@@ -250,9 +251,9 @@ def throughput(first: float, elapsed: float, n_tokens: int, n_positions: int, be
 
     Args:
         first: Seconds to the first batch.
-        elapsed: Seconds to the last one.
-        n_tokens: Their tokens, without padding.
-        n_positions: Their positions.
+        elapsed: Seconds to the last batch.
+        n_tokens: Tokens of all batches, without padding.
+        n_positions: Positions of all batches.
         before: Resident bytes after the imports.
     """
     return {

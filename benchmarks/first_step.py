@@ -2,10 +2,9 @@
 
     python -m benchmarks.first_step MODEL ROWS [--repeats N]
 
-MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows.
-Prints the median seconds of each part of `tune lora_finetune`, on packed rows of 1,024 tokens in float32; then the
-modules that took longest to import, without what they import, and which large packages a run imports although it could
-do without (there should not be any).
+MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct of `make demo`; ROWS is a file of Alpaca rows.
+Prints the median seconds of each part of `tune lora_finetune` on packs of 1,024 tokens in float32, the modules with the
+longest import times (excluding nested imports), and any unnecessary large packages that the run imported.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ PRECEDING = {
     "build_optimizer": "the loss",
     "Run": "the validator",
 }
-"""What a recipe does before it calls these."""
+"""What a recipe does before each of these calls."""
 PARTS = (
     "build_model",
     "open_datasets",
@@ -40,23 +39,23 @@ PARTS = (
     "build_schedule",
     "Run",
 )
-"""The calls of a recipe that are timed, names of `torchtune.training`."""
+"""The timed calls of a recipe, by their names in `torchtune.training`."""
 SHORTEST = 0.02
-"""Parts that take less (seconds) are reported as one."""
+"""Parts that take less time (seconds) are reported as one."""
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
-class Start(TypedDict):
-    """The start of one run."""
+class Startup(TypedDict):
+    """The startup of one run."""
 
     seconds: dict[str, float]
-    """Of each part, in order."""
+    """Seconds of each part, in order."""
     large_packages: list[str]
-    """Those of `LARGE_PACKAGES` that were imported."""
+    """The members of `LARGE_PACKAGES` that were imported."""
 
 
 def main() -> None:
-    """Run the command some times, and once with Python's log of imports."""
+    """Run the command several times, and once with `-X importtime`."""
     parser = benchmark_parser("first_step", __doc__)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("rows", metavar="ROWS")
@@ -64,15 +63,15 @@ def main() -> None:
     arguments = parser.parse_args()
     model, rows = arguments.model, arguments.rows
     fresh = FreshProcess(environment=OFFLINE)
-    starts = [fresh.call(time_start, model, rows, time.time()).result for _ in range(arguments.repeats)]
-    show_parts([start["seconds"] for start in starts])
+    startups = [fresh.call(time_start, model, rows, time.time()).result for _ in range(arguments.repeats)]
+    show_parts([start["seconds"] for start in startups])
     logged = FreshProcess(environment=OFFLINE, options=("-X", "importtime"))
     show_imports(logged.call(time_start, model, rows, time.time()).stderr)
-    print(f"large packages that were imported: {', '.join(starts[0]['large_packages']) or 'none'}")
+    print(f"large packages that were imported: {', '.join(startups[0]['large_packages']) or 'none'}")
 
 
 def show_parts(runs: list[dict[str, float]]) -> None:
-    """Print the median seconds of each part, and its share of the whole."""
+    """Print the median seconds of each part, and its share of the total."""
     total = statistics.median(sum(seconds.values()) for seconds in runs)
     for name in runs[0]:
         part = statistics.median(seconds.get(name, 0.0) for seconds in runs)
@@ -81,55 +80,55 @@ def show_parts(runs: list[dict[str, float]]) -> None:
 
 
 def show_imports(log: str) -> None:
-    """Print the longest imports of a log of `-X importtime`."""
+    """Print the longest imports in a log of `-X importtime`."""
     lines = re.findall(r"import time: +(\d+) \| +\d+ \| +(\S+)", log)
     longest = sorted(((int(micros), name) for micros, name in lines), reverse=True)
-    print("imports that took longest, without what they import")
+    print("longest imports, excluding nested imports")
     for micros, name in longest[:8]:
         print(f"  {name:40}{micros / 1e3:7.0f} ms")
 
 
-def words_of(model: str, rows: str, folder: str) -> list[str]:
-    """Return the words of the call of `tune`."""
-    words = ["lora_finetune", "--config", "smollm2_135m_lora", f"output_dir={folder}/run"]
-    words += [f"model_directory={model}", "model=torchtune.formats.hf_decoder"]
-    words += ["model.path=${model_directory}", "tokenizer=torchtune.tokenizers.auto_tokenizer"]
-    words += ["tokenizer.path=${model_directory}", f"dataset.source={rows}", "validation=null"]
-    words += ["max_steps=1", "device=cpu", "loading.workers=0", "lr_scheduler=null"]
-    return [*words, "loading.packing.length=1024", "batch_size=1"]
+def tune_args(model: str, rows: str, folder: str) -> list[str]:
+    """Return the arguments of `tune`."""
+    args = ["lora_finetune", "--config", "smollm2_135m_lora", f"output_dir={folder}/run"]
+    args += [f"model_directory={model}", "model=torchtune.formats.hf_decoder"]
+    args += ["model.path=${model_directory}", "tokenizer=torchtune.tokenizers.auto_tokenizer"]
+    args += ["tokenizer.path=${model_directory}", f"dataset.source={rows}", "validation=null"]
+    args += ["max_steps=1", "device=cpu", "loading.workers=0", "lr_scheduler=null"]
+    return [*args, "loading.packing.length=1024", "batch_size=1"]
 
 
 class _FirstStepDone(BaseException):
-    """Ends a run after its first step; no `except Exception` of the run catches it."""
+    """Ends a run after its first step; a BaseException, so that no `except Exception` catches it."""
 
 
 class Clock:
-    """Adds up the time between marks by the name of what ended there.
+    """Adds up the time between marks, by the name of the part that ended at each mark.
 
     Args:
-        start: When the first part began (seconds since the epoch).
+        start: Start time of the first part (seconds since the epoch).
     """
 
     def __init__(self, start: float) -> None:
         self._marks = [("", start)]
 
     def mark(self, name: str) -> None:
-        """Note that a part ends now."""
+        """Record the end of a part."""
         self._marks.append((name, time.time()))
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of each part, the shortest ones as one."""
+        """Return the seconds of each part; the shortest ones are merged."""
         parts: dict[str, float] = {}
         for (_, start), (name, end) in pairwise(self._marks):
             parts[name] = parts.get(name, 0.0) + end - start
         long = {name: seconds for name, seconds in parts.items() if seconds >= SHORTEST}
-        return {**long, "the rest": sum(parts.values()) - sum(long.values())}
+        return {**long, "other": sum(parts.values()) - sum(long.values())}
 
     def watch(self, package: Any, name: str) -> None:
-        """Mark the calls of a function, or of a method `Class.method`, of a package."""
-        owner, _, attribute = name.rpartition(".")
-        holder = getattr(package, owner) if owner else package
-        function = getattr(holder, attribute)
+        """Time the calls of a package's function, or of its method `Class.method`."""
+        class_name, _, attribute = name.rpartition(".")
+        owner = getattr(package, class_name) if class_name else package
+        function = getattr(owner, attribute)
 
         @functools.wraps(function, updated=())
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -138,22 +137,22 @@ class Clock:
             self.mark(name)
             return result
 
-        setattr(holder, attribute, timed)
+        setattr(owner, attribute, timed)
 
 
-def time_start(model: str, rows: str, start: float) -> Start:
-    """Do what `tune` does, up to the end of the first step, and time its parts.
+def time_start(model: str, rows: str, start: float) -> Startup:
+    """Run `tune` up to the end of the first step, and time its parts.
 
     Args:
         model: The model's folder.
         rows: The file of rows.
-        start: When this process was started (seconds since the epoch).
+        start: Start time of this process (seconds since the epoch).
     """
     from torchtune.internals import limit_heap_growth
 
     limit_heap_growth()  # as `tune` does
     clock = Clock(start)
-    clock.mark("Python, and the heap's settings")
+    clock.mark("Python and heap settings")
     import torch  # noqa: F401 - its import is timed
 
     clock.mark("import torch")
@@ -164,13 +163,13 @@ def time_start(model: str, rows: str, start: float) -> Start:
     for name in PARTS:
         clock.watch(training, name)
 
-    def end(*_: Any) -> None:
+    def stop(*_: Any) -> None:
         clock.mark("the first step")
         raise _FirstStepDone
 
-    training.Metrics.log = end  # type: ignore[assignment, method-assign]  # of this process only
+    training.Metrics.log = stop  # type: ignore[assignment, method-assign]  # of this process only
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_FirstStepDone):
-        sys.exit(tune(words_of(model, rows, folder)) or "the run ended before its first step")
+        sys.exit(tune(tune_args(model, rows, folder)) or "the run ended before its first step")
     large_packages = [name for name in LARGE_PACKAGES if name in sys.modules]
     return {"seconds": clock.seconds(), "large_packages": large_packages}
 

@@ -1,9 +1,9 @@
-"""Calls of functions in a fresh interpreter, so that no measurement depends on what the process did before.
+"""Call functions in a fresh interpreter, so that no measurement depends on the process's history.
 
     python -m benchmarks.fresh_process MODULE FUNCTION ARGUMENTS
 
-This is what such an interpreter runs. ARGUMENTS are the positional and the keyword arguments as JSON; the result is
-printed as JSON, in the last line.
+The fresh interpreter runs this command. ARGUMENTS is JSON: a list of the positional and the keyword arguments. The last
+line of the output is the result as JSON.
 """
 
 import importlib
@@ -25,21 +25,21 @@ ResultT = TypeVar("ResultT")
 
 
 class Outcome(NamedTuple, Generic[ResultT]):
-    """What a call left."""
+    """The outcome of a call."""
 
     result: ResultT
-    """What the function returned."""
+    """The function's return value."""
     stderr: str
-    """What the interpreter wrote to standard error."""
+    """The interpreter's standard error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreshProcess:
-    """How the interpreter of a call is started.
+    """A fresh interpreter with the given options and environment.
 
     Args:
         options: Options of the interpreter.
-        environment: Variables that are set in addition to those of this process.
+        environment: Environment variables, in addition to those of this process.
     """
 
     options: tuple[str, ...] = ()
@@ -51,19 +51,22 @@ class FreshProcess:
         *args: ParametersT.args,
         **kwargs: ParametersT.kwargs,
     ) -> Outcome[ResultT]:
-        """Call a function of a module of this package; this program ends with its error if it fails.
+        """Call a function of this package.
 
         Args:
-            function: Its arguments and its result are what JSON can express.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.
+            function: A module-level function; its arguments and result must be JSON-serializable.
+            *args: Positional arguments.
+            **kwargs: Keyword arguments.
+
+        Raises:
+            SystemExit: The function failed; the message contains its error.
         """
         name = f"{module_of(function)}.{function.__name__}"
-        words = [sys.executable, *self.options, "-m", "benchmarks.fresh_process"]
-        words += [*name.rsplit(".", 1), json.dumps([args, kwargs])]
+        command = [sys.executable, *self.options, "-m", "benchmarks.fresh_process"]
+        command += [*name.rsplit(".", 1), json.dumps([args, kwargs])]
         search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, **self.environment, "PYTHONPATH": search_path}
-        completed = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if completed.returncode:
             sys.exit(f"{name} failed:\n{completed.stderr[-3000:] or completed.stdout[-3000:]}")
         return Outcome(json.loads(completed.stdout.splitlines()[-1]), completed.stderr)
@@ -72,18 +75,18 @@ class FreshProcess:
 def in_fresh_process(
     function: Callable[ParametersT, ResultT], *args: ParametersT.args, **kwargs: ParametersT.kwargs
 ) -> ResultT:
-    """Return what a function returns in a fresh interpreter (`FreshProcess.call`)."""
+    """Call a function in a fresh interpreter and return its result (see `FreshProcess.call`)."""
     return FreshProcess().call(function, *args, **kwargs).result
 
 
 def module_of(function: Callable[..., Any]) -> str:
-    """Return the name under which a function's module can be imported, also if it is now `__main__`."""
+    """Return the importable name of a function's module, even if the module runs as `__main__`."""
     path = Path(inspect.getfile(function)).resolve().relative_to(ROOT)
     return ".".join(path.with_suffix("").parts)
 
 
 def main() -> None:
-    """Call the function that the command line names."""
+    """Call the function named on the command line."""
     module, name, arguments = sys.argv[1:]
     args, kwargs = json.loads(arguments)
     result = getattr(importlib.import_module(module), name)(*args, **kwargs)

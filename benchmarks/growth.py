@@ -1,12 +1,12 @@
-"""How the time and the memory of a step grow with the sequence, the batch, the vocabulary, the ranks and the rows.
+"""How time and memory of a step scale with sequence length, batch size, vocabulary size, ranks and rows.
 
     python -m benchmarks.growth [--settings NAME ...] [--first N] [--tokenizer FOLDER] [--json FILE]
 
-A model of four layers of SmolLM2-135M's widths with LoRA takes steps on random tokens, each setting in a fresh process;
-medians of five steps after the first two. `grows` is the exponent p of setting^p between each line and the one before:
-1 is proportional, below 1 less than that; attention alone may be above, as it compares all pairs of positions. Memory
-is the largest resident set of the process beyond what it had before its first step. Nothing else may run meanwhile.
-The ranks read the demo's rows and need the tokenizer that `make demo` leaves in models/.
+A LoRA model with four layers of SmolLM2-135M's widths takes steps on random tokens, with a fresh process for each value
+of a setting. Times are medians of five steps after two warm-up steps. `grows` is the exponent p of cost ~ value^p for
+successive values: 1 is linear, below 1 sublinear; only attention may exceed 1, as it compares all pairs of positions.
+Memory is the peak resident set minus that before the first step. Run nothing else at the same time. Runs on several
+ranks read the demo's rows and need the tokenizer that `make demo` writes to models/.
 """
 
 import argparse
@@ -26,29 +26,29 @@ from benchmarks.fresh_process import ROOT, in_fresh_process
 from benchmarks.process_memory import peak_bytes, resident_bytes
 
 DEFAULTS = {"length": 256, "batch_size": 4, "vocab_size": 49_152}
-"""Tokens of a row, rows of a batch and token ids, of which each setting changes one."""
+"""Tokens per row, rows per batch and vocabulary size; each setting changes one of them."""
 N_STEPS, N_UNTIMED = 7, 2
-"""Steps of a process, and how many of them are left out of the median."""
+"""Steps per process, and how many of the first ones are excluded from the median."""
 N_TOKENS = 50
-"""The seconds of a step on several ranks are those of this many tokens a row, as rows are packed differently."""
+"""Seconds per step on several ranks are normalized to this many tokens per row, as packing varies."""
 
 
 class Measurement(TypedDict):
     """The cost of one value of a setting."""
 
     seconds: float
-    """Of a step, or until the first batch."""
+    """Seconds per step, or until the first batch."""
     bytes: int
-    """Resident memory at most, beyond what the process had before."""
+    """Peak resident memory minus that before the measurement."""
 
 
-class Ranked(TypedDict):
-    """A run on several ranks."""
+class RankedRun(TypedDict):
+    """A run on one or more ranks."""
 
     rows: int
-    """Of each step, over all ranks."""
+    """Rows per step, over all ranks."""
     is_sharded: bool
-    """Whether weights are sharded across the ranks, or each rank holds all of them."""
+    """Whether weights are sharded across the ranks instead of replicated."""
 
 
 VALUES = {
@@ -60,30 +60,30 @@ VALUES = {
     "ranks, more rows": [1, 2],
     "ranks, replicated": [1, 2],
 }
-RANKED: dict[str, Ranked] = {
+RANKED: dict[str, RankedRun] = {
     "ranks": {"rows": 8, "is_sharded": True},
     "ranks, more rows": {"rows": 32, "is_sharded": True},
     "ranks, replicated": {"rows": 8, "is_sharded": False},
 }
 TITLES = {
-    "rows": "rows, to the first batch",
-    "ranks": "ranks of one thread each with sharded weights, 8 rows a step",
-    "ranks, more rows": "the same, 32 rows a step",
-    "ranks, replicated": "ranks of one thread each with all weights, 8 rows a step",
+    "rows": "rows, until the first batch",
+    "ranks": "ranks with one thread each, sharded weights, 8 rows per step",
+    "ranks, more rows": "ranks with one thread each, sharded weights, 32 rows per step",
+    "ranks, replicated": "ranks with one thread each, replicated weights, 8 rows per step",
 }
 
 
 def main() -> None:
-    """Change one setting at a time."""
+    """Measure each setting, one at a time."""
     arguments = parse_arguments()
     measurements: dict[str, dict[int, Measurement]] = {}
     for setting in arguments.settings:
         print(TITLES.get(setting, setting))
         smaller = 0
-        of_setting = measurements.setdefault(setting, {})
+        by_value = measurements.setdefault(setting, {})
         for value in VALUES[setting][: arguments.first]:
-            of_setting[value] = measure(setting, value, arguments.tokenizer)
-            show(value, of_setting[value], smaller, of_setting.get(smaller))
+            by_value[value] = measure(setting, value, arguments.tokenizer)
+            show(value, by_value[value], smaller, by_value.get(smaller))
             smaller = value
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(measurements, indent=1) + "\n", encoding="utf-8")
@@ -92,14 +92,16 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = benchmark_parser("growth", __doc__)
     parser.add_argument("--settings", nargs="+", choices=list(VALUES), default=list(VALUES), metavar="NAME")
-    parser.add_argument("--first", type=int, metavar="N", help="only the first N values of each setting")
+    parser.add_argument(
+        "--first", type=int, metavar="N", help="measure only the first N values of each setting"
+    )
     parser.add_argument("--tokenizer", default=str(ROOT / "models/SmolLM2-135M-Instruct"), metavar="FOLDER")
-    parser.add_argument("--json", metavar="FILE", help="a file for the numbers")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     return parser.parse_args()
 
 
 def measure(setting: str, value: int, tokenizer: str) -> Measurement:
-    """Measure one value of a setting, in fresh processes."""
+    """Measure one value of a setting in a fresh process."""
     if setting in RANKED:
         return train_on_ranks(value, tokenizer, **RANKED[setting])
     if setting == "rows":
@@ -141,7 +143,7 @@ def take_steps(length: int, batch_size: int, vocab_size: int) -> Measurement:
 
 
 def build_first_batch(n_rows: int) -> Measurement:
-    """Time the first packed batch of synthetic rows; memory is that of the next fifty as well."""
+    """Time the first packed batch of synthetic rows; memory includes the next fifty batches."""
     from torch.utils.data import Dataset
 
     from torchtune.data import Batches, Example
@@ -167,10 +169,10 @@ def train_on_ranks(n_ranks: int, tokenizer: str, *, rows: int, is_sharded: bool)
     """Fine-tune a random model on the demo's rows.
 
     Args:
-        n_ranks: Ranks of one thread each.
-        tokenizer: The folder of the tokenizer.
-        rows: As in `Ranked`.
-        is_sharded: As in `Ranked`.
+        n_ranks: Number of ranks, with one thread each.
+        tokenizer: The tokenizer's folder.
+        rows: See `RankedRun`.
+        is_sharded: See `RankedRun`.
     """
     with tempfile.TemporaryDirectory() as folder:
         call = [sys.executable, "-m", "torchtune.cli"]
@@ -193,18 +195,18 @@ def train_on_ranks(n_ranks: int, tokenizer: str, *, rows: int, is_sharded: bool)
     return {"seconds": N_TOKENS * rows / speed, "bytes": steps[-1]["peak_memory_bytes"]}
 
 
-def show(value: int, measurement: Measurement, smaller: int, of_smaller: Measurement | None) -> None:
-    """Print the measurement of a value, with its growth since the smaller value before it, if there is one."""
+def show(value: int, measurement: Measurement, smaller: int, smaller_measurement: Measurement | None) -> None:
+    """Print the measurement of a value, and its growth relative to the previous, smaller value if there is one."""
     line = f"  {value:>9,}  {measurement['seconds']:8.3f} s  {measurement['bytes'] / 2**20:7.0f} MiB"
-    if of_smaller is not None:
-        seconds = exponent(measurement["seconds"], of_smaller["seconds"], value / smaller)
-        memory = exponent(measurement["bytes"], of_smaller["bytes"], value / smaller)
+    if smaller_measurement is not None:
+        seconds = exponent(measurement["seconds"], smaller_measurement["seconds"], value / smaller)
+        memory = exponent(measurement["bytes"], smaller_measurement["bytes"], value / smaller)
         line += f"   grows {seconds} and {memory}"
     print(line, flush=True)
 
 
 def exponent(larger: float, smaller: float, factor: float) -> str:
-    """Return the p of `larger = smaller * factor^p` as text; a dash if it is undefined."""
+    """Return p in `larger = smaller * factor^p` as text, or a dash if it is undefined."""
     if larger <= 0 or smaller <= 0:
         return "    -"
     return f"{math.log(larger / smaller) / math.log(factor):5.2f}"

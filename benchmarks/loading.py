@@ -2,10 +2,10 @@
 
     python -m benchmarks.loading [FOLDER ...] [--runs N] [--layers N]
 
-Loads each Hugging Face folder, and a synthetic checkpoint of 3 GB in shards that it writes first, in fresh processes,
-by torchtune and transformers in turn, and reads every weight once. Peak memory is the process's resident set beyond
-what it had after its imports, as a share of the weights' size. Ends with status 1 unless loading is as fast as
-transformers' and takes at most 1.15 times the weights' size.
+Loads each Hugging Face folder and a synthetic 3 GB checkpoint in shards, alternately with torchtune and transformers.
+Each load runs in a fresh process and reads every weight once. Peak memory is the resident set minus that after the
+imports, as a multiple of the weights' size. Exits with status 1 if torchtune is slower than transformers or its peak
+memory exceeds 1.15 times the weights' size.
 """
 
 import statistics
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_MEMORY = 1.15
-"""Peak memory at most, by the weights' size."""
+"""Maximum peak memory, as a multiple of the weights' size."""
 
 
 class Measurement(TypedDict):
@@ -31,18 +31,18 @@ class Measurement(TypedDict):
 
     seconds: float
     peak: int
-    """Resident memory at most, beyond that of the imports (bytes)."""
+    """Peak resident memory minus that after the imports (bytes)."""
     size: int
-    """Of all weights (bytes)."""
+    """Size of all weights (bytes)."""
 
 
 def main() -> int:
-    """Measure, print, and fail where a bound is broken."""
+    """Measure and print; return 1 if a bound is exceeded."""
     parser = benchmark_parser("loading", __doc__)
     parser.add_argument("folders", nargs="*", metavar="FOLDER")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="loads of each side")
-    help_of_layers = "layers of the synthetic checkpoint, 0.8 GB each; 0: none is written"
-    parser.add_argument("--layers", type=int, default=3, metavar="N", help=help_of_layers)
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="loads per library")
+    layers_help = "layers of the synthetic checkpoint, 0.8 GB each; 0 skips this checkpoint"
+    parser.add_argument("--layers", type=int, default=3, metavar="N", help=layers_help)
     arguments = parser.parse_args()
     n_broken = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,16 +56,16 @@ def main() -> int:
 
 
 def compare(folder: Path, n_runs: int) -> bool:
-    """Load a folder by both sides in turn and print medians; return whether our bounds hold."""
+    """Load a folder alternately with both libraries and print medians; return whether torchtune's bounds hold."""
     runs, peer = list[Measurement](), list[Measurement]()
     for _ in range(n_runs):
         runs.append(in_fresh_process(load, str(folder)))
         peer.append(in_fresh_process(load_by_transformers, str(folder)))
     print(f"{folder.name}, {runs[0]['size'] / 1e9:.2f} GB of weights")
-    our_seconds, peer_seconds = median_seconds(runs), median_seconds(peer)
-    show("torchtune", our_seconds, our_seconds / peer_seconds, peak_share(runs))
+    seconds, peer_seconds = median_seconds(runs), median_seconds(peer)
+    show("torchtune", seconds, seconds / peer_seconds, peak_share(runs))
     show("transformers", peer_seconds, 1.0, peak_share(peer))
-    return our_seconds <= peer_seconds and peak_share(runs) <= MAX_MEMORY
+    return seconds <= peer_seconds and peak_share(runs) <= MAX_MEMORY
 
 
 def median_seconds(runs: list[Measurement]) -> float:
@@ -73,7 +73,7 @@ def median_seconds(runs: list[Measurement]) -> float:
 
 
 def peak_share(runs: list[Measurement]) -> float:
-    """Return the largest peak of memory, by the weights' size."""
+    """Return the largest peak memory, as a multiple of the weights' size."""
     return max(run["peak"] / run["size"] for run in runs)
 
 
@@ -82,7 +82,7 @@ def show(side: str, seconds: float, ratio: float, share: float) -> None:
 
 
 def write_synthetic(folder: str, n_layers: int) -> None:
-    """Write a Llama of a 7B's widths in float32, in shards of at most 1 GB."""
+    """Write a Llama with the widths of a 7B model in float32, in shards of at most 1 GB."""
     import torch
 
     from torchtune.formats import save_hf_folder
@@ -93,7 +93,7 @@ def write_synthetic(folder: str, n_layers: int) -> None:
 
 
 def load(folder: str) -> Measurement:
-    """Load a folder."""
+    """Load a folder with torchtune."""
     import torch
 
     from torchtune.formats import hf_decoder, load_hf_weights
@@ -102,26 +102,26 @@ def load(folder: str) -> Measurement:
     with torch.device("meta"):
         model = hf_decoder(folder)
     load_hf_weights(model, folder)
-    return measured(model, before, start)
+    return measure_loaded(model, before, start)
 
 
 def load_by_transformers(folder: str) -> Measurement:
-    """Load a folder by transformers."""
+    """Load a folder with transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
     before, start = resident_bytes(), time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return measured(model, before, start)
+    return measure_loaded(model, before, start)
 
 
-def measured(model: "nn.Module", before: int, start: float) -> Measurement:
-    """Read every weight, and return what loading took since `start`."""
+def measure_loaded(model: "nn.Module", before: int, start: float) -> Measurement:
+    """Read every weight, and return the cost of loading since `start`."""
     import torch
 
     with torch.no_grad():
         for parameter in model.parameters():
-            # In parts: a whole embedding in float64 would be most of what is measured.
+            # In chunks: a complete embedding in float64 would dominate the measure_loaded memory.
             for rows in torch.split(parameter, 256):
                 float(rows.sum(dtype=torch.float64))
     seconds = time.perf_counter() - start

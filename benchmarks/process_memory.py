@@ -1,4 +1,4 @@
-"""Resident memory of this process (bytes)."""
+"""The resident memory of this process (bytes)."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ PROC = Path("/proc/self")
 def peak_bytes() -> int:
     """Return the largest resident set of this process so far."""
     try:
-        # Linux hands the largest set of the parent process on to `ru_maxrss`; this is of this program alone.
+        # On Linux, `ru_maxrss` inherits the parent process's peak; VmHWM is this program's alone.
         lines = (PROC / "status").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
@@ -20,7 +20,7 @@ def peak_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Return the resident set of this process; on systems without /proc, the largest so far."""
+    """Return the resident set of this process; without /proc, the largest so far."""
     try:
         pages = (PROC / "statm").read_text(encoding="ascii").split()[1]
     except OSError:

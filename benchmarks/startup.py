@@ -1,9 +1,9 @@
-"""CPU time of the calls that people make all day, compared with a bare `python -c pass`.
+"""CPU time of the most frequent `tune` commands, compared with `python -c pass`.
 
     python -m benchmarks.startup [--runs N]
 
-Prints the median CPU time, user and system together, and its ratio. Ends with status 1 where a bound is broken; the
-bounds are those of the project.
+Prints the median CPU time (user and system) of each command and its ratio to that of `python -c pass`. Exits with
+status 1 if a ratio exceeds its bound.
 """
 
 import os
@@ -27,11 +27,11 @@ CALLS = {
     "tune __complete": (["__complete", "fish", COMPLETION], 8.0),
     "tune diff": (["diff", "smollm2_135m_lora", "smollm2_135m_full"], 8.0),
 }
-"""The words of each call of `tune`, and its bound: CPU time by that of the bare interpreter."""
+"""The arguments of each `tune` command, and the maximum ratio of its CPU time to the bare interpreter's."""
 
 
 def cpu_seconds(call: list[str], folder: str) -> float:
-    """Return the CPU time of a call and its children (seconds)."""
+    """Return the CPU time of a command and its children (seconds)."""
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(call, check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment)
@@ -40,31 +40,31 @@ def cpu_seconds(call: list[str], folder: str) -> float:
 
 
 def time_calls(n_runs: int) -> dict[str, float]:
-    """Return the median CPU time of each call (seconds)."""
+    """Return the median CPU time of each command (seconds)."""
     script = shutil.which("tune", path=str(Path(sys.executable).parent))
     tune = [script] if script else [sys.executable, "-m", "torchtune.cli"]
     calls = {BARE: [sys.executable, "-c", "pass"]}
-    calls |= {name: [*tune, *words] for name, (words, _) in CALLS.items()}
+    calls |= {name: [*tune, *args] for name, (args, _) in CALLS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(n_runs):  # interleaved, so that other load on the machine falls on all of them
+        for _ in range(n_runs):  # interleaved, so that other load on the machine affects all of them
             for name, call in calls.items():
                 seconds[name].append(cpu_seconds(call, folder))
-    return {name: statistics.median(of_call) for name, of_call in seconds.items()}
+    return {name: statistics.median(command_seconds) for name, command_seconds in seconds.items()}
 
 
 def main() -> int:
-    """Measure, print, and fail where a bound is broken."""
+    """Measure and print; return 1 if a bound is exceeded."""
     parser = benchmark_parser("startup", __doc__)
-    parser.add_argument("--runs", type=int, default=15, metavar="N", help="runs of each call")
+    parser.add_argument("--runs", type=int, default=15, metavar="N", help="runs per command")
     seconds = time_calls(parser.parse_args().runs)
     interpreter = seconds.pop(BARE)
     print(f"{BARE:16}{interpreter * 1e3:7.1f} ms {1:6.1f}x")
     n_broken = 0
-    for name, of_call in seconds.items():
-        ratio, (_, bound) = of_call / interpreter, CALLS[name]
+    for name, command_seconds in seconds.items():
+        ratio, (_, bound) = command_seconds / interpreter, CALLS[name]
         n_broken += ratio > bound
-        print(f"{name:16}{of_call * 1e3:7.1f} ms {ratio:6.1f}x  (at most {bound:.0f}x)")
+        print(f"{name:16}{command_seconds * 1e3:7.1f} ms {ratio:6.1f}x  (at most {bound:.0f}x)")
     return int(n_broken > 0)
 
 

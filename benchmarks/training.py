@@ -1,28 +1,28 @@
-"""Fine-tuning steps compared with TRL's, on the same rows: speed, memory, start, and the losses that must agree.
+"""Fine-tuning steps compared with TRL's on the same rows: speed, memory, startup time and losses.
 
     python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--no-peer] [--ablate]
         [--json FILE] [--picture FILE]
 
-MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows,
-such as alpaca_en_demo.json of LLaMA-Factory's source package. Every side of a case runs in a fresh process, the sides
-in turns, and medians are taken. TRL comes with the extra `bench`; without it this ends with status 1, unless
---no-peer is passed. Nothing else may run at the same time: two busy processes on two cores slow torch tenfold.
+MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct of `make demo`; ROWS is a file of Alpaca rows, such
+as alpaca_en_demo.json from LLaMA-Factory's source package. Each run is a fresh process; runs of torchtune and TRL
+alternate, and medians are reported. TRL comes with the extra `bench`; without it, the benchmark exits with status 1
+unless --no-peer is passed. Run nothing else at the same time: two busy processes on two cores slow torch tenfold.
 
-Both sides get the same rows in the same order, encoded by torchtune, with the loss on the answers only, the same
-AdamW at a constant rate and no warm-up. TRL has its rows padded to the longest of a batch, which is what its
-attention can do exactly on a CPU; in the case "same batches", torchtune pads in the same way and the losses must
-agree. In the other cases its rows are packed, to about as many tokens per step. "peer packed" lets TRL pack as well;
-its documents then see each other on a CPU, so it computes a different loss. "no AMX" has both sides compute bfloat16
-by AVX-512 alone, as on processors without tiles: with AMX, matrix products are so fast relative to everything else
-that MFU is not informative.
+Both libraries train on the same rows in the same order, encoded by torchtune, with the loss on the answers only, and
+the same AdamW at a constant rate without warm-up. TRL pads its rows to the longest of a batch, since that is the only
+layout in which its attention is exact on a CPU. In the case "same batches", torchtune pads in the same way and the
+losses must agree. In all other cases torchtune packs its rows, to about the same number of tokens per step. In "peer
+packed", TRL packs as well; on a CPU its documents then attend to each other, so it computes a different loss. In "no
+AMX", both compute bfloat16 with AVX-512 only, as on processors without tiles: with AMX, matrix products are so fast
+relative to everything else that MFU is not informative.
 
-tokens/s  useful tokens (no padding) a second, over the steps after the first three, without the last
-peak      resident set of the process at its largest, imports among it
+tokens/s  useful tokens (without padding) per second; the first three steps and the last are excluded
+peak      peak resident set of the process, including imports
 start     seconds from the command to the end of the first optimizer step
-MFU       what the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), by what matrix
-          products at the shapes of the model's feed-forward sustained in the same process
-planned   what `tune validate --memory` says a step takes whose rows are as wide as the widest of the run, by what the
-          run took beyond its imports
+MFU       FLOP/s that the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), divided by the
+          FLOP/s that matrix products at the model's feed-forward shapes sustain in the same process
+planned   estimate of `tune validate --memory` for a step with rows as wide as the widest of the run, divided by the
+          memory that the run took beyond its imports
 """
 
 import argparse
@@ -44,19 +44,19 @@ from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation, C
 from benchmarks.training_sides.measurement import Measurement, ModelSizes
 
 N_UNTIMED = 3
-"""Steps at the start that are not timed.
+"""Untimed steps at the start.
 
-Nor is the last: where numbers are read a step later, nothing is computed before those of the last step are read.
+The last step is not timed either: with deferred metrics, no computation overlaps with reading those of the last step.
 """
 BATCH_SIZE, MAX_SEQ_LEN, PACKED_LENGTH = 4, 512, 1024
-"""Rows of a padded batch, tokens of an example at most, positions of a pack."""
+"""Rows per padded batch, maximum tokens per example, positions per pack."""
 
 Result = dict[str, Any]
-"""The numbers of one side of a case: those of `Measurement`, `tokens_per_second` and `mfu`."""
+"""The results of one library on a case: the fields of `Measurement`, `tokens_per_second` and `mfu`."""
 
 
 def main() -> None:
-    """Run the cases, or the ablations of the first."""
+    """Run the cases, or the ablations of the first case."""
     arguments = parse_arguments()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -79,33 +79,35 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("rows", metavar="ROWS")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
-    parser.add_argument("--steps", type=int, default=12, metavar="N", help="optimizer steps of a run")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each side")
+    parser.add_argument("--steps", type=int, default=12, metavar="N", help="optimizer steps per run")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs per library")
     parser.add_argument("--no-peer", action="store_true", help="run without TRL")
-    parser.add_argument("--ablate", action="store_true", help="switch off one technique at a time")
-    parser.add_argument("--json", metavar="FILE", help="a file for the numbers")
-    parser.add_argument("--picture", metavar="FILE", help="a file for bars of them, SVG")
+    parser.add_argument("--ablate", action="store_true", help="disable one technique at a time")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="write a bar chart of the results to this file (SVG)"
+    )
     arguments = parser.parse_args()
-    is_alone = arguments.no_peer or arguments.ablate
-    if arguments.picture and is_alone:
-        parser.error("--picture compares both sides; remove --no-peer and --ablate")
+    is_peerless = arguments.no_peer or arguments.ablate
+    if arguments.picture and is_peerless:
+        parser.error("--picture compares both libraries; remove --no-peer and --ablate")
     if arguments.steps < N_UNTIMED + 2:
         parser.error(
             f"--steps must be at least {N_UNTIMED + 2}: the first {N_UNTIMED} and the last are not timed"
         )
-    if not is_alone and importlib.util.find_spec("trl") is None:
+    if not is_peerless and importlib.util.find_spec("trl") is None:
         sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-peer")
     return arguments
 
 
 class Bench:
-    """What all cases have in common: the model, the rows, and what a token costs.
+    """Runs cases on one model and one file of rows.
 
     Args:
         model: A Hugging Face folder.
         rows: A file of Alpaca rows.
-        steps: Optimizer steps of a run.
-        folder: A folder for files of the runs.
+        steps: Optimizer steps per run.
+        folder: Scratch folder for the runs.
     """
 
     def __init__(self, model: str, rows: str, steps: int, folder: Path) -> None:
@@ -125,7 +127,7 @@ class Bench:
         n_rows = steps * BATCH_SIZE * 4  # a pack has about four times the tokens of a padded row
         if len(dataset) < n_rows:
             sys.exit(
-                f"{rows} has {len(dataset)} rows; {steps} steps need {n_rows}: name more rows, or fewer --steps"
+                f"{rows} has {len(dataset)} rows; {steps} steps need {n_rows}: pass more rows or fewer --steps"
             )
         rows_read = [dataset[i] for i in range(n_rows)]
         encoded = [
@@ -137,7 +139,7 @@ class Bench:
         self._encoded.write_text(json.dumps(encoded), encoding="utf-8")
 
     def case(self, name: str, repeats: int, *, has_peer: bool = True) -> dict[str, Result]:
-        """Run both sides of a case in turns, or torchtune only, and print the medians."""
+        """Run a case alternately with both libraries, or with torchtune only, and print the medians."""
         torchtune, peer = list[Result](), list[Result]()
         for _ in range(repeats):
             if has_peer:
@@ -149,30 +151,30 @@ class Bench:
         return results
 
     def ablations(self, name: str, repeats: int) -> dict[str, Result]:
-        """Leave one technique out at a time, and print the medians."""
+        """Disable or replace one technique at a time, and print the medians."""
         case = CASES[name]
         runs: dict[str, list[Result]] = {
             technique: []
             for technique, ablation in ABLATIONS.items()
             if ablation.dtype in {"", case["dtype"]}
         }
-        for _ in range(repeats):  # in turns, as the machine's speed drifts
-            for technique, of_technique in runs.items():
-                of_technique.append(self.torchtune(case, ABLATIONS[technique]))
-        results = {technique: medians(of_technique) for technique, of_technique in runs.items()}
-        print(f"{name}: one technique left out at a time, or another in its place")
+        for _ in range(repeats):  # interleaved, as the machine's speed drifts
+            for technique, technique_runs in runs.items():
+                technique_runs.append(self.torchtune(case, ABLATIONS[technique]))
+        results = {technique: medians(technique_runs) for technique, technique_runs in runs.items()}
+        print(f"{name}: one technique disabled or replaced at a time")
         for technique, result in results.items():
             show_line(technique, result, results["everything"])
         return results
 
     def torchtune(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
-        """Run torchtune's side of a case, without the ablated technique."""
+        """Run a case with torchtune, without the ablated technique."""
         process = self._process(case, ablation.environment)
-        words = self._words(case, is_packed=case["is_packed"] and ablation.is_packed)
+        args = self._tune_args(case, is_packed=case["is_packed"] and ablation.is_packed)
         measurement = process.call(
             torchtune_side.train,
             time.time(),
-            [*words, *ablation.words],
+            [*args, *ablation.overrides],
             dtype=case["dtype"],
             sizes=self._sizes,
             replacement=ablation.replacement,
@@ -180,7 +182,7 @@ class Bench:
         return self._result(measurement, case)
 
     def peer(self, case: Case) -> Result:
-        """Run TRL's side of a case."""
+        """Run a case with TRL."""
         is_packed = case.get("is_peer_packed", False)
         run = peer_side.PeerRun(
             model=self._model,
@@ -197,26 +199,26 @@ class Bench:
         offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         return FreshProcess(environment={**offline, **case.get("environment", {}), **(environment or {})})
 
-    def _words(self, case: Case, *, is_packed: bool) -> list[str]:
-        """Return the words of our call of `tune`."""
+    def _tune_args(self, case: Case, *, is_packed: bool) -> list[str]:
+        """Return the arguments of `tune`."""
         output_dir = tempfile.mkdtemp(dir=self._folder)
         kind = "lora" if case["lora"] else "full"
-        words = [f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"]
-        words += [f"output_dir={output_dir}", f"model_directory={self._model}"]
-        words += ["model=torchtune.formats.hf_decoder", "model.path=${model_directory}"]
-        words += ["tokenizer=torchtune.tokenizers.auto_tokenizer", "tokenizer.path=${model_directory}"]
-        words += [f"dataset.source={self._rows}", f"dataset.max_seq_len={MAX_SEQ_LEN}", "validation=null"]
-        words += ["shuffle=false", "loading.workers=0", f"max_steps={self._steps}", "device=cpu"]
-        words += [f"dtype={case['dtype']}", "lr_scheduler=null", "optimizer.lr=1e-4"]
-        words += ["checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
+        args = [f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"]
+        args += [f"output_dir={output_dir}", f"model_directory={self._model}"]
+        args += ["model=torchtune.formats.hf_decoder", "model.path=${model_directory}"]
+        args += ["tokenizer=torchtune.tokenizers.auto_tokenizer", "tokenizer.path=${model_directory}"]
+        args += [f"dataset.source={self._rows}", f"dataset.max_seq_len={MAX_SEQ_LEN}", "validation=null"]
+        args += ["shuffle=false", "loading.workers=0", f"max_steps={self._steps}", "device=cpu"]
+        args += [f"dtype={case['dtype']}", "lr_scheduler=null", "optimizer.lr=1e-4"]
+        args += ["checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
         if is_packed:
-            words += [f"loading.packing.length={PACKED_LENGTH}", "loading.packing.window=64", "batch_size=1"]
+            args += [f"loading.packing.length={PACKED_LENGTH}", "loading.packing.window=64", "batch_size=1"]
         else:
-            words += [f"batch_size={BATCH_SIZE}"]
+            args += [f"batch_size={BATCH_SIZE}"]
         if case["lora"]:
-            words += [f"lora.targets=[{','.join(case['lora'])}]", f"lora.rank={case['rank']}"]
-            words += [f"lora.alpha={2 * case['rank']}"]
-        return words
+            args += [f"lora.targets=[{','.join(case['lora'])}]", f"lora.rank={case['rank']}"]
+            args += [f"lora.alpha={2 * case['rank']}"]
+        return args
 
     def _result(self, measurement: Measurement, case: Case) -> Result:
         """Return the numbers of a side, with speed and MFU over the steps that are timed."""
@@ -257,7 +259,7 @@ def medians(runs: list[Result]) -> Result:
 
 
 def show(name: str, results: dict[str, Result]) -> None:
-    """Print a case, and whether it meets its goals if both sides ran."""
+    """Print a case's results, and whether it meets its goals if both libraries ran."""
     print(name)
     baseline = results.get("TRL", results["torchtune"])
     for side, result in results.items():
@@ -270,7 +272,7 @@ def show(name: str, results: dict[str, Result]) -> None:
 
 
 def show_losses(losses: list[float], peer: list[float]) -> None:
-    """Print the losses of both sides on the same batches."""
+    """Print the losses of both libraries on the same batches."""
     difference = abs(losses[0] / peer[0] - 1)
     print(f"  losses, torchtune: {' '.join(f'{loss:.4f}' for loss in losses)}")
     print(f"  losses, TRL:       {' '.join(f'{loss:.4f}' for loss in peer)}")
@@ -278,7 +280,7 @@ def show_losses(losses: list[float], peer: list[float]) -> None:
 
 
 def show_goals(goals: Goals, result: Result, peer: Result) -> None:
-    """Print which goals are met."""
+    """Print whether each goal is met."""
     is_met = {"tokens/s": result["tokens_per_second"] / peer["tokens_per_second"] >= goals.speed}
     is_met["peak"] = result["peak"] / peer["peak"] <= goals.peak
     if goals.start is not None:
@@ -289,7 +291,7 @@ def show_goals(goals: Goals, result: Result, peer: Result) -> None:
 
 
 def show_line(name: str, result: Result, baseline: Result) -> None:
-    """Print the numbers of a side, and their ratios to a baseline's."""
+    """Print the results of one library, and their ratios to the baseline's."""
     speed, peak, start = (result[n] / baseline[n] for n in ("tokens_per_second", "peak", "start"))
     print(
         f"  {name:26}{result['tokens_per_second']:8.0f} tokens/s {speed:5.2f}x"

@@ -162,7 +162,7 @@ def model_and_rows(tiny: Tiny) -> list[str]:
 def test_too_few_rows_for_the_steps_end_the_benchmark_with_what_to_do(tiny: Tiny) -> None:
     result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
     assert result.returncode == 1
-    assert "12 rows; 12 steps need 192: name more rows, or fewer --steps" in result.stderr
+    assert "12 rows; 12 steps need 192: pass more rows or fewer --steps" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -175,7 +175,7 @@ def test_too_few_steps_are_rejected() -> None:
 def test_picture_needs_both_sides() -> None:
     result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
     assert result.returncode == 2
-    assert "--picture compares both sides" in result.stderr
+    assert "--picture compares both libraries" in result.stderr
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""One config of 40 fields with 6 components, as each peer writes it."""
+"""A config with 40 fields and 6 components, for each config engine."""

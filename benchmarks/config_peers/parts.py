@@ -1,4 +1,4 @@
-"""Six components without torch, and the config class over them."""
+"""Six components that do not need torch, and a config class with them."""
 
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ class Model:
     Args:
         layers: Number of layers.
         width: Width of a layer.
-        dropout: Share dropped.
+        dropout: Dropout probability.
     """
 
     def __init__(self, layers: int = 12, width: int = 768, dropout: float = 0.0) -> None:
@@ -25,8 +25,8 @@ class Tokenizer:
     """A tokenizer.
 
     Args:
-        path: Its file.
-        lower: Fold case.
+        path: The tokenizer's file.
+        lower: Convert text to lower case.
     """
 
     def __init__(self, path: str, lower: bool = False) -> None:
@@ -37,9 +37,9 @@ class Dataset:
     """A dataset.
 
     Args:
-        source: Its file.
+        source: The dataset's file.
         packed: Pack rows.
-        columns: Names of columns.
+        columns: Column names.
     """
 
     def __init__(self, source: str, packed: bool = False, columns: list[str] | None = None) -> None:
@@ -51,8 +51,8 @@ class Optimizer:
 
     Args:
         lr: Learning rate.
-        betas: Decay of the moments.
-        weight_decay: Decay of the weights.
+        betas: Decay rates of the moments.
+        weight_decay: Weight decay.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Schedule:
     """A schedule.
 
     Args:
-        warmup: Steps of warm-up.
-        total: Steps in all.
+        warmup: Warm-up steps.
+        total: Total steps.
     """
 
     def __init__(self, warmup: int = 0, total: int = 100) -> None:
@@ -77,8 +77,8 @@ class Logger:
     """A logger.
 
     Args:
-        log_dir: Its folder.
-        interval: Steps between two lines.
+        log_dir: Output folder.
+        interval: Steps between log lines.
     """
 
     def __init__(self, log_dir: str, interval: int = 1) -> None:
@@ -90,28 +90,28 @@ COMPONENTS = ("model", "tokenizer", "dataset", "optimizer", "schedule", "logger"
 
 @define(kw_only=True)
 class Config:
-    """Forty fields."""
+    """A config with forty fields."""
 
     output_dir: str = "out"
-    """Where it writes."""
+    """Output folder."""
     seed: int | None = None
     """Seed."""
     shuffle: bool = True
-    """Shuffle."""
+    """Shuffle the rows."""
     device: str = "cpu"
     """Device."""
     dtype: str = "fp32"
     """Precision."""
     batch_size: int = field(default=4, validator=above(0))
-    """Rows."""
+    """Rows per batch."""
     epochs: int = field(default=1, validator=above(0))
-    """Passes."""
+    """Number of epochs."""
     lr_scale: float = field(default=1.0, validator=at_least(0))
-    """Factor."""
+    """Factor of the learning rate."""
     tags: list[str] = field(factory=list)
-    """Words."""
+    """Tags of the run."""
     note: str | None = None
-    """Text."""
+    """Note about the run."""
     model: Component[Model] = lazy(Model)
     """The model."""
     tokenizer: Component[Tokenizer] = lazy(Tokenizer, path="${output_dir}/tokenizer")
@@ -152,7 +152,7 @@ class Config:
 
 @config.parse
 def main(cfg: Config) -> None:
-    """Build everything."""
+    """Build every component."""
     for name in COMPONENTS:
         config.instantiate(getattr(cfg, name))
 
@@ -182,6 +182,6 @@ YAML: dict[str, Any] = {
         "interval": 5,
     },
 }
-"""What the file holds over the class's defaults; OmegaConf and hydra, which have no class, get all forty."""
+"""Fields of the YAML file that differ from the defaults; OmegaConf and hydra have no config class and get all forty."""
 
 OVERRIDES = (("batch_size", "16"), ("optimizer.lr", "1e-4"), ("output_dir", "runs/other"))

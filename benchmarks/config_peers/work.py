@@ -1,4 +1,4 @@
-"""The same work in each engine: load YAML, apply three overrides, build six components, dump YAML."""
+"""The same work for each config engine: load YAML, apply three overrides, build six components, dump YAML."""
 
 import importlib
 import sys
@@ -11,33 +11,33 @@ Work = Callable[[], str]
 
 
 def write(folder: str) -> None:
-    """Write the config as each engine reads it."""
+    """Write the config in the format of each engine."""
     import yaml
 
     from benchmarks.config_peers.parts import COMPONENTS, YAML, Config
     from torchtune.config import render
 
     complete = yaml.safe_load(render(Config())) | YAML
-    (Path(folder) / "ours.yaml").write_text(yaml.safe_dump(YAML, sort_keys=False))
-    (Path(folder) / "whole.yaml").write_text(yaml.safe_dump(complete, sort_keys=False))
+    (Path(folder) / "torchtune.yaml").write_text(yaml.safe_dump(YAML, sort_keys=False))
+    (Path(folder) / "complete.yaml").write_text(yaml.safe_dump(complete, sort_keys=False))
     jsonargparse_config = {
         key: {"class_path": v["_component_"], "init_args": {k: x for k, x in v.items() if k != "_component_"}}
         if key in COMPONENTS
         else v
-        for key, v in _filled(complete).items()
+        for key, v in _without_references(complete).items()
     }
     (Path(folder) / "jsonargparse.yaml").write_text(yaml.safe_dump(jsonargparse_config, sort_keys=False))
     flat = {
         k: {x: y for x, y in v.items() if x != "_component_"} if k in COMPONENTS else v
-        for k, v in _filled(complete).items()
+        for k, v in _without_references(complete).items()
     }
     (Path(folder) / "draccus.yaml").write_text(yaml.safe_dump(flat, sort_keys=False))
 
 
-def _filled(tree: Any) -> Any:
-    """Write references out, for engines that have none."""
+def _without_references(tree: Any) -> Any:
+    """Replace references by their values, for engines without references."""
     if isinstance(tree, dict):
-        return {k: _filled(v) for k, v in tree.items()}
+        return {k: _without_references(v) for k, v in tree.items()}
     return tree.replace("${output_dir}", "runs/bench") if isinstance(tree, str) else tree
 
 
@@ -46,8 +46,8 @@ def time_work(engine: str, folder: str, n_runs: int) -> list[float]:
 
     Args:
         engine: The name of a function of this module that returns the engine's work.
-        folder: What `write` wrote.
-        n_runs: How often the work is done.
+        folder: The folder that `write` wrote to.
+        n_runs: Number of runs.
     """
     work: Work = getattr(sys.modules[__name__], engine)(folder)
     seconds = []
@@ -59,13 +59,13 @@ def time_work(engine: str, folder: str, n_runs: int) -> list[float]:
 
 
 def torchtune_work(folder: str) -> Work:
-    """Ours: overrides go to the engine's own merge, as path and text."""
+    """Return torchtune's work; overrides are passed to its merge as pairs of path and text."""
     from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES, Config
     from torchtune.config import instantiate, render
     from torchtune.runs import config_layers, override
 
     def work() -> str:
-        layers = config_layers(f"{folder}/ours.yaml", Config)
+        layers = config_layers(f"{folder}/torchtune.yaml", Config)
         override(layers, OVERRIDES)
         cfg = layers.build()
         for name in COMPONENTS:
@@ -76,7 +76,7 @@ def torchtune_work(folder: str) -> Work:
 
 
 def omegaconf_work(folder: str) -> Work:
-    """OmegaConf, with a plain instantiate."""
+    """Return OmegaConf's work, with a minimal instantiate."""
     from omegaconf import OmegaConf
 
     from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES
@@ -90,7 +90,7 @@ def omegaconf_work(folder: str) -> Work:
         return getattr(importlib.import_module(module), name)(**values)
 
     def work() -> str:
-        cfg = OmegaConf.merge(OmegaConf.load(f"{folder}/whole.yaml"), OmegaConf.from_dotlist(dots))
+        cfg = OmegaConf.merge(OmegaConf.load(f"{folder}/complete.yaml"), OmegaConf.from_dotlist(dots))
         for name in COMPONENTS:
             build(cfg[name])
         return str(OmegaConf.to_yaml(cfg))
@@ -105,29 +105,29 @@ def _jsonargparse_parser() -> Any:
 
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--config", action="config")
-    kinds = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
+    component_types = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
     import typing
 
     hints = typing.get_type_hints(parts.Config)
     for attribute in parts.Config.__attrs_attrs__:
-        if attribute.name in kinds:
-            parser.add_subclass_arguments(kinds[attribute.name], attribute.name)
+        if attribute.name in component_types:
+            parser.add_subclass_arguments(component_types[attribute.name], attribute.name)
         else:
             parser.add_argument(f"--{attribute.name}", type=hints[attribute.name])
     return parser
 
 
 def jsonargparse_work(folder: str) -> Work:
-    """jsonargparse, with a new parser each time, as in a program."""
+    """Return jsonargparse's work; each run builds a new parser, as a program would."""
     from benchmarks.config_peers.parts import OVERRIDES
 
     def work() -> str:
         parser = _jsonargparse_parser()
-        words = [f"--config={folder}/jsonargparse.yaml"]
-        words += [
+        args = [f"--config={folder}/jsonargparse.yaml"]
+        args += [
             f"--{path.replace('optimizer.lr', 'optimizer.init_args.lr')}={text}" for path, text in OVERRIDES
         ]
-        cfg = parser.parse_args(words)
+        cfg = parser.parse_args(args)
         parser.instantiate_classes(cfg)
         return str(parser.dump(cfg))
 
@@ -135,7 +135,7 @@ def jsonargparse_work(folder: str) -> Work:
 
 
 def draccus_work(folder: str) -> Work:
-    """Draccus, on dataclasses of the same fields."""
+    """Return draccus' work, on dataclasses with the same fields."""
     import dataclasses
     import typing
 
@@ -143,69 +143,70 @@ def draccus_work(folder: str) -> Work:
 
     from benchmarks.config_peers import parts
 
-    kinds = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
-    sections = {name: _as_dataclass(kind) for name, kind in kinds.items()}
+    component_types = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
+    sections = {name: _as_dataclass(component_type) for name, component_type in component_types.items()}
     hints = typing.get_type_hints(parts.Config)
     fields: list[Any] = []
     for attribute in parts.Config.__attrs_attrs__:
         t = sections.get(attribute.name, hints[attribute.name])
         fields.append((attribute.name, t, dataclasses.field(default=None)))
-    config_class = dataclasses.make_dataclass("Whole", fields)
+    config_class = dataclasses.make_dataclass("CompleteConfig", fields)
 
     def work() -> str:
-        words = [f"--{path}={text}" for path, text in parts.OVERRIDES]
-        cfg = draccus.parse(config_class, f"{folder}/draccus.yaml", args=words)
-        for name, kind in kinds.items():
-            kind(**vars(getattr(cfg, name)))
+        args = [f"--{path}={text}" for path, text in parts.OVERRIDES]
+        cfg = draccus.parse(config_class, f"{folder}/draccus.yaml", args=args)
+        for name, component_type in component_types.items():
+            component_type(**vars(getattr(cfg, name)))
         return str(draccus.dump(cfg))
 
     return work
 
 
-def _as_dataclass(kind: type) -> type:
+def _as_dataclass(component_type: type) -> type:
     import dataclasses
     import inspect
     import typing
 
-    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]  # of the class itself, not a subclass
+    hints = typing.get_type_hints(component_type.__init__)  # type: ignore[misc]  # the constructor of this class, not of a subclass
     fields: list[Any] = []
-    for p in list(inspect.signature(kind).parameters.values()):
+    for p in list(inspect.signature(component_type).parameters.values()):
         default = p.default if p.default is not p.empty else ""
         fields.append((p.name, hints[p.name], dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(kind.__name__, fields)
+    return dataclasses.make_dataclass(component_type.__name__, fields)
 
 
-def torchtune_process(folder: str, words: Sequence[str]) -> None:
-    """Ours, from a file and words to built components, all mistakes checked."""
+def torchtune_process(folder: str, args: Sequence[str]) -> None:
+    """Build the components from a file and arguments with torchtune, including validation."""
     from benchmarks.config_peers.parts import main
     from torchtune.runs import Resume
 
     main.run(
         main.layers(
-            f"{folder}/ours.yaml", [w.replace("output_dir=o", f"output_dir={folder}/o") for w in words]
+            f"{folder}/torchtune.yaml",
+            [arg.replace("output_dir=o", f"output_dir={folder}/o") for arg in args],
         ),
         Resume(overwrite=True),
     )
 
 
-def hydra_process(folder: str, words: Sequence[str]) -> None:
-    """Hydra's main, with its defaults for output switched off."""
+def hydra_process(folder: str, args: Sequence[str]) -> None:
+    """Build the components with hydra's main, with its output and logging disabled."""
     import hydra
 
     from benchmarks.config_peers.parts import COMPONENTS
 
-    text = (Path(folder) / "whole.yaml").read_text().replace("_component_", "_target_")
+    text = (Path(folder) / "complete.yaml").read_text().replace("_component_", "_target_")
     (Path(folder) / "hydra.yaml").write_text(text)
     sys.argv = [
         "app",
-        *words,
+        *args,
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
         "hydra/job_logging=disabled",
         "hydra/hydra_logging=disabled",
     ]
 
-    @hydra.main(version_base=None, config_path=folder, config_name="hydra")  # type: ignore[untyped-decorator]  # hydra is not installed with what tests need
+    @hydra.main(version_base=None, config_path=folder, config_name="hydra")  # type: ignore[untyped-decorator]  # hydra is not among the test dependencies
     def app(cfg: Any) -> None:
         for name in COMPONENTS:
             hydra.utils.instantiate(cfg[name])
@@ -213,8 +214,8 @@ def hydra_process(folder: str, words: Sequence[str]) -> None:
     app()
 
 
-def jsonargparse_process(folder: str, words: Sequence[str]) -> None:
-    """Jsonargparse, from a file and words to built components."""
+def jsonargparse_process(folder: str, args: Sequence[str]) -> None:
+    """Build the components from a file and arguments with jsonargparse."""
     parser = _jsonargparse_parser()
-    words = [w.replace("optimizer.lr", "optimizer.init_args.lr") for w in words]
-    parser.instantiate_classes(parser.parse_args([f"--config={folder}/jsonargparse.yaml", *words]))
+    args = [arg.replace("optimizer.lr", "optimizer.init_args.lr") for arg in args]
+    parser.instantiate_classes(parser.parse_args([f"--config={folder}/jsonargparse.yaml", *args]))

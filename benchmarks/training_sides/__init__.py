@@ -1,1 +1,1 @@
-"""The two sides of benchmarks/training.py, each called in a separate process."""
+"""The torchtune and TRL sides of benchmarks/training.py, each run in a separate process."""

@@ -1,4 +1,4 @@
-"""What benchmarks/training.py runs: cases that are compared with TRL, their goals, and what can be left out."""
+"""The cases of benchmarks/training.py, their goals, and the ablations."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, NotRequired, TypedDict
@@ -6,37 +6,37 @@ from typing import NamedTuple, NotRequired, TypedDict
 QV, ALL = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
-"""Lets both sides compute as on a processor without AMX's tiles (oneDNN's own variable)."""
+"""Disables AMX in oneDNN, as on a processor without it."""
 
 
 class Case(TypedDict):
-    """A setting in which both sides train."""
+    """A training setup that both libraries run."""
 
     lora: list[str] | None
-    """The layers that get adapters; None: all weights are trained."""
+    """The layers with adapters; None trains all weights."""
     rank: NotRequired[int]
-    """Of the adapters."""
+    """The adapters' rank."""
     dtype: str
-    """The precision of computing, fp32 or bf16."""
+    """The compute precision, fp32 or bf16."""
     is_packed: bool
-    """Whether our rows are packed."""
+    """Whether torchtune packs rows."""
     is_peer_packed: NotRequired[bool]
-    """Whether TRL's are."""
+    """Whether TRL packs rows."""
     environment: NotRequired[dict[str, str]]
-    """Variables of both sides."""
+    """Environment variables of both libraries."""
 
 
 class Goals(NamedTuple):
-    """What the project wants of a case."""
+    """The targets of a case; ratios are torchtune's value divided by TRL's."""
 
     speed: float
-    """Tokens per second by TRL's, at least."""
+    """Minimum ratio of tokens per second."""
     peak: float
-    """Peak memory by TRL's, at most."""
+    """Maximum ratio of peak memory."""
     start: float | None = None
-    """Seconds to the first step by TRL's, at most."""
+    """Maximum ratio of seconds to the first step."""
     mfu: float | None = None
-    """Our MFU, at least."""
+    """Minimum MFU of torchtune."""
 
 
 CASES: dict[str, Case] = {
@@ -66,17 +66,17 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """One technique left out, or another put in its place.
+    """A run with one technique disabled or replaced.
 
     Args:
-        words: Overrides that do so.
-        environment: Variables that do.
-        replacement: A key of `REPLACEMENTS`, where no override does.
-        is_packed: Whether rows are packed where the case packs them.
-        dtype: The only precision in which there is anything to leave out; empty: each.
+        overrides: Overrides that disable it.
+        environment: Environment variables that disable it.
+        replacement: A key of `REPLACEMENTS`, if neither of these can disable it.
+        is_packed: False pads rows that the case would pack.
+        dtype: The only precision that uses the technique; empty: all of them.
     """
 
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     replacement: str = ""
     is_packed: bool = True
@@ -96,7 +96,7 @@ ABLATIONS: dict[str, Ablation] = {
     "attention in bfloat16": Ablation(replacement="attention in bfloat16", dtype="bf16"),
     "products by oneDNN": Ablation(replacement="products by oneDNN", dtype="fp32"),
     "torch's unmodified optimizer": Ablation(replacement="torch's unmodified optimizer"),
-    "numbers read a step later": Ablation(replacement="numbers read a step later"),
+    "metrics read one step later": Ablation(replacement="metrics read one step later"),
     "glibc's default heap": Ablation(environment=GLIBC),
     "1,024 kernels cached": Ablation(environment=MANY_KERNELS, dtype="bf16"),
     "activation checkpointing": Ablation(("placement.activation_checkpointing.keep=inputs",)),

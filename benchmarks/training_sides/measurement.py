@@ -1,4 +1,4 @@
-"""What both sides measure in the same way."""
+"""Measurements taken in the same way for both libraries."""
 
 import itertools
 import time
@@ -6,28 +6,28 @@ from typing import NotRequired, TypedDict
 
 
 class Measurement(TypedDict):
-    """The steps of one side."""
+    """The measured steps of one run."""
 
     start: float
-    """From the command to the end of the first step (seconds)."""
+    """Time from the command to the end of the first step (seconds)."""
     seconds: list[float]
-    """Of each step after the first."""
+    """Duration of each step after the first."""
     losses: list[float]
-    """Of each step."""
+    """Loss of each step."""
     peak: int
-    """Resident memory at most while it trained (bytes)."""
+    """Peak resident memory during training (bytes)."""
     lengths: list[list[int]]
-    """Tokens of each example that a step read, step by step."""
+    """Token counts of the examples of each step."""
     matmul: float
-    """What matrix products sustain in this process (FLOP/s)."""
+    """Sustained speed of matrix products in this process (FLOP/s)."""
     planned: NotRequired[int]
-    """What `tune validate --memory` says of the run (bytes)."""
+    """Estimate of `tune validate --memory` for the run (bytes)."""
     beyond_imports: NotRequired[int]
-    """What the run took beyond its imports (bytes)."""
+    """Memory of the run beyond its imports (bytes)."""
 
 
 class ModelSizes(TypedDict):
-    """Widths of the model, at which matrix products are timed."""
+    """The model's widths, at which matrix products are timed."""
 
     embed_dim: int
     ffn_dim: int
@@ -42,15 +42,15 @@ def measurement(
     peak: int,
     matmul: float,
 ) -> Measurement:
-    """Return the measurement of steps.
+    """Build the measurement of a run.
 
     Args:
-        command_time: When the process was started (seconds since the epoch).
-        end_times: When each step ended (seconds since the epoch).
-        losses: As in `Measurement`.
-        lengths: As in `Measurement`.
-        peak: As in `Measurement`.
-        matmul: As in `Measurement`.
+        command_time: Start time of the process (seconds since the epoch).
+        end_times: End time of each step (seconds since the epoch).
+        losses: See `Measurement`.
+        lengths: See `Measurement`.
+        peak: See `Measurement`.
+        matmul: See `Measurement`.
     """
     return {
         "start": end_times[0] - command_time,
@@ -62,11 +62,11 @@ def measurement(
     }
 
 
-def matmul_flops(dtype: str, sizes: ModelSizes, rows: int = 1024, windows: int = 6) -> float:
-    """Measure what matrix products at the shapes of a model's feed-forward sustain, in FLOP/s.
+def matmul_flops(dtype: str, sizes: ModelSizes, rows: int = 1024, n_intervals: int = 6) -> float:
+    """Measure the sustained speed of matrix products at a model's feed-forward shapes (FLOP/s).
 
-    The best half second of three seconds: a single product may be several times as fast as many in a row, where cores
-    share units or clocks, and a machine that is shared has slow seconds.
+    The result is the best of six half-second intervals: a single product can be several times faster than many in a
+    row where cores share units or clocks, and a shared machine has slow seconds.
     """
     import torch
 
@@ -75,7 +75,7 @@ def matmul_flops(dtype: str, sizes: ModelSizes, rows: int = 1024, windows: int =
     weight = torch.randn(sizes["ffn_dim"], sizes["embed_dim"]).to(torch_dtype)
     torch.nn.functional.linear(x, weight)
     rates = []
-    for _ in range(windows):
+    for _ in range(n_intervals):
         n_products, start = 0, time.perf_counter()
         while time.perf_counter() - start < 0.5:
             torch.nn.functional.linear(x, weight)

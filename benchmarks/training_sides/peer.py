@@ -1,4 +1,4 @@
-"""TRL's side: SFTTrainer with PEFT on rows that are encoded already, with the clock read after every step."""
+"""The TRL side: SFTTrainer with PEFT on pre-encoded rows; every step is timed."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ from benchmarks.training_sides.measurement import Measurement, ModelSizes, matmu
 
 
 class PeerRun(TypedDict):
-    """What TRL trains."""
+    """The arguments of a TRL run."""
 
     model: str
     """The model's folder."""
@@ -22,18 +22,18 @@ class PeerRun(TypedDict):
     n_steps: int
     """Optimizer steps."""
     batch_size: int
-    """Rows of a step."""
+    """Rows per step."""
     length: int
-    """Tokens of a row at most."""
+    """Maximum tokens per row."""
 
 
 def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
-    """Train by TRL.
+    """Train with TRL.
 
     Args:
-        command_time: When this process was started (seconds since the epoch).
-        run: What is trained.
-        sizes: Those of the matrix products that are timed.
+        command_time: Start time of this process (seconds since the epoch).
+        run: Model, rows and settings.
+        sizes: Sizes of the timed matrix products.
     """
     import datasets
     import torch
@@ -54,7 +54,7 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
 
     case, batch_size = run["case"], run["batch_size"]
     is_bf16 = case["dtype"] == "bf16"
-    # What computes in bf16 holds a frozen base in bf16; what is trained whole stays in fp32 below autocast.
+    # With bf16, LoRA keeps its frozen base in bf16; full fine-tuning keeps fp32 weights under autocast.
     dtype = torch.bfloat16 if is_bf16 and case["lora"] else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
@@ -101,7 +101,7 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
 
 
 def adapter_of(case: Case) -> Any:
-    """Return PEFT's config of the case's adapters; None without them."""
+    """Return the PEFT config of the case's adapters, or None for full fine-tuning."""
     from peft import LoraConfig
 
     if not case["lora"]:
@@ -111,11 +111,11 @@ def adapter_of(case: Case) -> Any:
 
 
 def lengths_of_steps(row_lengths: list[list[int]], batch_size: int) -> list[list[int]]:
-    """Return the tokens of each example, step by step, as our side counts them: without the last token.
+    """Return the token counts of each step's examples, without their last tokens, as torchtune counts them.
 
     Args:
-        row_lengths: The tokens of each example in a row, row by row.
-        batch_size: Rows of a step.
+        row_lengths: Token counts of the examples of each row.
+        batch_size: Rows per step.
     """
     starts = range(0, len(row_lengths), batch_size)
     return [[n - 1 for row in row_lengths[i : i + batch_size] for n in row] for i in starts]

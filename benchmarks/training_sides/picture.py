@@ -1,4 +1,4 @@
-"""The cases of benchmarks/training.py as a picture: bars of both sides, one panel a number."""
+"""A bar chart of benchmarks/training.py's results: torchtune and TRL, with one panel per metric."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
 
 
 def picture(cases: dict[str, dict[str, Any]]) -> str:
-    """Draw cases, each with the results of "TRL" and "torchtune", as SVG."""
+    """Draw an SVG of cases, each with the results of "TRL" and "torchtune"."""
     group = 2 * BAR + GAP + 8
     height = TOP + group * len(cases) + 10
     parts = [
@@ -27,17 +27,19 @@ def picture(cases: dict[str, dict[str, Any]]) -> str:
         parts.append(_text(20, TOP + i * group + BAR + 5, name, 13, "#29251f"))
     for column, (title, value, template) in enumerate(PANELS):
         x = LEFT + column * (PANEL + 18)
-        largest = max(value(side) for case in cases.values() for side in case.values())
+        largest = max(value(result) for case in cases.values() for result in case.values())
         parts.append(_text(x, TOP - 14, title, 12, "#6b6459"))
         for i, case in enumerate(cases.values()):
-            for side, (who, colour) in enumerate((("torchtune", TORCHTUNE), ("TRL", PEER))):
-                y = TOP + i * group + side * (BAR + 1)
-                length = (PANEL - 48) * value(case[who]) / largest
+            for i_library, (library, colour) in enumerate((("torchtune", TORCHTUNE), ("TRL", PEER))):
+                y = TOP + i * group + i_library * (BAR + 1)
+                length = (PANEL - 48) * value(case[library]) / largest
                 parts.append(
                     f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{colour}"/>'
                 )
-                text = template.format(value(case[who]))
-                parts.append(_text(x + length + 5, y + BAR - 3, text, 12, "#29251f", bold=who == "torchtune"))
+                text = template.format(value(case[library]))
+                parts.append(
+                    _text(x + length + 5, y + BAR - 3, text, 12, "#29251f", bold=library == "torchtune")
+                )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

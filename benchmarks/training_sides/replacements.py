@@ -1,5 +1,5 @@
-"""What ablations of benchmarks/training.py put in a technique's place where no override of a run does."""
-# ruff: noqa: SLF001 -- what is replaced has no public name, as no run replaces it
+"""Replacements for techniques that no override can disable, for the ablations of benchmarks/training.py."""
+# ruff: noqa: SLF001 -- the replaced functions are private, as no run replaces them
 
 from collections.abc import Callable
 from functools import partialmethod
@@ -14,13 +14,13 @@ from torchtune.modules import _attention, _lean, _linear
 
 
 def weights_copied(model: nn.Module) -> None:
-    """Hold weights in memory that would stay in their file."""
+    """Copy mapped weights into memory."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 
 
 def attention_in_bfloat16(_: nn.Module) -> None:
-    """Attend in bfloat16 where the products would be float32."""
+    """Compute attention in bfloat16 instead of with float32 products."""
     attend = _attention.attend_by_document  # the kernel on a CPU
 
     def in_bfloat16(q: Tensor, k: Tensor, v: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -30,7 +30,7 @@ def attention_in_bfloat16(_: nn.Module) -> None:
 
 
 class _OneDnnProduct(_lean._Product):
-    """The product of layers whose weight is frozen, computed by oneDNN."""
+    """The product of layers with frozen weights, computed by oneDNN."""
 
     @staticmethod
     def forward(
@@ -53,17 +53,17 @@ def _multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def products_by_onednn(_: nn.Module) -> None:
-    """Let oneDNN multiply by frozen weights of float32, where torch takes MKL."""
-    _linear.product = _OneDnnProduct.apply  # type: ignore[attr-defined]  # imported there, for its calls
+    """Multiply by frozen float32 weights with oneDNN instead of MKL."""
+    _linear.product = _OneDnnProduct.apply  # type: ignore[attr-defined]  # the name that the module's functions call
 
 
-def optimizer_as_it_is(_: nn.Module) -> None:
-    """Let torch's optimizers import its compiler."""
+def unmodified_optimizer(_: nn.Module) -> None:
+    """Use torch's optimizers unmodified; they import its compiler."""
     OUTCOMES["optimizer step"] = False
 
 
-def numbers_read_later(_: nn.Module) -> None:
-    """Leave updates out on the device, and read the numbers of a step while the next is computed, as on a GPU."""
+def deferred_metrics(_: nn.Module) -> None:
+    """Read the metrics of a step while the next one is computed, as on a GPU, and exclude updates on the device."""
     training.Run.__init__ = partialmethod(training.Run.__init__, synchronous=False)  # type: ignore[assignment, method-assign]  # of this process only
 
 
@@ -71,7 +71,7 @@ REPLACEMENTS: dict[str, Callable[[nn.Module], None]] = {
     "weights copied": weights_copied,
     "attention in bfloat16": attention_in_bfloat16,
     "products by oneDNN": products_by_onednn,
-    "torch's unmodified optimizer": optimizer_as_it_is,
-    "numbers read a step later": numbers_read_later,
+    "torch's unmodified optimizer": unmodified_optimizer,
+    "metrics read one step later": deferred_metrics,
 }
-"""What an ablation does once the model has its weights, by its name in `ABLATIONS`."""
+"""Functions called after the model's weights are loaded, by the ablation's name in `ABLATIONS`."""

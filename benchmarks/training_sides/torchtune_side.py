@@ -1,4 +1,4 @@
-"""Our side: `tune` in this process, with the clock read after every step."""
+"""The torchtune side: `tune` in this process; every step is timed."""
 
 import time
 from typing import Any
@@ -8,16 +8,16 @@ from benchmarks.training_sides.measurement import Measurement, ModelSizes, matmu
 
 
 def train(
-    command_time: float, words: list[str], *, dtype: str, sizes: ModelSizes, replacement: str
+    command_time: float, args: list[str], *, dtype: str, sizes: ModelSizes, replacement: str
 ) -> Measurement:
     """Run `tune`.
 
     Args:
-        command_time: When this process was started (seconds since the epoch).
-        words: The words of the call.
-        dtype: The precision in which matrix products are timed.
-        sizes: Their sizes.
-        replacement: A key of `REPLACEMENTS`; empty: nothing is replaced.
+        command_time: Start time of this process (seconds since the epoch).
+        args: Arguments of `tune`.
+        dtype: Precision of the timed matrix products.
+        sizes: Sizes of the timed matrix products.
+        replacement: A key of `REPLACEMENTS`; empty: none.
     """
     from torchtune.internals import limit_heap_growth
 
@@ -48,7 +48,7 @@ def train(
 
     training.Metrics.log = timed  # type: ignore[assignment, method-assign]  # of this process only
     training.Placement.place = record_and_place  # type: ignore[assignment, method-assign]  # of this process only
-    if tune(words):
+    if tune(args):
         raise SystemExit(1)
     peak = peak_bytes()
     steps = measurement(
@@ -59,16 +59,16 @@ def train(
         peak=peak,
         matmul=matmul_flops(dtype, sizes),
     )
-    planned = planned_bytes(words, max(widths))
+    planned = planned_bytes(args, max(widths))
     return {**steps, "planned": planned, "beyond_imports": peak - resident_before[0]}
 
 
-def planned_bytes(words: list[str], width: int) -> int:
-    """Return what `tune validate --memory` says of the run with rows as wide as the widest it had."""
+def planned_bytes(args: list[str], width: int) -> int:
+    """Return the estimate of `tune validate --memory` for rows of a width (bytes)."""
     from torchtune.cli._validate import validate_config
     from torchtune.runs.command_line import RUN_OPTIONS, read_words
 
-    is_packed = any(word.startswith("loading.packing.length=") for word in words)
+    is_packed = any(arg.startswith("loading.packing.length=") for arg in args)
     length = f"loading.packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
-    needs = validate_config(read_words([*words, length], RUN_OPTIONS))
+    needs = validate_config(read_words([*args, length], RUN_OPTIONS))
     return needs["peak"] if needs else 0
