@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` fine-tunes a real model, `make test` runs the tests.
+# The main targets: `make demo` fine-tunes a real model, `make test` runs the tests.
 .PHONY: demo docs transcripts test test-all test-portable lint bench configs clean
 
 PYTEST := .venv/bin/python -m pytest
@@ -17,7 +17,7 @@ test-all:
 	@$(MAKE) --no-print-directory lint
 	@$(PYTEST) -m "slow or not slow"
 
-# The numeric tests as on other processors: kernels for older instructions, one thread and three.
+# Run the numeric tests with kernels for older instruction sets, and with one and three threads.
 test-portable:
 	@PYTHON="$(PYTHON)" scripts/install.sh dev
 	@scripts/test_portable.sh
@@ -27,11 +27,11 @@ lint:
 	@.venv/bin/ruff format --quiet --check . || { echo "run: .venv/bin/ruff format ."; exit 1; }
 	@.venv/bin/mypy
 
-# Render every config of configs_py/ into configs_yaml/ again.
+# Render every config of configs_py/ to configs_yaml/.
 configs:
 	@.venv/bin/python -m pytest -q --renew-configs tests/test_configs.py
 
-# Run the documents' console blocks again, and write what they print.
+# Run the commands in the docs' console blocks and update their output.
 transcripts:
 	@.venv/bin/python -m pytest -q --renew-transcripts tests/test_docs.py -k tune_line
 

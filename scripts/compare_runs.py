@@ -1,10 +1,10 @@
-"""Train twelve tiny models with two versions of this code, and compare what they leave to the bit.
+"""Train twelve tiny models with two versions of this code, and compare the results bit for bit.
 
     python scripts/compare_runs.py BASE [--head-env TUNE_PLAIN=1] [--only lora]
 
-BASE is a commit, which is checked out into a worktree of its own; the other version is this tree as it stands. Each
-case runs with both at once, on one thread a rank. Compared are every number of every step in `metrics.jsonl` but
-those of the clock and of memory, and each tensor of `final/`. Exits with status 1 where anything differs.
+BASE is a commit, which is checked out into a separate worktree; the other version is the current working tree. Each
+case runs with both versions at the same time, with one thread per rank. The script compares every metric of every step in
+`metrics.jsonl`, except times and memory, and every tensor of `final/`. It exits with status 1 if anything differs.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 ROOT = Path(__file__).resolve().parents[1]
-OF_THE_MACHINE = {"tokens_per_second", "peak_memory_bytes", "mfu", "time", "seconds"}
-"""Names in `metrics.jsonl` that differ from one run to the next, whatever the code."""
+NON_DETERMINISTIC = {"tokens_per_second", "peak_memory_bytes", "mfu", "time", "seconds"}
+"""Metrics that differ between runs of the same code."""
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 64
 FULL = ("full_finetune", "smollm2_135m_full", "optimizer.lr=1e-2")
@@ -37,14 +37,14 @@ UNVALIDATED = ("validation=null",)
 
 
 class Case(NamedTuple):
-    """One run."""
+    """The arguments of a run."""
 
     name: str
-    words: tuple[str, ...]
+    args: tuple[str, ...]
     """The recipe, its config, and overrides."""
     ranks: int = 1
     killed_at: int | None = None
-    """The step after which every process is killed; the same command then resumes."""
+    """The step after which all processes are killed; the same command then resumes the run."""
 
 
 CASES = (
@@ -145,21 +145,22 @@ def write_rows(file: Path) -> None:
     file.write_text(json.dumps(rows))
 
 
-EARLIER_NAMES = {
+OLD_NAMES = {
     "lora.kind=dora": "lora.dora=true",
     "loading.packing": "packing",
     "checkpoints.every_n_steps": "save_every_n_steps",
 }
-"""Fields that older commits call by another name."""
+"""Names of the same fields in older commits."""
 
 
-def words_for(tree: Path, overrides: list[str]) -> list[str]:
-    """Return overrides in the words of a version of the code."""
+def overrides_for(tree: Path, overrides: list[str]) -> list[str]:
+    """Return overrides with the field names of a version of the code."""
     if (tree / "torchtune/training/_loading.py").is_file():
         return overrides
-    for name, earlier in EARLIER_NAMES.items():
+    for name, old_name in OLD_NAMES.items():
         overrides = [
-            earlier + word.removeprefix(name) if word.startswith(name) else word for word in overrides
+            old_name + override.removeprefix(name) if override.startswith(name) else override
+            for override in overrides
         ]
     return overrides
 
@@ -169,21 +170,24 @@ class Run:
 
     Args:
         case: What to run.
-        tree: The code.
+        tree: The working tree with the code.
         work: The folder with the model and rows.
         out: The run's output folder.
         env: Environment variables.
     """
 
     def __init__(self, case: Case, tree: Path, work: Path, out: Path, env: dict[str, str]) -> None:
-        recipe, config, *overrides = case.words
+        recipe, config, *overrides = case.args
         launch = ["--nproc_per_node", str(case.ranks)] if case.ranks > 1 else []
         model: dict[str, Any] = json.loads((work / "arguments.json").read_text())
-        words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{k}={v}" for k, v in model.items())]
-        words += [f"model_directory={work / 'model'}", f"dataset.source={work / 'rows.json'}"]
+        run_overrides = [
+            "model=torchtune.models.smollm2.smollm2",
+            *(f"model.{k}={v}" for k, v in model.items()),
+        ]
+        run_overrides += [f"model_directory={work / 'model'}", f"dataset.source={work / 'rows.json'}"]
         if "validation=null" not in overrides:
-            words += [f"validation.dataset.source={work / 'rows.json'}"]
-        words += [
+            run_overrides += [f"validation.dataset.source={work / 'rows.json'}"]
+        run_overrides += [
             f"output_dir={out}",
             "device=cpu",
             "batch_size=2",
@@ -191,7 +195,7 @@ class Run:
             "checkpoints.every_n_steps=3",
         ]
         self._command = [sys.executable, "-m", "torchtune.cli", *launch, recipe, "--config", config]
-        self._command += ["--override", *words_for(tree, [*words, *overrides])]
+        self._command += ["--override", *overrides_for(tree, [*run_overrides, *overrides])]
         self._tree, self._out, self._killed_at = tree, out, case.killed_at
         self._env = {
             **os.environ,
@@ -205,7 +209,7 @@ class Run:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 -- our own command
+            return subprocess.Popen(  # noqa: S603 -- torchtune's command
                 self._command,
                 cwd=self._tree,
                 env=self._env,
@@ -215,10 +219,10 @@ class Run:
             )
 
     def finish(self) -> None:
-        """Wait for the end; kill and resume first where the case says so.
+        """Wait for the end of the run; first kill and resume it if the case says so.
 
         Raises:
-            SystemExit: It failed.
+            SystemExit: The run failed.
         """
         if self._killed_at is not None:
             while self._process.poll() is None and self._steps() < self._killed_at:
@@ -230,8 +234,8 @@ class Run:
         if self._process.wait():
             sys.exit(f"{' '.join(self._command)}\n{self._log.read_text()}")
 
-    def end(self) -> None:
-        """End what still runs of it."""
+    def kill(self) -> None:
+        """Kill the run if it has not ended."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -243,12 +247,12 @@ class Run:
             return 0
 
     def numbers(self) -> dict[str, float]:
-        """Return every compared number of `metrics.jsonl`, by step and name."""
+        """Return the compared metrics of `metrics.jsonl`, by step and name."""
         numbers = {}
         for line in (self._out / "metrics.jsonl").read_text().splitlines():
             values = json.loads(line)
             for name, value in values.items():
-                if name not in OF_THE_MACHINE and isinstance(value, int | float):
+                if name not in NON_DETERMINISTIC and isinstance(value, int | float):
                     numbers[f"step {values.get('step')} {name}"] = float(value)
         return numbers
 
@@ -262,8 +266,8 @@ def difference(base: Run, head: Run) -> tuple[str, float]:
     """Compare two runs.
 
     Returns:
-        The first name that differs, empty if all is equal to the bit; and the largest difference of two numbers or
-        tensors relative to the larger of them.
+        The first name that differs, empty if the results are bitwise equal; and the largest difference of two numbers
+        or tensors, relative to the larger of them.
     """
     first, largest = "", 0.0
     pairs: list[tuple[str, Any, Any]] = []
@@ -287,7 +291,7 @@ def main() -> int:
     )
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("--head-env", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--only", default="", help="a part of the names of the cases to run")
+    parser.add_argument("--only", default="", help="run only cases whose names contain this text")
     options = parser.parse_args()
     env = dict(pair.split("=", 1) for pair in options.head_env)
     different = 0
@@ -305,12 +309,14 @@ def main() -> int:
                     base.finish()
                     head.finish()
                 finally:
-                    base.end()
-                    head.end()
+                    base.kill()
+                    head.kill()
                 first, largest = difference(base, head)
                 different += bool(first)
                 outcome = (
-                    f"differs first at {first}; by {largest:.1e} at most" if first else "equal to the bit"
+                    f"first difference at {first}; largest difference {largest:.1e}"
+                    if first
+                    else "bitwise equal"
                 )
                 print(
                     f"{case.name:<45}{len(base.numbers())} numbers, {len(base.tensors())} tensors: {outcome}",

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs the numeric tests as on other processors: with kernels for older instructions, with one thread and with three.
-#   scripts/test_portable.sh [pytest's arguments, in place of the list of tests below]
-# Bounds on rounding are derived in tests/tolerance.py, so that they hold on every processor; this checks it.
+# Runs the numeric tests with kernels for older instruction sets, and with one and three threads.
+#   scripts/test_portable.sh [pytest arguments that replace the list of tests below]
+# It checks that the rounding bounds of tests/tolerance.py hold on other processors.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${TEST_PYTHON:-.venv/bin/python}
 
-# Every test whose outcome depends on how numbers are rounded or in which order they are summed.
+# The tests whose results depend on rounding or on the order of summation.
 numeric="tests/modules tests/training tests/generation tests/recipes tests/internals tests/test_end_to_end.py
   tests/models/test_families.py tests/formats/test_convert.py tests/formats/test_gguf.py tests/formats/test_gguf_families.py
   tests/formats/test_hf_folder.py tests/formats/test_meta.py tests/formats/test_peft_adapter.py
@@ -16,13 +16,13 @@ numeric="tests/modules tests/training tests/generation tests/recipes tests/inter
 capability() { "$python" -c 'import torch; print(torch.backends.cpu.get_cpu_capability())'; }
 threads() { "$python" -c 'import torch; print(torch.get_num_threads())'; }
 
-# What torch's own kernels are compiled for. "default" is SSE on x86 and NEON on Arm; other names only x86 knows.
+# The instruction sets of torch's kernels: "default" is SSE on x86 and NEON on Arm; all others exist on x86 only.
 native=$(capability) || exit 1
 case $native in
   AVX*) kernels="default avx2" ;;
   *) kernels="default" ;;
 esac
-echo "test-portable: this processor ($(uname -m)) runs $native kernels; tried are: $kernels, with 1 and 3 threads"
+echo "test-portable: this processor ($(uname -m)) runs $native kernels; testing: $kernels, with 1 and 3 threads"
 
 case $(uname -m) in
   x86_64 | amd64)

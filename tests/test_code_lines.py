@@ -1,4 +1,4 @@
-"""The counter of code lines, on texts whose lines were counted by hand."""
+"""The code-line counter, on texts whose lines were counted by hand."""
 
 import pytest
 
@@ -50,16 +50,16 @@ def join(  # 10
 '''
 
 
-def test_code_is_what_docstrings_comments_and_blank_lines_leave() -> None:
+def test_docstrings_comments_and_blank_lines_are_not_counted() -> None:
     assert count_code(TEXT) == 19
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment", '"""Only a docstring."""\n', "'a' 'b'"])
-def test_files_without_code_count_nothing(text: str) -> None:
+def test_files_without_code_have_no_code_lines(text: str) -> None:
     assert count_code(text) == 0
 
 
-def test_packages_are_summed_and_compared() -> None:
+def test_table_shows_totals_per_package_and_differences() -> None:
     totals = count_packages(
         [
             ("torchtune/__init__.py", "x = 1\n"),
@@ -76,6 +76,6 @@ def test_packages_are_summed_and_compared() -> None:
         ["torchtune/data", "3", "4", "-2", "-1"],
         ["torchtune/old", "0", "0", "-2", "-2"],
         ["recipes", "1", "2", "+1", "+2"],
-        ["torchtune,", "together", "4", "5", "-3", "-2"],
-        ["everything", "5", "7", "-2", "+0"],
+        ["torchtune,", "total", "4", "5", "-3", "-2"],
+        ["total", "5", "7", "-2", "+0"],
     ]

@@ -1,4 +1,4 @@
-"""Links the first use of each glossary term on a page to its definition."""
+"""Sphinx extension that links the first use of each glossary term on a page to its definition."""
 
 import re
 from typing import Any
@@ -7,8 +7,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 GLOSSARY = "glossary"
-NO_TERMS_WITHIN = (nodes.title, nodes.rubric, nodes.reference, nodes.literal, nodes.literal_block, nodes.raw)
-"""Nodes whose text is not linked."""
+UNLINKED_NODES = (nodes.title, nodes.rubric, nodes.reference, nodes.literal, nodes.literal_block, nodes.raw)
+"""Nodes whose text is not link_text."""
 
 
 def link_terms(app: Sphinx, page: nodes.document, name: str) -> None:
@@ -22,8 +22,8 @@ def link_terms(app: Sphinx, page: nodes.document, name: str) -> None:
     pattern = re.compile(rf"\b({alternatives})(?:s|es)?\b", re.IGNORECASE)
     address = app.builder.get_relative_uri(name, GLOSSARY)
     for text in list(page.findall(nodes.Text)):
-        if not any(isinstance(parent, NO_TERMS_WITHIN) for parent in ancestors(text)):
-            text.parent.replace(text, linked(str(text), pattern, anchors, address))
+        if not any(isinstance(parent, UNLINKED_NODES) for parent in ancestors(text)):
+            text.parent.replace(text, link_text(str(text), pattern, anchors, address))
 
 
 def ancestors(node: nodes.Node) -> list[nodes.Node]:
@@ -34,8 +34,8 @@ def ancestors(node: nodes.Node) -> list[nodes.Node]:
     return parents
 
 
-def linked(text: str, pattern: re.Pattern[str], anchors: dict[str, str], address: str) -> list[nodes.Node]:
-    """Split a text into plain parts and links to the glossary; linked terms are removed from `anchors`."""
+def link_text(text: str, pattern: re.Pattern[str], anchors: dict[str, str], address: str) -> list[nodes.Node]:
+    """Split a text into plain parts and links to the glossary; link_text terms are removed from `anchors`."""
     parts: list[nodes.Node] = []
     end = 0
     for match in pattern.finditer(text):

@@ -29,16 +29,16 @@ from torchtune.internals import INTERNALS
 from torchtune.runs import load_recipe
 
 SIZED = ["max_seq_len"]
-"""The arguments of a builder of a fixed size."""
+"""The parameters of a builder of a fixed size."""
 
 
-class _Written(SphinxDirective):
+class _GeneratedMarkdown(SphinxDirective):
     """A directive that generates MyST text."""
 
     required_arguments = 1
 
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
-        """Parse MyST text where the directive is."""
+        """Parse MyST text at the directive's location."""
         container = nodes.container(classes=["field-list-of-recipe"])
         self.state.nested_parse(
             StringList(lines, source=self.get_source_info()[0]), self.content_offset, container
@@ -46,23 +46,23 @@ class _Written(SphinxDirective):
         return [container]
 
 
-class RecipeFields(_Written):
-    """`{recipe-fields} NAME`: the fields of a recipe's config class and of its sections."""
+class RecipeFields(_GeneratedMarkdown):
+    """`{recipe-fields} NAME`: lists the fields of a recipe's config class and of its sections."""
 
     def run(self) -> list[nodes.Node]:
-        """Write the fields as a definition list."""
+        """Return the fields as a definition list."""
         config_class = load_recipe(self.arguments[0]).config_class
         assert config_class is not None
-        return self.parsed(described(config_class, ""))
+        return self.parsed(field_definitions(config_class, ""))
 
 
-def described(cls: type, prefix: str) -> list[str]:
+def field_definitions(cls: type, prefix: str) -> list[str]:
     """Return a definition list of the fields of a config class."""
     lines = []
     for name, slot in slots(cls, {}).items():
         lines += [f"`{prefix}{name}`: {describe(slot.type)}, {_default(slot)}", f":   {_line(slot.doc)}", ""]
         if section := section_of(slot.type):
-            lines += described(section, f"{prefix}{name}.")
+            lines += field_definitions(section, f"{prefix}{name}.")
     return lines
 
 
@@ -76,7 +76,7 @@ def _default(slot: Slot) -> str:
         arguments = [f"{k}={v}" for k, v in value.items() if k != "_component_"]
         text = f"{path}({', '.join(arguments)})"
     if section_of(slot.type) and isinstance(value, dict):
-        return "with the fields"
+        return "with the fields below"
     return f"default `{text}`"
 
 
@@ -91,8 +91,8 @@ def sized_builders(family: Any) -> list[str]:
     return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
 
 
-class ModelSizes(_Written):
-    """`{model-sizes}`: a table of the builders of every family, with their parameters."""
+class ModelSizes(_GeneratedMarkdown):
+    """`{model-sizes}`: inserts a table of the builders of every family, with their parameters."""
 
     required_arguments = 0
 
@@ -114,23 +114,23 @@ class ModelSizes(_Written):
         return self.parsed(rows)
 
 
-class Internals(_Written):
-    """`{internals}`: a table of the code that relies on internals of other libraries."""
+class Internals(_GeneratedMarkdown):
+    """`{internals}`: inserts a table of the code that relies on internals of other libraries."""
 
     required_arguments = 0
 
     def run(self) -> list[nodes.Node]:
-        """Write one row per entry."""
+        """Return a table with one row per entry."""
         rows = ["| code | written for | gain | fallback |", "|---|---|---|---|"]
         rows += [f"| {i.name} | {i.written_for} | {i.gain} | {i.fallback} |" for i in INTERNALS]
         return self.parsed(rows)
 
 
-class PublicNames(_Written):
-    """`{public-names} PACKAGE`: every public name of a package or module, with its documentation."""
+class PublicNames(_GeneratedMarkdown):
+    """`{public-names} PACKAGE`: documents every public name of a package or module."""
 
     def run(self) -> list[nodes.Node]:
-        """Write an autodoc directive for each name: classes, functions, then values."""
+        """Return an autodoc directive for each name: classes, functions, then values."""
         module = importlib.import_module(self.arguments[0])
         lines = ["```{eval-rst}"]
         for name in sorted(public_names(module), key=lambda name: (_kind_of(module, name), name.lower())):
@@ -175,11 +175,11 @@ def value_docs(package: ModuleType) -> dict[str, list[str]]:
     return docs
 
 
-class TuneHelp(_Written):
-    """`{tune-help} VERB`: the output of `tune VERB --help`, or of `tune --help` for the argument `tune`."""
+class TuneHelp(_GeneratedMarkdown):
+    """`{tune-help} VERB`: inserts the output of `tune VERB --help`, or of `tune --help` for the argument `tune`."""
 
     def run(self) -> list[nodes.Node]:
-        """Write the help text as a literal block."""
+        """Return the help text as a literal block."""
         verb = self.arguments[0]
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -187,7 +187,7 @@ class TuneHelp(_Written):
         return [nodes.literal_block(out.getvalue().rstrip(), out.getvalue().rstrip(), language="text")]
 
 
-class AttributeTexts:
+class AttributeDocstrings:
     """Protects docstrings of fields and properties from napoleon, which reads the text before a colon as a type."""
 
     KINDS = ("attribute", "property")
@@ -215,7 +215,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("model-sizes", ModelSizes)
     app.add_directive("internals", Internals)
     app.add_directive("public-names", PublicNames)
-    texts = AttributeTexts()
-    app.connect("autodoc-process-docstring", texts.save, priority=400)  # napoleon's is 500
-    app.connect("autodoc-process-docstring", texts.restore, priority=600)
+    docstrings = AttributeDocstrings()
+    app.connect("autodoc-process-docstring", docstrings.save, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", docstrings.restore, priority=600)
     return {"version": "1", "parallel_read_safe": True}

@@ -119,7 +119,7 @@ SKIPPED_STEP = Internal(
     name="skipped optimizer step",
     written_for="torch 2.13.0",
     gain="no wait for the device before an update, on a GPU (not yet run on one); what it costs on a CPU: the line "
-    '"numbers read a step later" of python -m benchmarks.training MODEL ROWS --ablate',
+    '"metrics read one step later" of python -m benchmarks.training MODEL ROWS --ablate',
     fallback="the host waits for one flag per step",
     probe=_skips_a_step,
 )
