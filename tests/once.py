@@ -1,4 +1,4 @@
-"""Shared fixtures of several test processes, built once by the first process that needs them."""
+"""Fixtures shared by several test processes; the first process that needs one builds it."""
 
 import fcntl
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 
-def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder shared by all test processes of this session; the first process fills it by calling `make`."""
+def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """Return a folder shared by all test processes of this session; the first process calls `build` with it."""
     base = factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base
     folder, done = shared / name, shared / f"{name}.done"
@@ -16,6 +16,6 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             folder.mkdir(exist_ok=True)
-            make(folder)
+            build(folder)
             done.touch()
     return folder

@@ -1,4 +1,4 @@
-"""The configs `lora` and `full`, which take any model's folder and rows of any layout."""
+"""The configs `lora` and `full`, which work with any model folder and any supported row layout."""
 
 import json
 import shlex
@@ -32,8 +32,8 @@ LAYOUTS: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder outside the clone the working folder."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change the working directory to a folder outside the clone."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,10 +66,10 @@ def write_model(
     "family",
     [pytest.param(name, marks=() if name == "gemma3" else pytest.mark.slow) for name in FAMILIES],
 )
-def test_lora_trains_a_model_of_any_family_on_chats(family: str, tune: Tune, tmp_path: Path) -> None:
-    words = [f"model_directory={write_model(tmp_path / 'model', family)}", "device=cpu", "loading.workers=0"]
+def test_lora_config_trains_a_model_of_any_family_on_chats(family: str, tune: Tune, tmp_path: Path) -> None:
+    overrides = [f"model_directory={write_model(tmp_path / 'model', family)}", "device=cpu", "loading.workers=0"]
     rows = write_rows({"messages": TURNS})
-    result = tune("lora_finetune", "--config", "lora", *words, f"dataset.source={rows}", "max_steps=1")
+    result = tune("lora_finetune", "--config", "lora", *overrides, f"dataset.source={rows}", "max_steps=1")
     assert result.status == 0, result.err
     assert (tmp_path / "runs/lora/final/adapter_config.json").is_file()
     assert "4 rows" in result.err + result.out  # one is held out
@@ -77,7 +77,7 @@ def test_lora_trains_a_model_of_any_family_on_chats(family: str, tune: Tune, tmp
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_rows_of_any_layout_are_read_by_the_dataset_that_is_for_them(layout: str, tmp_path: Path) -> None:
+def test_auto_dataset_selects_the_dataset_class_for_the_layout_of_the_rows(layout: str, tmp_path: Path) -> None:
     tokenizer = auto_tokenizer(write_model(tmp_path / "model"))
     kind, row = LAYOUTS[layout]
     dataset: Any = auto_dataset(tokenizer, write_rows(row))
@@ -87,7 +87,7 @@ def test_rows_of_any_layout_are_read_by_the_dataset_that_is_for_them(layout: str
     assert dataset[3] == expected[3]
 
 
-def test_tasks_are_written_as_alpacas_if_there_is_no_chat_template(
+def test_instruct_rows_use_the_alpaca_template_if_the_tokenizer_has_no_chat_template(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = auto_tokenizer(write_model(tmp_path / "model", chat_template=False))
@@ -115,11 +115,11 @@ def test_tasks_are_written_as_alpacas_if_there_is_no_chat_template(
         ({"chosen": "a", "rejected": "b"}, "torchtune.datasets.PreferenceDataset reads them"),
     ],
 )
-def test_rows_of_another_layout_are_a_mistake_that_says_what_to_write(
+def test_rows_of_an_unknown_layout_are_a_mistake_with_the_override_that_fixes_it(
     row: dict[str, Any], advice: str, tune: Tune, tmp_path: Path
 ) -> None:
-    words = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={write_rows(row)}"]
-    call = ["lora_finetune", "--config", "lora", *words, "device=cpu", "max_steps=1"]
+    overrides = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={write_rows(row)}"]
+    call = ["lora_finetune", "--config", "lora", *overrides, "device=cpu", "max_steps=1"]
     for verb in ("run", "validate"):
         result = tune(verb, *call)
         assert result.status == 2
@@ -130,7 +130,7 @@ def test_rows_of_another_layout_are_a_mistake_that_says_what_to_write(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
-def test_verbs_take_the_configs_for_any_model(recipe: str, config: str, tune: Tune, tmp_path: Path) -> None:
+def test_every_verb_works_with_the_configs_for_any_model(recipe: str, config: str, tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "my models").mkdir()
     folder = write_model(tmp_path / "my models/tiny")
     rows = write_rows(LAYOUTS["Alpaca's"][1])
@@ -144,9 +144,9 @@ def test_verbs_take_the_configs_for_any_model(recipe: str, config: str, tune: Tu
     result = tune(recipe, "--config", "frozen.yaml", "max_steps=1")
     assert result.status == 0, result.err
     assert tune("cp", config, "mine.yaml").status == tune("cp", config, f"my_{config}.py").status == 0
-    words = [*call[3:], "max_steps=1", "output_dir=runs/copy"]
-    assert tune(recipe, "--config", "mine.yaml", *words).status == 0
-    assert tune("validate", recipe, "--config", f"my_{config}.py", *words).status == 0
+    overrides = [*call[3:], "max_steps=1", "output_dir=runs/copy"]
+    assert tune(recipe, "--config", "mine.yaml", *overrides).status == 0
+    assert tune("validate", recipe, "--config", f"my_{config}.py", *overrides).status == 0
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_verbs_take_the_configs_for_any_model(recipe: str, config: str, tune: Tu
     [("lora_finetune", "lora"), pytest.param("full_finetune", "full", marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("verb", ["run", "validate", "data", "show", "export"])
-def test_what_has_to_be_set_is_listed_with_what_to_write(
+def test_required_fields_are_listed_with_the_overrides_to_pass(
     recipe: str, config: str, verb: str, tune: Tune, tmp_path: Path
 ) -> None:
     result = tune(verb, recipe, "--config", config)
@@ -176,7 +176,7 @@ def test_what_has_to_be_set_is_listed_with_what_to_write(
     assert len(one.err.splitlines()) == 2
 
 
-def test_field_of_the_name_required_can_be_referred_to() -> None:
+def test_field_named_required_can_be_referenced() -> None:
     from torchtune.config.model import resolve_tree
 
     tree = {"required": 3, "a": "${required}"}
@@ -189,7 +189,7 @@ def test_field_of_the_name_required_can_be_referred_to() -> None:
     assert resolved["a"] == "${required}"
 
 
-NO_MODELS = {
+INVALID_MODEL_DIRECTORIES = {
     "nowhere": "folder nowhere does not exist (relative paths start at ",
     "owner/some-model": "download it with `tune download owner/some-model --output-dir models/some-model`",
     "tiny.gguf": "tiny.gguf is a GGUF file; convert it to a model folder with `tune convert tiny.gguf models/tiny`",
@@ -202,16 +202,16 @@ NO_MODELS = {
 
 
 @pytest.mark.parametrize(
-    "named",
+    "directory",
     [
         name
         if name in {"nowhere", "owner/some-model", "tiny.gguf"}
         else pytest.param(name, marks=pytest.mark.slow)
-        for name in NO_MODELS
+        for name in INVALID_MODEL_DIRECTORIES
     ],
 )
-def test_what_is_no_models_folder_is_one_mistake_with_the_way_to_one(
-    named: str, tune: Tune, tmp_path: Path
+def test_invalid_model_directory_is_one_mistake_with_a_fix(
+    directory: str, tune: Tune, tmp_path: Path
 ) -> None:
     rows = write_rows({"messages": TURNS})
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
@@ -220,23 +220,23 @@ def test_what_is_no_models_folder_is_one_mistake_with_the_way_to_one(
         (tmp_path / file).write_text("{}")
     (tmp_path / "empty").mkdir()
     call = ["full_finetune", "--config", "full", f"dataset.source={rows}", "device=cpu", "max_steps=1"]
-    result = tune(*call, f"model_directory={named}")
+    result = tune(*call, f"model_directory={directory}")
     assert result.status == 2
     assert len(result.err.splitlines()) == 2
     assert "  model_directory: " in result.err
-    assert NO_MODELS[named] in result.err
+    assert INVALID_MODEL_DIRECTORIES[directory] in result.err
     repeated = tune(
         *call, f"model_directory={write_model(tmp_path / 'model')}"
-    )  # nothing has to be removed first
+    )  # the failed run has left nothing that must be removed
     assert repeated.status == 0, repeated.err
 
 
 @pytest.mark.parametrize("name", ["owner/rows", "tatsu-lab/alpaca"])
-def test_data_set_of_the_hub_without_a_network_is_a_mistake_with_the_way_to_a_folder(
+def test_hub_dataset_without_network_is_a_mistake_with_the_download_command(
     name: str, tune: Tune, tmp_path: Path
 ) -> None:
-    words = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={name}", "device=cpu"]
-    result = tune("lora_finetune", "--config", "lora", *words)
+    overrides = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={name}", "device=cpu"]
+    result = tune("lora_finetune", "--config", "lora", *overrides)
     assert result.status == 2
     local = f"data/{name.partition('/')[2]}"
     assert f"`hf download {name} --repo-type dataset --local-dir {local}` fetches it" in result.err

@@ -1,4 +1,4 @@
-"""Benchmarks: each starts, names only what exists, and runs at its smallest setting."""
+"""Each benchmark starts, imports only existing names, and runs at its smallest setting."""
 
 import ast
 import importlib
@@ -19,31 +19,31 @@ from tests.tiny_run import Tiny, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
-PROGRAMS = [file.stem for file in FILES if "= benchmark_parser(" in file.read_text(encoding="utf-8")]
+BENCHMARKS = [file.stem for file in FILES if "= benchmark_parser(" in file.read_text(encoding="utf-8")]
 PROJECT = ("torchtune", "recipes", "configs_py", "benchmarks")
 
 
-def benchmark(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark as a user does."""
-    call = [sys.executable, "-m", f"benchmarks.{name}", *words]
+def benchmark(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark on the command line."""
+    call = [sys.executable, "-m", f"benchmarks.{name}", *args]
     return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def project_imports(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the modules of this project and the names that a file imports from them, at its top and in functions."""
+    """Yield the module and name of each import from this project in a file, also within functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PROJECT:
             yield from ((str(node.module), alias.name) for alias in node.names)
 
 
-def test_every_program_is_tested() -> None:
+def test_every_benchmark_has_a_test() -> None:
     programs = {file.stem for file in FILES if file.parent.name == "benchmarks"}
-    assert programs - set(PROGRAMS) == {"__init__", "command_line", "fresh_process", "process_memory"}
-    assert set(PROGRAMS) == {*SMALLEST, "config"}
+    assert programs - set(BENCHMARKS) == {"__init__", "command_line", "fresh_process", "process_memory"}
+    assert set(BENCHMARKS) == {*SMALLEST, "config"}
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_explains_it(name: str) -> None:
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_help_shows_the_docstring_and_the_command(name: str) -> None:
     result = benchmark(name, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     docstring = importlib.import_module(f"benchmarks.{name}").__doc__
@@ -60,7 +60,7 @@ def test_imported_names_exist(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_no_program_is_hidden_in_a_string(file: Path) -> None:
+def test_no_string_contains_a_program(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert not [text for text in texts if isinstance(text, str) and "\nimport " in text]
@@ -73,12 +73,12 @@ def test_functions_are_called_in_a_fresh_interpreter() -> None:
     assert logged.stderr.startswith("import time:")
 
 
-def test_failing_call_ends_the_benchmark_with_its_error() -> None:
+def test_failing_call_exits_with_its_error() -> None:
     with pytest.raises(SystemExit, match=r"(?s)benchmarks\.growth\.exponent failed:.*ValueError"):
         in_fresh_process(growth.exponent, 1.0, 1.0, factor=0.0)
 
 
-def test_function_of_a_program_has_the_name_of_its_module() -> None:
+def test_module_name_of_a_function_is_importable() -> None:
     assert module_of(growth.take_steps) == "benchmarks.growth"
 
 
@@ -90,31 +90,31 @@ def test_growth_measures_steps_and_batches() -> None:
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_exponent_is_that_of_the_growth(power: float) -> None:
+def test_exponent_of_a_power_law_is_its_power(power: float) -> None:
     assert float(growth.exponent(3.0 * 4**power, 3.0, 4)) == power
     assert growth.exponent(0, 3.0, 4).strip() == "-"
 
 
-def test_lengths_of_trls_steps_leave_out_each_last_token() -> None:
+def test_lengths_of_trl_steps_exclude_each_last_token() -> None:
     assert lengths_of_steps([[3], [4, 5], [6]], batch_size=2) == [[2, 3, 4], [5]]
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Return a tiny model with rows."""
+    """Return a tiny model and rows."""
     from torchtune.cli import main
 
-    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *words: main(list(words)))
+    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *args: main(list(args)))
 
 
-def test_loading_measures_both_sides(tiny: Tiny) -> None:
+def test_loading_measures_torchtune_and_transformers(tiny: Tiny) -> None:
     folder = str(tiny.folder / "model")
     measurement, peer = loading.load(folder), loading.load_by_transformers(folder)
     assert measurement["size"] == peer["size"] > 0
 
 
 @pytest.mark.parametrize("is_packed", [True, False])
-def test_data_measures_our_batches(is_packed: bool, tiny: Tiny) -> None:
+def test_data_measures_torchtunes_batches(is_packed: bool, tiny: Tiny) -> None:
     file = tiny.folder / "synthetic.jsonl"
     data.write_rows(file, 20)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -150,7 +150,7 @@ SMALLEST: dict[str, Callable[[Tiny], list[str]]] = {
         "lora fp32, same batches",
     ],
 }
-"""The words of a run that is as short as it can be."""
+"""The arguments of the shortest possible run of each benchmark."""
 
 
 def model_and_rows(tiny: Tiny) -> list[str]:
@@ -159,7 +159,7 @@ def model_and_rows(tiny: Tiny) -> list[str]:
     return [str(tiny.folder / "model"), str(rows)]
 
 
-def test_too_few_rows_for_the_steps_end_the_benchmark_with_what_to_do(tiny: Tiny) -> None:
+def test_too_few_rows_for_the_steps_exit_with_a_fix(tiny: Tiny) -> None:
     result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
     assert result.returncode == 1
     assert "12 rows; 12 steps need 192: pass more rows or fewer --steps" in result.stderr
@@ -172,7 +172,7 @@ def test_too_few_steps_are_rejected() -> None:
     assert "--steps must be at least 5" in result.stderr
 
 
-def test_picture_needs_both_sides() -> None:
+def test_picture_needs_both_libraries() -> None:
     result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
     assert result.returncode == 2
     assert "--picture compares both libraries" in result.stderr
@@ -182,7 +182,7 @@ def test_picture_needs_both_sides() -> None:
 @pytest.mark.parametrize("name", SMALLEST)
 def test_smallest_setting_runs(name: str, tiny: Tiny) -> None:
     result = benchmark(name, *SMALLEST[name](tiny))
-    broken_bound = 1  # a time of this machine, which is no claim of a test
-    assert result.returncode in {0, broken_bound * (name in {"loading", "startup"})}, result.stderr
+    exceeded_bound = 1  # times depend on the machine; tests do not check them
+    assert result.returncode in {0, exceeded_bound * (name in {"loading", "startup"})}, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout

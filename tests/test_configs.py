@@ -1,4 +1,4 @@
-"""Every registered config; its rendering in configs_yaml/ is a golden file, so that a changed default shows."""
+"""Every registered config, compared with its golden rendering in configs_yaml/, so that changed defaults are visible."""
 
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,20 @@ NAMES = [(recipe, name) for recipe, names in config_names().items() for name in 
 
 SET_BY_USERS = ["model_directory=models/SmolLM2-135M-Instruct", "dataset.source=demo/assistant.json"]
 FOR_ANY_MODEL = {"lora": SET_BY_USERS, "full": SET_BY_USERS}
-"""What has to be set in a config that leaves it to the user."""
+"""Overrides for the required fields of the configs for any model."""
 
 
 def config(name: str) -> Any:
     return getattr(load_module(config_source(name).file), name)()
 
 
-def test_there_are_configs_for_every_recipe() -> None:
+def test_every_recipe_has_configs() -> None:
     assert len(NAMES) >= 6
     assert all(config_names().values())
 
 
 @pytest.mark.parametrize(("recipe", "name"), NAMES)
-def test_rendering_is_up_to_date_and_loads_back_equal(
+def test_rendering_is_up_to_date_and_loads_as_an_equal_config(
     recipe: str, name: str, request: pytest.FixtureRequest
 ) -> None:
     golden = Path(folder_of("configs_yaml")) / f"{name}.yaml"
@@ -50,23 +50,23 @@ def test_every_rendering_belongs_to_a_config() -> None:
 
 @pytest.mark.parametrize(("recipe", "name"), NAMES)
 def test_config_validates_without_weights_or_gpu(recipe: str, name: str, tune: Tune) -> None:
-    # What a config for any model needs is known where its model is.
-    is_for_any = name in (*FOR_ANY_MODEL, "generate")
-    expected = "ok\n" if is_for_any and not Path("models/SmolLM2-135M-Instruct").exists() else "ok: "
-    words = FOR_ANY_MODEL.get(name, [])
-    assert tune("validate", recipe, "--config", name, *words).out.startswith(expected)
+    # `ok` is followed by the parameter count, which these configs take from the model's folder.
+    fits_any_model = name in (*FOR_ANY_MODEL, "generate")
+    expected = "ok\n" if fits_any_model and not Path("models/SmolLM2-135M-Instruct").exists() else "ok: "
+    overrides = FOR_ANY_MODEL.get(name, [])
+    assert tune("validate", recipe, "--config", name, *overrides).out.startswith(expected)
     yaml = str(Path(folder_of("configs_yaml")) / f"{name}.yaml")
-    assert tune("validate", recipe, "--config", yaml, *words).out.startswith(expected)
+    assert tune("validate", recipe, "--config", yaml, *overrides).out.startswith(expected)
 
 
-def test_the_documents_command_line_validates(tune: Tune) -> None:
-    words = "model_directory=/home/my_model_checkpoint tokenizer_directory=/home/my_tokenizer_checkpoint device=cuda"
-    call = ["full_finetune", "--config", "alpaca_llama2_full_finetune", "--override", *words.split()]
-    assert tune("validate", *call).out.startswith("ok: 6,738,415,616 parameters")
-    assert "/home/my_tokenizer_checkpoint/tokenizer.model" in tune("show", *call).out
+def test_command_line_of_the_specification_validates(tune: Tune) -> None:
+    overrides = "model_directory=/home/my_model_checkpoint tokenizer_directory=/home/my_tokenizer_checkpoint device=cuda"
+    args = ["full_finetune", "--config", "alpaca_llama2_full_finetune", "--override", *overrides.split()]
+    assert tune("validate", *args).out.startswith("ok: 6,738,415,616 parameters")
+    assert "/home/my_tokenizer_checkpoint/tokenizer.model" in tune("show", *args).out
 
 
-def test_llama2_configs_say_what_the_document_shows() -> None:
+def test_llama2_configs_have_the_fields_of_the_specification() -> None:
     for _, name in NAMES:
         if "llama2" in name:
             cfg = config(name)

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says of the files that a new part touches: one of each is added by exactly those, and works."""
+"""A new part of each kind works after changing exactly the files that CONTRIBUTING.md lists for it."""
 
 import fnmatch
 import os
@@ -57,7 +57,7 @@ except ValueError as error:
     assert "experts" in str(error), error  # so that the family is known
 """
 
-ADAPTER = '''"""LoRA with a number for each row of the change."""
+ADAPTER = '''"""LoRA with a trained scale for each output feature."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -83,7 +83,7 @@ class RowLoRA(LoRA):
         self.lora_rows = nn.Parameter(like.new_empty(out_features))
 
     def reset(self, weight: Tensor) -> None:
-        """Start with ones."""
+        """Initialize m with ones."""
         super().reset(weight)
         nn.init.ones_(self.lora_rows)
 
@@ -105,72 +105,72 @@ from torchtune.training import Lora
 def model():
     torch.manual_seed(0)
     return smollm2(vocab_size=32, num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=1, ffn_dim=8)
-ours, tokens = model(), torch.arange(5)[None]
-Lora(targets=["all-linear"], kind="rows").add_to(ours)
-for parameter in lora_state(ours).values():
+adapted, tokens = model(), torch.arange(5)[None]
+Lora(targets=["all-linear"], kind="rows").add_to(adapted)
+for parameter in lora_state(adapted).values():
     parameter.normal_()
-logits = ours(tokens)
+logits = adapted(tokens)
 assert not torch.allclose(logits, model()(tokens))
 with tempfile.TemporaryDirectory() as folder:
-    save_peft_adapter(ours, folder + "/adapter", base_model=None)
-    again = model()
-    load_peft_adapter(again, folder + "/adapter")
-assert torch.equal(again(tokens), logits)
-merge_lora(ours)
-torch.testing.assert_close(ours(tokens), logits)
+    save_peft_adapter(adapted, folder + "/adapter", base_model=None)
+    loaded = model()
+    load_peft_adapter(loaded, folder + "/adapter")
+assert torch.equal(loaded(tokens), logits)
+merge_lora(adapted)
+torch.testing.assert_close(adapted(tokens), logits)
 """
 
-VERB = '''"""`tune greet`: greet somebody."""
+VERB = '''"""`tune greet`: print a greeting."""
 
 from torchtune.cli._verb import Argument, Form, Verb
 from torchtune.runs.command_line import Call, Option
 
-LOUD = Option("--loud", "in capitals")
+LOUD = Option("--loud", "use capital letters")
 
 
 def run(call: Call) -> int:
-    """Greet."""
+    """Print the greeting."""
     text = f"hello {call.arguments[0]}"
     print(text.upper() if call.has(LOUD) else text)
     return 0
 
 
 FORMS = (Form((Argument("NAME"),), (LOUD,)),)
-VERB = Verb("greet", run, forms=FORMS, description="Greets.", examples=("tune greet you",))
+VERB = Verb("greet", run, forms=FORMS, description="Prints a greeting.", examples=("tune greet you",))
 '''
 VERB_WORKS = """
 import contextlib, io
 from torchtune.cli import main
-def said(*words):
+def output_of(*args):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert main(words) == 0
+        assert main(args) == 0
     return out.getvalue()
-assert said("greet", "you", "--loud") == "HELLO YOU\\n"
-assert "greet somebody" in said("--help")
-assert "in capitals" in said("greet", "--help")
-assert said("__complete", "bash", "tune gre").split() == ["greet"]
-assert "--loud" in said("__complete", "bash", "tune greet --")
+assert output_of("greet", "you", "--loud") == "HELLO YOU\\n"
+assert "print a greeting" in output_of("--help")
+assert "use capital letters" in output_of("greet", "--help")
+assert output_of("__complete", "bash", "tune gre").split() == ["greet"]
+assert "--loud" in output_of("__complete", "bash", "tune greet --")
 """
 
 LOGGER = '''
 
 class QuietLogger(MetricLogger):
-    """Keeps what it is sent."""
+    """Records the logged steps."""
 
     def __init__(self) -> None:
-        self.sent: list[int] = []
+        self.steps: list[int] = []
 
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
-        """Note the step."""
-        self.sent.append(step)
+        """Record the step."""
+        self.steps.append(step)
 
     def close(self) -> None:
         """Do nothing."""
 '''
-FIELD_OF = "torchtune.utils.metric_logging.QuietLogger"
+LOGGER_PATH = "torchtune.utils.metric_logging.QuietLogger"
 
-DATASET = '''"""Rows that are numbers."""
+DATASET = '''"""A dataset of numbers."""
 
 from torch.utils.data import Dataset
 
@@ -178,11 +178,11 @@ from torchtune.data import Example, Tokenizer, plain_example
 
 
 class NumberDataset(Dataset[Example]):
-    """So many rows, each a number.
+    """The numbers from 0 to n - 1, one per row.
 
     Args:
-        tokenizer: Encodes them.
-        n: How many.
+        tokenizer: Encodes the numbers.
+        n: Number of rows.
     """
 
     def __init__(self, tokenizer: Tokenizer, n: int = 10) -> None:
@@ -195,7 +195,7 @@ class NumberDataset(Dataset[Example]):
         return plain_example(self._tokenizer, str(index))
 '''
 
-ITEM = '''"""An example that counts itself as an answer."""
+ITEM = '''"""An item with one example, counted as one answer."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -216,22 +216,22 @@ class Answer(Item):
 
     @property
     def sequences(self) -> tuple[Example, ...]:
-        """The one sequence."""
+        """The answer's sequence."""
         return (self.example,)
 
     @property
     def counts(self) -> dict[str, int]:
-        """One answer, and its targets."""
+        """One answer and its target tokens."""
         return {"answers": 1, "targets": self.example.n_targets}
 
     def truncated(self, length: int, side: Side) -> Self | None:
-        """Cut the sequence."""
+        """Truncate the sequence."""
         short = self.example.truncated(length, side)
         return None if short is None else evolve(self, example=short)
 
     @classmethod
     def collate(cls, rows: Sequence[Sequence[Self]], pad_id: int, *, share_prefixes: bool) -> Batch:
-        """Join the sequences, and count the answers."""
+        """Join the sequences and count the answers."""
         del share_prefixes
         batch = join_sequences([[item.example for item in row] for row in rows], pad_id)
         return evolve(batch, counts={"answers": sum(map(len, rows)), **batch.counts})
@@ -243,7 +243,7 @@ batch = next(Batches(items, 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
 assert batch.counts == {"answers": 2, "targets": 3}
 """
 
-RECIPE = '''"""Count.
+RECIPE = '''"""Print numbers.
 
 tune count
 """
@@ -258,12 +258,12 @@ class CountConfig:
     """The config of the count recipe."""
 
     steps: int = 3
-    """How far to count."""
+    """The largest printed number."""
 
 
 @config.parse
 def main(cfg: CountConfig) -> None:
-    """Count."""
+    """Print the numbers."""
     print(*range(1, cfg.steps + 1))
 
 
@@ -277,10 +277,10 @@ assert main(["ls"]) == 0
 count(CountConfig(steps=4))
 """
 
-SHOWN = """
+SHOW = """
 import sys
 from torchtune.cli import main
-sys.exit(main(["show", "full_finetune", "--config", "smollm2_135m_full", *{words}]))
+sys.exit(main(["show", "full_finetune", "--config", "smollm2_135m_full", *{overrides}]))
 """
 RENEW = """
 from pathlib import Path
@@ -294,8 +294,8 @@ for name in config_names()["full_finetune"]:
 
 
 def python(tree: Path, code: str) -> str:
-    """Run Python code on a copy of the tree, and return what it prints."""
-    done = subprocess.run(
+    """Run Python code on a copy of the project and return its output."""
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={**os.environ, "PYTHONPATH": str(tree)},
         cwd=tree,
@@ -303,8 +303,8 @@ def python(tree: Path, code: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -320,14 +320,14 @@ def add_family(tree: Path) -> None:
     edit(table, "FAMILIES = {", "from torchtune.models.toy import TOY_FAMILY\n\nFAMILIES = {")
     edit(table, "    for family in (\n", "    for family in (\n        TOY_FAMILY,\n")
     python(tree, FAMILY_WORKS)
-    assert "toy_1m" in python(tree, SHOWN.format(words=["model=torchtune.models.toy.toy_1m"]))
+    assert "toy_1m" in python(tree, SHOW.format(overrides=["model=torchtune.models.toy.toy_1m"]))
 
 
 def add_size(tree: Path) -> None:
     size = 'smollm2_tiny = size("example/tiny", smollm2_135m)(num_layers=2)\n'
     edit(tree / "torchtune/models/smollm2.py", "\nsmollm2 = ", f"\n{size}smollm2 = ")
-    words = ["model=torchtune.models.smollm2.smollm2_tiny", "model.max_seq_len=64"]
-    assert "smollm2_tiny" in python(tree, SHOWN.format(words=words))
+    overrides = ["model=torchtune.models.smollm2.smollm2_tiny", "model.max_seq_len=64"]
+    assert "smollm2_tiny" in python(tree, SHOW.format(overrides=overrides))
 
 
 def add_adapter(tree: Path) -> None:
@@ -342,8 +342,8 @@ def add_adapter(tree: Path) -> None:
     edit(table, 'Literal["lora", ', 'Literal["rows", "lora", ')
     edit(table, '= {"lora": LoRA, ', '= {"rows": RowLoRA, "lora": LoRA, ')
     python(tree, ADAPTER_WORKS)
-    lora = SHOWN.replace("full_finetune", "lora_finetune").replace("135m_full", "135m_lora")
-    assert "kind: rows" in python(tree, lora.format(words=["lora.kind=rows"]))
+    lora = SHOW.replace("full_finetune", "lora_finetune").replace("135m_full", "135m_lora")
+    assert "kind: rows" in python(tree, lora.format(overrides=["lora.kind=rows"]))
 
 
 def add_verb(tree: Path) -> None:
@@ -354,7 +354,7 @@ def add_verb(tree: Path) -> None:
 def add_logger(tree: Path) -> None:
     file = tree / "torchtune/utils/metric_logging.py"
     file.write_text(file.read_text() + LOGGER)
-    assert FIELD_OF in python(tree, SHOWN.format(words=[f"metric_logger={FIELD_OF}"]))
+    assert LOGGER_PATH in python(tree, SHOW.format(overrides=[f"metric_logger={LOGGER_PATH}"]))
 
 
 def add_dataset(tree: Path) -> None:
@@ -363,8 +363,8 @@ def add_dataset(tree: Path) -> None:
     text = exports.read_text()
     text = text.replace("\n\n__all__", "\nfrom torchtune.datasets._number import NumberDataset\n\n__all__")
     exports.write_text(text.replace("__all__ = [", '__all__ = [\n    "NumberDataset",'))
-    words = ["dataset=torchtune.datasets.NumberDataset", "dataset.n=3"]
-    assert "n: 3" in python(tree, SHOWN.format(words=words))
+    overrides = ["dataset=torchtune.datasets.NumberDataset", "dataset.n=3"]
+    assert "n: 3" in python(tree, SHOW.format(overrides=overrides))
 
 
 def add_item(tree: Path) -> None:
@@ -382,7 +382,7 @@ def add_recipe(tree: Path) -> None:
     text = (stubs / "full_finetune.pyi").read_text()
     (stubs / "count.pyi").write_text(text.replace("full_finetune", "count"))
     lines = python(tree, RECIPE_WORKS).splitlines()
-    assert any(line.split() == ["count", "Count."] for line in lines)
+    assert any(line.split() == ["count", "Print", "numbers."] for line in lines)
     assert lines[-1] == "1 2 3 4"
 
 
@@ -390,15 +390,15 @@ def add_field(tree: Path) -> None:
     recipe = tree / "recipes/full_finetune.py"
     text = recipe.read_text()
     head = r"(class FullFinetuneConfig\(.*\n(?:.*\n){2})"
-    text = re.sub(head, r'\1\n    remark: str = "none"\n    """A note."""\n', text)
+    text = re.sub(head, r'\1\n    remark: str = "none"\n    """A remark."""\n', text)
     start = "    with training.start(cfg)"
     recipe.write_text(text.replace(start, f"    print(cfg.remark)\n{start}"))
     python(tree, RENEW)
     assert "remark: none" in (tree / "configs_yaml/smollm2_135m_full.yaml").read_text()
-    assert "remark: mine" in python(tree, SHOWN.format(words=["remark=mine"]))
+    assert "remark: mine" in python(tree, SHOW.format(overrides=["remark=mine"]))
 
 
-ADDED: dict[str, Callable[[Path], None]] = {
+ADDERS: dict[str, Callable[[Path], None]] = {
     "model size": add_size,
     "model family": add_family,
     "adapter kind": add_adapter,
@@ -412,7 +412,7 @@ ADDED: dict[str, Callable[[Path], None]] = {
 
 
 def listed_files() -> dict[str, list[str]]:
-    """Return the files that CONTRIBUTING.md lists for each new part, placeholders as `*`."""
+    """Return the files that CONTRIBUTING.md lists for each kind of part, with placeholders as `*`."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     table = text.partition("| new | files |\n|---|---|\n")[2].partition("\n\n")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
@@ -431,11 +431,11 @@ def contents(tree: Path) -> dict[str, bytes]:
     "kind",
     [pytest.param(kind, marks=() if kind == "dataset" else pytest.mark.slow) for kind in listed_files()],
 )
-def test_a_new_part_touches_only_the_listed_files(kind: str, tmp_path: Path) -> None:
+def test_new_part_changes_exactly_the_listed_files(kind: str, tmp_path: Path) -> None:
     for folder in COPIED:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     before = contents(tmp_path)
-    ADDED[kind](tmp_path)
+    ADDERS[kind](tmp_path)
     after = contents(tmp_path)
     changed = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)}
     patterns = listed_files()[kind]
@@ -443,5 +443,5 @@ def test_a_new_part_touches_only_the_listed_files(kind: str, tmp_path: Path) -> 
     assert [p for p in patterns if not fnmatch.filter(changed, p)] == []
 
 
-def test_every_part_is_listed() -> None:
-    assert listed_files().keys() == ADDED.keys()
+def test_contributing_lists_every_kind_of_part() -> None:
+    assert listed_files().keys() == ADDERS.keys()

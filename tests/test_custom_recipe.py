@@ -1,4 +1,4 @@
-"""The recipe of the guide, started by `tune`: packed, on two ranks, killed, continued, validated. Real processes."""
+"""The custom recipe of the guide, run by `tune` in real processes: packing, two ranks, resuming, validation."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ from torchtune.config import load
 
 
 def tiny_pairs() -> PairsConfig:
-    \"\"\"The YAML file's config, of which one thing differs.\"\"\"
+    \"\"\"Return the YAML file's config with another beta.\"\"\"
     cfg = load({text!r}, PairsConfig)
     cfg.preference.beta = 0.3
     return cfg
@@ -56,7 +56,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 class PairsCommand(Command):
     """A run of the guide's recipe."""
 
-    def __init__(  # custom recipes are named by their path
+    def __init__(  # custom recipes are passed by path
         self, tiny: Tiny, out: Path, launch: tuple[str, ...] = (), *overrides: str, config: str = "pairs.yaml"
     ) -> None:
         self.out = out
@@ -93,7 +93,7 @@ def test_validation_is_the_same_on_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
     assert [two[name] for name in two] == pytest.approx([one[name] for name in one], rel=1e-5)
 
 
-def test_config_may_be_a_function_and_wrong_items_are_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
+def test_config_can_be_a_function_and_a_dataset_of_wrong_items_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
     base = PairsCommand(tiny, tmp_path / "base", (), "max_steps=1", "lr_scheduler=null")
     base.run()
     text = (tmp_path / "base" / "config.yaml").read_text()

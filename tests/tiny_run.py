@@ -1,4 +1,4 @@
-"""A tiny random model and rows, which replace those of the demo in runs on the command line."""
+"""A tiny random model and rows that replace those of the demo in command-line runs."""
 
 import json
 from collections.abc import Callable
@@ -30,20 +30,20 @@ class Tiny(NamedTuple):
 
     folder: Path
     overrides: list[str]
-    """Overrides that replace the model by the tiny one."""
+    """Overrides that replace the model with the tiny one."""
 
     @property
     def rows(self) -> list[str]:
-        """Overrides that replace the demo's rows by the tiny ones."""
+        """Overrides that replace the demo's rows with the tiny ones."""
         return [f"{name}.source={self.folder / 'rows.json'}" for name in ("dataset", "validation.dataset")]
 
 
 def tiny_run(folder: Path, tune: Callable[..., int]) -> Tiny:
-    """Create a tiny model folder, converted from a GGUF file by `tune convert`, and rows.
+    """Write rows and a tiny model folder, converted from a GGUF file with `tune convert`.
 
     Args:
-        folder: Where to write them.
-        tune: `tune` as a function of its arguments that returns the exit status.
+        folder: The output folder.
+        tune: A function that calls `tune` with its arguments and returns the exit status.
     """
     gguf = write_gguf(folder / "tiny.gguf")
     assert tune("convert", str(gguf), str(folder / "model")) == 0

@@ -22,9 +22,9 @@ Tensors = Tensor | Sequence["Tensors"] | Mapping[str, "Tensors"]
 FLOAT64 = 2.0**-38
 """The largest difference, relative to the largest value, of float64 results that differ by rounding only (3.6e-12).
 
-It is the geometric mean of float64's eps, 2^-52, and of float32's u, 2^-24. The tests' models have at most a few
-thousand roundings in a row, which leaves room below for what their layers amplify (2^14 eps in all); and one
-value that went through float32 on its way is off by up to 2^14 times the bound.
+It is the geometric mean of float64's eps, 2^-52, and float32's u, 2^-24. The tests' models have at most a few thousand
+consecutive roundings; the bound of 2^14 eps leaves room for their amplification by the layers. A single value that
+passes through float32 has an error of up to 2^14 times the bound.
 """
 
 
@@ -32,7 +32,7 @@ def bound(dtype: torch.dtype, n_operations: int, scale: float = 1.0) -> float:
     """Return the largest error of an element, compared with another order of operations or with float64.
 
     Two results with errors of at most n u differ by at most n eps, which is the bound up to 16 roundings. Above, the
-    bound is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, or 8 for one against an exact result.
+    bound is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, or 8 for one rounded and one exact result.
 
     Args:
         dtype: The precision of the computation.
@@ -43,9 +43,9 @@ def bound(dtype: torch.dtype, n_operations: int, scale: float = 1.0) -> float:
 
 
 def rms_error(dtype: torch.dtype, n_operations: int) -> float:
-    """Return the expected relative error of a tensor with many elements, by norms, without amplification.
+    """Return the expected relative error, in norm, of a tensor with many elements, without amplification.
 
-    A rounding has an error of u / sqrt(3) in the root mean square, n roundings sqrt(n) times that.
+    The root mean square error of one rounding is u / sqrt(3), and that of n roundings sqrt(n) times as large.
 
     Args:
         dtype: The precision that values are rounded to.
@@ -55,12 +55,12 @@ def rms_error(dtype: torch.dtype, n_operations: int) -> float:
 
 
 def norm_bound(dtype: torch.dtype, n_operations: int) -> float:
-    """Return the largest relative error by norms: 3.5 times `rms_error`, since layers amplify earlier roundings."""
+    """Return the largest relative error in norm: 3.5 times `rms_error`, since layers amplify earlier roundings."""
     return 3.5 * rms_error(dtype, n_operations)
 
 
 def distance(result: Tensors, exact: Tensors) -> float:
-    """Return the norm of the difference of all elements together, relative to the norm of `exact`."""
+    """Return the norm of the difference over the elements of all tensors, relative to the norm of `exact`."""
     columns = zip(*_pairs(result, exact), strict=True)
     values, exact_values = (
         torch.cat([t.detach().double().flatten() for t in tensors]) for tensors in columns
@@ -69,10 +69,10 @@ def distance(result: Tensors, exact: Tensors) -> float:
 
 
 def assert_near(result: Tensors, expected: Tensors, allowed: float) -> None:
-    """Compare each tensor's elements; they may differ by `allowed`, relative to the expected tensor's largest element.
+    """Check that elements differ by at most `allowed`, relative to the expected tensor's largest element.
 
-    The magnitude of the summands bounds the error of a sum. It is about that of the largest element: an element that is
-    small because its summands cancel has the same error as the others.
+    The error of a sum is bounded by the magnitude of its summands, which is about that of the largest element: an
+    element that is small because its summands cancel has the same error as the others.
     """
     for tensor, exact in _pairs(result, expected):
         largest = float(exact.detach().abs().max()) if exact.numel() else 0.0
@@ -90,10 +90,10 @@ def assert_as_near(
     the largest ratio was 1.6. A single rounding to bfloat16 in place of float32 has an error 2^16 times too large.
 
     Args:
-        result: The tested result, computed in a narrow precision.
+        result: The tested result, computed in low precision.
         plain: The result of plain operations in the same precision.
         exact: The result in float64.
-        allowed: Added to the bound, by norms, in case the plain computation happens to round well.
+        allowed: Relative error in norm that is added to the bound, in case the plain computation happens to round well.
         factor: The largest ratio of the two errors.
     """
     error, plain_error = distance(result, exact), distance(plain, exact)
@@ -117,7 +117,7 @@ def roundings(architecture: Architecture, length: int) -> int:
 
 
 def _pairs(result: Tensors, expected: Tensors) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs of tensors of two equal structures."""
+    """Yield the pairs of tensors of two structures, and check that the structures are equal."""
     if isinstance(expected, Tensor):
         assert isinstance(result, Tensor)
         assert result.shape == expected.shape

@@ -1,4 +1,4 @@
-"""Calls of `tune` in the test's process."""
+"""In-process calls of `tune`."""
 
 from typing import NamedTuple
 
