@@ -3,7 +3,7 @@
     python scripts/compare_runs.py BASE [--head-env TUNE_PLAIN=1] [--only lora]
 
 BASE is a commit, which is checked out into a separate worktree; the other version is the current working tree. Each
-case runs with both versions at the same time, with one thread per rank. The script compares every metric of each step in
+case runs with both versions at the same time, with one thread per rank. It compares every metric of each step in
 `metrics.jsonl`, except times and memory, and every tensor of `final/`. It exits with status 1 if anything differs.
 """
 

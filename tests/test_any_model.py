@@ -67,7 +67,11 @@ def write_model(
     [pytest.param(name, marks=() if name == "gemma3" else pytest.mark.slow) for name in FAMILIES],
 )
 def test_lora_config_trains_a_model_of_any_family_on_chats(family: str, tune: Tune, tmp_path: Path) -> None:
-    overrides = [f"model_directory={write_model(tmp_path / 'model', family)}", "device=cpu", "loading.workers=0"]
+    overrides = [
+        f"model_directory={write_model(tmp_path / 'model', family)}",
+        "device=cpu",
+        "loading.workers=0",
+    ]
     rows = write_rows({"messages": TURNS})
     result = tune("lora_finetune", "--config", "lora", *overrides, f"dataset.source={rows}", "max_steps=1")
     assert result.status == 0, result.err
@@ -77,7 +81,9 @@ def test_lora_config_trains_a_model_of_any_family_on_chats(family: str, tune: Tu
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_auto_dataset_selects_the_dataset_class_for_the_layout_of_the_rows(layout: str, tmp_path: Path) -> None:
+def test_auto_dataset_selects_the_dataset_class_for_the_layout_of_the_rows(
+    layout: str, tmp_path: Path
+) -> None:
     tokenizer = auto_tokenizer(write_model(tmp_path / "model"))
     kind, row = LAYOUTS[layout]
     dataset: Any = auto_dataset(tokenizer, write_rows(row))
@@ -130,7 +136,9 @@ def test_rows_of_an_unknown_layout_are_a_mistake_with_the_override_that_fixes_it
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
-def test_every_verb_works_with_the_configs_for_any_model(recipe: str, config: str, tune: Tune, tmp_path: Path) -> None:
+def test_every_verb_works_with_the_configs_for_any_model(
+    recipe: str, config: str, tune: Tune, tmp_path: Path
+) -> None:
     (tmp_path / "my models").mkdir()
     folder = write_model(tmp_path / "my models/tiny")
     rows = write_rows(LAYOUTS["Alpaca's"][1])

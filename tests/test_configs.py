@@ -1,4 +1,4 @@
-"""Every registered config, compared with its golden rendering in configs_yaml/, so that changed defaults are visible."""
+"""Every registered config, compared with its golden rendering in configs_yaml/, so that changed defaults show."""
 
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,18 @@ def test_config_validates_without_weights_or_gpu(recipe: str, name: str, tune: T
 
 
 def test_command_line_of_the_specification_validates(tune: Tune) -> None:
-    overrides = "model_directory=/home/my_model_checkpoint tokenizer_directory=/home/my_tokenizer_checkpoint device=cuda"
-    args = ["full_finetune", "--config", "alpaca_llama2_full_finetune", "--override", *overrides.split()]
+    overrides = [
+        "model_directory=/home/my_model_checkpoint",
+        "tokenizer_directory=/home/my_tokenizer_checkpoint",
+    ]
+    args = [
+        "full_finetune",
+        "--config",
+        "alpaca_llama2_full_finetune",
+        "--override",
+        *overrides,
+        "device=cuda",
+    ]
     assert tune("validate", *args).out.startswith("ok: 6,738,415,616 parameters")
     assert "/home/my_tokenizer_checkpoint/tokenizer.model" in tune("show", *args).out
 

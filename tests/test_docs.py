@@ -24,7 +24,7 @@ class Snippet(NamedTuple):
     language: str
     text: str
     file: str
-    """The file that the snippet is written to, according to the comment before it; empty if there is none."""
+    """The file that the snippet is written to, as named by the comment before it; empty without one."""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"

@@ -16,7 +16,7 @@ from tests.tune import Tune
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from torchtune.cli import main
 
-    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *overrides: main(overrides))
+    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *args: main(args))
 
 
 def losses(folder: Path) -> list[float]:
@@ -90,9 +90,7 @@ def test_lora_run_learns_the_answers_and_its_saved_config_reproduces_it(
     assert adapted.out != base.out
 
 
-def test_transformers_generates_with_the_result_of_a_full_run(
-    tune: Tune, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_transformers_generates_with_the_result_of_a_full_run(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -107,7 +105,9 @@ def test_transformers_generates_with_the_result_of_a_full_run(
     assert model.generate(tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens.shape[1]
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT reads this attribute of transformers
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated"
+)  # PEFT reads this attribute of transformers
 def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -1,6 +1,6 @@
-"""Runs that fail: kills, signals, a rank that dies, a damaged checkpoint. These tests use real processes.
+"""Runs that are killed, interrupted, or lose a rank or a checkpoint, in real processes.
 
-Quick tests of the same cases, within one process, are in `tests/training` and `tests/recipes`.
+Quick in-process tests of the same cases are in `tests/training` and `tests/recipes`.
 """
 
 import json
@@ -36,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 class Command:
-    """A run on the command line, which can be started several times.
+    """A command-line run that can be started several times.
 
     Args:
         tiny: The model and rows.
@@ -70,7 +70,7 @@ class Command:
         )
 
     def run(self, *overrides: str, status: int = 0) -> str:
-        """Run to the end, and return the output."""
+        """Run to the end and return the output."""
         process = self.start(*overrides)
         output = process.communicate(timeout=240)[0]
         assert process.returncode == status, output
@@ -84,15 +84,15 @@ class Command:
             return 0
 
     def wait_for(self, step: int, process: "subprocess.Popen[str]") -> None:
-        """Wait until a step is done."""
+        """Wait until a step is complete."""
         deadline = time.monotonic() + 120
         while self.steps() < step:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def killed_after(self, step: int) -> None:
-        """Start the run, and kill all of its processes after a step."""
+    def kill_after(self, step: int) -> None:
+        """Start the run and kill all its processes after a step."""
         process = self.start()
         self.wait_for(step, process)
         os.killpg(process.pid, signal.SIGKILL)
@@ -100,7 +100,7 @@ class Command:
         assert not (self.out / "final").exists()
 
     def results(self) -> dict[str, Any]:
-        """Return what equal runs have in common: metrics except times, weights, the last checkpoint."""
+        """Return what equal runs share: metrics except times and memory, weights, the last checkpoint, samples."""
         lines = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
             line.pop("tokens_per_second", None)
@@ -108,7 +108,7 @@ class Command:
         (checkpoint,) = (self.out / "checkpoints").iterdir()
         files = json.loads((checkpoint / "manifest.json").read_text())["files"]
         shared = torch.load(checkpoint / "state.pt", weights_only=True)
-        # Optimizer, weights and random states by their checksums; the other two files contain the folder's name.
+        # Optimizer, weights and random states are compared by checksum; the two other files contain the folder's name.
         sums = {name: checksum for name, checksum in files.items() if name not in (".metadata", "state.pt")}
         assert {"rank_0.pt", "__0_0.distcp"} <= sums.keys()
         (weights,) = (self.out / "final").glob("*.safetensors")
@@ -149,7 +149,7 @@ def test_run_killed_at_random_steps_equals_the_uninterrupted_one(
     broken = Command(tiny, tmp_path / "broken", recipe, launch, *overrides)
     draw = random.Random(case)
     for step in sorted(draw.sample(range(1, steps - 5), 2)):
-        broken.killed_after(step)
+        broken.kill_after(step)
     broken.run()
     assert broken.results() == uninterrupted.results()
     if launch:
@@ -165,7 +165,7 @@ def test_run_killed_at_random_steps_equals_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_run_resumes_with_another_number_of_ranks_and_reads_the_same_rows(
+def test_run_resumes_on_another_number_of_ranks_and_reads_the_same_rows(
     tiny: Tiny, tmp_path: Path, ranks: int
 ) -> None:
     overrides = [
@@ -180,7 +180,7 @@ def test_run_resumes_with_another_number_of_ranks_and_reads_the_same_rows(
     )
     uninterrupted.run()
     changed = Command(tiny, tmp_path / "changed", FULL, TWO, *overrides, "gradient_accumulation_steps=2")
-    changed.killed_after(8)
+    changed.kill_after(8)
     launch = ("--nproc_per_node", str(ranks))
     resumed = Command(
         tiny, tmp_path / "changed", FULL, launch, *overrides, f"gradient_accumulation_steps={4 // ranks}"
@@ -198,7 +198,7 @@ def test_run_resumes_with_another_number_of_ranks_and_reads_the_same_rows(
         assert a.get("padding_share") == b.get("padding_share")
 
 
-def test_rank_that_is_killed_ends_the_run_within_seconds_and_is_named(tiny: Tiny, tmp_path: Path) -> None:
+def test_killed_rank_is_named_and_ends_the_run_within_seconds(tiny: Tiny, tmp_path: Path) -> None:
     run = Command(tiny, tmp_path / "run", LORA, TWO, "epochs=2000", "checkpoints.every_n_steps=5")
     process = run.start()
     run.wait_for(12, process)
@@ -212,7 +212,7 @@ def test_rank_that_is_killed_ends_the_run_within_seconds_and_is_named(tiny: Tiny
     assert workers() == []
 
 
-def test_rank_that_raises_ends_the_run_with_its_error_alone(tiny: Tiny, tmp_path: Path) -> None:
+def test_error_of_a_rank_ends_the_run_and_is_the_only_one_reported(tiny: Tiny, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"instruction": f"Say {i}.", "input": "", "output": f"{i}!"} for i in range(20_100)
     ]
@@ -234,7 +234,7 @@ def test_rank_that_raises_ends_the_run_with_its_error_alone(tiny: Tiny, tmp_path
 
 @pytest.mark.parametrize("launch", [(), TWO], ids=["1 rank", "2 ranks"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_stopped_by_a_signal_saves_and_resumes_to_the_same_end(
+def test_run_stopped_by_a_signal_saves_and_resumes_to_the_same_result(
     tiny: Tiny, tmp_path: Path, launch: tuple[str, ...], number: signal.Signals
 ) -> None:
     overrides = ["epochs=20", "checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
@@ -263,7 +263,7 @@ def test_run_stopped_by_a_signal_saves_and_resumes_to_the_same_end(
     assert lines == uninterrupted.results()["lines"]
 
 
-def test_second_interrupt_ends_the_run_immediately_with_one_line(tiny: Tiny, tmp_path: Path) -> None:
+def test_second_interrupt_ends_the_run_immediately_without_a_traceback(tiny: Tiny, tmp_path: Path) -> None:
     run = Command(
         tiny, tmp_path / "run", LORA, (), "epochs=2000", "batch_size=12", "gradient_accumulation_steps=40"
     )
@@ -278,11 +278,13 @@ def test_second_interrupt_ends_the_run_immediately_with_one_line(tiny: Tiny, tmp
     assert "stopped by SIGINT" in output or "interrupted twice; run the same command to resume" in output
 
 
-def test_damaged_checkpoint_ends_the_run_and_names_the_previous_one(tiny: Tiny, tmp_path: Path) -> None:
+def test_damaged_checkpoint_ends_the_run_and_the_message_names_the_previous_one(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     run = Command(
         tiny, tmp_path / "run", FULL, (), "epochs=40", "checkpoints.every_n_steps=4", "checkpoints.keep=2"
     )
-    run.killed_after(30)
+    run.kill_after(30)
     saved = sorted(
         (run.out / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:].split(".")[0])
     )
@@ -328,7 +330,7 @@ def test_restarted_ranks_resume(tiny: Tiny, tmp_path: Path) -> None:
     assert run.results() == uninterrupted.results()
 
 
-def test_full_disk_while_writing_metrics_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
+def test_full_disk_while_writing_metrics_is_reported_without_a_traceback(tiny: Tiny, tmp_path: Path) -> None:
     run = Command(tiny, tmp_path / "run", LORA, ())
     run.out.mkdir()
     (run.out / "metrics.jsonl").symlink_to("/dev/full")
@@ -337,7 +339,7 @@ def test_full_disk_while_writing_metrics_is_one_line(tiny: Tiny, tmp_path: Path)
     assert "Traceback" not in output
 
 
-def test_two_nodes_train_as_one(tiny: Tiny, tmp_path: Path) -> None:
+def test_two_nodes_give_the_same_metrics_as_one(tiny: Tiny, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

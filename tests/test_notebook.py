@@ -1,4 +1,4 @@
-"""The example notebook, executed from its first cell to its last."""
+"""The example notebook runs from its first cell to its last."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "docs/from_python.ipynb"
 
 
-def executed(folder: Path) -> list[str]:
-    """Run the notebook in a folder, and return the text that each cell with an output shows."""
+def run_notebook(folder: Path) -> list[str]:
+    """Run the notebook in a folder and return the output text of each code cell that has one."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -28,22 +28,22 @@ def _output(cell: Any) -> str:
     return "".join(parts)
 
 
-def test_the_notebook_is_committed_without_outputs() -> None:
+def test_notebook_is_committed_without_outputs() -> None:
     cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
     assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
 
 
 @pytest.mark.slow  # starts a kernel
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    tiny_run(tmp_path, lambda *words: main(words))  # replaces the demo's model
+    tiny_run(tmp_path, lambda *args: main(args))  # replaces the demo's model
     (tmp_path / "models").mkdir()
     (tmp_path / "model").rename(tmp_path / "models/SmolLM2-135M-Instruct")
     for name in ("demo", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
-    outputs = executed(tmp_path)
+    outputs = run_notebook(tmp_path)
     assert outputs[0] == "batch_size: expected a value above 0, got 0\n"
     assert "step 20/20: loss" in outputs[1]
     assert "validation_loss" in outputs[2]

@@ -1,4 +1,4 @@
-"""Layers of packages: a file imports only from packages of layers below its own, and there are no import cycles."""
+"""Package layers: a file imports only from lower layers, and there are no import cycles."""
 
 import ast
 import graphlib
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What each package may import of this project, in addition to itself.
+# The packages of this project that each package may import, in addition to itself.
 MAY_IMPORT = {
     "torchtune.internals": set[str](),
     "torchtune.config": {"internals"},
@@ -48,36 +48,36 @@ MAY_IMPORT = {
     },
 }  # fmt: skip
 
-# The one arrow up, with its reason; the registry of recipes is read by its path.
-UPWARDS = {
-    ("torchtune.config", "runs"): "`config.parse` is a name of runs, resolved when it is first used",
+# Imports from a higher layer, with the reason. (The registry of recipes is read by path, not imported.)
+UPWARD_IMPORTS = {
+    ("torchtune.config", "runs"): "`config.parse` is defined in runs and imported on first use",
 }
 
 # Third-party packages that `config` may import at the top of a file.
 LIGHT = {"attrs", "cattrs", "yaml"}
-ALSO = {"pytest_plugin": {"pytest"}}
+EXTRA_IMPORTS = {"pytest_plugin": {"pytest"}}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield what a file imports, and whether it does so inside a function or for type checkers only."""
+    """Yield the modules that a file imports, and whether inside a function or for type checkers only."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    late: set[ast.AST] = set()
+    deferred: set[ast.AST] = set()
     for node in ast.walk(tree):
         typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or typing_only:
-            late.update(ast.walk(node))
+            deferred.update(ast.walk(node))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node in late) for alias in node.names)
+            yield from ((alias.name, node in deferred) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "torchtune":
-                yield from ((f"torchtune.{alias.name}", node in late) for alias in node.names)
+                yield from ((f"torchtune.{alias.name}", node in deferred) for alias in node.names)
             else:
-                yield node.module, node in late
+                yield node.module, node in deferred
 
 
 def package_of(name: str) -> str:
-    """Return the package of MAY_IMPORT that a module belongs to, without `torchtune.`."""
+    """Return the MAY_IMPORT package of a module, without the prefix `torchtune.`."""
     parts = name.split(".")
     return parts[1] if parts[0] == "torchtune" and len(parts) > 1 else parts[0]
 
@@ -87,7 +87,7 @@ def files_of(package: str) -> list[Path]:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Return which files each file imports, also within functions; a name stands for the file that defines it."""
+    """Return the modules that each module imports, also within functions; re-exports resolve to their definition."""
     files = {file for package in MAY_IMPORT for file in files_of(package)}
     modules = {
         ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files
@@ -108,15 +108,16 @@ def import_graph() -> dict[str, set[str]]:
         if modules[name].name == "__init__.py" or name == "torchtune.config.model"
     }
 
-    def home(module: str, name: str) -> str:
+    def defining_module(module: str, name: str) -> str:
         if f"{module}.{name}" in modules:
             return f"{module}.{name}"
         if name in exported.get(module, {}):
-            return home(exported[module][name], name)
+            return defining_module(exported[module][name], name)
         return module
 
     return {
-        name: {home(*pair) for pair in names(tree, for_type_checkers=False)} & modules.keys() - {name}
+        name: {defining_module(*pair) for pair in names(tree, for_type_checkers=False)}
+        & modules.keys() - {name}
         for name, tree in trees.items()
     }
 
@@ -129,19 +130,19 @@ def test_there_are_no_import_cycles() -> None:
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_package_imports_only_from_layers_below(package: str) -> None:
+def test_package_imports_only_from_lower_layers(package: str) -> None:
     importer = package_of(package)
     packages = {package_of(name) for name in MAY_IMPORT}
-    wrong = []
+    violations = []
     assert files_of(package)
     for file in files_of(package):
-        for name, late in imports(file):
+        for name, deferred in imports(file):
             target = package_of(name)
             if target not in packages or target == importer or target in MAY_IMPORT[package]:
                 continue
-            if not (late and (package, target) in UPWARDS):
-                wrong.append(f"{file.relative_to(ROOT)} imports {name}")
-    assert wrong == []
+            if not (deferred and (package, target) in UPWARD_IMPORTS):
+                violations.append(f"{file.relative_to(ROOT)} imports {name}")
+    assert violations == []
 
 
 def test_every_package_is_in_the_table() -> None:
@@ -149,16 +150,18 @@ def test_every_package_is_in_the_table() -> None:
     assert packages | {"recipes", "configs_py"} == MAY_IMPORT.keys()
 
 
-def test_config_imports_nothing_heavy_at_the_top_of_a_file() -> None:
+def test_config_imports_no_heavy_package_at_the_top_of_a_file() -> None:
     n_imports = 0
     for file in files_of("torchtune.config"):
-        for name, late in imports(file):
+        for name, deferred in imports(file):
             first = name.partition(".")[0]
             n_imports += 1
             assert (
-                late or first in LIGHT | {"torchtune"} | ALSO.get(file.stem, set()) | sys.stdlib_module_names
+                deferred
+                or first
+                in LIGHT | {"torchtune"} | EXTRA_IMPORTS.get(file.stem, set()) | sys.stdlib_module_names
             ), f"{file.name} imports {name}"
-            assert first != "torch" or late
+            assert first != "torch" or deferred
     assert n_imports > 50
 
 
@@ -166,7 +169,7 @@ ROOT_MODULES = {
     f"torchtune.{name}"
     for name in ("_counted", "_hints", "_home", "_lazy", "_similar_paths", "_own_packages")
 }
-"""Private modules of the whole library."""
+"""Private modules that every package may import."""
 
 
 def test_private_modules_are_imported_by_their_own_package_only() -> None:
@@ -179,7 +182,7 @@ def test_private_modules_are_imported_by_their_own_package_only() -> None:
                     assert name.startswith(f"{package}."), f"{file.relative_to(ROOT)} imports {name}"
 
 
-def test_files_and_recipes_stay_short() -> None:
+def test_files_have_at_most_400_lines_and_recipes_200() -> None:
     for package in MAY_IMPORT:
         for file in files_of(package):
             lines = len(file.read_text(encoding="utf-8").splitlines())
@@ -200,19 +203,21 @@ def test_files_and_recipes_stay_short() -> None:
         "from torchtune.cli import main; main(['completion', 'bash'])",
     ],
 )
-def test_light_calls_load_nothing_heavy(code: str, tmp_path: Path) -> None:
+def test_light_commands_import_no_heavy_package(code: str, tmp_path: Path) -> None:
     heavy = ["torch", "tyro", "datasets", "transformers", "numpy", "cattrs"]
     check = f"import sys; {code.format(folder=tmp_path)}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    completed = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert completed.stdout.splitlines()[-1] == "[]"
 
 
-MOST_ASSIGNMENTS_IN_EXPRESSIONS = 20
-"""In the library and the recipes together; each is to be where a plain statement would be harder to read."""
+MAX_ASSIGNMENT_EXPRESSIONS = 20
+"""Maximum in the library and the recipes; use one only if a plain statement is harder to read."""
 
 
 def nodes_of(kind: type[ast.expr], *folders: str) -> Iterator[tuple[ast.expr, str]]:
-    """Yield the expressions of a kind in the files of some folders, each with its location."""
+    """Yield the expressions of a kind in the files of packages, each with its location."""
     for folder in folders:
         for file in files_of(folder):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -229,9 +234,9 @@ def test_no_conditional_expression_is_part_of_another() -> None:
     assert nested == []
 
 
-def test_few_expressions_assign() -> None:
+def test_assignment_expressions_are_few() -> None:
     locations = [location for _, location in nodes_of(ast.NamedExpr, "torchtune", "recipes")]
-    assert len(locations) <= MOST_ASSIGNMENTS_IN_EXPRESSIONS, "\n".join(locations)
+    assert len(locations) <= MAX_ASSIGNMENT_EXPRESSIONS, "\n".join(locations)
 
 
 def test_no_package_has_more_than_4500_lines() -> None:

@@ -1,4 +1,4 @@
-"""Two pages quote the code: error messages in "Troubleshooting", option names in "Coming from ..."."""
+"""Pages that quote the code: error messages in "Troubleshooting", option names in "Coming from ..."."""
 
 import ast
 import functools
@@ -17,7 +17,7 @@ MESSAGES = re.findall(r"(?m)^### `(.*)`$", TROUBLESHOOTING)
 
 @functools.cache
 def strings_of_the_library() -> str:
-    """Return all strings but docstrings, a line each, with a NUL for every value that is formatted into them."""
+    """Return all strings except docstrings, one per line, with formatted values replaced by NUL."""
     strings = []
     for file in sorted((ROOT / "torchtune").rglob("*.py")):
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
@@ -33,18 +33,18 @@ def strings_of_the_library() -> str:
     return "\n".join(strings)
 
 
-def test_troubleshooting_has_messages() -> None:
+def test_troubleshooting_page_lists_messages() -> None:
     assert len(MESSAGES) > 25
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_message_of_the_troubleshooting_page_is_in_the_code(message: str) -> None:
+def test_message_of_the_troubleshooting_page_occurs_in_the_code(message: str) -> None:
     pieces = [piece.strip(" ;:,.?()'`") for piece in message.split("...")]
     assert [piece for piece in pieces if piece not in strings_of_the_library()] == []
 
 
 @pytest.mark.parametrize(("field", "names"), _FIELDS.items())
-def test_option_names_of_other_projects_are_in_the_table(field: str, names: str) -> None:
+def test_option_names_of_other_projects_are_in_the_table_of_the_page(field: str, names: str) -> None:
     row_names = ", ".join(f"`{name}`" for name in names.split())
     path = re.split(r"[=, ]", field, maxsplit=1)[0]
     assert re.search(rf"(?m)^\| {re.escape(row_names)} \| `{re.escape(path)}", COMING_FROM)

@@ -1,4 +1,4 @@
-"""The JSON Schemas of the recipes' YAML, judged by jsonschema and by the engine."""
+"""The recipes' JSON Schemas accept and reject the same YAML as the config engine."""
 
 import copy
 import functools
@@ -39,7 +39,7 @@ class Section:
     """A section."""
 
     rank: int = field(default=8, validator=above(0))
-    """A number with a rule."""
+    """A number with a validator."""
     names: list[str] = field(factory=lambda: ["a"])
     """A list."""
 
@@ -49,21 +49,21 @@ class Small:
     """One field of each kind."""
 
     output_dir: str
-    """A field that is required."""
+    """A required field."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """A choice."""
     limit: float | None = None
-    """A number or nothing."""
+    """A number or null."""
     section: Section = field(factory=Section)
     """A section."""
     metric_logger: Component[MetricLogger] = lazy(StdoutLogger)
     """A component."""
 
 
-def test_schema_of_a_small_config_class_is_the_golden_one(request: pytest.FixtureRequest) -> None:
+def test_schema_of_a_small_config_class_equals_the_golden_file(request: pytest.FixtureRequest) -> None:
     golden = Path(__file__).with_name("small_schema.json")
     schema = json_schema(Small, "small", "Shows a schema.")
-    del schema["definitions"]["foreign"]["pattern"]  # it lists the modules of this version of Python
+    del schema["definitions"]["foreign"]["pattern"]  # lists the modules of this Python version
     text = json.dumps(schema, indent=1) + "\n"
     if request.config.getoption("--renew-configs"):
         golden.write_text(text, encoding="utf-8")
@@ -77,7 +77,7 @@ def schema_of_first_line(file: Path) -> Path:
 
 @pytest.mark.usefixtures("schemas")
 @pytest.mark.parametrize(("recipe", "name"), FILES)
-def test_first_line_of_a_config_and_of_its_copy_leads_to_the_schema_of_its_recipe(
+def test_config_and_its_copy_reference_the_schema_of_their_recipe(
     recipe: str, name: str, tune: Tune, tmp_path: Path
 ) -> None:
     assert tune("cp", name, str(tmp_path / "copy.yaml")).status == 0
@@ -88,20 +88,20 @@ def test_first_line_of_a_config_and_of_its_copy_leads_to_the_schema_of_its_recip
 
 @pytest.mark.usefixtures("schemas")
 @pytest.mark.parametrize("name", ["copy.yaml", "runs/my runs/copy.yaml", "./copy.yaml"])
-def test_copy_next_to_configs_yaml_names_its_schema_by_a_relative_path(
+def test_copy_next_to_configs_yaml_references_its_schema_by_relative_path(
     name: str, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "configs_yaml").symlink_to(FOLDER)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path)
     tune("cp", "smollm2_135m_lora", name)
-    named = Path(name).read_text(encoding="utf-8").partition("\n")[0].rpartition("=")[2]
-    assert not Path(named).is_absolute()
-    schema = Path(name).parent / named
+    schema_path = Path(name).read_text(encoding="utf-8").partition("\n")[0].rpartition("=")[2]
+    assert not Path(schema_path).is_absolute()
+    schema = Path(name).parent / schema_path
     assert schema.resolve() == (FOLDER / "schemas/lora_finetune.json").resolve()
 
 
-def test_schemas_are_built_at_first_use_where_the_wheel_has_empty_ones(
+def test_empty_schemas_of_a_wheel_are_built_on_first_use(
     tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "lora_finetune.json").write_text(_schema_files.EMPTY)
@@ -112,7 +112,7 @@ def test_schemas_are_built_at_first_use_where_the_wheel_has_empty_ones(
     assert _schema_files.schema_file("lora_finetune") == str(tmp_path / "lora_finetune.json")
 
 
-def test_copy_names_its_recipe_where_the_schema_cannot_be_written(
+def test_copy_names_its_recipe_if_the_schema_cannot_be_written(
     tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_schema_files, "schema_folder", lambda: str(tmp_path / "schemas"))
@@ -139,8 +139,8 @@ def test_schema_accepts_every_shipped_config(recipe: str, name: str) -> None:
 
 VALID = read_yaml(str(FOLDER / "smollm2_135m_lora.yaml")).value
 
-# What is put where, in the shipped LoRA config; an empty text for the value takes the field away.
-BROKEN: list[tuple[str, Any]] = [
+# Invalid edits of the shipped LoRA config: a field path and its new value; `...` removes the field.
+INVALID_EDITS: list[tuple[str, Any]] = [
     ("batch_sizee", 4),
     ("batch_size", 0),
     ("batch_size", "four"),
@@ -198,30 +198,30 @@ BROKEN: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value"), BROKEN)
-def test_schema_refuses_what_the_engine_refuses(path: str, value: Any) -> None:
+@pytest.mark.parametrize(("path", "value"), INVALID_EDITS)
+def test_schema_and_engine_reject_the_same_invalid_edit(path: str, value: Any) -> None:
     tree = copy.deepcopy(VALID)
     *above, last = path.split(".")
-    holder = functools.reduce(dict.__getitem__, above, tree)
+    parent = functools.reduce(dict.__getitem__, above, tree)
     if value is ...:
-        del holder[last]
+        del parent[last]
     else:
-        holder[last] = value
+        parent[last] = value
     assert not engine_accepts("lora_finetune", tree)
     assert not validator("lora_finetune").is_valid(tree)
 
 
-def test_there_are_enough_broken_files() -> None:
-    assert len(BROKEN) >= 30
+def test_there_are_at_least_30_invalid_edits() -> None:
+    assert len(INVALID_EDITS) >= 30
 
 
-def test_file_with_a_base_needs_only_what_differs() -> None:
+def test_config_with_a_base_needs_no_required_fields() -> None:
     assert validator("lora_finetune").is_valid({"_base_": "smollm2_135m_lora", "optimizer": {"lr": 0.1}})
     assert not validator("lora_finetune").is_valid({"_base_": "smollm2_135m_lora", "optimizer": {"lrr": 0.1}})
     assert not validator("lora_finetune").is_valid({"optimizer": {"lr": 0.1}})
 
 
-def test_component_of_the_user_is_accepted() -> None:
+def test_component_outside_torchtune_is_accepted() -> None:
     config = {**VALID, "model": {"_component_": "my_models.tiny", "size": 3}}
     assert validator("lora_finetune").is_valid(config)
 
@@ -251,14 +251,14 @@ edits = st.lists(
 
 
 @settings(max_examples=150)
-@given(done=edits)
-def test_schema_gives_no_false_alarm(done: list[Edit]) -> None:
-    tree = apply_edits(VALID, done)
+@given(drawn_edits=edits)
+def test_schema_accepts_every_config_that_the_engine_accepts(drawn_edits: list[Edit]) -> None:
+    tree = apply_edits(VALID, drawn_edits)
     if engine_accepts("lora_finetune", tree):
         assert list(validator("lora_finetune").iter_errors(tree)) == []
 
 
-def test_key_that_holds_anchors_is_accepted_at_the_top_only() -> None:
+def test_key_for_yaml_anchors_is_accepted_at_the_top_level_only() -> None:
     for tree in ({**VALID, "x-any": {"a": [1]}}, {**VALID, "x-any": None}):
         assert list(validator("lora_finetune").iter_errors(tree)) == []
         assert engine_accepts("lora_finetune", tree)

@@ -1,4 +1,4 @@
-"""The wheel carries recipes, Python configs and YAML configs."""
+"""The wheel contains recipes, Python configs and YAML configs, and works away from the clone."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the project's wheel, built where its dependencies are installed."""
+    """Return the project's wheel, wheel_file in this environment, which has its dependencies."""
     return build(tmp_path_factory.mktemp("wheel"), "--no-build-isolation")
 
 
@@ -30,12 +30,12 @@ def build(folder: Path, *options: str) -> Path:
     source = copy_project(folder / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *options, "-w", str(folder), "."]
     subprocess.run(pip, cwd=source, check=True)
-    (built,) = folder.glob("torchtune-*.whl")
-    return built
+    (wheel_file,) = folder.glob("torchtune-*.whl")
+    return wheel_file
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy the files from which the project is installed, and those alone."""
+    """Copy only the files that an installation of the project needs."""
     folder.mkdir()
     for name in NAMES:
         subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
@@ -44,26 +44,28 @@ def copy_project(folder: Path) -> Path:
 
 
 def install(wheel: Path, site: Path) -> dict[str, str]:
-    """Install a wheel without what it needs into a folder; return the environment in which that is found."""
+    """Install a wheel without dependencies into a folder; return environment variables that make it importable."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(pip, check=True)
     return {**os.environ, "PYTHONPATH": str(site)}
 
 
-def tune(folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:
+def tune(folder: Path, *args: str, environment: dict[str, str] | None = None) -> str:
     code = "from torchtune.cli import run; run()"
-    call = [sys.executable, "-P", "-c", code, *words]
-    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    command = [sys.executable, "-P", "-c", code, *args]
+    completed = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.mark.slow
-def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_lists_validates_and_copies_configs(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     environment = install(wheel, site)
     code = "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
         env=environment,
@@ -71,12 +73,12 @@ def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_p
         text=True,
         check=True,
     )
-    assert done.stdout.count(str(site)) == 2
+    assert completed.stdout.count(str(site)) == 2
     assert "smollm2_135m_lora" in tune(tmp_path, "ls", environment=environment)
-    call = ("lora_finetune", "--config", "smollm2_135m_lora")
-    assert tune(tmp_path, "validate", *call, environment=environment).startswith("ok: 139,399,488")
+    command = ("lora_finetune", "--config", "smollm2_135m_lora")
+    assert tune(tmp_path, "validate", *command, environment=environment).startswith("ok: 139,399,488")
     shipped = site / "configs_yaml/schemas/lora_finetune.json"
-    assert is_whole(shipped)
+    assert is_complete(shipped)
     before = shipped.stat().st_mtime_ns
     tune(tmp_path, "cp", "smollm2_135m_lora", "mine.yaml", environment=environment)
     schema = (tmp_path / "mine.yaml").read_text().splitlines()[0].rpartition("$schema=")[2]
@@ -85,52 +87,60 @@ def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_p
     assert tune(
         tmp_path, "validate", "lora_finetune", "--config", "mine.yaml", environment=environment
     ).startswith("ok")
-    assert sysconfig.get_paths()["purelib"] not in done.stdout
+    assert sysconfig.get_paths()["purelib"] not in completed.stdout
 
 
-def is_whole(schema: Path) -> bool:
+def is_complete(schema: Path) -> bool:
     return "additionalProperties" in json.loads(schema.read_text())
 
 
 @pytest.mark.slow
-def test_wheel_that_was_built_without_torch_builds_its_schemas_at_first_use(tmp_path: Path) -> None:
+def test_wheel_built_without_torch_builds_its_schemas_on_first_use(tmp_path: Path) -> None:
     folder, site = tmp_path / "wheel", tmp_path / "site"
     folder.mkdir()
     environment = install(build(folder), site)
     schemas = {path.stem: path for path in (site / "configs_yaml/schemas").glob("*.json")}
     assert schemas.keys() == {"full_finetune", "lora_finetune", "alpaca_generate"}
-    assert not any(map(is_whole, schemas.values()))
+    assert not any(map(is_complete, schemas.values()))
     tune(tmp_path, "cp", "smollm2_135m_lora", "mine.yaml", environment=environment)
-    assert all(map(is_whole, schemas.values()))
+    assert all(map(is_complete, schemas.values()))
     (record,) = site.glob("torchtune-*.dist-info/RECORD")
     for name in schemas:  # so that an uninstall removes them
         assert f"configs_yaml/schemas/{name}.json" in record.read_text()
 
 
 @pytest.mark.slow
-def test_full_install_of_the_wheel_fine_tunes(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_installed_with_its_dependencies_fine_tunes(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     bin_folder = tmp_path / "venv/bin"
     pip = [str(bin_folder / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def installed_tune(*words: str) -> int:
-        call = [str(bin_folder / "tune"), *words]
-        done = subprocess.run(
-            call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    def installed_tune(*args: str) -> int:
+        command = [str(bin_folder / "tune"), *args]
+        completed = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert completed.returncode == 0, completed.stderr
         return 0
 
     tiny = tiny_run(tmp_path, installed_tune)
     out = f"output_dir={tmp_path / 'run'}"
-    call = ["lora_finetune", "--config", "smollm2_135m_lora", "--override", *tiny.overrides, *tiny.rows, out]
-    installed_tune(*call, "device=cpu", "batch_size=3", "validation.max_new_tokens=4")
+    command = [
+        "lora_finetune",
+        "--config",
+        "smollm2_135m_lora",
+        "--override",
+        *tiny.overrides,
+        *tiny.rows,
+        out,
+    ]
+    installed_tune(*command, "device=cpu", "batch_size=3", "validation.max_new_tokens=4")
     assert (tmp_path / "run/metrics.jsonl").read_text().count('"lr"') == 4
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
-    words = [f"model_directory={tiny.folder / 'model'}", f"dataset.source={tiny.folder / 'rows.json'}"]
-    installed_tune("full_finetune", "--config", "full", *words, "device=cpu", "max_steps=1")
+    overrides = [f"model_directory={tiny.folder / 'model'}", f"dataset.source={tiny.folder / 'rows.json'}"]
+    installed_tune("full_finetune", "--config", "full", *overrides, "device=cpu", "max_steps=1")
     assert (tmp_path / "runs/full/final/model.safetensors").is_file()
     prompt = [
         *tiny.overrides,

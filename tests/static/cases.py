@@ -1,8 +1,6 @@
-"""Cases for type checkers: they must report the lines marked `error` and must not report those marked `ok`.
+"""Cases for type checkers, which must report the lines marked `error` and must not report those marked `ok`.
 
-mypy's error code follows `error`; `test_static.py` maps it to basedpyright's.
-
-This file is never imported; mypy and basedpyright read it.
+mypy's error code follows `error`; `test_static.py` maps it to basedpyright's. This file is never imported.
 """
 
 from typing import Annotated, Any
@@ -61,7 +59,7 @@ lazy(DiskLogger, log_dir="${output_dir}")  # ok
 
 
 def dataset_of(tokenizer: Tokenizer) -> AlpacaDataset:
-    """A builder with a component among its arguments."""
+    """Build a dataset from another component."""
     return AlpacaDataset(tokenizer)
 
 
@@ -113,14 +111,14 @@ LoraFinetuneConfig(  # ok
 
 
 def variant() -> FullFinetuneConfig:
-    """A variant is a function."""
+    """Return a variant of a config."""
     variant_config = alpaca_llama2_full_finetune()
     variant_config.output_dir = 3  # error: assignment
     return variant_config
 
 
 def wrong_variant() -> LoraFinetuneConfig:
-    """It returns its recipe's config."""
+    """Return the config of another recipe."""
     return smollm2_135m_full()  # error: return-value
 
 

@@ -1,8 +1,8 @@
-"""The words that this project's names and prose do not use, and where they occur.
+"""Checker for names and phrases that are banned in this project's code and prose.
 
-A name says what a value is; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
-listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every use in files and
-folders.
+A name states what its value is; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
+which are listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every banned
+use in files and folders.
 """
 
 import ast
@@ -22,12 +22,12 @@ BARE_NAMES = re.compile(
     "now|odd|of|only|otherwise|ours|own|passed|placed|put|rest|said|seen|sent|shown|some|sought|sure|taken|theirs|then|"
     "there|today|together|told|until|wanted|what|when|where|which|whole|why|wide|without|within|written"
 )
-"""Names that say nothing of the value they hold: write what it is (`matches`, `message`, `expected_type`)."""
+"""Names that do not describe their value: use what it is (`matches`, `message`, `expected_type`)."""
 
 NAME_WORDS = re.compile(
     "anew|apart|besides?|behind|fellows?|house|lighten|learnt|ours|said|slip|spelt|theirs|told|wanted"
 )
-"""Words that no part of a name may be."""
+"""Words that no name may contain."""
 
 PHRASES = {
     r"go(es)? on\b|going on\b|went on\b|gone on\b": "continue, resume",
@@ -65,21 +65,21 @@ PHRASES = {
     r"thereby\b|therein\b|thereof\b|wherein\b|whereof\b": "in this way, in it",
     r"by itself alone\b|alone are\b|alone is\b": "only",
 }
-"""Phrases, as regular expressions that begin at a word, with what to write instead."""
+"""Regular expressions of banned phrases, which match from the start of a word, with their replacements."""
 
 SPACE = r"(?:\s*\n\s*#)?\s+"
-"""White space within a phrase, which may be broken over two lines of a comment."""
+"""White space within a phrase, which may include a line break in a comment."""
 
 ALLOWED: dict[tuple[str, str], str] = {
     ("demo/run.py", "refused"): "part of an error message of pip",
     ("torchtune/config/__init__.py", "between"): "a public validator, as in `between(0, 1)`",
     ("torchtune/config/_validators.py", "between"): "a public validator, as in `between(0, 1)`",
 }
-"""Right uses: (file, the name or the phrase as it occurs in lower case), with the reason."""
+"""Allowed uses, as (file, name or lower-case phrase), with the reason."""
 
 
 class Use(NamedTuple):
-    """A word that is not to be used, and where it is."""
+    """A banned name or phrase, with its location and replacement."""
 
     file: str
     line: int
@@ -91,7 +91,7 @@ class Use(NamedTuple):
 
 
 def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield every name that a module defines, with its line."""
+    """Yield every name that a module defines, with its line number."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -113,7 +113,7 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def is_banned(name: str) -> bool:
-    """Return whether a name, in snake case or camel case, or one of its words is on a list."""
+    """Return whether a name (snake case or camel case) or one of its words is banned."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return bool(
         BARE_NAMES.fullmatch(name.strip("_")) or any(NAME_WORDS.fullmatch(word.lower()) for word in words)
@@ -121,7 +121,7 @@ def is_banned(name: str) -> bool:
 
 
 def strings(tree: ast.Module, *, docstrings_only: bool) -> Iterator[tuple[int, str]]:
-    """Yield the string literals of a module, or only its docstrings, with their first lines."""
+    """Yield the string literals of a module, or only its docstrings, with their line numbers."""
     statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         match node:
@@ -130,7 +130,7 @@ def strings(tree: ast.Module, *, docstrings_only: bool) -> Iterator[tuple[int, s
 
 
 def comments(source: str) -> Iterator[tuple[int, str]]:
-    """Yield blocks of consecutive comment lines, each joined, with its first line."""
+    """Yield the text and first line number of each block of consecutive comment lines."""
     block: list[str] = []
     first = last = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -149,7 +149,7 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
 
 
 def uses_in_prose(file: str, line: int, text: str) -> Iterator[Use]:
-    """Yield the phrases of a text that are not to be used; a phrase may run over the end of a line."""
+    """Yield the banned phrases of a text, which may contain line breaks."""
     for pattern, replacement in PHRASES.items():
         for match in re.finditer(rf"(?i)\b(?:{pattern.replace(' ', SPACE)})", text):
             word = re.sub(SPACE, " ", match[0]).lower()
@@ -158,11 +158,11 @@ def uses_in_prose(file: str, line: int, text: str) -> Iterator[Use]:
 
 
 def uses_in_python(file: str, source: str) -> Iterator[Use]:
-    """Yield the names and phrases of a module that are not to be used."""
+    """Yield the banned names and phrases of a module."""
     tree = ast.parse(source)
     for line, name in names(tree):
         if is_banned(name) and (file, name) not in ALLOWED:
-            yield Use(file, line, name, "a name that says what the value is")
+            yield Use(file, line, name, "a name that describes the value")
     for line, text in strings(tree, docstrings_only=file.startswith("tests/")):
         yield from uses_in_prose(file, line, text)
     for line, text in comments(source):
@@ -170,13 +170,13 @@ def uses_in_python(file: str, source: str) -> Iterator[Use]:
 
 
 def uses_in_markdown(file: str, text: str) -> Iterator[Use]:
-    """Yield the phrases of a page that are not to be used, code blocks left out."""
+    """Yield the banned phrases of a page, except in code."""
     without_code = re.sub(r"(?ms)^```.*?^```", lambda block: "\n" * block[0].count("\n"), text)
     yield from uses_in_prose(file, 1, re.sub(r"`[^`\n]*`", lambda code: " " * len(code[0]), without_code))
 
 
 def uses(path: Path) -> list[Use]:
-    """List the names and phrases of a file that are not to be used."""
+    """List the banned names and phrases of a file."""
     file = path.resolve().relative_to(ROOT).as_posix()
     text = path.read_text(encoding="utf-8")
     return list(uses_in_python(file, text) if path.suffix == ".py" else uses_in_markdown(file, text))

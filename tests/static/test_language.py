@@ -1,4 +1,4 @@
-"""Names and prose of the whole tree use the field's words, and the check that says so detects the others."""
+"""Names and prose of the tree contain no banned word or phrase, and the checker detects them."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CHECKED = ["torchtune", "recipes", "configs_py", "tests", "benchmarks", "demo", 
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 
 
-def test_no_name_or_phrase_is_on_the_list() -> None:
+def test_tree_contains_no_banned_name_or_phrase() -> None:
     paths = [path for name in [*CHECKED, *PAGES] for path in files(ROOT / name)]
     assert len(paths) > 500
     assert [str(use) for path in paths for use in uses(path)] == []
@@ -38,22 +38,22 @@ def test_no_name_or_phrase_is_on_the_list() -> None:
         ('if answer == "yes":\n    """The loss is not a number."""', []),
     ],
 )
-def test_python_source(source: str, words: list[str]) -> None:
+def test_banned_names_and_phrases_of_python_source_are_detected(source: str, words: list[str]) -> None:
     assert [use.word for use in uses_in_python("torchtune/module.py", source)] == words
 
 
-def test_strings_of_tests_are_data_and_their_docstrings_are_prose() -> None:
+def test_docstrings_of_tests_are_checked_but_other_strings_are_not() -> None:
     source = 'def test_chat() -> None:\n    """The chat goes on."""\n    chat = "The story goes on."\n'
     assert [use.line for use in uses_in_python("tests/test_chat.py", source)] == [2]
 
 
-def test_code_of_a_page_is_not_prose() -> None:
+def test_code_in_markdown_is_not_checked() -> None:
     page = "The run\ngoes on.\n\n```python\nfound = refuse()\n```\nUse `beside` here.\nIt is refused.\n"
     result = [(use.line, use.word) for use in uses_in_markdown("docs/page.md", page)]
     assert result == [(2, "goes on"), (8, "refused")]
 
 
-def test_allowed_uses_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_allowed_use_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = set(ALLOWED)
     monkeypatch.setattr(language, "ALLOWED", {})
     occurring = {(use.file, use.word) for file, _ in allowed for use in uses(ROOT / file)}

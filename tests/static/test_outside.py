@@ -1,4 +1,4 @@
-"""The type checkers find the same mistakes in a project of somebody else's, however torchtune is installed."""
+"""Type checkers find the same mistakes in a user's project, whether torchtune is installed from a wheel or editable."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 class Installed(NamedTuple):
-    """An environment with torchtune in it, and a folder away from its source."""
+    """An environment with torchtune installed, and a project folder outside its source."""
 
     python: str
     folder: Path
@@ -26,11 +26,11 @@ class Installed(NamedTuple):
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Install torchtune into an environment that has all else from this one."""
+    """Install torchtune into a new environment, which shares the dependencies of this one."""
     root = tmp_path_factory.mktemp(request.param)
     venv.create(root / "venv", with_pip=False)
     (site,) = (root / "venv").glob("lib/python*/site-packages")
-    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
     python = str(root / "venv/bin/python")
     if request.param == "wheel":
         (root / "built").mkdir()
@@ -39,12 +39,12 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         source = ["--no-build-isolation", "--editable", str(copy_project(root / "clone"))]
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *source]
     subprocess.run(pip, check=True)
-    strange = tmp_path_factory.mktemp("strange")
-    shutil.copy(CASES, strange)
-    call = [python, "-P", "-c", "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"]
-    files = subprocess.run(call, cwd=strange, capture_output=True, text=True, check=True, env={}).stdout
+    project = tmp_path_factory.mktemp("project")
+    shutil.copy(CASES, project)
+    command = [python, "-P", "-c", "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"]
+    files = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, env={}).stdout
     assert files.count(str(root)) == 2
-    return Installed(python, strange)
+    return Installed(python, project)
 
 
 @CHECKERS
@@ -55,14 +55,14 @@ def test_checker_finds_every_marked_mistake_outside_the_clone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    # Without settings of a project, as a newcomer runs it.
+    # Default settings, as in a project without a configuration.
     options = ["cases.py"] if check is basedpyright else ["--strict"]
     errors = check("cases.py", folder=installed.folder, python=installed.python, options=options)
     compare(errors, rules)
 
 
 @pytest.mark.parametrize("check", [mypy, basedpyright])
-def test_project_with_a_package_named_recipes_can_also_import_torchtunes(
+def test_project_with_a_package_named_recipes_can_import_torchtune_recipes(
     installed: Installed,
     check: Callable[..., list[CheckerError]],
     monkeypatch: pytest.MonkeyPatch,

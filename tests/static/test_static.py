@@ -1,4 +1,4 @@
-"""mypy --strict and basedpyright find the marked mistakes, and nothing else."""
+"""mypy --strict and basedpyright report exactly the marked mistakes."""
 
 import json
 import re
@@ -18,12 +18,12 @@ RULES = {
     "arg-type": {"reportArgumentType", "reportAttributeAccessIssue", "reportAssignmentType"},
     "assignment": {"reportAttributeAccessIssue", "reportAssignmentType"},
     "attr-defined": {"reportAttributeAccessIssue"},
-    # The second is a partial's, where the function takes `**kwargs: Unpack[...]`.
+    # The second rule applies to a partial of a function with `**kwargs: Unpack[...]`.
     "call-arg": {"reportCallIssue", "reportArgumentType"},
     "index": {"reportIndexIssue"},
     "return-value": {"reportReturnType"},
 }
-"""What basedpyright calls a mistake that mypy gives this code."""
+"""The basedpyright rules that correspond to each mypy error code."""
 
 
 class CheckerError(NamedTuple):
@@ -36,7 +36,7 @@ class CheckerError(NamedTuple):
 
 
 def expected_errors() -> dict[int, str]:
-    """Return mypy's code for each line that is marked as a mistake."""
+    """Return the mypy error code of each line that is marked as a mistake."""
     lines = CASES.read_text(encoding="utf-8").splitlines()
     return {i: match[1] for i, line in enumerate(lines, 1) if (match := re.search(r"# error: (\S+)$", line))}
 
@@ -53,9 +53,9 @@ def mypy(
     options: Sequence[str] = ("--config-file", "pyproject.toml"),
 ) -> list[CheckerError]:
     call = [python, "-m", "mypy", *options, "--no-error-summary", *paths]
-    out = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
-    matches = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", out, re.MULTILINE)
-    assert len(matches) == out.count(": error: ")
+    output = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
+    matches = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", output, re.MULTILINE)
+    assert len(matches) == output.count(": error: ")
     return [CheckerError(file, int(line), rule, message) for file, line, message, rule in matches]
 
 
@@ -67,8 +67,8 @@ def basedpyright(
 ) -> list[CheckerError]:
     flags = ["--outputjson", "--level", "error", "--pythonpath", python]
     call = [python, "-m", "basedpyright", *flags, *options]
-    out = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
-    report = json.loads(out)
+    output = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
+    report = json.loads(output)
     assert report["summary"]["filesAnalyzed"] >= len(paths)
     return [
         CheckerError(d["file"], d["range"]["start"]["line"] + 1, d["rule"], d["message"])
@@ -76,14 +76,14 @@ def basedpyright(
     ]
 
 
-def test_cases_are_many_and_each_says_what_is_expected() -> None:
+def test_there_are_at_least_30_cases_of_each_kind_and_all_marks_are_valid() -> None:
     assert len(expected_errors()) >= 30
     assert len(lines_marked_ok()) >= 30
     assert set(expected_errors().values()) == RULES.keys()
-    words = [
+    marked_lines = [
         line for line in CASES.read_text(encoding="utf-8").splitlines() if re.search(r"# (error|ok)\b", line)
     ]
-    assert len(words) == len(expected_errors()) + len(lines_marked_ok()), "a mark is misspelled"
+    assert len(marked_lines) == len(expected_errors()) + len(lines_marked_ok()), "a mark is misspelled"
 
 
 CHECKERS = pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_checker_reports_exactly_the_marked_mistakes(
 
 
 def compare(errors: Sequence[CheckerError], rules: Mapping[str, set[str]]) -> None:
-    """Compare a checker's errors with what the cases expect."""
+    """Check that a checker reports exactly the marked mistakes."""
     in_cases = {error.line: error for error in errors if error.file.endswith("cases.py")}
     assert [error for error in errors if not error.file.endswith("cases.py")] == []
     expected = expected_errors()
