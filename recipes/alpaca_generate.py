@@ -64,10 +64,10 @@ class AlpacaGenerateConfig:
     prompt: str | None = field(default=None, validator=[not_empty(), _check_one_source])
     """A prompt; its answer is streamed to the terminal."""
     input: str = field(default="", validator=_check_effect)
-    """Input for the prompt, such as a text to summarise; empty: none."""
+    """Input for the prompt, such as an article to summarise; empty: none."""
     prefill: str = ""
-    """Text with which every answer begins and that the model continues, unless a row of prompts_file sets its own
-    `prefill`; empty: none."""
+    """Text at the start of every answer, which the model continues; a row of prompts_file can override it with its own
+    `prefill`. Empty: none."""
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """Several prompts, which are answered in batches."""
     prompts_file: LocalPath | None = None
@@ -79,22 +79,22 @@ class AlpacaGenerateConfig:
     """Chat, reading messages from the terminal or a pipe; null: chat if no prompts are set."""
     template: Template = "alpaca"
     """How prompts are formatted. alpaca: Stanford Alpaca's template; chat: the tokenizer's chat template; plain:
-    unchanged; auto: the chat template if there is one, else plain."""
+    unchanged; auto: the chat template if there is one, otherwise plain."""
     system: str | None = field(default=None, validator=_check_effect)
     """The system message; null: the default of the chat template."""
     output_file: LocalPath | None = field(default=None, validator=_check_effect)
     """Path of a new JSON Lines file for the answers: each prompt's row plus `generated`. Null: print the answers."""
     batch_size: int = field(default=8, validator=above(0))
-    """Number of prompts that are answered together; the answers do not depend on it."""
+    """Number of prompts to answer at once; the answers do not depend on it."""
 
     model: Component[Decoder]
     """The model's architecture."""
     model_directory: LocalPath
-    """Folder of the model: a Hugging Face folder, a PEFT adapter next to its base model, or a run. Of a run, `best/` is
-    used if it exists, else `final/`; name a subfolder to choose it."""
+    """Folder of a Hugging Face model, of a PEFT adapter whose base model can be found, or of a run. For a run, `best/`
+    is used if it exists, otherwise `final/`; pass the path of a subfolder to use that one."""
     adapter_directory: LocalPath | None = None
-    """Folder of an adapter in PEFT format, such as a run's `final/`, or of its run; null: that of `model_directory`, if
-    any."""
+    """Folder of a PEFT adapter, such as a run's `final/`, or of a run; null: the adapter in `model_directory`, if there
+    is one."""
     tokenizer: Component[Tokenizer]
     """The tokenizer, which encodes text as token ids."""
     tokenizer_directory: LocalPath | None = ref("model_directory")
@@ -114,7 +114,7 @@ class AlpacaGenerateConfig:
     repetition_penalty: float = field(default=1.0, validator=above(0))
     """Penalty on the logits of tokens already in the prompt or answer (CTRL, arXiv 1909.05858); 1: none."""
     stop: list[str] = field(factory=list, validator=each(not_empty()))
-    """Strings at which an answer ends; they are not part of it."""
+    """Strings that end an answer; they are not included in it."""
 
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed for sampling; null: a random seed."""

@@ -26,7 +26,7 @@ class AlpacaDataset(InstructDataset):
     source: Source | None = None  # type: ignore[assignment]  # null only until `__attrs_post_init__`
     """Your own rows, in any form that `InstructDataset` accepts. Null: the Alpaca dataset."""
     columns: dict[str, str] | None = None
-    """Column names of the source, where they differ: `{instruction: question, output: answer}`."""
+    """The source's column names, if they differ from the defaults: `{instruction: question, output: answer}`."""
     template: str = field(default="alpaca", init=False)
     system: None = field(default=None, init=False)
 

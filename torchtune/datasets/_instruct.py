@@ -68,10 +68,10 @@ class InstructDataset(RowDataset[Task, Example]):
     train_on_input: bool = False
     """Train on the prompt too, not only on the answer and the end of its turn."""
     columns: dict[str, str] | None = None
-    """Column names of the source, where they differ: `{instruction: question, output: answer}`."""
+    """The source's column names, if they differ from the defaults: `{instruction: question, output: answer}`."""
     template: str = "chat"
-    """"chat" for the tokenizer's chat template; "alpaca" for the prompt of Stanford Alpaca; or your own prompt, a text
-    with {instruction} and {input} in it, which the answer follows directly."""
+    """"chat" for the tokenizer's chat template; "alpaca" for the Stanford Alpaca prompt; or your own prompt with the
+    placeholders {instruction} and {input}, directly followed by the answer."""
     system: str | None = None
     """A system turn for tasks without one. Null: the chat template's default, if it has one."""
     _names: dict[str, str] = field(init=False)

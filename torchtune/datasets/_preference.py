@@ -42,7 +42,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     item_type: ClassVar[type[Item]] = Pair
 
     columns: dict[str, str] | None = None
-    """Column names of the source, where they differ: `{prompt: question}`."""
+    """The source's column names, if they differ from the defaults: `{prompt: question}`."""
     system: str | None = None
     """A system turn for conversations without one."""
     max_seq_len: int | None = field(default=None, kw_only=True)

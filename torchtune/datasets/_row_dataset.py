@@ -86,14 +86,14 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     `datasets.load_dataset`). `streaming: true` reads it, or local Parquet files, during the run, without a copy on
     disk; `rows` sets the number of rows in an epoch."""
     max_seq_len: int | None = field(default=None, kw_only=True)
-    """Longest example in tokens; null: any length."""
+    """Maximum length of an example (tokens); null: no limit."""
     truncate: Truncate = field(default="right", kw_only=True)
-    """Where a longer example is cut: at its "right" or "left" end; "drop" skips it. An example that loses all its
+    """The end at which a longer example is truncated, "right" or "left"; "drop" skips it. An example that loses all its
     targets is skipped too."""
     on_error: OnError = field(default="raise", kw_only=True)
     """What to do with a row that cannot be used: "raise" an error, or "skip" and count it."""
     ignore_columns: list[str] | None = field(default=None, kw_only=True)
-    """Columns that are unused on purpose, and are not reported."""
+    """Columns to ignore without reporting them as unused."""
     logged_notes: frozenset[str] = field(default=frozenset(), init=False)
     """The texts of the notes that were logged when the first rows were checked."""
     _table: Table = field(init=False)

@@ -23,7 +23,7 @@ class Builder(Protocol):
         """Build the model.
 
         Args:
-            max_seq_len: Longest sequence, in tokens.
+            max_seq_len: Maximum sequence length (tokens).
         """
 
 
@@ -55,7 +55,7 @@ def _builder(checkpoint: str, architecture: Architecture) -> Builder:
     build.__doc__ = f"""Build {checkpoint}, with random weights, as its config.json describes it.
 
     Args:
-        max_seq_len: Longest sequence, in tokens.
+        max_seq_len: Maximum sequence length (tokens).
     """
     function: Any = build
     function.architecture = architecture

@@ -32,7 +32,7 @@ def llama2(
         num_kv_heads: Key-value heads per layer, a divisor of num_heads.
         head_dim: Width of one head, even; null is embed_dim / num_heads.
         ffn_dim: Inner width of the feed-forward.
-        max_seq_len: Longest sequence, in tokens.
+        max_seq_len: Maximum sequence length (tokens).
         rope_base: Base of the rotary frequencies.
         norm_eps: Added to the mean square inside every norm.
         tied_embeddings: Whether the output head is the embedding table.

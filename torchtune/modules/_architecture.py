@@ -29,7 +29,7 @@ class Architecture:
     embed_dim: int = field(validator=gt(0))
     """Width of the residual stream."""
     max_seq_len: int = field(validator=gt(0))
-    """Longest sequence, in tokens."""
+    """Maximum sequence length (tokens)."""
     tied_embeddings: bool
     """Whether the output head is the embedding table."""
     embed_scale: float = 1.0

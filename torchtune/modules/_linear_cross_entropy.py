@@ -21,7 +21,7 @@ class LinearCrossEntropy(nn.Module):
     Args:
         reduction: "sum" over the targets, or their "mean" (0 without targets).
         chunk_size: Number of targets whose logits are stored at once.
-        ignore_index: Label of positions without a target; None: every position has a target. With a label, the number
+        ignore_index: Label of positions without a target; null: every position has a target. With a label, the number
             of targets is read back from a GPU once per call; with None, nothing is read back.
     """
 

@@ -118,8 +118,8 @@ def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = Fals
 
     fields = []
     if is_component_tree(tree):
-        swap = f"Name another component to swap it{_choices(t)}."
-        fields.append(_leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], swap, is_default=only_defaults))
+        doc = f"Dotpath of the component{_choices(t)}."
+        fields.append(_leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], doc, is_default=only_defaults))
     # tyro treats `a-b` and `a_b` as one name; the second one is parsed without tyro.
     slots_by_name = {
         str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())

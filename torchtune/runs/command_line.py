@@ -61,21 +61,21 @@ OVERRIDE: Final = Option("--override", "change fields of the config", "key=value
 ALLOW: Final = Option("--allow", "trust the code of a package", "PACKAGE", repeats=True)
 OVERWRITE: Final = Option(
     "--overwrite",
-    "start a new run in an output_dir that holds one; the old run's config, record, metrics, checkpoints and results"
-    " are removed, other files are kept",
+    "start a new run in an output_dir that already contains one; the old run's config, record, metrics, checkpoints and"
+    " results are removed; other files are kept",
 )
-EXTEND: Final = Option("--extend", "continue a finished run whose epochs or step limits were raised")
+EXTEND: Final = Option("--extend", "continue a finished run after raising its epochs or step limits")
 ACCEPT_CHANGES: Final = Option(
     "--accept-changes",
-    "resume although code, data or versions have changed since the run started; its record lists the changes",
+    "resume even though code, data or versions have changed since the run started; its record lists the changes",
 )
 JOIN_TIMEOUT: Final = Option(
-    "--join-timeout", "how long to wait at the start for all ranks to join; 600 by default", "SECONDS"
+    "--join-timeout", "time limit for all ranks to join at the start (default: 600)", "SECONDS"
 )
 RUN_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW, OVERWRITE, EXTEND, ACCEPT_CHANGES, JOIN_TIMEOUT)
 
 LAUNCH_OPTIONS: Final = (
-    Option("--nproc_per_node", "ranks to start on this machine", "N"),
+    Option("--nproc_per_node", "number of ranks on this machine", "N"),
     Option("--nnodes", "number of machines, or a range such as 2:4", "N"),
     Option("--node_rank", "index of this machine, from 0", "N"),
     Option("--rdzv_backend", "rendezvous backend, c10d or static", "NAME"),
@@ -83,10 +83,14 @@ LAUNCH_OPTIONS: Final = (
     Option("--rdzv_id", "job id, the same on all machines", "ID"),
     Option("--master_addr", "address of rank 0's machine, without a rendezvous backend", "HOST"),
     Option("--master_port", "port on that machine", "PORT"),
-    Option("--standalone", "one machine, any free port"),
-    Option("--max_restarts", "how often to restart failed ranks", "N"),
-    Option("--log_dir", "folder for the output of the ranks", "FOLDER"),
-    Option("--tee, -t", "streams to write there as well, 3 for all", "STREAMS"),
+    Option("--standalone", "a single machine; choose any free port"),
+    Option("--max_restarts", "maximum number of restarts after a rank fails", "N"),
+    Option("--log_dir", "folder for the log files of the ranks", "FOLDER"),
+    Option(
+        "--tee, -t",
+        "streams to print to the console and also write to log files; 3: stdout and stderr",
+        "STREAMS",
+    ),
 )
 """The options of torchrun that distributed runs commonly need; its others are accepted in the same position."""
 LAUNCH_SWITCHES: Final = (

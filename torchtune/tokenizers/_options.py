@@ -21,8 +21,8 @@ class TokenizerOptions(TypedDict, total=False):
     stop_tokens: Sequence[str] | None
     """Tokens of the vocabulary that end an answer, in addition to the tokenizer's default stop tokens."""
     special_tokens_in_content: Sequence[str] | None
-    """Special tokens that messages and plain texts may contain, such as `<think>`; they are encoded as tokens. All
-    other special tokens in messages and plain texts are encoded as text."""
+    """Special tokens that messages and plain text may contain, such as `<think>`; they are encoded as tokens. All
+    other special tokens in messages and plain text are encoded as text."""
 
 
 def check_options(options: TokenizerOptions) -> None:

@@ -10,14 +10,14 @@ class Checkpoints:
     """When a run writes checkpoints, from which it can resume, and which of them it retains."""
 
     every_n_steps: int | None = field(default=100, validator=above(0))
-    """Optimizer steps between two checkpoints; null: not by step."""
+    """Optimizer steps between checkpoints; null: no step-based checkpoints."""
     every_n_minutes: float | None = field(default=None, validator=above(0))
-    """Minutes between two checkpoints; null: not by time."""
+    """Minutes between checkpoints; null: no time-based checkpoints."""
     at_epoch_ends: bool = True
     """Write a checkpoint at the end of each epoch."""
     asynchronous: bool = False
     """Write checkpoints in the background; needs CPU memory for a copy of the trained state while writing."""
     keep: int = field(default=1, validator=above(0))
-    """How many of the newest checkpoints are retained."""
+    """Number of most recent checkpoints to retain."""
     keep_every_n_steps: int | None = field(default=None, validator=above(0))
-    """Also retain the checkpoints of steps that are multiples of this; null: retain no others."""
+    """Also retain the checkpoints of steps that are multiples of this; null: only the most recent ones."""

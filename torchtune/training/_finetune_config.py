@@ -79,14 +79,14 @@ class FinetuneConfig:
     output_dir: LocalPath = field(validator=not_empty())
     """Folder for the frozen config, metrics, checkpoints and the final model (`final/`)."""
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
-    """Seed of the data order, dropout and random weights; null: a random seed, recorded in the frozen config."""
+    """Seed for the data order, dropout and random weights; null: a random seed, which the frozen config records."""
     device: Device = "auto"
     """Device to train on; auto: the first available of cuda, mps and cpu."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Precision of computation and of frozen weights; auto: bf16 on GPUs that support it, else fp32. fp16 uses loss
     scaling."""
     enable_fsdp: bool = False
-    """Shard weights, gradients and optimizer state across ranks; false: each rank holds a full copy."""
+    """Shard weights, gradients and optimizer state across ranks; false: each rank has a full copy."""
     placement: Placement = field(factory=Placement, validator=_check_placement)
     """Precision of weights, sharding, activation checkpointing and compilation."""
 
@@ -106,16 +106,16 @@ class FinetuneConfig:
     loading: Loading = field(factory=Loading)
     """How rows are read and batched: packing, workers, token cache."""
     batch_size: int = field(default=4, validator=above(0))
-    """Rows of one forward pass on each rank."""
+    """Number of rows per forward pass on each rank."""
     gradient_accumulation_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """Micro-batches per optimizer step on each rank. Double it to resume with half as many ranks."""
+    """Number of micro-batches per optimizer step on each rank. Double it to resume with half as many ranks."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """Passes over the dataset. The last optimizer step of an epoch may have fewer rows."""
+    """Number of passes over the dataset. The last optimizer step of an epoch may have fewer rows."""
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Limits the run to `epochs` times this many optimizer steps. Epochs are not cut short: reading continues through
-    the dataset, so that later rows are used too. Null: no limit."""
+    """Limits the run to `epochs` times this many optimizer steps; null: no limit. A new pass over the dataset starts
+    only after its last row, so that later rows are used too."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Optimizer steps of the whole run, regardless of `epochs`; null: determined by `epochs`."""
+    """Total number of optimizer steps, regardless of `epochs`; null: determined by `epochs`."""
 
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
         default=lazy(AdamW, lr=2e-5, fused=True), validator=OPTIMIZER_RANGES
@@ -129,7 +129,7 @@ class FinetuneConfig:
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
     """Maximum L2 norm of the gradient, which is scaled down if it is larger; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
-    """What to do at a NaN or infinite loss or gradient. stop: end the run; skip: skip the step, up to nine in a row."""
+    """Reaction to a NaN or infinite loss or gradient. stop: end the run; skip: skip the step, up to nine in a row."""
 
     validation: Annotated[Validation | None, MayChange()] = field(
         default=None, validator=_check_validation_dataset
@@ -141,9 +141,9 @@ class FinetuneConfig:
     )
     """One or more loggers that receive metrics in addition to `metrics.jsonl`; null: none."""
     log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """Optimizer steps between calls of the loggers; `metrics.jsonl` has every step."""
+    """Call the loggers once per this many optimizer steps; `metrics.jsonl` always has every step."""
     profiling: Annotated[Profiling | None, MayChange()] = None
-    """Which steps torch.profiler records; null: none."""
+    """The steps that torch.profiler records; null: none."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)
     """When checkpoints are written, and which are retained."""
 

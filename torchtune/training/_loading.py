@@ -22,8 +22,8 @@ class Packing:
     window: int = field(default=1024, validator=above(0))
     """Examples packed together (the packing window); a larger window leaves less padding and uses more memory."""
     share_prefixes: bool = True
-    """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients are
-    those of separate examples; with dropout, the examples share the masks of the prefix."""
+    """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients do
+    not change, except that the examples then share the dropout masks of the prefix."""
 
 
 def _check_not_packed(section: "Loading", _: object, value: bool) -> None:
@@ -39,11 +39,11 @@ class Loading:
     packing: Packing | None = None
     """Pack several examples into each row of a batch; null: one example per row, padded to the longest of the batch."""
     group_by_length: bool = field(default=False, validator=_check_not_packed)
-    """Batch unpacked examples of similar length; reduces padding, and makes the order less random."""
+    """Batch unpacked examples of similar length. This reduces padding and makes the order less random."""
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
-    """Processes on each rank that encode rows in advance; 0: encode rows when they are needed."""
+    """Number of processes on each rank that encode rows in advance; 0: encode rows when they are needed."""
     token_cache: Annotated[LocalPath | None, MayChange()] = None
-    """Folder for a cache of encoded rows, which several runs can share; null: no cache."""
+    """Folder of a cache of encoded rows, which can be shared by several runs; null: no cache."""
 
     def batches(  # noqa: PLR0913 - batches depend on all of them.
         self,

@@ -19,7 +19,7 @@ class Lora:
     alpha: float = field(default=16.0, validator=above(0))
     """Scales an adapter's output by alpha / rank (see `rank_stabilized`)."""
     dropout: float = field(default=0.0, validator=share())
-    """Dropout probability of an adapter's input during training, from 0 to below 1."""
+    """Dropout probability for an adapter's input during training, at least 0 and below 1."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast as low ones (rsLoRA, arXiv:2312.03732)."""
     kind: AdapterKind = "lora"

@@ -61,7 +61,7 @@ class Placement:
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
-    """Use layers that store and copy less, and equal the plain ones except for the order of sums. Has no effect with
+    """Use memory-saving layers; their results match the plain layers up to the order of summation. Has no effect with
     compile=true or keep=matmuls, which use plain layers."""
     compile: bool = field(default=False, validator=_check_offload)
     """Compile every layer with torch.compile: the first steps take minutes, later ones are faster."""

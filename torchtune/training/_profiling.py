@@ -23,7 +23,7 @@ class Profiling:
     """Profile some steps with torch.profiler, and write the traces to `profile/` in the run's folder."""
 
     first_step: int = field(default=3, validator=at_least(2))
-    """The first recorded step, counted from where this command starts or resumes the run; earlier steps are warm-up."""
+    """The first recorded step, counted from the step at which the run starts or resumes; earlier steps are warm-up."""
     n_steps: int = field(default=2, validator=above(0))
     """Number of recorded steps."""
     memory: bool = False

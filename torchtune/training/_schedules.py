@@ -148,10 +148,10 @@ def cosine_with_warmup(
 
     Args:
         optimizer: The optimizer; its learning rates are the peaks.
-        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
-            the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
-        min_ratio: Final learning rate as a share of the peak.
-        total_steps: Optimizer steps until the decay ends, which is one step after the last; null: the whole run.
+        warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
+            at peak / warmup_steps. If it would last the whole run, it is shortened to a tenth of the run.
+        min_ratio: Final learning rate as a fraction of the peak.
+        total_steps: Length of the schedule in optimizer steps, after which the decay is complete; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -172,10 +172,10 @@ def linear_with_warmup(
 
     Args:
         optimizer: The optimizer; its learning rates are the peaks.
-        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
-            the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
-        min_ratio: Final learning rate as a share of the peak.
-        total_steps: Optimizer steps until the decay ends, which is one step after the last; null: the whole run.
+        warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
+            at peak / warmup_steps. If it would last the whole run, it is shortened to a tenth of the run.
+        min_ratio: Final learning rate as a fraction of the peak.
+        total_steps: Length of the schedule in optimizer steps, after which the decay is complete; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -190,9 +190,9 @@ def constant_with_warmup(
 
     Args:
         optimizer: The optimizer; its learning rates are the peaks.
-        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
-            the first step has peak / warmup_steps.
-        total_steps: Optimizer steps of which a share may be the warm-up; null: those of the whole run.
+        warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
+            at peak / warmup_steps.
+        total_steps: Number of optimizer steps to which a fractional warmup_steps refers; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -213,11 +213,11 @@ def warmup_stable_decay(
 
     Args:
         optimizer: The optimizer; its learning rates are the peaks.
-        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
-            the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
+        warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
+            at peak / warmup_steps. If it would last the whole run, it is shortened to a tenth of the run.
         decay_steps: Number of final optimizer steps over which the rate decays; null: a tenth of the run.
-        min_ratio: Final learning rate as a share of the peak.
-        total_steps: Optimizer steps until the decay ends, which is one step after the last; null: the whole run.
+        min_ratio: Final learning rate as a fraction of the peak.
+        total_steps: Length of the schedule in optimizer steps, after which the decay is complete; null: the whole run.
 
     Raises:
         ValueError: An argument is out of its range.

@@ -20,9 +20,9 @@ class Sharding:
     """How `enable_fsdp` shards a model across ranks."""
 
     replicas: int = field(default=1, validator=above(0))
-    """Number of groups of ranks that each hold the full model (HSDP) and exchange only gradients."""
+    """Number of copies of the model (HSDP): each is sharded across a group of ranks; groups exchange only gradients."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer state in CPU memory, and step the optimizer there. Layers are copied to the
+    """Keep weights, gradients and optimizer state in CPU memory, and run the optimizer there. Layers are copied to the
     GPU one after another."""
     reshard_after_forward: bool = True
     """Reshard a layer's weights between its forward and backward pass; false is faster and uses more memory."""

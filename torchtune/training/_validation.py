@@ -44,26 +44,26 @@ class Validation:
     """Which rows are held out, how often the validation loss is computed, and how it is used."""
 
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
-    """The validation dataset; the recipe passes the tokenizer. Null: a share of the training dataset."""
+    """The validation dataset; the recipe passes the tokenizer. Null: a fraction of the training dataset (`share`)."""
     share: float | None = field(default=None, validator=_one_source)
-    """Share of the training rows to hold out, chosen at random with the seed."""
+    """Fraction of the training rows to hold out, chosen at random with the seed."""
     max_rows: int | None = field(default=None, validator=above(0))
     """Maximum number of held-out rows to use, evenly spaced over the dataset; null: all."""
     batch_size: int | None = field(default=None, validator=above(0))
-    """Rows of one forward pass on each rank; null: as in training. The loss does not depend on it."""
+    """Number of rows per forward pass on each rank; null: as in training. The loss does not depend on it."""
     every_n_steps: int | None = field(default=100, validator=above(0))
     """Optimizer steps between validations; the last step is always followed by one. Null: only after the last step."""
     at_start: bool = True
     """Also validate before the first step."""
     keep_best: bool = True
-    """Save the model with the lowest validation loss in `best/`; the last one is in `final/`."""
+    """Save the model with the lowest validation loss in `best/`; the last model is in `final/`."""
     patience: int | None = field(default=None, validator=above(0))
     """Stop early after this many consecutive validations without a lower loss; null: no early stopping."""
     min_improvement: float = field(default=0.0, validator=at_least(0))
     """Minimum decrease of the loss that counts as an improvement for `patience` (nats per token)."""
     prompts: list[str] = field(factory=list)
-    """Prompts to answer at every validation, in the chat template or, without one, Alpaca's; answers are written to
-    `samples.jsonl`."""
+    """Prompts to answer at every validation, formatted with the chat template or, if there is none, as Alpaca prompts.
+    Answers are written to `samples.jsonl`."""
     max_new_tokens: int = field(default=64, validator=above(0))
     """Maximum length of an answer (tokens)."""
 

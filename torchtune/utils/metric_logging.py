@@ -67,7 +67,7 @@ class DiskLogger(MetricLogger):
 
     Args:
         log_dir: Folder of the file; created if missing.
-        filename: The file's name; None means `log.txt`.
+        filename: Name of the file; null: `log.txt`.
 
     Raises:
         ValueError: `filename` is not a plain file name.
@@ -154,10 +154,10 @@ class WandBLogger(MetricLogger):
     Args:
         log_dir: Folder of wandb's files (`wandb/`); created if missing.
         project: The project's name.
-        entity: The team or user; None means the account's default.
-        group: A name shared by several runs, such as that of an experiment.
-        name: The run's name; None means the folder's name.
-        mode: "offline" only writes files, which `wandb sync` uploads later.
+        entity: Name of the team or user; null: the account's default.
+        group: A name shared by several runs, such as the name of an experiment.
+        name: Name of the run; null: the folder's name.
+        mode: "offline" only writes files, which `wandb sync` can upload later.
     """
 
     packages = ("wandb",)
