@@ -19,12 +19,12 @@ UNSUPPORTED: Final = (
     Task(
         "dpo ipo kto orpo simpo cpo preference rlaif",
         "preference tuning has no recipe",
-        "docs/custom_recipe.md shows how to write one, and TRL's DPOTrainer reads a run's final/",
+        "docs/custom_recipe.md shows how to write one, and TRL's DPOTrainer loads a run's final/",
     ),
     Task(
         "ppo grpo rloo reinforce rlhf rl reward",
         "reinforcement learning and reward models have no recipe",
-        "TRL's GRPOTrainer and RewardTrainer read a run's final/",
+        "TRL's GRPOTrainer and RewardTrainer load a run's final/",
     ),
     Task(
         "kd distill distillation",
@@ -56,7 +56,7 @@ UNSUPPORTED: Final = (
     Task(
         "sweep search hpo tuner optuna multirun",
         "each command is one run",
-        "start several in a shell loop over overrides, and compare them with tune plot",
+        "start runs in a shell loop over overrides, and compare them with tune plot",
     ),
     Task(
         "push upload publish share",
@@ -72,7 +72,7 @@ UNSUPPORTED: Final = (
     Task(
         "vision image multimodal audio",
         "only text models are supported",
-        "TRL and LLaMA-Factory fine-tune vision models",
+        "TRL and LLaMA-Factory can fine-tune vision models",
     ),
 )
 """Tasks that torchtune does not support, with alternatives."""
@@ -85,8 +85,8 @@ OTHER_NAMES: Final = (
     ),
     Task(
         "pretrain cpt",
-        "full_finetune also trains on plain text",
-        "tune full_finetune --config full model_directory=DIR dataset.source=texts.jsonl, for rows with a column text",
+        "full_finetune can train on plain text",
+        "tune full_finetune --config full model_directory=DIR dataset.source=texts.jsonl, for rows with a text column",
     ),
     Task(
         "chat talk ask infer inference predict answer complete",
@@ -137,7 +137,7 @@ OTHER_NAMES: Final = (
     Task("list recipes configs models", "recipes and configs are listed by tune ls", "tune ls"),
     Task(
         "pull fetch get",
-        "models are fetched by tune download",
+        "models are downloaded by tune download",
         "tune download OWNER/NAME --output-dir FOLDER",
     ),
     Task(
