@@ -109,16 +109,16 @@ def test_instruct_rows_use_the_alpaca_template_if_the_tokenizer_has_no_chat_temp
     [
         (
             {"question": "a", "answer": "b"},
-            "write 'dataset.columns={instruction: question, output: answer}'",
+            "set 'dataset.columns={instruction: question, output: answer}'",
         ),
         (
             {"query": "a", "response": "b"},
-            "write 'dataset.columns={instruction: query, output: response}'",
+            "set 'dataset.columns={instruction: query, output: response}'",
         ),
         ({"first": "a", "second": "b"}, "'dataset.columns={instruction: NAME, output: NAME}'"),
         ({"dialogue": TURNS}, "dataset=torchtune.datasets.ChatDataset dataset.column=dialogue"),
         ({"content": "a"}, "dataset=torchtune.datasets.TextCompletionDataset dataset.column=content"),
-        ({"chosen": "a", "rejected": "b"}, "torchtune.datasets.PreferenceDataset reads them"),
+        ({"chosen": "a", "rejected": "b"}, "use torchtune.datasets.PreferenceDataset in your own recipe"),
     ],
 )
 def test_rows_of_an_unknown_layout_are_a_mistake_with_the_override_that_fixes_it(
@@ -130,8 +130,8 @@ def test_rows_of_an_unknown_layout_are_a_mistake_with_the_override_that_fixes_it
         result = tune(verb, *call)
         assert result.status == 2
         assert advice in result.err
-    if "dataset" in advice.removeprefix("write ")[:8] and "NAME" not in advice:
-        assert tune("validate", *call, *shlex.split(advice.removeprefix("write "))).status == 0
+    if "dataset" in advice.removeprefix("set ")[:8] and "NAME" not in advice:
+        assert tune("validate", *call, *shlex.split(advice.removeprefix("set "))).status == 0
 
 
 @pytest.mark.slow
@@ -171,13 +171,13 @@ def test_required_fields_are_listed_with_the_overrides_to_pass(
     assert head.startswith("2 mistakes in the config of ")
     folder, source = (m.partition(": ")[2] for m in mistakes)
     assert folder == (
-        "model_directory: is required: a path or null; write model_directory=..."
+        "model_directory: is required: a path or null; set model_directory=..."
         " (Hugging Face folder to load the weights from; null: random weights)"
     )
     assert source.startswith(
-        "dataset.source: is required: a path or a list, each item a mapping; write dataset.source=..."
+        "dataset.source: is required: a path or a list, each item a mapping; set dataset.source=..."
     )
-    assert "(A file of rows (.json, .jsonl" in source
+    assert "(A data file (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())
     one = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
     assert one.status == 2
@@ -247,4 +247,4 @@ def test_hub_dataset_without_network_is_a_mistake_with_the_download_command(
     result = tune("lora_finetune", "--config", "lora", *overrides)
     assert result.status == 2
     local = f"data/{name.partition('/')[2]}"
-    assert f"`hf download {name} --repo-type dataset --local-dir {local}` fetches it" in result.err
+    assert f"`hf download {name} --repo-type dataset --local-dir {local}` and use that folder" in result.err

@@ -91,7 +91,7 @@ def test_instantiate_resolves_interpolations(file: Path, tmp_path: Path) -> None
 
 
 def test_private_component_path_raises_with_the_public_path() -> None:
-    with pytest.raises(InstantiationError, match=r"is private; write torchtune\.datasets\.AlpacaDataset"):
+    with pytest.raises(InstantiationError, match=r"is private; use torchtune\.datasets\.AlpacaDataset"):
         config.instantiate({"_component_": "torchtune.datasets._alpaca.AlpacaDataset"})
 
 

@@ -200,7 +200,7 @@ def test_package_of_another_project_is_not_trusted_for_its_name(project: Path) -
     call = ["bin/tune", "validate", "lora_finetune", "--config", "stranger.yaml"]
     done = run(project, "project", *call)
     assert done.returncode == 2
-    reason = "'recipes' is another project's package here, not torchtune.recipes"
+    reason = "'recipes' is a different project's package here, not torchtune.recipes"
     assert f"{reason}; if you trust its code, add --allow recipes" in done.stderr
 
 

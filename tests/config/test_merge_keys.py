@@ -120,12 +120,12 @@ def test_example_of_the_specification_has_four_equal_mappings() -> None:
 
 INVALID = {
     "a: &a\n  <<: *a\n  x: 1": "f.yaml:2: a.<<: a mapping cannot be merged into itself",
-    "a: &a\n  x: &x\n    <<: *a": "f.yaml: nested too deeply, or an alias that contains itself",
-    "a:\n  <<: base": "f.yaml:2: a.<<: expected mappings to merge, got 'base'; write *name, or [*name, *other]",
-    "s: &s [1]\na:\n  <<: *s": "f.yaml:3: a.<<: expected mappings to merge, got '1'; write *name, or [*name, *other]",
-    "a:\n  <<: [[]]": "f.yaml:2: a.<<: expected mappings to merge, got a list; write *name, or [*name, *other]",
+    "a: &a\n  x: &x\n    <<: *a": "f.yaml: nested too deeply, or contains an alias to itself",
+    "a:\n  <<: base": "f.yaml:2: a.<<: expected mappings to merge, got 'base'; use *name, or [*name, *other]",
+    "s: &s [1]\na:\n  <<: *s": "f.yaml:3: a.<<: expected mappings to merge, got '1'; use *name, or [*name, *other]",
+    "a:\n  <<: [[]]": "f.yaml:2: a.<<: expected mappings to merge, got a list; use *name, or [*name, *other]",
     "a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a": (
-        "f.yaml:4: b.<<: duplicate key '<<', first on line 3; merge a list, <<: [*a, *b]"
+        "f.yaml:4: b.<<: duplicate key '<<', first on line 3; merge a list: <<: [*a, *b]"
     ),
     "a:\n  <<: !!python/dict {x: 1}": (
         "f.yaml:2: a.<<: the tag 'tag:yaml.org,2002:python/dict' is not supported;"

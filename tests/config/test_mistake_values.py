@@ -55,7 +55,7 @@ ONE: dict[tuple[str, ...], Fields] = {
     ("tags: ['${nothing}']",): ("reference", "tags.0", "", "", "", 2),
     ("folder: ${output_dirr}",): ("reference", "folder", "", "", "did you mean 'output_dir'?", 2),
     ("seed: 1\nseed: 2",): ("source", "seed", "", "", "keep one of them", 3),
-    ("", "--batch_size"): ("word", "", "", "", "", 0),
+    ("", "--batch_size"): ("argument", "", "", "", "", 0),
 }
 
 
@@ -72,17 +72,17 @@ def test_each_kind_of_mistake_sets_its_fields(number: int, case: tuple[str, ...]
 def test_missing_field_is_located_in_the_last_file_and_has_its_type(tmp_path: Path) -> None:
     (mistake,) = mistakes_in(sample.main, "seed: 1\n", tmp_path)
     assert (mistake.kind, mistake.path, mistake.expected) == ("missing", ("output_dir",), "text")
-    assert mistake.suggestion == "write output_dir=..."
+    assert mistake.suggestion == "set output_dir=..."
     assert (mistake.location.line, mistake.location.kind) == (0, "file")
     assert mistake.documentation == "Where the run writes."
-    line = "my.yaml: output_dir: is required: text; write output_dir=... (Where the run writes)"
+    line = "my.yaml: output_dir: is required: text; set output_dir=... (Where the run writes)"
     assert str(mistake).endswith(line)
 
 
 def test_locations_sort_in_reading_order(tmp_path: Path) -> None:
     yaml = "output_dir: out\nepochs: 0\nseed: x\n"
     mistakes = mistakes_in(sample.main, yaml, tmp_path, "shuffle=1", "batch_size=0", "--nothing")
-    assert [m.kind for m in mistakes] == ["word", "rule", "wrong_type", "wrong_type", "rule"]
+    assert [m.kind for m in mistakes] == ["argument", "rule", "wrong_type", "wrong_type", "rule"]
     assert [m.location for m in mistakes] == sorted(m.location for m in mistakes)
     assert [str(m.location).rpartition("/")[2] for m in mistakes] == [
         "--nothing",

@@ -57,7 +57,8 @@ YAML = {
     "did you mean 'output_dir'?",
     "seed: ${seed}": "my.yaml:2: seed: circular references: seed -> seed",
     "batch_size: ${folder}": "my.yaml:2: batch_size: expected an int above 0, got 'data'",
-    "tags: ['x ${limits}']": "my.yaml:2: tags.0: ${limits} is not a single value, so it cannot be part of text",
+    "tags: ['x ${limits}']": "my.yaml:2: tags.0: ${limits} is not a single value, so it cannot be interpolated into"
+    " text",
     "output_dir: twice": "my.yaml:2: output_dir: duplicate key 'output_dir', first on line 1; keep one of them",
     "extra:\n- _component_: tests.config.sample.Rows\n  pakced: true\n  packed: 3": "my.yaml:5: extra.0.packed: "
     "expected true or false, got 3",

@@ -56,7 +56,7 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("outer:\n  table: {_component_: os.system}",): [
         "my.yaml:2: outer.table: expected a mapping or null, got a co"
     ],
-    ("outer:\n  words: {x: a}",): ["my.yaml:2: outer.words.x: expected an int as key, got 'x'"],
+    ("outer:\n  words: {x: a}",): ["my.yaml:2: outer.words.x: expected an int as the key, got 'x'"],
     ("outer:\n  anything: {_component_: os.system, x: 1}",): [
         "my.yaml:2: outer.anything: os.system is not allowed"
     ],
@@ -76,7 +76,7 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
         "my.yaml:1: prefix: circular references: label -> prefix -> label",
     ],
     ("other: null\nprefix: a ${other}",): [
-        "my.yaml:2: prefix: ${other} is null, so it cannot be part of text"
+        "my.yaml:2: prefix: ${other} is null, so it cannot be interpolated into text"
     ],
     ("start: 999999999" + "9" * 4000,): ["my.yaml:1: start: a number of 4,009 digits; the maximum is 4,000"],
     ("outer: {}", "outer.parts=[1", "start=x"): [

@@ -17,7 +17,7 @@ BODIES = {
     "return Config(output_dir='x', batch_sizee=3)": [
         "5: batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?"
     ],
-    "return Config()": ["5: output_dir: is required: text; write output_dir=..."],
+    "return Config()": ["5: output_dir: is required: text; set output_dir=..."],
     "return Config(output_dir='x', batch_size=0)": ["5: batch_size: expected an int above 0, got 0"],
     "return Config(output_dir='x', batch_size='4')": ["5: batch_size: expected an int above 0, got '4'"],
     "return Config(output_dir='x', shuffle=1)": ["5: shuffle: expected true or false, got 1"],
@@ -48,7 +48,7 @@ BODIES = {
         "5: optimizer: a value of type tests.config.sample.Adam cannot be written to YAML; describe it with lazy(...)"
     ],
     "return Config(output_dir='x', optimizer=Adam)": [
-        "5: optimizer: the class Adam cannot be written to YAML; write lazy(Adam, ...)"
+        "5: optimizer: the class Adam cannot be written to YAML; use lazy(Adam, ...)"
     ],
     "return Config(output_dir='x', optimizer=lazy(lambda params: Adam(params)))": [
         "5: optimizer: a lambda has no dotpath; define a module-level function instead"
@@ -78,12 +78,12 @@ BODIES = {
         "5: batch_size: ${epoch} not found; did you mean 'epochs'?"
     ],
     "cfg = Config(output_dir='x')\ndel cfg.epochs\nreturn cfg": [
-        "4: epochs: was deleted; a config must have all its fields"
+        "4: epochs: was deleted; a config must set every field"
     ],
     "cfg = Config(output_dir='x')\ncfg.tags = []\ncfg.tags.append(cfg.tags)\nreturn cfg": [
         "6: tags: contains itself, or is nested too deeply"
     ],
-    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected text as key, got 1"],
+    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected text as the key, got 1"],
     "return Config(output_dir='x', limits={'a': {1}})": ["5: limits.a: expected an int, got [1]"],
     "yield Config(output_dir='x')": ["4: c returns a generator; this recipe expects a Config"],
     "return 3": ["4: c returns an int; this recipe expects a Config"],

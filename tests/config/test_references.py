@@ -67,7 +67,7 @@ def test_mistakes_of_each_leaf_match_the_reference_graph(tree: dict[str, Any]) -
         assert ("nope" in references(value)) == any("${nope} not found" in message for message in messages)
         for name in references(value):
             if value != f"${{{name}}}" and name in values and values[name] is None:
-                assert f"${{{name}}} is null, so it cannot be part of text" in messages
+                assert f"${{{name}}} is null, so it cannot be interpolated into text" in messages
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_mistakes_of_each_leaf_match_the_reference_graph(tree: dict[str, Any]) -
         (
             {"seed": None, "output_dir": "${seed}/${output_dir}"},
             {
-                "output_dir: ${seed} is null, so it cannot be part of text",
+                "output_dir: ${seed} is null, so it cannot be interpolated into text",
                 "output_dir: circular references: output_dir -> output_dir",
             },
         ),
@@ -96,7 +96,7 @@ def test_mistakes_of_each_leaf_match_the_reference_graph(tree: dict[str, Any]) -
         (
             {"extra": [None, "${extra.0}-${extra.1}"]},
             {
-                "extra.1: ${extra.0} is null, so it cannot be part of text",
+                "extra.1: ${extra.0} is null, so it cannot be interpolated into text",
                 "extra.1: circular references: extra.1 -> extra.1",
             },
         ),

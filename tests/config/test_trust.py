@@ -39,7 +39,7 @@ REJECTED = {
     "torchtune.cli._cp.os.system": "torchtune.cli contains no components",
     "torchtune.datasets._local.json.loads": "is private; use a name that its package exports",
     "torchtune.config.allow": "torchtune.config contains no components",
-    "torchtune.datasets._alpaca.AlpacaDataset": "is private; write torchtune.datasets.AlpacaDataset",
+    "torchtune.datasets._alpaca.AlpacaDataset": "is private; use torchtune.datasets.AlpacaDataset",
     "evil.run": "'evil' is not trusted",
 }
 

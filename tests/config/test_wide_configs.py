@@ -43,10 +43,10 @@ def test_override_gives_what_yaml_gives(overrides: str, yaml: str, tmp_path: Pat
 
 YAML: dict[str, list[str]] = {
     "anything: ${output_dir": [
-        "2: anything: '${output_dir' contains a malformed reference; write ${name}, or $${"
+        "2: anything: '${output_dir' contains a malformed reference; use ${name}, or $${"
     ],
     "anything: ${a{b}}": ["2: anything: '${a{b}}' contains a malformed reference"],
-    "by_int: {1: a, 01: b}": ["2: by_int: two of its keys are equal"],
+    "by_int: {1: a, 01: b}": ["2: by_int: two keys are equal"],
     "sizes: {a: x, c: 1}": [
         "2: sizes.b: is required",
         "2: sizes.a: expected an int, got 'x'",
@@ -56,7 +56,7 @@ YAML: dict[str, list[str]] = {
     "low: !!float 3": ["2: low: expected an int, got 3.0"],
     "anything: 1e400": ["2: anything: 1e400 is larger than the largest float"],
     "anything: 0x" + "F" * 5000: ["2: anything: a number of 5,002 digits"],
-    "anything: " + "{a: " * 400 + "1" + "}" * 400: ["nested too deeply, or an alias that contains itself"],
+    "anything: " + "{a: " * 400 + "1" + "}" * 400: ["nested too deeply, or contains an alias to itself"],
     "loose: {lr: -1}": ["2: loose.lr: expected a value of at least 0, got -1"],
     "crash: -1": ["2: crash: AssertionError: crash is not positive"],
     "low: 20": ["2: high: high must not be below low"],
@@ -111,7 +111,7 @@ def test_yaml_mistake_is_reported_once_with_its_line(number: int, yaml: str, tmp
 def test_reference_to_a_missing_field_is_not_a_second_mistake(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("low: ${steps}\noutput_dir: a${steps}\n")
     lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
-    assert lines == ["my.yaml: steps: is required: an int; write steps=..."]
+    assert lines == ["my.yaml: steps: is required: an int; set steps=..."]
 
 
 OVERRIDES: dict[str, list[str]] = {
@@ -172,13 +172,13 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ],
     ("c = WideConfig(steps=1)\nc.part = Deep()\nreturn c",): ["6: part: expected a Part, got a Deep"],
     ("c = WideConfig(steps=1, limits={'a': 1, 3: 2})\nreturn c",): [
-        "5: limits.3: expected text as key, got 3"
+        "5: limits.3: expected text as the key, got 3"
     ],
     ("c = WideConfig(steps=1, by_int={1: 'a', '1': 'b'})\nreturn c",): [
-        "5: by_int: two of its keys have the same text in YAML"
+        "5: by_int: two keys have the same text in YAML"
     ],
     ("c = WideConfig(steps=1)\nc.anything = b'x'\nc.low = 'x'\nreturn c", "small=0"): [
-        "6: anything: a value of type builtins.bytes cannot be written to YAML; write it as text or a number",
+        "6: anything: a value of type builtins.bytes cannot be written to YAML; use text or a number",
         "7: low: expected an int, got 'x'",
         "small: expected an int above 0, got 0",
     ],
@@ -187,7 +187,7 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ("return WideConfig(steps=2000)", "steps=3"): [],
     ("c = WideConfig(low='x')\nreturn c", "small=0"): [
         "5: low: expected an int, got 'x'",
-        "5: steps: is required: an int; write steps=...",
+        "5: steps: is required: an int; set steps=...",
         "small: expected an int above 0, got 0",
     ],
     ("c = WideConfig(steps=1)\nc.frozen = Frozen(7, 'zz', 4)\nreturn c",): ["6: TypeError: "],
@@ -296,6 +296,6 @@ def test_frozen_config_is_the_same_text_every_time() -> None:
     first, second = (odd.main.export(odd.main.layers(None)) for _ in range(2))
     assert first == second
     assert (
-        "# left out, since YAML cannot hold it: span (default of OddConfig: computed from other fields)"
+        "# omitted, because YAML cannot represent it: span (default of OddConfig: computed from other fields)"
         in first
     )

@@ -102,11 +102,11 @@ def test_mistakes_are_reported_before_the_output_folder_is_created_or_locked(
 
 def test_a_recipe_without_a_folder_keeps_its_null_seed() -> None:
     layers = Layers(None, {"seed": None})
-    outputs.settle_seed(layers)
+    outputs.choose_seed(layers)
     assert layers.tree == {"seed": None}
     for unreadable in ("a\0b", "x" * 5000, 3, None):
         layers = Layers(None, {"seed": None, "output_dir": unreadable})
-        outputs.settle_seed(layers)
+        outputs.choose_seed(layers)
         assert isinstance(layers.tree["seed"], int) == isinstance(unreadable, str)
 
 

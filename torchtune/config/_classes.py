@@ -23,7 +23,7 @@ from torchtune.config._mistakes import (
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved_hints
 from torchtune.config._tree import as_path
-from torchtune.config._types import describe, is_anything, members, push_down, strip, takes_none
+from torchtune.config._types import accepts_null, describe, is_anything, members, push_down, strip
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
@@ -32,7 +32,7 @@ REQUIRED: Final = object()
 
 @attrs.frozen
 class Field:
-    """One field of a config class, which is an attrs class or a dataclass."""
+    """One field of a config class (an attrs class or a dataclass)."""
 
     name: str
     type: Any
@@ -189,7 +189,7 @@ def expectation(field: Field) -> str:
     t = strip(field.type)
     conditions = [rule.words for rule in rules(field.validator)]
     type_text = " or ".join(describe(m) for m in members(t) if m is not type(None))
-    or_null = " or null" if takes_none(t) and not is_anything(t) else ""
+    or_null = " or null" if accepts_null(t) and not is_anything(t) else ""
     return " ".join(filter(None, [type_text, " and ".join(conditions)])) + or_null
 
 
@@ -205,7 +205,7 @@ def _validate(instance: Any, values: Mapping[str, Any], known_fields: Mapping[st
             continue
         try:
             field.validator(instance, field.attribute, value)
-        except AttributeError:  # the validator reads another field, whose own mistake is already reported
+        except AttributeError:  # the validator reads a different field, whose mistake is already reported
             continue
         except Exception as error:  # raised by a user-defined validator
             mistakes.append(_validator_mistake(field, value, error))
@@ -217,7 +217,7 @@ def _validate_unbuilt(cls: type, values: dict[str, Any], known_fields: Mapping[s
 
 
 def _validator_mistake(field: Field, value: Any, error: Exception) -> Mistake:
-    """Return the mistake for a value that a validator rejects, with the broken rule if there is one."""
+    """Return the mistake for a value that a validator rejects, including the violated rule, if any."""
     path = (field.name,)
     broken = [rule for rule in rules(field.validator) if not rule.admits(value)]
     if broken:
@@ -227,20 +227,20 @@ def _validator_mistake(field: Field, value: Any, error: Exception) -> Mistake:
         rule_path = as_path(error.fields[0]) if error.fields else path
         rule_path = rule_path if rule_path[0] == field.name else path
         return Mistake("rule", error.message, path=rule_path, fields=error.fields)
-    # The validators of attrs put more arguments after the message.
+    # In exceptions of attrs validators, the message is the first argument.
     message = str(error.args[0]) if error.args else type(error).__name__
     return Mistake("rule", _with_type(error, message), path=path)
 
 
 def _argument_mistake(component: Any, field: str, name: str, rule: Rule, value: Any) -> Mistake:
-    """Return the mistake for a component argument that breaks its rule."""
+    """Return the mistake for a component argument that violates its rule."""
     known_params = parameters(component.func)
     kind = describe(argument_type(known_params[name])) if name in known_params else "a value"
     return Mistake("rule", path=(field, name), expected=f"{kind} {rule.words}", got=repr(value))
 
 
 def message_of(error: BaseException) -> str:
-    """Return an exception's message, prefixed with its type unless that only means an invalid value."""
+    """Return an exception's message, prefixed with its type unless it is an OSError, TypeError or ValueError."""
     return _with_type(error, str(error))
 
 

@@ -1,8 +1,8 @@
 """The lazy component: a description of an object that is not built yet.
 
-To type checkers, `lazy` *is* `functools.partial`, which mypy and pyright special-case: a wrong keyword or type is
-an error in the editor. At run time it is a subclass with equality, read-only keywords, a readable repr and a record
-of the line that created it.
+To type checkers, `lazy` *is* `functools.partial`, which mypy and pyright special-case, so that editors report a wrong
+keyword or type. At run time, `lazy` is a subclass that adds equality, read-only keywords, a readable repr and the
+location of the line that created it.
 """
 
 import functools
@@ -32,11 +32,11 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 COMPONENT_KEY: Final = "_component_"
-"""The key that holds a component's dotpath in YAML and on the command line."""
+"""The key whose value is a component's dotpath, in YAML and on the command line."""
 
 
 class Component(Protocol[T_co]):
-    """The annotation of a config field that holds a lazy component: `optimizer: Component[Optimizer]`."""
+    """The annotation of a config field whose value is a lazy component: `optimizer: Component[Optimizer]`."""
 
     @property
     def func(self) -> Callable[..., T_co]:
@@ -110,15 +110,15 @@ def _rebuild(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 def nested(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Describe a component that is an argument of another component.
 
-    To type checkers it is the result of `func`, as the outer signature requires. At run time it is a lazy, which
-    `instantiate` builds before the outer component.
+    To type checkers, `nested(...)` has the return type of `func`, as the outer signature requires. At run time, it is a
+    lazy, which `instantiate` builds before the outer component.
     """
     component: T = _create(lazy, func, args, kwargs)
     return component
 
 
 def ref(path: str) -> Any:
-    """Refer to another field of the config, as `${path}` does in YAML; accepted by type checkers everywhere.
+    """Return a reference to a config field, like `${path}` in YAML; type checkers accept it for a field of any type.
 
     Args:
         path: Dotted path from the config's root, such as `model_directory` or `dataset.source`.
@@ -137,7 +137,7 @@ def written_at(component: object) -> tuple[CodeType, int] | None:
 
 
 def stamp(component: object, location: Location, path: Path) -> None:
-    """Record where a lazy was read from: the location (`my.yaml:12`) and the field path (`dataset`)."""
+    """Record the location (`my.yaml:12`) and the field path (`dataset`) from which a lazy was read."""
     if isinstance(component, lazy) and not TYPE_CHECKING:
         component.read_at = (location, path)
 
@@ -148,9 +148,9 @@ def read_at(component: object) -> tuple[Location, Path] | None:
 
 
 def flattened(component: "functools.partial[Any]") -> "functools.partial[Any]":
-    """Flatten nested partials into one that makes the same call.
+    """Flatten nested partials into a single, equivalent partial.
 
-    Python does this itself, except for partials with attributes, such as a lazy.
+    Python flattens plain partials itself, but not partials with attributes, such as a lazy.
     """
     while isinstance(component.func, functools.partial):
         inner = component.func
@@ -163,7 +163,7 @@ def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
     """Return a partial's arguments by name, with positional arguments bound to their parameters.
 
     Raises:
-        TypeError: There are more positional arguments than named parameters.
+        TypeError: There are more positional arguments than named parameters, or an argument is passed twice.
     """
     component = flattened(component)
     keywords = dict(component.keywords)

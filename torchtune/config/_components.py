@@ -39,7 +39,7 @@ def structure_component(
 
     Args:
         tree: The value in the config.
-        expected: The class that the component must build; `Any` if none is declared.
+        expected: The class that the component must build; `Any` if the field has no type.
         conv: The converter that reads the arguments.
         recipe_args: The arguments that the recipe passes at run time.
         incomplete: Let `instantiate` check for missing arguments, because the arguments passed later are unknown.
@@ -65,7 +65,7 @@ def structure_component(
 
 
 def _dotpath_of(tree: Any, expected: Any) -> str:
-    """Return the dotpath in a component's mapping."""
+    """Return the dotpath in a component's mapping; reject any other value."""
     kind = "a component"
     if not is_anything(expected):
         kind += f" that builds {article(class_name(expected))}"
@@ -83,7 +83,7 @@ def _dotpath_of(tree: Any, expected: Any) -> str:
 def _arguments(
     path: str, fn: Callable[..., Any], args: Mapping[str, Any], conv: cattrs.Converter, recipe_args: Passed
 ) -> tuple[dict[str, Any], list[Mistake]]:
-    """Read a component's arguments by its signature."""
+    """Convert a component's arguments to the types in its signature, and collect all mistakes."""
     params = parameters(fn)
     recipe_params, fixed = recipe_args.fills(params), dict(recipe_args.fixed)
     values: dict[str, Any] = {}
@@ -152,7 +152,7 @@ def _unaccepted_arguments(
 
 
 def admits(fn: Callable[..., Any], expected: Any, recipe_args: Passed) -> bool:
-    """Return whether a field accepts a component, and the component the arguments that the recipe passes."""
+    """Return whether a field accepts a component, and the component accepts the arguments that the recipe passes."""
     if object_rejection(fn) or is_anything(result_type(fn)) or result_mismatch(fn, expected):
         return False
     params = parameters(fn)
@@ -167,7 +167,7 @@ def kind_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
 def item_mismatch(item: object, declared: Any) -> str | None:
     """Return why a field of a type such as `Component[Dataset[Example]]` rejects an item of a dataset, or None.
 
-    A dataset class may not declare its item type; `kind_mismatch` cannot check those.
+    This checks datasets whose class does not declare an item type, which `kind_mismatch` cannot check.
     """
     expected = typing.get_args(strip(declared))[0]
     for needed in typing.get_args(expected):
@@ -178,7 +178,7 @@ def item_mismatch(item: object, declared: Any) -> str | None:
 
 
 def result_mismatch(fn: Callable[..., Any], expected: Any) -> str | None:
-    """Return why a field of a class rejects a component, judged by its result type, or None."""
+    """Return why a field of type `expected` rejects a component, judged by the component's result type, or None."""
     if type(fn).__module__ == "torchtune.runs._recipe":
         return "is not allowed: a recipe cannot be used as a component"
     result = result_type(fn)
@@ -200,7 +200,7 @@ def _origin_of(t: Any) -> Any:
 
 
 def builds(result: Any, expected: Any) -> bool:
-    """Return whether `result` is a subtype of `expected_type`."""
+    """Return whether `result` is a subtype of `expected`."""
     if is_union(expected):
         return any(builds(result, member) for member in typing.get_args(expected))
     result_class, expected_class = _origin_of(result), _origin_of(expected)
@@ -231,7 +231,7 @@ def _alternatives(t: Any) -> tuple[Any, ...]:
 
 
 def _is_one_of(t: Any, expected: Any) -> bool:
-    """Return whether a type is one of the expected ones; True if it is unknown."""
+    """Return whether a type is one of the expected types; True if the type is unknown."""
     cls = _origin_of(t)
     if is_anything(t) or not isinstance(cls, type):
         return True
@@ -240,7 +240,7 @@ def _is_one_of(t: Any, expected: Any) -> bool:
 
 
 def _protocol_methods(protocol: type) -> set[str]:
-    """Return the methods that a protocol requires; its attributes exist only on instances."""
+    """Return the methods that a protocol requires; attributes cannot be checked, as they exist only on instances."""
     classes = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False) and c.__name__ != "Protocol"]
     methods = {name for c in classes for name, value in vars(c).items() if inspect.isfunction(value)}
     return {name for name in methods if not name.startswith("_") or name == "__call__"}

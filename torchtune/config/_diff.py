@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 from torchtune.config._tree import leaves
 
 ABSENT: Final = object()
-"""Marks a leaf that one of the trees does not have."""
+"""A placeholder for a leaf that is missing in one of the trees."""
 
 
 class Difference(NamedTuple):
@@ -19,7 +19,7 @@ class Difference(NamedTuple):
 
 
 def differences(left: Any, right: Any) -> list[Difference]:
-    """Return the leaves that differ between two trees, in the order of the left tree, then of the right."""
+    """Return the leaves that differ between two trees, in the order of the left tree; leaves that it lacks are last."""
     a, b = dict(leaves(left)), dict(leaves(right))
     rows = [(path, a.get(path, ABSENT), b.get(path, ABSENT)) for path in dict.fromkeys([*a, *b])]
     # Compared by repr, so that 1, 1.0 and true differ, as in YAML.

@@ -16,9 +16,9 @@ from torchtune.config._types import is_section
 
 @functools.lru_cache(maxsize=1024)
 def documentation(fn: Callable[..., Any]) -> dict[str, str]:
-    """Return the documentation of each parameter.
+    """Return the documentation of each parameter of a callable, by name.
 
-    It is read from the "Args:" or "Attributes:" sections in the docstrings of the callable, its constructor and, for
+    The sources are the "Args:" or "Attributes:" sections in the docstrings of the callable, its constructor and, for
     `**kwargs: Unpack[SomeTypedDict]`, the TypedDict. The docstring below a field of a class, or below a key of the
     TypedDict, takes precedence.
     """

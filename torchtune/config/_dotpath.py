@@ -14,7 +14,7 @@ from torchtune.config._trust import OWN_PACKAGES, Trust, current_trust, object_r
 
 
 def locate(path: str) -> Callable[..., Any]:
-    """Return the class or function that a public, trusted dotpath names.
+    """Return the class or function at a public, trusted dotpath.
 
     Raises:
         RejectedError: The dotpath is malformed, private, not trusted, missing, or not a module-level class or function.
@@ -23,7 +23,7 @@ def locate(path: str) -> Callable[..., Any]:
 
 
 def is_component_path(path: str) -> bool:
-    """Return whether a dotpath names a class or function that a config may use."""
+    """Return whether a dotpath refers to a class or function that a config may use."""
     try:
         locate(path)
     except RejectedError:
@@ -40,7 +40,7 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
     """Locate a dotpath, cached for each state of trust."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise _unknown(path, f"{path!r} is not a dotpath", "write package.module.Name")
+        raise _unknown(path, f"{path!r} is not a dotpath", "use the form package.module.Name")
     rejection = path_rejection(path)
     if rejection:
         raise reject("component", f"{path} is not allowed: {rejection.reason}", rejection.suggestion)
@@ -60,7 +60,7 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
 
 
 def _walk(path: str, parts: list[str]) -> tuple[Any, str]:
-    """Import the segments that are modules; return the owner of the last name, and that name."""
+    """Import the modules along a dotpath; return the object that contains the last name, and that name."""
     holder: Any = _import(path, parts[0])
     for i, part in enumerate(parts[1:], 1):
         if isinstance(holder, ModuleType) and not hasattr(holder, part):
@@ -96,7 +96,7 @@ def _import_submodule(path: str, module: str) -> None:
 
 
 def _unknown(path: str, message: str, suggestion: str) -> RejectedError:
-    """Return the mistake for a dotpath that does not exist."""
+    """Return the error for a dotpath that does not exist."""
     return RejectedError(Mistake("component", message, suggestion, got=path))
 
 
@@ -113,7 +113,7 @@ def _public_name(path: str, parts: list[str]) -> str:
     except (RejectedError, IndexError):
         package = None
     if not parts[-1].startswith("_") and callable(getattr(package, parts[-1], None)):
-        return f"write {'.'.join([*public, parts[-1]])}"
+        return f"use {'.'.join([*public, parts[-1]])}"
     return "use a name that its package exports"
 
 
@@ -122,7 +122,7 @@ def dotpath(obj: Callable[..., Any]) -> str:
     """Return the shortest public dotpath that resolves to this object.
 
     Raises:
-        ValueError: It has none, because it is a lambda, local, a method or private; the message has the reason.
+        ValueError: The object has no public dotpath. It is, for example, a lambda, a local function or private.
     """
     module = str(getattr(obj, "__module__", None) or "")
     name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", repr(obj)))

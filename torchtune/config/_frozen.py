@@ -1,4 +1,4 @@
-"""The frozen form of a config: complete, self-contained, defaults written out, references kept."""
+"""The frozen form of a config: complete and self-contained, with all defaults written out and references kept."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -27,11 +27,11 @@ class Frozen:
 
     tree: dict[str, Any]
     omitted: list[str] = field(factory=list)
-    """Arguments whose default cannot be written to YAML, each with its owner."""
+    """Arguments whose default cannot be represented in YAML, each with its owner."""
 
     def render(self) -> str:
-        """Render as YAML, with a comment for each omitted argument."""
-        notes = [f"# left out, since YAML cannot hold it: {text}\n" for text in self.omitted]
+        """Return the tree as YAML, with a comment for each omitted argument."""
+        notes = [f"# omitted, because YAML cannot represent it: {text}\n" for text in self.omitted]
         return "".join([*notes, render_yaml(self.tree)])
 
 
@@ -58,17 +58,17 @@ def _fill(t: Any, tree: Any, path: Path, frozen: Frozen) -> None:
 
 
 def _describe(default: Any) -> str:
-    """Describe a default that cannot be written to YAML, identically in every process."""
+    """Return a description, identical in every process, of a default that YAML cannot represent."""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
         return "computed from other fields"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(default))
 
 
 def render(config: Any) -> str:
-    """Render a config object as YAML: every field, and the arguments set for its components; references are kept.
+    """Return a config object as YAML: every field, and the arguments set for its components; references are kept.
 
     Raises:
-        ConfigError: It contains a value that YAML cannot represent.
+        ConfigError: The config contains a value that YAML cannot represent.
     """
     try:
         return render_yaml(unstructure(config))
@@ -77,7 +77,7 @@ def render(config: Any) -> str:
 
 
 def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
-    """Read a complete config from YAML text, references kept: the inverse of `render`.
+    """Read a complete config from YAML text, keeping references; the inverse of `render`.
 
     Raises:
         ConfigError: With every mistake in the text.
@@ -94,7 +94,7 @@ def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
 
 
 def resolve(config: C) -> C:
-    """Return a config object with every reference replaced by its value, checked like one from YAML.
+    """Return a config object with every reference replaced by its value, with the same checks as for YAML.
 
     Raises:
         ConfigError: With every mistake in it.
@@ -121,13 +121,13 @@ def fixed_tree(config: Any) -> dict[str, Any]:
     """Return the part of a config that must not change when a run is resumed, with defaults written out.
 
     Args:
-        config: A resolved config object. Fields marked `MayChange` and the output folder are excluded.
+        config: A resolved config object. Fields annotated with `MayChange` and the output folder are excluded.
     """
     return drop_paths(frozen_tree(config), {"output_dir", *may_change(type(config))})
 
 
 def may_change(config_class: type | None) -> set[str]:
-    """Return the dotted paths of the fields marked `MayChange`, which a resumed run may change."""
+    """Return the dotted paths of the fields annotated with `MayChange`, which a resumed run may change."""
     paths: set[str] = set()
     for name, f in fields(config_class).items() if config_class else ():
         if f.may_change:
@@ -148,5 +148,5 @@ def drop_paths(tree: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any
 
 
 def resolved_tree(tree: Any) -> Any:
-    """Return a tree with its references resolved; those that cannot be resolved are kept."""
+    """Return a tree with its references resolved; references that cannot be resolved are kept."""
     return resolve_tree(tree)[0]

@@ -24,7 +24,7 @@ from torchtune.config._signature import accepts_kwargs, parameters
 from torchtune.config._source_lines import location_of_call
 from torchtune.config._structure import converter_for
 from torchtune.config._tree import copy_tree
-from torchtune.config._types import holds_components
+from torchtune.config._types import contains_components
 
 T = TypeVar("T")
 
@@ -42,17 +42,17 @@ def instantiate(component: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
 def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     """Build the object that a component describes.
 
-    Components among its arguments, including those in lists and mappings, are built first, except for arguments that
-    are declared as `Component`. The inputs are never modified.
+    Components among its arguments, including components in lists and mappings, are built first, except for arguments
+    that are declared as `Component`. The inputs are never modified.
 
     Args:
         component: A lazy, a `functools.partial`, or a mapping with `_component_`; None returns None.
-        *args: Positional arguments, appended to those of the component, as when calling a partial.
+        *args: Positional arguments, appended to the component's positional arguments, as when calling a partial.
         **kwargs: Keyword arguments, which override the config's.
 
     Raises:
-        InstantiationError: The component cannot be built. The message names the component, the argument and where
-            the component was defined; an exception raised by the component is its `__cause__`.
+        InstantiationError: The component cannot be built. The message names the component, its location and the
+            argument; an exception raised by the component is the error's `__cause__`.
     """
     if component is None:
         return None
@@ -67,7 +67,7 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _located(error: InstantiationError, component: Any) -> InstantiationError:
-    """Add a component's location to an error, unless a nested component has already set its own."""
+    """Add a component's location to an error that has no location from a nested component."""
     if error.location is None:
         error.location, error.path = _source_of(component)
     return error
@@ -85,7 +85,7 @@ def _source_of(component: Any) -> tuple[Location | None, Path]:
 
 
 def _from_mapping(component: Mapping[str, Any]) -> Any:
-    """Turn a mapping into a lazy, and resolve its references against the config that contains it."""
+    """Convert a mapping to a lazy, and resolve references against the config that contains the mapping."""
     tree, root = tree_of(component), root_of(component)
     try:
         if root is not None:
@@ -103,8 +103,8 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
     try:
-        # A callable with parameters of type Component builds those itself, for example to pass more arguments.
-        lazy_params = {name for name, p in parameters(fn).items() if holds_components(p.type)}
+        # A callable builds arguments declared as Component itself, for example to pass further arguments to them.
+        lazy_params = {name for name, p in parameters(fn).items() if contains_components(p.type)}
         built = {
             key: value if key in kwargs or key in lazy_params else _build_nested(value, (key,))
             for key, value in keywords.items()
@@ -129,7 +129,7 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
 
 
 def _build_nested(value: Any, path: Path) -> Any:
-    """Return a value with the components in it built; the value itself is not modified."""
+    """Return a copy of a value in which all components have been built."""
     if isinstance(value, functools.partial):
         try:
             return _build(value, (), {})
@@ -151,7 +151,7 @@ def _build_nested(value: Any, path: Path) -> Any:
 
 
 def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Check for missing, duplicate and unknown arguments before the component's code runs."""
+    """Check for missing, duplicate and unknown arguments before calling the component."""
     params = parameters(fn)
     if not params and accepts_kwargs(fn):
         return

@@ -1,6 +1,6 @@
 """Interpolation: `${a.b}` refers to the value at a.b.
 
-Alone, a reference keeps the type of the value; within text, it is converted to text. `$${` is a literal `${`.
+A single reference keeps the type of its target; references within text become text. `$${` is a literal `${`.
 """
 
 import re
@@ -16,7 +16,7 @@ T = TypeVar("T")
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
 REQUIRED_NAME: Final = "required"
-"""`${required}` marks a value that the user must set, unless a field has this name."""
+"""The name in `${required}`, a placeholder for a value that the user must set, unless a field has this name."""
 
 MAX_WORK: Final = 2**22
 """The maximum number of values and characters that all references of a config may expand to."""
@@ -51,23 +51,23 @@ def resolve_tree(
     Args:
         tree: The tree to resolve.
         root: The tree in which references are looked up; `tree` itself by default.
-        missing: Required fields that are not set, which are reported separately.
-        computed: Fields that are computed from others, which cannot be referenced.
+        missing: Required fields that are not set; they are reported separately.
+        computed: Fields that are computed from other fields and cannot be referenced.
 
     Returns:
-        The resolved tree, and a mistake for each reference that does not exist or is circular; a value may have
-        several. Values that cannot be resolved are left unchanged. If the fault is in another reference, that one has
-        the mistake, and this one is a consequence.
+        The resolved tree, and a mistake for each circular reference and each reference whose target does not exist; a
+        value may have multiple mistakes. Values that cannot be resolved are left unchanged. A reference that fails only
+        because its target contains a broken reference has a mistake of the kind `consequence`.
     """
     resolver = _Resolver(tree if root is None else root, missing, computed, is_root=root is None)
     return resolver.resolve(tree, ()), resolver.mistakes
 
 
 class _Fault(NamedTuple):
-    """Why a reference cannot be resolved."""
+    """The reason why a reference cannot be resolved."""
 
     mistake: Mistake
-    """What is wrong, without the path."""
+    """The mistake, without its path."""
     cycle: tuple[Path, ...] = ()
     """The paths of a reference cycle, if that is the reason."""
     is_elsewhere: bool = False
@@ -105,13 +105,13 @@ class _Resolver:
         self.in_progress: list[Path] = []
         self.cycles: set[frozenset[Path]] = set()
         self.failed: dict[Path, tuple[_Fault, ...]] = {}
-        """The faults of references that failed, cached because finding all of them could take exponential time."""
+        """The faults of references that failed, cached because finding them repeatedly could take exponential time."""
         self.exhausted = False
         self.work = 0
         """The number of values and characters that references have expanded to so far."""
 
     def resolve(self, value: Any, path: Path) -> Any:
-        """Resolve everything below a value, and record each failure at its leaf."""
+        """Resolve all references in a value, and record each failure at its leaf."""
         if isinstance(value, Mapping):
             return {key: self.resolve(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
@@ -127,7 +127,7 @@ class _Resolver:
         return value
 
     def _mistake_at(self, path: Path, fault: _Fault) -> Mistake:
-        """Return the mistake for a leaf, or a consequence if another leaf has the mistake."""
+        """Return the mistake for a leaf, or a consequence if the fault is reported at a different leaf."""
         consequence = Mistake("consequence")
         if not self.is_root:
             return fault.mistake
@@ -144,7 +144,7 @@ class _Resolver:
         return consequence if fault.is_elsewhere else fault.mistake
 
     def _target(self, value: Any) -> Any:
-        """Resolve the target of a reference; its failures are also those of the reference."""
+        """Resolve the references in the target of a reference; any failure is also a failure of that reference."""
         self._count(1)
         if isinstance(value, Mapping):
             return dict(zip(value, self._resolve_each(value.values(), self._target), strict=True))
@@ -153,7 +153,7 @@ class _Resolver:
     def _resolve_each(
         self, values: Iterable[T], resolve: Callable[[T], Any], faults: Iterable[_Fault] = ()
     ) -> list[Any]:
-        """Resolve several values and collect the faults of all, in addition to the given `faults`."""
+        """Resolve multiple values; raise if any fails or `faults` is not empty, with all faults."""
         resolved: list[Any] = []
         unresolved = list(faults)
         for value in values:
@@ -166,7 +166,7 @@ class _Resolver:
         return resolved
 
     def _count(self, amount: int) -> None:
-        """Limit the expansion of references, because 30 levels of two references each expand to a billion values."""
+        """Count expanded values; raise above the limit, because 30 levels of two references give a billion values."""
         self.work += amount
         if self.work > MAX_WORK:
             raise _broken(f"references expand to more than {MAX_WORK:,} values", "is it a reference bomb?")
@@ -181,7 +181,7 @@ class _Resolver:
         faults: tuple[_Fault, ...] = ()
         if any("${" in text for text in parts[::2]):
             message = f"{value!r} contains a malformed reference"
-            faults = _broken(message, "write ${name}, or $${ for a literal ${").faults
+            faults = _broken(message, "use ${name}, or $${ for a literal ${").faults
         parts[1::2] = self._resolve_each(parts[1::2], self._joined, faults)
         joined = "".join(parts)
         self._count(len(joined))
@@ -194,9 +194,9 @@ class _Resolver:
         if value is BROKEN:
             raise _BrokenReferenceError(_Fault(Mistake("consequence")))
         if isinstance(value, (Mapping, list)):
-            raise _broken(f"${{{name}}} is not a single value, so it cannot be part of text")
+            raise _broken(f"${{{name}}} is not a single value, so it cannot be interpolated into text")
         if value is None:
-            message = f"${{{name}}} is null, so it cannot be part of text"
+            message = f"${{{name}}} is null, so it cannot be interpolated into text"
             raise _broken(message, caused_by=_path_of(name))
         if isinstance(value, bool):
             return "true" if value else "false"

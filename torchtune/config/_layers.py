@@ -1,6 +1,6 @@
 """Layers of a config, lowest first: class defaults, a Python config or YAML files, the command line.
 
-The origin of every leaf is recorded. A component that replaces another keeps none of its arguments.
+The origin of every leaf is recorded. When a component is replaced, all its arguments are dropped.
 """
 
 import functools
@@ -21,17 +21,17 @@ from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
 HELPER_PREFIX = "x-"
-"""Top-level keys of a file with this prefix hold YAML anchors and are not fields.
+"""The prefix of top-level keys that are not fields, but define YAML anchors.
 
 Docker Compose and OpenAPI use the same prefix. GitLab's leading dot would be an empty name in a dotted path.
 """
 
 Origins = Callable[[Path], Location]
-"""Returns the location of the value at a path of one layer."""
+"""A function that returns the location of the value at a path of one layer."""
 
 
 class DroppedArguments(NamedTuple):
-    """The arguments of a component that were dropped when another replaced it."""
+    """The arguments that were dropped when a component was replaced."""
 
     path: Path
     names: tuple[str, ...]
@@ -41,14 +41,14 @@ class DroppedArguments(NamedTuple):
 
 @define
 class Layers:
-    """A config that is assembled from its layers.
+    """A config assembled from layers.
 
     Attributes:
         config_class: The recipe's config class; None for a recipe without one.
         tree: The merged layers, with unresolved references.
         origins: The location of each value that a layer set.
         mistakes: The mistakes found while reading, each with its location.
-        dropped: The arguments dropped when one component replaced another.
+        dropped: The arguments dropped when components were replaced.
     """
 
     config_class: type | None
@@ -60,11 +60,11 @@ class Layers:
     """The files and config functions, lowest layer first."""
     depth: int = 0
     incomplete: bool = False
-    """True if a layer could not be read (a mistake); missing fields are then not reported."""
+    """True if a layer could not be read, so that missing fields are not reported in addition."""
     programs: list[str] = field(factory=list)
-    """Python files that execute the config."""
-    takes_any_seed: bool = False
-    """True if the seed was null and has been drawn; when a run is resumed, its seed replaces it."""
+    """Python files whose execution produced the config."""
+    has_unspecified_seed: bool = False
+    """True if the seed was null and has been drawn at random; a resumed run's original seed replaces it."""
 
     @classmethod
     def of_defaults(cls, config_class: type | None) -> "Layers":
@@ -106,25 +106,25 @@ class Layers:
         for key, value in tree.items():
             child = (*path, key)
             old = holder.get(key)
-            # A mapping with a component key replaces the component; one without changes its arguments.
+            # A mapping with a component key replaces the component; any other mapping changes its arguments.
             if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(child, value):
                 self.merge(value, origin, child)
             elif is_reference(old) and isinstance(value, Mapping) and section_of(self.slot_at(child).type):
                 message = f"a lower layer sets this field to the reference {old}"
-                advice = "change the value that it refers to, or use another reference"
+                advice = "change the value that it refers to, or use a different reference"
                 self.mistakes.append(Mistake("reference", message, advice, child, location=origin(child)))
             else:
                 self.set_value(child, value, origin)
 
     def merges(self, path: Path, value: Mapping[str, Any]) -> bool:
-        """Return whether a mapping is merged into the current value; otherwise it replaces it."""
+        """Return whether a mapping is merged into the current value, rather than replacing it."""
         if COMPONENT_KEY in value:
             return False
         t = None if is_component_tree(value_at(self.tree, path)) else self.slot_at(path).type
         return t is None or not (is_data(t) or (not value and mapping_of(t) is not None))
 
     def slot_at(self, path: Path) -> Slot:
-        """Return the slot of a path, whose last key need not be set."""
+        """Return the slot of a path; the last key need not be set."""
         slot = Slot(self.config_class or Any)
         for i, key in enumerate(path):
             slot = slots(slot.type, value_at(self.tree, path[:i])).get(key) or Slot(Any)
@@ -147,12 +147,12 @@ class Layers:
             self.origins[value_path] = origin(value_path)
 
     def forget(self, path: Path) -> None:
-        """Remove the origins of a path and of everything below it."""
+        """Remove the origins of a path and of all values below it."""
         for stale in [p for p in self.origins if p[: len(path)] == path]:
             del self.origins[stale]
 
     def _note_dropped(self, path: Path, old: Any, new: Any, origin: Location) -> None:
-        """Record the arguments that a component loses to another, unless a file replaces a class default."""
+        """Record the arguments dropped with a replaced component, unless a file replaces a class default."""
         if not is_component_tree(old) or not is_component_tree(new):
             return
         dropped = [name for name in old if name != COMPONENT_KEY and name not in new]
@@ -163,7 +163,7 @@ class Layers:
 
     @property
     def notes(self) -> list[str]:
-        """Notes for the user: the arguments that were dropped and not set again."""
+        """Notes for the user about arguments that were dropped and not set again."""
         set_paths = set(all_paths(self.tree))
         unset = [(d, [n for n in d.names if (*d.path, n) not in set_paths]) for d in self.dropped]
         return [
@@ -171,18 +171,18 @@ class Layers:
         ]
 
     def origin(self, path: Path) -> Location:
-        """Return the origin of a path, or of its nearest ancestor that has one."""
+        """Return the origin of a path, or of the nearest ancestor with a recorded origin."""
         ancestors = (path[:length] for length in range(len(path), -1, -1))
         return next((self.origins[p] for p in ancestors if p in self.origins), Location())
 
     def normalise(self) -> list[Mistake]:
-        """Sort the fields in the order of the config class, expand paths, and return the mistakes in those."""
+        """Sort fields in the order of the config class, expand paths, and return a mistake for each invalid path."""
         names = [*fields(self.config_class), *self.tree] if self.config_class else [*self.tree]
         self.tree = {name: self.tree[name] for name in names if name in self.tree}
         return expand_paths(self.config_class or Any, self.tree)
 
     def resolve(self) -> Any:
-        """Return the tree with references resolved, and record a mistake for each that cannot be."""
+        """Return the tree with references resolved, and record a mistake for each reference that cannot be resolved."""
         resolved, mistakes = self._resolve()
         self.mistakes += [self.located(m) for m in mistakes if m.kind != "consequence"]
         return resolved
@@ -195,11 +195,11 @@ class Layers:
         resolved, mistakes = resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
         invalid_references = expand_paths(
             self.config_class or Any, resolved
-        )  # may resolve to an invalid path
+        )  # references may resolve to invalid paths
         return resolved, [*mistakes, *(invalid_paths or invalid_references)]
 
     def build(self, subject: str = "the config") -> Any:
-        """Check and return the resolved config: an object of the config class, or a Node without one.
+        """Check and return the resolved config: an object of the config class, or a Node if there is no config class.
 
         Raises:
             ConfigError: With the mistakes of all layers.
@@ -227,7 +227,7 @@ class Layers:
         return config
 
     def _without_consequences(self, mistakes: list[Mistake]) -> list[Mistake]:
-        """Remove the mistakes of values that only refer to another value with a mistake."""
+        """Remove mistakes whose value is only a reference to a different value with a mistake."""
         mistaken_paths = {tuple(map(str, m.path)) for m in mistakes}
 
         def is_caused_elsewhere(mistake: Mistake) -> bool:
@@ -254,7 +254,7 @@ class Layers:
         return Node(resolved, origins={path: self._defined_at(path) for path in all_paths(resolved)})
 
     def _stamp(self, value: Any, path: Path) -> None:
-        """Record the location of every component, for the messages of `instantiate`."""
+        """Record the location of every component, for the error messages of `instantiate`."""
         if isinstance(value, functools.partial):
             stamp(value, self._defined_at(path), path)
             value = dict(value.keywords)
@@ -277,8 +277,8 @@ class Layers:
     def _location_of(self, mistake: Mistake) -> Location:
         """Return the location of a mistake.
 
-        That of a component is where its dotpath was set, that of a contradiction the last of its fields that was set,
-        and that of a default that contradicts other fields the last of those.
+        A component's mistake is located at its dotpath. A contradiction is located at the involved field that was set
+        last; so is a mistake in a default that contradicts other fields.
         """
         path = mistake.path
         component_key = (*path, COMPONENT_KEY)
@@ -302,13 +302,13 @@ class Layers:
         return self.last_origin(path) if isinstance(holder, list) else self.origin(path)
 
     def _last_of(self, path: Path, names: tuple[str, ...]) -> Location:
-        """Return the highest origin of the given fields of a config class or section; no names mean all fields."""
+        """Return the highest origin of the named fields of a config class or section; no names select all fields."""
         holder = value_at(self.tree, path)
         involved = names or (holder if isinstance(holder, Mapping) else ())
         return max([self.origin(path), *(self.last_origin((*path, *as_path(n))) for n in involved)])
 
     def last_origin(self, path: Path) -> Location:
-        """Return the highest origin of a value and of everything in it."""
+        """Return the highest origin of a value and all values inside it."""
         nested = [origin for p, origin in self.origins.items() if p[: len(path)] == path]
         return max([self.origin(path), *nested])
 
@@ -323,10 +323,10 @@ class Layers:
             raise ConfigError([self._described(m) if m.kind == "missing" else m for m in ordered], subject)
 
     def _described(self, mistake: Mistake) -> Mistake:
-        """Add the type, the documentation and a suggestion to the mistake of a missing value."""
+        """Add the type, the documentation and a suggestion to the mistake for a missing value."""
         try:
             slot = self.slot_at(mistake.path)
         except LookupError:  # in an object that a config function created but did not use
             slot = Slot(Any)
-        expected, advice = mistake.expected or describe(slot.type), f"write {dotted(mistake.path)}=..."
+        expected, advice = mistake.expected or describe(slot.type), f"set {dotted(mistake.path)}=..."
         return mistake._replace(expected=expected, suggestion=advice, documentation=slot.doc)

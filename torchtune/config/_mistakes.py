@@ -1,4 +1,4 @@
-"""Mistakes in a config: values with fields, collected in one list and rendered to text only for display."""
+"""Mistakes in a config: structured records, collected in one list and rendered to text only for display."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from torchtune._counted import counted
 from torchtune._own_packages import folder_of
 
-# Named tuples, because `tune ls` imports this module and importing attrs takes longer than all its work.
+# Named tuples rather than attrs classes, because importing attrs would dominate the run time of `tune ls`.
 
 Path = tuple[str | int, ...]
 """A field path: field names, component arguments and list indices from the root."""
@@ -15,29 +15,29 @@ Path = tuple[str | int, ...]
 Kind = Literal[
     "missing",  # a required field is not set
     "unknown",  # not the name of a field, argument or key
-    "wrong_type",  # a value that is not of the declared type
+    "wrong_type",  # a value of a type other than the declared one
     "rule",  # a value that a validator rejects
-    "contradiction",  # fields that their config class rejects together
+    "contradiction",  # a combination of fields that the config class rejects
     "reference",  # a `${...}` that cannot be resolved
     "component",  # a component that its field does not accept, or that cannot be built with its arguments
     "unwritable",  # a Python value that YAML cannot represent
     "source",  # a file that cannot be read or is not a config
     "failure",  # a user's Python code that raised
-    "word",  # an invalid command-line argument
-    "run",  # a device or output folder that the run cannot use
+    "argument",  # an invalid command-line argument
+    "run",  # a device or output folder that is not usable for the run
     "consequence",  # caused by another mistake, and not reported
 ]
-"""The category of a mistake. Code checks this and the other fields, never the text of a message."""
+"""The category of a mistake. Code should check this and the other fields, never the message text."""
 
 Painter = Callable[[str, str], str]
-"""Styles one part of the output, given its text and its name: `head`, `location`, `path` or `sentence`."""
+"""A function that styles one part of the output, given its text and name (`head`, `location`, `path`, `sentence`)."""
 
 
 class Location(NamedTuple):
-    """Where a value was set; locations sort in reading order."""
+    """The location at which a value was set; locations sort in reading order."""
 
     layer: int = 0
-    """0 for defaults and for command-line arguments other than overrides; then counted up by layer."""
+    """0 for defaults and for command-line arguments other than overrides; 1, 2, ... for the layers above."""
     position: int = 0
     """The line of a file, counted from 1, or the position of an override on the command line; 0 if unknown."""
     source: str = ""
@@ -58,37 +58,37 @@ class Mistake(NamedTuple):
 
     kind: Kind
     message: str = ""
-    """What is wrong; may be empty if `expected` and `got` are set."""
+    """The problem; may be empty if `expected` and `got` are set."""
     suggestion: str = ""
     """How to fix it."""
     path: Path = ()
     """The field path; empty for a file or the command line as a whole."""
     expected: str = ""
-    """What the field accepts, as text that completes `expected`."""
+    """The values that the field accepts, phrased to follow the word "expected"."""
     got: str = ""
     """The actual value, as displayed to the user."""
     fields: tuple[str, ...] = ()
-    """For a rule or contradiction: the fields of the config class that it involves."""
+    """The fields of the config class that a rule or contradiction involves."""
     caused_by: Path | None = None
-    """The path whose mistake, if it has one, causes this one."""
+    """The path of the mistake that causes this one, if there is a mistake at that path."""
     location: Location = Location()
-    """Where the value was set."""
+    """The location at which the value was set."""
     documentation: str = ""
     """The docstring of a required field that is not set."""
 
     @classmethod
     def of_argument(cls, argument: str, message: str, suggestion: str = "") -> "Mistake":
         """Return a mistake on the command line."""
-        return cls("word", message, suggestion, location=Location(0, 0, argument, "command line"))
+        return cls("argument", message, suggestion, location=Location(0, 0, argument, "command line"))
 
     @classmethod
     def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "Mistake":
-        """Return a mistake in a file as a whole, or in a line that has no field path."""
+        """Return a mistake that concerns a whole file, or a line without a field path."""
         return cls("source", message, suggestion, location=Location(0, line, file, "file"))
 
     @property
     def sentence(self) -> str:
-        """What is wrong and how to fix it, without the location."""
+        """The problem and the suggestion, without the location."""
         problem = ": ".join(filter(None, [self.message, self.expected]))
         problem = problem if self.message else f"expected {self.expected}, got {self.got}"
         text = with_suggestion(problem, self.suggestion)
@@ -115,7 +115,7 @@ class ConfigError(ValueError):
 
     Attributes:
         mistakes: Every mistake, in reading order.
-        subject: What contains the mistakes, such as `the config of full_finetune`.
+        subject: The config or file that contains the mistakes, such as `the config of full_finetune`.
     """
 
     def __init__(self, mistakes: Iterable[Mistake], subject: str = "the config") -> None:
@@ -147,8 +147,8 @@ class InstantiationError(ValueError):
     """A component could not be built; the original exception, if any, is its `__cause__`.
 
     Attributes:
-        message: Which component and argument, and why.
-        location: Where the component was defined; None if not known (yet).
+        message: The component, the argument, and the reason.
+        location: The location of the component's definition; None if not known (yet).
         path: The component's field path.
     """
 
@@ -169,7 +169,7 @@ class RejectedError(Exception):
 
 
 def reject(kind: Kind, message: str = "", suggestion: str = "", path: Path = ()) -> RejectedError:
-    """Return a `RejectedError` with one mistake, whose `path` is relative to the current value."""
+    """Return a `RejectedError` with one mistake; `path` is relative to the current value."""
     return RejectedError(Mistake(kind, message, suggestion, path))
 
 
@@ -184,10 +184,10 @@ def unknown_name(name: str, known_names: Iterable[object], path: Path = (), owne
     Args:
         name: The name.
         known_names: The valid names.
-        path: Its path, relative to the current value.
+        path: The path of the name, relative to the current value.
         owner: The component that the argument was passed to.
     """
-    from torchtune._hints import hint_for  # not at the top: `tune ls` never needs it
+    from torchtune._hints import hint_for  # imported here, because `tune ls` does not need it
 
     names = [*known_names]
     message = f"{owner} has no argument {name!r}" if owner else f"unknown field {name!r}"

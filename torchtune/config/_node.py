@@ -7,13 +7,13 @@ from torchtune.config._mistakes import Location, Path, did_you_mean, with_sugges
 
 
 class Node(Mapping[str, Any]):
-    """A read-only mapping whose keys are also attributes; nested nodes keep a reference to their root.
+    """A read-only mapping whose keys are also attributes; nested nodes reference their root node.
 
     Args:
         tree: Mappings, lists and scalars.
         root: The node against which references are resolved; this node itself by default.
         path: The field path of this node, from its root.
-        origins: Locations of the values of a root, by path.
+        origins: The locations of the values in a root node, by path.
     """
 
     __slots__ = ("_origins", "_path", "_root", "_tree")

@@ -1,4 +1,4 @@
-"""Slots: what each field path of a config accepts, given the components that it currently names.
+"""Slots: the type, default and documentation of each field path, given the config's current components.
 
 Overrides, command-line flags, help, freezing and completion traverse these slots.
 """
@@ -35,12 +35,12 @@ from torchtune.config._types import (
 )
 
 UNCHECKED = TypeVar("UNCHECKED")
-"""The type of every argument of an unknown component, so that only the component is reported."""
+"""The type of every argument of an unknown component, so that only the component itself is reported."""
 
 
 @attrs.frozen
 class Slot:
-    """A field path of a config, and what it accepts."""
+    """A field path of a config, with the accepted type."""
 
     type: Any
     """The accepted type, reduced to what YAML can represent."""
@@ -62,7 +62,7 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
     """Return the slots directly below a value.
 
     Args:
-        t: The declared type of the value; `Any` if undeclared.
+        t: The declared type of the value; `Any` for an undeclared type.
         tree: The current value; None if it is not set.
     """
     if is_component_tree(tree):
@@ -81,10 +81,10 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
 
 
 def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
-    """Return the type of a name below a value that has no slot but may be set, or None.
+    """Return the type of a name that has no slot below a value but may be set, or None.
 
-    Such a name is an argument that the recipe passes (reported later), one accepted by `**kwargs`, an argument of an
-    invalid component, or a new key of a mapping.
+    Such a name is an argument that the recipe passes (reported later), an argument accepted by `**kwargs`, an argument
+    of an invalid component, or a new key of a mapping.
     """
     if t is UNCHECKED:
         return UNCHECKED
@@ -100,7 +100,7 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
         known_params = parameters(fn)
         return argument_type(known_params[name]) if name in known_params else None
     if (section := section_of(t, tree, name)) and name in fields(section):
-        return fields(section)[name].type  # a field of another member of a union of sections
+        return fields(section)[name].type  # a field of a different member of a union of sections
     mapping = mapping_of(t)
     if mapping is None or typing.is_typeddict(mapping) or not (tree is None or isinstance(tree, Mapping)):
         return None
@@ -110,7 +110,7 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
 def is_data(t: Any) -> bool:
     """Return whether a mapping of this type is data, which a higher layer replaces instead of merging.
 
-    Sections are merged, and so are mappings whose values are components or sections.
+    Sections and mappings whose values are components or sections are merged.
     """
     mapping = mapping_of(t)
     if mapping is None or sections_of(t):
@@ -127,7 +127,7 @@ def mapping_of(t: Any) -> Any:
 
 
 def unstructured_default(slot: Slot) -> tuple[bool, Any]:
-    """Return whether a slot has a default, and the default as a tree, or its repr if YAML cannot represent it."""
+    """Return whether a slot has a default, and the default as a tree (or its repr if YAML cannot represent it)."""
     from torchtune.config._unstructure import unstructure
 
     if slot.default is REQUIRED:
@@ -139,10 +139,10 @@ def unstructured_default(slot: Slot) -> tuple[bool, Any]:
 
 
 def expand_paths(t: Any, tree: Any, path: Path = ()) -> list[Mistake]:
-    """Expand paths in a tree of type `t`, in place: text of a path type, and `output_dir` of any recipe.
+    """Expand paths in a tree of type `t`, in place: values of a path type, and the `output_dir` of any recipe.
 
     Returns:
-        A mistake for each text that is not a valid path.
+        A mistake for each value that is not a valid path.
     """
     types, mistakes = slots(t, tree), []
     for key, value in enumerate(tree) if isinstance(tree, list) else [*tree.items()]:
@@ -168,7 +168,7 @@ def _has_values(t: Any) -> bool:
 def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type | None:
     """Return the config class in a type such as `Validation | None`.
 
-    If there are several, return the one with most fields that match or resemble the names in `tree` and `key`.
+    If there are multiple, return the one with the most fields that match or resemble the names in `tree` and `key`.
     """
     sections = sections_of(t)
     names = [str(n) for n in (*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key]))]

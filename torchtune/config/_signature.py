@@ -9,7 +9,7 @@ from typing import Any, Final, NotRequired, Required, Unpack
 from attrs import frozen
 
 MISSING: Final = inspect.Parameter.empty
-"""Marks a missing default or annotation."""
+"""A placeholder for a missing default or annotation."""
 
 
 class _NotPassed:
@@ -20,14 +20,14 @@ class _NotPassed:
 
 
 NOT_PASSED: Final = _NotPassed()
-"""YAML cannot represent it, so that a frozen config omits the keyword."""
+"""Not representable in YAML, so that a frozen config omits the keyword."""
 
 
 @frozen
 class Passed:
     """The arguments that a recipe passes when it instantiates a field's component, for checks before the run.
 
-    It is part of the field's annotation: `dataset: Annotated[Component[Dataset], Passed(1)]`.
+    `Passed` is part of the field's annotation: `dataset: Annotated[Component[Dataset], Passed(1)]`.
     """
 
     positional: int = 0
@@ -35,20 +35,20 @@ class Passed:
     names: tuple[str, ...] = ()
     """Keyword arguments whose values are known only at run time, such as `total_steps`."""
     fixed: tuple[tuple[str, object], ...] = ()
-    """Keyword arguments that the recipe always passes with this value; a config may repeat but not change it."""
+    """Keyword arguments that the recipe always passes, with their values; a config may set only the same value."""
 
     def __init__(self, positional: int = 0, *names: str, **fixed: object) -> None:
         self.__attrs_init__(positional, names, tuple(fixed.items()))  # type: ignore[attr-defined]  # made by attrs
 
     def fills(self, params: "dict[str, Parameter]") -> set[str]:
-        """Return the names of the parameters that the recipe fills."""
+        """Return the names of the parameters for which the recipe passes an argument."""
         first = [p.name for p in params.values() if p.positional][: self.positional]
         return {*first, *self.names, *(name for name, _ in self.fixed)}
 
 
 @frozen
 class MayChange:
-    """Marks a field that a resumed run may change: `epochs: Annotated[int, MayChange()]`."""
+    """An annotation for a field that a resumed run may change: `epochs: Annotated[int, MayChange()]`."""
 
 
 @frozen
@@ -61,13 +61,13 @@ class Parameter:
     default: Any
     """MISSING if the argument is required."""
     positional: bool
-    """True if it can be passed by position."""
+    """True if the argument can be passed by position."""
     only_positional: bool = False
-    """True if it can only be passed by position."""
+    """True if the argument can be passed only by position."""
 
     @property
     def required(self) -> bool:
-        """True if there is no default."""
+        """True if the parameter has no default."""
         return self.default is MISSING
 
 
@@ -104,7 +104,7 @@ def unpacked(hint: Any) -> type | None:
 
 
 def _keyword_params(options: Any) -> Iterator[Parameter]:
-    """Yield the keys of a TypedDict as keyword parameters; optional ones default to None, or else to NOT_PASSED."""
+    """Yield the keys of a TypedDict as keyword parameters; optional ones default to None if allowed, or NOT_PASSED."""
     for name, hint in type_hints(options).items():
         required, inner_hint = name in options.__required_keys__, hint
         while typing.get_origin(inner_hint) in (Required, NotRequired):
@@ -123,7 +123,7 @@ def unpacked_in(fn: Callable[..., Any]) -> type | None:
 
 
 def _annotated_function(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function whose annotations describe the parameters of `fn`."""
+    """Return the function that contains the parameter annotations of `fn`, such as the constructor of a class."""
     if not inspect.isclass(fn):
         return unwrap(fn)
     init: Callable[..., Any] = fn.__init__
@@ -137,10 +137,10 @@ def unwrap(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def type_hints(fn: object) -> dict[str, Any]:
-    """Return annotations as types, except those that do not resolve, such as names imported only for type checking."""
+    """Return annotations as types; omit unresolvable ones, such as names imported only for type checking."""
     try:
         return typing.get_type_hints(fn, include_extras=True)
-    except Exception:  # an annotation may be any expression; resolve them one by one
+    except Exception:  # an annotation may be any expression, so resolve each separately
         return _resolvable_hints(fn)
 
 
@@ -165,17 +165,17 @@ def unresolved_hints(fn: object) -> dict[str, str]:
 
 
 def parameters(fn: Callable[..., Any]) -> dict[str, Parameter]:
-    """Return a callable's named parameters in order."""
+    """Return a callable's named parameters, in order."""
     return _read(fn)[0]
 
 
 def parameters_of(fn: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a callable's parameters, without those accepted by `**kwargs`."""
+    """Return the names of a callable's parameters; names accepted only by `**kwargs` are not included."""
     return tuple(parameters(fn))
 
 
 def accepts_kwargs(fn: Callable[..., Any]) -> bool:
-    """Return whether a callable accepts any keyword (`**kwargs`), so that its arguments cannot be checked."""
+    """Return whether a callable accepts any keyword (`**kwargs`), so that argument names cannot be checked."""
     return _read(fn)[1]
 
 

@@ -1,7 +1,7 @@
 """Convert mappings, lists and scalars to typed config objects; `_unstructure` is the inverse.
 
-cattrs dispatches on types. Every hook is strict (scalars are never converted to another type) and reports all mistakes
-in its value at once, as a `RejectedError`.
+cattrs dispatches on types. Every hook is strict (scalars are never coerced, except int to float) and reports all
+mistakes in its value at once, as a `RejectedError`.
 """
 
 import enum
@@ -114,7 +114,7 @@ def _wrong_type(t: Any, value: Any) -> RejectedError:
 
 
 def _suggestions(t: Any) -> list[str]:
-    """Return the text values that a type allows, for suggestions."""
+    """Return the allowed strings of a type, for suggestions."""
     dtypes = [kind for m in (typing.get_args(t) if is_union(t) else (t,)) if is_torch_name(m) for kind in [m]]
     torch = sys.modules.get("torch")
     names = [name for name, kind in vars(torch).items() if isinstance(kind, tuple(dtypes))] if dtypes else []
@@ -122,7 +122,7 @@ def _suggestions(t: Any) -> list[str]:
 
 
 def display(value: Any) -> str:
-    """Format a value for a message: shorten long ones, and name the kind of a mapping."""
+    """Format a value for a message; long values are shortened, and a mapping is described by its kind."""
     if isinstance(value, Mapping):
         return "a component" if COMPONENT_KEY in value else "a mapping"
     text = repr(value)
@@ -158,7 +158,7 @@ def _anything(_t: Any, conv: cattrs.Converter) -> Hook:
 
 
 def _dtype_named(value: Any) -> Any:
-    """Return the dtype for text such as `torch.bfloat16`, for unannotated arguments (torch.nn.Linear); else None."""
+    """Return the dtype for a string such as `torch.bfloat16`, for unannotated arguments (torch.nn.Linear), or None."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, str) or not value.startswith("torch."):
         return None
@@ -167,7 +167,7 @@ def _dtype_named(value: Any) -> Any:
 
 
 def _read_each(items: typing.Iterable[tuple[Any, Any]], read: Callable[[Any], Any], kind: type) -> Any:
-    """Read every value of a collection, and collect all mistakes."""
+    """Convert every value of a collection, and collect all mistakes."""
     result, mistakes = {}, []
     for key, value in items:
         try:
@@ -222,7 +222,7 @@ def _torch_name(t: Any, _: cattrs.Converter) -> Hook:
 
 
 def _union(t: Any, conv: cattrs.Converter) -> Hook:
-    # An exact scalar type takes precedence, so that 3 stays an int in `int | float`; text comes last.
+    # Exact scalar types are tried first, so that 3 stays an int in `int | float`; str is tried last.
     options = sorted(typing.get_args(t), key=lambda m: (m is str, m is float))
 
     def hook(value: Any, _: Any) -> Any:
@@ -230,13 +230,13 @@ def _union(t: Any, conv: cattrs.Converter) -> Hook:
             return None
         rejections: list[RejectedError] = []
         for option in options:
-            if not _may_hold(option, value):
+            if not _may_accept(option, value):
                 continue
             try:
                 return conv.structure(value, option)
             except RejectedError as rejected:
                 rejections.append(rejected)
-        if len(rejections) == 1 and not _is_plain(value):  # only one member has this shape
+        if len(rejections) == 1 and not _is_plain(value):  # only one member accepts this kind of value
             raise rejections[0]
         # A mistake inside the value indicates the intended member.
         nested = [r for r in rejections if any(m.path for m in r.mistakes)]
@@ -254,8 +254,8 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, (Mapping, list))
 
 
-def _may_hold(t: Any, value: Any) -> bool:
-    """Return whether a value has the shape of a type: a component, a mapping, a list or a scalar."""
+def _may_accept(t: Any, value: Any) -> bool:
+    """Return whether a value has the kind (component, mapping, list or scalar) that a type requires."""
     if is_anything(t) or is_union(t):
         return True
     if is_component_tree(value):
@@ -278,7 +278,7 @@ def _mapping(t: Any, conv: cattrs.Converter) -> Hook:
         read = _read_each(value.items(), lambda v: conv.structure(v, value_type), dict)
         typed = {_key(key, key_type, conv): item for key, item in read.items()}
         if len(typed) < len(read):
-            raise reject("rule", "two of its keys are equal", "keep one of them")
+            raise reject("rule", "two keys are equal", "keep one of them")
         return typed
 
     return hook
@@ -310,7 +310,7 @@ def _typed_dict(t: Any, conv: cattrs.Converter) -> Hook:
 
 
 def _key(key: str, t: Any, conv: cattrs.Converter) -> Any:
-    """Convert a key, which is text in YAML, to its type: `3: x` has an int key in a `dict[int, str]`."""
+    """Convert a key, which YAML reads as a string, to its type: `3: x` has an int key in a `dict[int, str]`."""
     if is_anything(t) or t is str:
         if isinstance(key, KeyText):
             raise _wrong_key_type("text", key, key)
@@ -322,11 +322,11 @@ def _key(key: str, t: Any, conv: cattrs.Converter) -> Any:
 
 
 def _wrong_key_type(expected: str, key: str, got: str) -> RejectedError:
-    return RejectedError(Mistake("wrong_type", path=(key,), expected=f"{expected} as key", got=got))
+    return RejectedError(Mistake("wrong_type", path=(key,), expected=f"{expected} as the key", got=got))
 
 
 def is_storable_as_text(t: Any) -> bool:
-    """Return whether a value of this type may be text in YAML: text, a choice of texts, or a path."""
+    """Return whether a value of this type may be a string in YAML: `str`, a `Literal`, an enum or a path."""
     return any(
         m is str or _is_class(m, (PurePath, enum.Enum)) or typing.get_origin(m) is Literal for m in members(t)
     )
@@ -370,7 +370,7 @@ def _alias(t: Any, conv: cattrs.Converter) -> Hook:
 
 
 def _nested_component(t: Any, conv: cattrs.Converter) -> Hook:
-    """Return the hook for any other class, which a nested component builds."""
+    """Return the hook for any other class; its instances are built by nested components."""
     return lambda value, _: structure_component(value, t, conv)
 
 

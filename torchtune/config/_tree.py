@@ -8,9 +8,9 @@ from torchtune.config._mistakes import Path
 
 
 class Broken:
-    """A placeholder for a value whose mistake is already reported, to avoid follow-up mistakes.
+    """A placeholder for a value with an already reported mistake, to avoid follow-up mistakes.
 
-    Any computation with it, for example in a config function, returns it again.
+    Arithmetic with the placeholder, for example in a config function, returns the placeholder.
     """
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def all_paths(tree: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the paths of a tree and of every value in it."""
+    """Yield the path of a tree and the path of every value in it."""
     yield path
     if isinstance(tree, Mapping | list):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
@@ -70,12 +70,12 @@ def child(tree: Any, key: str | int) -> Any:
 
 
 def is_index(text: str) -> bool:
-    """Return whether a segment of a path may be a list index."""
+    """Return whether a path segment may be a list index."""
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def as_path(text: str) -> Path:
-    """Split a dotted path, and convert list indices to int."""
+    """Convert a dotted path to a tuple, with list indices as int."""
     return tuple(int(part) if is_index(part) else part for part in text.split("."))
 
 

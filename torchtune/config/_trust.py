@@ -1,7 +1,7 @@
-"""Which code a config may name: dotpaths in YAML files from untrusted sources must not run arbitrary code.
+"""Trust in code: dotpaths in YAML files from untrusted sources must not run arbitrary code.
 
-The first segment of a dotpath is checked before anything is imported; the module that defines the object is checked
-afterwards. See `docs/trust.md`.
+The dotpath itself is checked before anything is imported; the module that defines the object is checked afterwards.
+See `docs/trust.md`.
 """
 
 import importlib.util
@@ -32,14 +32,14 @@ TORCH_KINDS: Final = frozenset(
         "torch.utils.data.dataloader.DataLoader",
     }
 )
-"""Base classes of the components accepted by a field without a type, as are torchtune's functions that return one.
+"""Base classes of the components that a field without a type accepts.
 
-A package of torchtune registers more of them as `COMPONENT_KINDS`.
+It also accepts torchtune functions that return instances. Packages register further bases as `COMPONENT_KINDS`.
 """
 
 
 class Rejection(NamedTuple):
-    """Why a dotpath must not be imported."""
+    """The reason why a dotpath must not be imported."""
 
     reason: str
     suggestion: str = ""
@@ -52,9 +52,9 @@ class Trust:
     packages: frozenset[str] = frozenset()
     """Top-level packages added with `--allow` or `TUNE_ALLOW`."""
     folders: tuple[str, ...] = ()
-    """Folders of Python files that the user named on the command line."""
+    """Folders of the Python files that the user passed on the command line."""
     files: tuple[str, ...] = ()
-    """Those files, whose functions are accepted by fields without a type."""
+    """These Python files; fields without a type accept their functions."""
 
 
 @define
@@ -77,9 +77,9 @@ def allow(*packages: str) -> None:
 
 
 def trust_folder_of(file: str | Path) -> None:
-    """Trust the folder of a Python file that the user named, and make it importable.
+    """Trust the folder of a Python file that the user passed, and make its modules importable.
 
-    The folder is appended to `sys.path`, so that a `torch.py` in it shadows nothing.
+    The folder is appended to `sys.path`, so that a `torch.py` in it does not shadow the installed package.
     """
     prefer_project_packages(file)
     path = str(Path(file).resolve())
@@ -103,7 +103,7 @@ def only_trusting(trust: Trust) -> Iterator[None]:
 
 
 def path_rejection(path: str) -> Rejection | None:
-    """Return why a dotpath must not be imported, or None; imports nothing.
+    """Return why a dotpath must not be imported, or None, without importing anything.
 
     Args:
         path: A public dotpath of at least two segments.
@@ -123,7 +123,7 @@ def path_rejection(path: str) -> Rejection | None:
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
     if first in OWN_PACKAGES:
-        reason = f"is another project's package here, not torchtune.{first}"
+        reason = f"is a different project's package here, not torchtune.{first}"
         return Rejection(f"{first!r} {reason}", f"if you trust its code, add --allow {first}")
     suggestion = did_you_mean(first, (*OWN_PACKAGES, "torch"))
     return Rejection(f"{first!r} is not trusted", suggestion or f"if you trust its code, add --allow {first}")
@@ -143,7 +143,7 @@ def object_rejection(obj: Any) -> str | None:
 
 
 def is_user_code(obj: Any) -> bool:
-    """Return whether an object is defined in a Python file that the user named."""
+    """Return whether an object is defined in a Python file that the user passed."""
     file = _file_of(obj)
     return file is not None and str(Path(file).resolve()) in _current.trust.files
 
@@ -155,7 +155,7 @@ def _file_of(obj: Any) -> str | None:
 
 
 def is_kind(obj: Any) -> bool:
-    """Return whether a class is a subclass of a component kind of torch or of one registered by a package."""
+    """Return whether a class is a subclass of a component kind of torch or of a registered component kind."""
     bases = getattr(obj, "__mro__", ())
     return any(
         f"{c.__module__}.{c.__qualname__}" in TORCH_KINDS or c in _registered(c.__module__) for c in bases
@@ -171,7 +171,7 @@ def _registered(module: str) -> tuple[type, ...]:
 
 
 def _origin(package: str) -> str | None:
-    """Return the file that importing a top-level package would run, without importing it."""
+    """Return the file that importing a top-level package would execute, without importing the package."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -194,15 +194,15 @@ def _in_trusted_package(path: str) -> bool:
 
 
 def _in_trusted_folder(file: str | None) -> bool:
-    """Return whether a file is a module of a trusted folder, or of a package in that folder.
+    """Return whether a file is a module in a trusted folder, or in a package inside that folder.
 
     Subfolders that are not packages, such as `.venv`, are not trusted.
     """
     if not file:
         return False
-    above = Path(file).resolve().parents
+    parents = Path(file).resolve().parents
     for folder in map(Path, _current.trust.folders):
-        if folder in above:
-            packages = above[: above.index(folder)]
+        if folder in parents:
+            packages = parents[: parents.index(folder)]
             return all((package / "__init__.py").is_file() for package in packages)
     return False

@@ -1,4 +1,4 @@
-"""Types of fields and arguments: which of them YAML can represent, and how messages describe them."""
+"""Types of fields and arguments: classification, representation in YAML, and descriptions for messages."""
 
 import enum
 import inspect
@@ -29,21 +29,21 @@ SCALARS: Final = {bool: "true or false", int: "an int", float: "a float", str: "
 
 
 def is_anything(t: Any) -> bool:
-    """Return whether a type is unconstrained: not annotated, `Any`, `object` or a type variable."""
+    """Return whether a type is unconstrained: missing, `Any`, `object` or a type variable."""
     return t is MISSING or t is Any or t is object or isinstance(t, TypeVar)
 
 
 def is_union(t: Any) -> bool:
-    """Return whether a type is a union, in either spelling."""
+    """Return whether a type is a union (`X | Y` or `Union[X, Y]`)."""
     return typing.get_origin(t) in (Union, types.UnionType)
 
 
-def holds_components(t: Any) -> bool:
-    """Return whether a type is or contains `Component[T]`, such as a list of them."""
+def contains_components(t: Any) -> bool:
+    """Return whether a type is or contains `Component[T]`, as in `list[Component[T]]`."""
     inner = typing.get_args(t)[0] if typing.get_origin(t) is Annotated else t
     if is_component_type(inner):
         return True
-    return typing.get_origin(inner) is not Literal and any(map(holds_components, typing.get_args(inner)))
+    return typing.get_origin(inner) is not Literal and any(map(contains_components, typing.get_args(inner)))
 
 
 def is_component_type(t: Any) -> bool:
@@ -74,7 +74,7 @@ def alias_of(t: Any) -> Any:
 
 
 def push_down(t: Any, passed_args: Passed | None = None) -> Any:
-    """Move the `Passed` annotation of a union or collection to the components in it.
+    """Move the `Passed` annotation of a union or collection to its component types.
 
     `Annotated[list[Component[D]], Passed(1)]` becomes `list[Annotated[Component[D], Passed(1)]]`.
     """
@@ -105,7 +105,7 @@ def sections_of(t: Any) -> list[type]:
 
 
 def is_torch_name(t: Any) -> bool:
-    """Return whether a type is `torch.dtype` or `torch.device`, whose values are written by name."""
+    """Return whether a type is `torch.dtype` or `torch.device`, whose values are represented by name."""
     return isinstance(t, type) and t.__module__ == "torch" and t.__name__ in ("dtype", "device")
 
 
@@ -116,7 +116,7 @@ def is_mapping_type(t: Any) -> bool:
 
 
 def is_collection_type(t: Any) -> bool:
-    """Return whether a type is written as a YAML list: a list, tuple, set, sequence or iterable."""
+    """Return whether a type is represented as a YAML list: a list, tuple, set, sequence or iterable."""
     origin = typing.get_origin(t) or t
     if not isinstance(origin, type) or is_mapping_type(t) or is_section(t) or origin in (str, bytes):
         return False
@@ -124,7 +124,7 @@ def is_collection_type(t: Any) -> bool:
 
 
 def _is_abstract_or_builtin(origin: type) -> bool:
-    """Return False for classes such as a Dataset, which are iterable but built by a component."""
+    """Return whether a collection class is builtin or abstract; a Dataset, for example, is iterable but a component."""
     return origin in (list, tuple, set, frozenset) or origin.__module__ == "collections.abc"
 
 
@@ -147,7 +147,7 @@ def is_storable(t: Any) -> bool:
 def members(t: Any) -> tuple[Any, ...]:
     """Return the members of a union that YAML can represent, or the type itself.
 
-    `lr: float | Tensor` is a float. If null is the only such member, all members are returned, for nested components.
+    For `float | Tensor`, this is `float`. If null is the only such member, all are returned, for nested components.
     """
     if not is_union(t):
         return (t,)
@@ -173,24 +173,24 @@ def is_path(t: Any) -> bool:
     return any(isinstance(kind, type) and issubclass(kind, os.PathLike) for kind in kinds)
 
 
-def takes_none(t: Any) -> bool:
+def accepts_null(t: Any) -> bool:
     """Return whether `null` is a value of this type."""
     return is_anything(t) or t is None or type(None) in members(t)
 
 
-def takes_text(t: Any) -> bool:
-    """Return whether text is read verbatim for this type: it consists of `str`, paths and null."""
+def reads_text_verbatim(t: Any) -> bool:
+    """Return whether a type consists of `str`, paths and null, so that command-line text is read verbatim."""
     kinds = [m for m in members(strip(t)) if m is not type(None)]
     return bool(kinds) and all(m is str or (isinstance(m, type) and issubclass(m, PurePath)) for m in kinds)
 
 
 def class_name(t: Any) -> str:
-    """Return the unqualified name of a class, or the text of any other type."""
+    """Return the unqualified name of a class, or the string form of any other type."""
     return getattr(t, "__name__", None) or str(t)
 
 
 def type_name(t: Any) -> str:
-    """Return a type as written in source code, such as `Example | list[Example]`."""
+    """Return a type as source code, such as `Example | list[Example]`."""
     if is_union(t):
         return " | ".join(map(type_name, typing.get_args(t)))
     args = ", ".join(map(type_name, typing.get_args(t)))
@@ -222,14 +222,14 @@ def generic_arguments(t: Any, base: type) -> tuple[Any, ...]:
 
 
 def yaml_repr(value: Any) -> str:
-    """Format a scalar as YAML writes it."""
+    """Format a scalar as in YAML."""
     if value is None or isinstance(value, bool):
         return {"None": "null"}.get(str(value), str(value).lower())
     return repr(value)
 
 
 def choices(t: Any) -> list[Any]:
-    """Return the allowed values of a Literal or enum, or of those in a union; empty for other types."""
+    """Return the allowed values of a Literal, an enum, or a union that contains them; empty for other types."""
     t = strip(t)
     if is_union(t):
         return [choice for member in typing.get_args(t) for choice in choices(member)]
@@ -239,7 +239,7 @@ def choices(t: Any) -> list[Any]:
 
 
 def describe(t: Any) -> str:
-    """Describe a type for a message, as text that completes `expected`."""
+    """Return a description of a type, phrased to follow the word "expected" in a message."""
     t = strip(t)
     if is_union(t):
         parts = [describe(m) for m in sorted(members(t), key=lambda m: m is type(None))]
@@ -257,7 +257,7 @@ def describe(t: Any) -> str:
 
 
 def _describe_class(t: Any) -> str:
-    """Describe a class or generic alias."""
+    """Return the description of a class or generic alias."""
     if is_mapping_type(t):
         return "a mapping"
     if is_collection_type(t):
@@ -298,12 +298,12 @@ _METAVARS_OF_KINDS = (
     (is_mapping_type, "MAPPING"),
     (is_section, "MAPPING"),
     (is_collection_type, "LIST"),
-    (takes_text, "PATH"),
+    (reads_text_verbatim, "PATH"),
 )
 
 
 def metavar(t: Any) -> str:
-    """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
+    """Return a type's placeholder in help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
     t = strip(t)
     if is_union(t):
         names = "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))

@@ -22,7 +22,7 @@ from torchtune.config._types import SCALARS, article, is_section, is_torch_name,
 
 
 class KeyText(str):
-    """The text of a key that was not text; valid only if the mapping declares the type of its keys."""
+    """The string form of a key that is not a string; valid only if the mapping's type declares the key type."""
 
     __slots__ = ()
 
@@ -85,10 +85,10 @@ def _with_broken(tree: Any, broken: set[Path], path: Path) -> Any:
 
 
 def _plain_values(tree: Any) -> Any:
-    """Replace enum members that are also text or numbers, which cattrs keeps, by their values."""
+    """Replace enum members that are also strings or numbers by their values, since cattrs keeps such members."""
     if isinstance(tree, dict):
         result = {_key_text(key): _plain_values(value) for key, value in tree.items()}
-        mistake = Mistake("unwritable", "two of its keys have the same text in YAML")
+        mistake = Mistake("unwritable", "two keys have the same text in YAML")
         return result if len(result) == len(tree) else _Unwritable(mistake)
     if isinstance(tree, list):
         return [_plain_values(value) for value in tree]
@@ -96,7 +96,7 @@ def _plain_values(tree: Any) -> Any:
 
 
 def _key_text(key: Any) -> Any:
-    """Return the YAML text of a key that is a number, a bool or an enum member."""
+    """Return the YAML text of a key that is a number, a bool or an enum member; other keys are returned unchanged."""
     key = key.value if isinstance(key, enum.Enum) else key
     if isinstance(key, bool):
         return KeyText("true" if key else "false")
@@ -122,18 +122,18 @@ def _unwritable(tree: Any, path: Path) -> typing.Iterator[Mistake]:
 
 
 def _advice(value: Any) -> tuple[str, str]:
-    """Describe a value that YAML cannot represent, and what to write instead."""
+    """Return the description of a value that YAML cannot represent, and a suggested replacement."""
     if isinstance(value, type):
-        return f"the class {value.__name__}", f"write lazy({value.__name__}, ...)"
+        return f"the class {value.__name__}", f"use lazy({value.__name__}, ...)"
     description = f"a value of type {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, (numbers.Number, bytes, dt.date, complex)):
-        return description, "write it as text or a number"
+        return description, "use text or a number"
     return description, "describe it with lazy(...) instead of building it"
 
 
 @attrs.frozen
 class _Unwritable:
-    """A placeholder for a value that cannot be written, until all mistakes are collected."""
+    """A placeholder for a value that YAML cannot represent, until all mistakes are collected."""
 
     mistake: Mistake
 
@@ -153,7 +153,7 @@ def _tree_of_section(section: Any) -> Any:
 
 def _tree_of_field(section: Any, name: str) -> Any:
     if not hasattr(section, name):
-        return _Unwritable(Mistake("unwritable", "was deleted", "a config must have all its fields"))
+        return _Unwritable(Mistake("unwritable", "was deleted", "a config must set every field"))
     value = getattr(section, name)
     try:
         tree = _converter().unstructure(value)
@@ -165,11 +165,11 @@ def _tree_of_field(section: Any, name: str) -> Any:
 
 
 def _section_mismatches(t: Any, value: Any, path: Path) -> typing.Iterator[Mistake]:
-    """Yield a mistake for each section in a value whose class is not in the declared type."""
+    """Yield a mistake for each section of a class that is not in the declared type."""
     kind = type(value)
     if is_section(kind):
         expected_classes = sections_of(t)
-        # Compared by name, because a copied recipe defines its own classes.
+        # Classes are compared by name, because a copied recipe defines its own classes.
         names = {c.__qualname__ for c in kind.__mro__}
         if expected_classes and not any(c.__qualname__ in names for c in expected_classes):
             expected, got = article(expected_classes[0].__name__), article(kind.__name__)
@@ -189,7 +189,7 @@ def _section_mismatches(t: Any, value: Any, path: Path) -> typing.Iterator[Mista
 
 
 def _replaced(tree: Any, path: Path, value: Any) -> Any:
-    """Return a tree with the value at a path replaced."""
+    """Return a tree with `value` at a path."""
     if not path:
         return value
     key, *remaining = path

@@ -1,7 +1,7 @@
-"""Validators for config fields, each with its rule in words.
+"""Validators for config fields, each with a textual description of its rule.
 
-A rule completes the sentence `expected <type> <rule>`: `batch_size: expected an int above 0, got -1`. References
-are checked after they are resolved.
+Messages have the form `expected <type> <rule>`: `batch_size: expected an int above 0, got -1`. References are
+checked after they are resolved.
 """
 
 import math
@@ -18,12 +18,12 @@ from torchtune.internals import combined_validators
 
 
 class FieldError(ValueError):
-    """A rule of a config class is broken; raised by its validators and its `__attrs_post_init__`.
+    """A value violates a rule of a config class; raised by its validators and its `__attrs_post_init__`.
 
     Attributes:
-        message: What is wrong and how to fix it.
-        fields: The fields that the rule involves, starting with the one it belongs to. The mistake of a validator is
-            reported at its own field if that is set, any other at the last of these fields that is set.
+        message: The problem and how to fix it.
+        fields: The fields that the rule involves, starting with its own field. A validator's mistake is reported at its
+            own field if that is set; any other mistake is reported at the involved field that was set last.
     """
 
     def __init__(self, message: str, *fields: str) -> None:
@@ -39,7 +39,7 @@ class Rule:
     """An attrs validator with a description of its rule."""
 
     words: str
-    """The rule in words, which completes `expected <type>`, such as `above 0`."""
+    """The rule in words, phrased to follow `expected <type>`, such as `above 0`."""
     holds: Callable[[Any], bool]
     """Returns True for a valid value."""
     choices: tuple[object, ...] = ()
@@ -51,7 +51,7 @@ class Rule:
         """Check a value. None passes, because the field's type determines whether null is valid.
 
         Raises:
-            FieldError: The rule is broken. The message has the field, the rule and the value.
+            FieldError: The value violates the rule. The message contains the field, the rule and the value.
         """
         if not self.admits(value):
             raise FieldError(f"expected a value {self.words}, got {value!r}", attribute.name)
@@ -68,7 +68,7 @@ class Rule:
 
 @frozen
 class Arguments:
-    """An attrs validator for a component: rules by argument name, checked for the arguments set in the config."""
+    """An attrs validator for a component, with rules by argument name, checked for the arguments set in the config."""
 
     rules: dict[str, Rule]
 
@@ -76,14 +76,14 @@ class Arguments:
         """Check the arguments of one component.
 
         Raises:
-            FieldError: A rule is broken. The message has the argument, the rule and the value.
+            FieldError: An argument violates its rule. The message contains the argument, the rule and the value.
         """
         for name, rule, argument in self.broken(value):
             message = f"expected a value {rule.words}, got {argument!r}"
             raise FieldError(message, f"{attribute.name}.{name}")
 
     def broken(self, component: Any) -> Iterator[tuple[str, Rule, Any]]:
-        """Yield each argument that breaks its rule, with the rule and the value."""
+        """Yield each argument that violates its rule, with the rule and the value."""
         arguments_set = bound_keywords(component) if isinstance(component, partial) else {}
         for name, rule in self.rules.items():
             if name in arguments_set and not rule.admits(arguments_set[name]):
@@ -98,7 +98,7 @@ def rules(validator: Any) -> list[Rule]:
 
 
 def arguments(**rules: Rule) -> Arguments:
-    """Check rules for a component's arguments: `validator=arguments(lr=at_least(0))`; others are not checked."""
+    """Return a validator for a component's arguments: `validator=arguments(lr=at_least(0))`."""
     return Arguments(rules)
 
 
@@ -108,12 +108,12 @@ def above(bound: float) -> Rule:
 
 
 def at_least(bound: float) -> Rule:
-    """Require a finite number of `bound` or more."""
+    """Require a finite number greater than or equal to `bound`."""
     return Rule(f"of at least {bound}", lambda value: bound <= value < math.inf, schema={"minimum": bound})
 
 
 def share() -> Rule:
-    """Require a number from 0 to below 1, such as a dropout rate."""
+    """Require a number of at least 0 and below 1, such as a dropout rate."""
     bounds = {"minimum": 0, "exclusiveMaximum": 1}
     return Rule("from 0 to below 1", lambda value: 0 <= value < 1, schema=bounds)
 
@@ -137,6 +137,6 @@ def one_of(*choices: object) -> Rule:
 
 
 def not_empty() -> Rule:
-    """Require non-empty text or a non-empty collection."""
+    """Require a non-empty string or collection."""
     bounds = {"minLength": 1, "minItems": 1, "minProperties": 1}
     return Rule("that is not empty", lambda value: len(value) > 0, schema=bounds)

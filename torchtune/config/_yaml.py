@@ -1,4 +1,4 @@
-"""A parser and renderer for strict YAML: 1.2 scalars, merge keys, line numbers, no duplicate keys, no tags."""
+"""A parser and renderer for strict YAML: 1.2 scalars and merge keys, but no duplicate keys and no tags."""
 
 import functools
 import math
@@ -17,12 +17,12 @@ _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 BASE_KEY: Final = "_base_"
-"""The key of a YAML file that names its base config."""
+"""The key in a YAML file whose value is the name of its base config."""
 
 MAX_BYTES: Final = 4 * 2**20
 """The maximum size of a config file (bytes); a larger file is not a config."""
 MAX_NODES: Final = 100_000
-"""The maximum number of values after expanding aliases; more indicate an alias bomb."""
+"""The maximum number of values after expanding aliases; a larger number indicates an alias bomb."""
 MAX_DEPTH: Final = 100
 """The maximum nesting depth."""
 MAX_DIGITS: Final = 4000
@@ -44,7 +44,7 @@ def plain_scalar(text: str) -> Any:
     `1e-4` is a float; `no`, `12:30` and `1_000` are text. See section 10.3.2 of https://yaml.org/spec/1.2.2/.
 
     Raises:
-        ValueError: It is an int with more digits than Python can parse, or a float above the maximum.
+        ValueError: The scalar is an int with more digits than Python can parse, or a float above the maximum.
     """
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
@@ -80,14 +80,14 @@ _SCALARS: Final = {
 }
 
 MERGE_KEY: Final = "<<"
-"""The key whose mappings are merged into its own: https://yaml.org/type/merge.html, part of YAML 1.1."""
+"""The key whose value is merged into the containing mapping: https://yaml.org/type/merge.html (YAML 1.1)."""
 
 
 class _Loader(_Parser):  # type: ignore[misc]  # one of two parser classes, chosen above
-    """PyYAML's parser without YAML 1.1 scalars; plain scalars are read by `plain_scalar`."""
+    """PyYAML's parser without YAML 1.1 scalars; `plain_scalar` reads plain scalars instead."""
 
     def resolve(self, kind: Any, _value: Any, implicit: Any) -> str:
-        """Return the tag of an untagged node; unquoted scalars get a separate tag."""
+        """Return the tag of an untagged node; unquoted scalars have a separate tag."""
         if kind is yaml.ScalarNode:
             return _PLAIN if implicit[0] else _STR
         return f"{_TAG}map" if kind is yaml.MappingNode else f"{_TAG}seq"
@@ -111,19 +111,19 @@ class Document:
 
     def location(self, path: Path, layer: int = 0) -> Location:
         """Return the location of a path, or of its nearest ancestor with a known line."""
-        above = (path[:length] for length in range(len(path), 0, -1))
-        line = next((self.lines[p] for p in above if p in self.lines), 0)
+        ancestors = (path[:length] for length in range(len(path), 0, -1))
+        line = next((self.lines[p] for p in ancestors if p in self.lines), 0)
         return Location(layer, line, self.name, "file")
 
 
 class _Reader:
-    """Converts composed nodes to values, and records lines and mistakes."""
+    """A converter from PyYAML nodes to values, which records lines and mistakes."""
 
     def __init__(self, out: Document) -> None:
         self.out = out
         self.nodes = 0
         self.merging: list[Any] = []
-        """The mappings whose entries are being collected, each merged into the previous one."""
+        """The mappings whose entries are being collected; each one is being merged into the previous one."""
         self.wrong: set[tuple[int, str]] = set()
         """The mistakes recorded for each node, because an anchored node is read once per alias."""
 
@@ -161,7 +161,7 @@ class _Reader:
         return values
 
     def _entries(self, node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
-        """Return the key and value nodes of a mapping, including merged ones."""
+        """Return the key and value nodes of a mapping, including merged nodes."""
         entries: dict[str, tuple[Any, Any]] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -172,7 +172,7 @@ class _Reader:
             key = key_node.value
             if key in entries:
                 message = f"duplicate key {key!r}, first on line {_line(entries[key][0])}"
-                advice = "merge a list, <<: [*a, *b]" if key == MERGE_KEY else "keep one of them"
+                advice = "merge a list: <<: [*a, *b]" if key == MERGE_KEY else "keep one of them"
                 self._wrong(key_node, (*path, key), message, advice)
             else:
                 entries[key] = key_node, value_node
@@ -184,14 +184,14 @@ class _Reader:
         return entries | {key: entry for key, entry in merged.items() if key not in entries}
 
     def _merged(self, key_node: Any, value_node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
-        """Return the entries of a mapping to merge, or of a list of them, where earlier ones take precedence."""
+        """Return the entries of the mapping or list of mappings to merge; earlier mappings take precedence."""
         merged: dict[str, tuple[Any, Any]] = {}
         sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
         for source in sources:
             self._count()
             if not isinstance(source, yaml.MappingNode):
                 got = f"{source.value!r}" if isinstance(source, yaml.ScalarNode) else "a list"
-                advice = "write *name, or [*name, *other]"
+                advice = "use *name, or [*name, *other]"
                 self._wrong(key_node, path, f"expected mappings to merge, got {got}", advice)
             elif source in self.merging:
                 self._wrong(key_node, path, "a mapping cannot be merged into itself")
@@ -246,8 +246,8 @@ def parse_yaml(text: str, name: str) -> Document:
         name: The file name in messages.
 
     Raises:
-        ConfigError: The text cannot be parsed. Duplicate keys and tags are instead recorded in `Document.mistakes`,
-            to be reported with other mistakes.
+        ConfigError: The text cannot be parsed. Duplicate keys and tags are instead recorded in `Document.mistakes`, so
+            that they are reported together with other mistakes.
     """
     parsed = _parsed(text, name)
     document = Document(name)
@@ -258,7 +258,7 @@ def parse_yaml(text: str, name: str) -> Document:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str, name: str) -> Document:
-    """Parse a text once, even if its file is read several times, because parsing is slower than reading."""
+    """Parse text once, even if its file is read multiple times, because parsing is slower than reading."""
     if len(text) > MAX_BYTES:
         raise _error(name, f"{len(text):,} characters", f"a config has at most {MAX_BYTES:,}")
     try:
@@ -280,7 +280,7 @@ def _parsed(text: str, name: str) -> Document:
         try:
             document.value = _Reader(document).read(node, ())
         except RecursionError as error:
-            raise _error(name, "nested too deeply, or an alias that contains itself") from error
+            raise _error(name, "nested too deeply, or contains an alias to itself") from error
     return document
 
 
@@ -304,7 +304,7 @@ def read_yaml(file: str) -> Document:
 
 
 class _Renderer(_Dumper):  # type: ignore[misc]  # one of two dumper classes, chosen above
-    """PyYAML's dumper, which also quotes text that is a number only in YAML 1.2."""
+    """PyYAML's dumper, extended to quote strings that are numbers only in YAML 1.2."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- PyYAML's signature
         """Write repeated values in full instead of as aliases."""
@@ -335,7 +335,7 @@ _UNLIMITED = 2**31 - 1
 
 
 def inline_yaml(tree: Any) -> str:
-    """Render a value on one line, as it may follow a key: `[q_proj, v_proj]`, `1.0e-05`."""
+    """Return a value as one line of YAML, as it may follow a key: `[q_proj, v_proj]`, `1.0e-05`."""
     text: str = yaml.dump(
         tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=_UNLIMITED, default_flow_style=True
     )
@@ -348,7 +348,7 @@ def inline_yaml(tree: Any) -> str:
 
 
 def render_yaml(tree: Any) -> str:
-    """Render mappings, lists and scalars as YAML that `parse_yaml` reads back unchanged, with keys in order.
+    """Return mappings, lists and scalars as YAML that `parse_yaml` reads back unchanged; key order is preserved.
 
     Text without line breaks is never folded, so that `grep` finds a path that contains spaces.
     """

@@ -1,6 +1,6 @@
 """The data model of configs, used by `torchtune.runs` and the command line.
 
-Trees and their layers, mistakes, types and signatures, YAML, and trust in dotpaths.
+It includes trees and layers, mistakes, types and signatures, YAML, and trust in dotpaths.
 """
 
 from typing import TYPE_CHECKING
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from torchtune.config._trust import is_user_code as is_user_code
     from torchtune.config._trust import trust_folder_of as trust_folder_of
     from torchtune.config._types import SCALARS as SCALARS
+    from torchtune.config._types import accepts_null as accepts_null
     from torchtune.config._types import article as article
     from torchtune.config._types import choices as choices
     from torchtune.config._types import describe as describe
@@ -93,11 +94,10 @@ if TYPE_CHECKING:
     from torchtune.config._types import members as members
     from torchtune.config._types import metavar as metavar
     from torchtune.config._types import passed_in as passed_in
+    from torchtune.config._types import reads_text_verbatim as reads_text_verbatim
     from torchtune.config._types import sections_of as sections_of
     from torchtune.config._types import storable as storable
     from torchtune.config._types import strip as strip
-    from torchtune.config._types import takes_none as takes_none
-    from torchtune.config._types import takes_text as takes_text
     from torchtune.config._types import yaml_repr as yaml_repr
     from torchtune.config._unstructure import unstructure as unstructure
     from torchtune.config._unstructure import unstructure_partially as unstructure_partially

@@ -225,7 +225,7 @@ class RunFolder:
         previous = read_yaml(str(self.config)).value
         if not isinstance(previous, dict) or not previous:
             raise _output_dir_error(layers, f"{self.config} is not a config", allowed.new_run_hint)
-        if layers.takes_any_seed:  # another node may have started this run since `settle_seed` looked
+        if layers.has_unspecified_seed:  # another node may have started this run since `choose_seed` looked
             layers.tree["seed"] = previous.get("seed")
         frozen, free = freeze(layers), {"output_dir", *may_change(layers.config_class)}
         # The folder may have moved, or its path may be spelled differently; references to it are still equal.
@@ -371,7 +371,7 @@ def _output_dir_error(layers: "Layers", message: str, suggestion: str = "") -> C
     return ConfigError([mistake], "the output folder")
 
 
-def settle_seed(layers: "Layers", *, overwrite: bool = False) -> None:
+def choose_seed(layers: "Layers", *, overwrite: bool = False) -> None:
     """Replace a null seed with that of the run in the output folder, or with a random one; nothing is written.
 
     Args:
@@ -383,7 +383,7 @@ def settle_seed(layers: "Layers", *, overwrite: bool = False) -> None:
     is_computed = layers.config_class is not None and "output_dir" in fields(layers.config_class)
     folder, _ = resolve_tree(layers.tree.get("output_dir", "" if is_computed else None), layers.tree)
     if isinstance(folder, str) and layers.tree.get("seed", REQUIRED) is None:
-        layers.takes_any_seed = True
+        layers.has_unspecified_seed = True
         seed = None if overwrite or not folder else _seed_in(RunFolder(folder))
         layers.tree["seed"] = secrets.randbelow(2**31) if seed is None else seed
 

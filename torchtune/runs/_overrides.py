@@ -19,6 +19,7 @@ from torchtune.config.model import (
     Path,
     RejectedError,
     Slot,
+    accepts_null,
     choices,
     component_type_of,
     dotted,
@@ -32,13 +33,12 @@ from torchtune.config.model import (
     mapping_of,
     members,
     parse_yaml,
+    reads_text_verbatim,
     reject,
     section_of,
     sections_of,
     slots,
     strip,
-    takes_none,
-    takes_text,
     type_of_unlisted,
     unknown_name,
     unstructure,
@@ -107,7 +107,7 @@ class Overriding:
             old = self._value(path)
             if not is_component_tree(old) or old[COMPONENT_KEY] != override.text:
                 self._set_at(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
-        elif override.text in choices(t) or takes_text(t):
+        elif override.text in choices(t) or reads_text_verbatim(t):
             return False
         elif override.text in ("default", "null") or override.text[:1] in FLOW or is_reference(override.text):
             self._set(override)
@@ -166,7 +166,7 @@ class Overriding:
     def _set(self, override: Override) -> None:
         try:
             t, path = self._find(override.path)
-            if override.text == "default" and not takes_text(t) and "default" not in choices(t):
+            if override.text == "default" and not reads_text_verbatim(t) and "default" not in choices(t):
                 self._reset(path, override)
                 return
             value = self._read(override, t, path)
@@ -190,9 +190,9 @@ class Overriding:
             return text
         if text in choices(t):
             return text
-        if text in ("null", "~") and takes_none(t):
+        if text in ("null", "~") and accepts_null(t):
             return None
-        if takes_text(t):
+        if reads_text_verbatim(t):
             return text
         try:
             document = parse_yaml(text, "value")

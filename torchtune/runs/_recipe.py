@@ -23,14 +23,14 @@ from torchtune.runs._argument_origins import located_at_arguments
 from torchtune.runs._choices import note_unknown_components
 from torchtune.runs._device import check_device
 from torchtune.runs._finish import finish_run
-from torchtune.runs._folder import RunFolder, settle_seed
+from torchtune.runs._folder import RunFolder, choose_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
 from torchtune.runs._registry import config_names
 from torchtune.runs._resume import RESUME_ONLY, Resume
 from torchtune.runs._settings import settings_of
 from torchtune.runs._sources import add_function, add_object, config_layers
-from torchtune.runs._tokens import tokenise
+from torchtune.runs._tokens import tokenize_overrides
 from torchtune.runs.command_line import CONFIG, Call, Suggest, suggest_run_option
 
 C = TypeVar("C")
@@ -178,7 +178,7 @@ class Recipe(Generic[C]):
         """
         subject = f"the config of {self.name}"
         layers.normalise()
-        settle_seed(layers, overwrite=allowed.overwrite)
+        choose_seed(layers, overwrite=allowed.overwrite)
         layers.programs.append(self.main.__code__.co_filename)
         cfg = layers.build(subject)
         _check_device(cfg, layers)
@@ -230,7 +230,7 @@ def _check_device(cfg: Any, layers: Layers) -> None:
 
 def apply_overrides(layers: Layers, args: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
     """Apply overrides as typed; their mistakes are added to the layers."""
-    overrides, mistakes = tokenise(
+    overrides, mistakes = tokenize_overrides(
         args, suggest, field_names(layers.config_class) if layers.config_class else ()
     )
     overriding = Overriding(layers, suggest)

@@ -138,4 +138,4 @@ def unknown_name(kind: str, name: str, registered: Sequence[str] | Mapping[str, 
         or did_you_mean(name, registered)
         or f"choose one of {names}, or pass the path of a file"
     )
-    return ConfigError([Mistake("word", f"no {kind} {name!r}", suggestion)], f"the name of a {kind}")
+    return ConfigError([Mistake("argument", f"no {kind} {name!r}", suggestion)], f"the name of a {kind}")

@@ -78,7 +78,7 @@ def _file_of(name: str, folder: str) -> tuple[str, str | None]:
     `./name` for the folder.
     """
     if not name.strip():
-        raise ConfigError([Mistake("word", "the config's name is empty", "tune ls lists configs")])
+        raise ConfigError([Mistake("argument", "the config's name is empty", "tune ls lists configs")])
     try:
         name = expand_path(name) if name.startswith("~") else name
     except ValueError as error:

@@ -55,7 +55,7 @@ class Override:
         return Location(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}", "command line")
 
 
-def tokenise(
+def tokenize_overrides(
     argv: Sequence[str], suggest: Suggest = suggest_run_option, known_fields: Sequence[str] = ()
 ) -> tuple[list[Override], list[Mistake]]:
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
