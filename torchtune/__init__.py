@@ -1,7 +1,7 @@
 """PyTorch-native LLM fine-tuning in which a run is a typed Python object.
 
 Importing this package loads nothing heavy: each subpackage is imported on first use. `torchtune.recipes` and
-`torchtune.configs_py` always are the packages `recipes` and `configs_py` shipped with torchtune.
+`torchtune.configs_py` are always the packages `recipes` and `configs_py` that torchtune ships.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Numbers with their units in messages."""
+"""Format numbers with their units for messages."""
 
 
 def counted(n: int, unit: str) -> str:
@@ -6,6 +6,6 @@ def counted(n: int, unit: str) -> str:
 
     Args:
         n: The number.
-        unit: The unit in the singular; its plural must end in s.
+        unit: The unit in the singular; its plural must be formed with s.
     """
     return f"{n:,} {unit}{'s' * (n != 1)}"

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# What to write, and other projects' names for it. The text before the first `=` or comma is a field path.
+# Fields of this torchtune, each with the names of its counterparts in other projects. The field path ends at the first
+# `=`, comma or space; the remaining text is part of the hint.
 _FIELDS: Final = {
     "optimizer.lr": "learning_rate lr",
     "optimizer.weight_decay": "weight_decay",
@@ -17,7 +18,7 @@ _FIELDS: Final = {
     "optimizer.betas=[0.9, 0.999]": "adam_beta1 adam_beta2 beta1 beta2",
     "optimizer, a component such as torch.optim.AdamW": "optim optimizer optimizer_type optimizer_name",
     "lr_scheduler.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps warmup",
-    "lr_scheduler.warmup_steps, which below 1 is a share of the run": "warmup_ratio lr_warmup_ratio",
+    "lr_scheduler.warmup_steps (a value below 1 is a fraction of the run)": "warmup_ratio lr_warmup_ratio",
     "lr_scheduler.min_ratio": "cosine_min_lr_ratio min_lr_rate min_lr_ratio",
     "lr_scheduler, a component such as torchtune.training.linear_with_warmup": (
         "lr_scheduler_type lr_scheduler_kwargs lr_scheduler scheduler"
@@ -69,7 +70,7 @@ _FIELDS: Final = {
     "dtype=fp32": "fp32 float32",
     "dtype": "torch_dtype precision mixed_precision",
     "placement.weights_dtype=bf16, with dtype=bf16": "pure_bf16",
-    "dtype=bf16, which halves the base model; weights are not quantized": (
+    "dtype=bf16, which halves the size of the base model; quantization is not supported": (
         "load_in_4bit load_in_8bit quantization quantization_bit quantization_config quantization_method"
         " bnb_4bit_quant_type quantize_base qlora use_qlora"
     ),
@@ -79,11 +80,11 @@ _FIELDS: Final = {
     ),
     "placement.activation_checkpointing={offload: true}": "activation_offloading enable_activation_offloading",
     "placement.compile": "compile torch_compile torch_compile_backend torch_compile_mode",
-    "placement.lean_layers, which is true unless it is set": (
+    "placement.lean_layers, which is true by default": (
         "use_liger_kernel enable_liger_kernel liger_kernel_config use_unsloth unsloth"
     ),
     "enable_fsdp=true": "fsdp fsdp_config fsdp_version ddp",
-    "enable_fsdp=true, which shards as ZeRO's stage 3 does": "deepspeed deepspeed_config zero_stage",
+    "enable_fsdp=true, which shards the model like ZeRO stage 3": "deepspeed deepspeed_config zero_stage",
     "placement.sharding.cpu_offload": "fsdp_cpu_offload cpu_offload",
     "placement.sharding.reshard_after_forward": "fsdp_reshard_after_forward",
     "lora.rank": "lora_r lora_rank r",
@@ -94,7 +95,7 @@ _FIELDS: Final = {
     "lora.kind": "dora use_dora peft_use_dora",
     "lora.rank_stabilized": "use_rslora peft_use_rslora",
     "lora, the adapters of the recipe lora_finetune": "adapter finetuning_type use_peft peft_config lora_config",
-    "model_directory, a folder that tune download fetches": (
+    "model_directory, the path of a folder; tune download downloads a model into one": (
         "model_name_or_path base_model model_name model_id model_path pretrained_model_name_or_path"
     ),
     "model, a component such as torchtune.formats.hf_decoder": "model_type base_model_config",
@@ -116,16 +117,16 @@ _FIELDS: Final = {
     "checkpoints.keep": "save_total_limit",
     "checkpoints.asynchronous": "enable_async_checkpointing async_save",
     "output_dir": "output_path output_directory out_dir save_dir",
-    "output_dir of the unfinished run, which the same command resumes": (
+    "output_dir (running the same command again resumes an unfinished run)": (
         "resume resume_from_checkpoint auto_resume_from_checkpoints"
     ),
-    "output_dir, another one, or the option --overwrite": "overwrite_output_dir",
+    "output_dir with a different path, or the option --overwrite": "overwrite_output_dir",
     "profiling={}": "profiler profiler_steps",
     "seed": "random_seed random_state data_seed",
     "device": "device_map accelerator",
     "device=cpu": "cpu use_cpu no_cuda",
     "max_new_tokens": "max_tokens max_completion_tokens",
-    "temperature=0, for the likeliest tokens": "do_sample",
+    "temperature=0 to always choose the most likely token": "do_sample",
     "stop": "stop_sequences stop_strings",
 }
 
@@ -136,45 +137,45 @@ _IDIOMS: Final = {
     **dict.fromkeys(("dry_run", "dryrun", "check", "validate", "validate_only"), _VALIDATE),
     **dict.fromkeys(("cfg", "print_config", "show_config"), _EXPORT),
     "list": "tune ls lists recipes and configs",
-    "version": "write tune --version",
-    "force": "write --overwrite",
-    "-c": "write --config NAME",
+    "version": "use tune --version",
+    "force": "use --overwrite",
+    "-c": "use --config NAME",
     "multirun": _ONE_RUN,
     "-m": _ONE_RUN,
-    "config_name": "write --config NAME",
-    "-cn": "write --config NAME",
-    "config_path": "write --config FILE",
-    "defaults": "write _base_, the name of a config or a YAML file",
+    "config_name": "use --config NAME",
+    "-cn": "use --config NAME",
+    "config_path": "use --config FILE",
+    "defaults": "use _base_, the name of a config or a YAML file",
     **dict.fromkeys(
         ("num_processes", "num_gpus", "gpus", "num_workers_per_node", "nproc", "world_size", "devices"),
-        "write tune --nproc_per_node N before the recipe",
+        "use tune --nproc_per_node N before the recipe",
     ),
-    **dict.fromkeys(("num_machines", "num_nodes"), "write tune --nnodes N before the recipe"),
+    **dict.fromkeys(("num_machines", "num_nodes"), "use tune --nnodes N before the recipe"),
     **dict.fromkeys(("local_rank", "rank"), "torchrun assigns ranks: tune --nproc_per_node N RECIPE ..."),
     "cuda_visible_devices": "environment variables go before the command: CUDA_VISIBLE_DEVICES=0 tune ...",
-    "_target_": "write _component_",
+    "_target_": "use _component_",
     "hydra": "a run's folder is output_dir; Hydra's settings are not supported",
 }
-"""Keys and options of Hydra, launchers and other programs, each with what to do."""
-_BEGINNINGS: Final = {
-    "~": "fields cannot be removed; write {1}=null or {1}=default",
-    "++": "write {0}",
+"""Advice for keys and options of Hydra, launchers and other programs."""
+_PREFIX_HINTS: Final = {
+    "~": "fields cannot be removed; use {1}=null or {1}=default",
+    "++": "use {0}",
     "oc.env:": 'let the shell expand environment variables, on the command line: "output_dir=$HOME/runs"',
     "now:": 'let the shell expand the date, on the command line: "output_dir=runs/$(date +%F)"',
-    "oc.": "OmegaConf's resolvers are not supported; name a field, ${{a.b}}",
-    "hydra:": "Hydra's settings are not supported; name a field, ${{a.b}}",
-    ".": "a key that only holds anchors must begin with x-, such as x-{0}",
-    "x-": "x- keys only hold anchors, at the top level of a file; write an alias, *name",
+    "oc.": "OmegaConf's resolvers are not supported; use the path of a field, ${{a.b}}",
+    "hydra:": "Hydra's settings are not supported; use the path of a field, ${{a.b}}",
+    ".": "a key that only defines anchors must begin with x-, such as x-{0}",
+    "x-": "x- keys only define anchors, at the top level of a file; use an alias, *name",
 }
-"""Prefixes of keys, each with what to do; `{0}` is the remainder of the key, `{1}` its part before `=`."""
+"""Advice by prefix of a key; `{0}` is the remainder of the key, `{1}` the remainder up to `=`."""
 
-_OF_VALIDATION: Final = {"batch_size", "dataset", "max_new_tokens"}
+_SHARED_VALIDATION_FIELDS: Final = {"batch_size", "dataset", "max_new_tokens"}
 """Fields of `validation` that are also fields of a recipe."""
-_OF_ONE_RECIPE: Final = {
+_RECIPE_SPECIFIC_FIELDS: Final = {
     "lora": "lora_finetune",
     **dict.fromkeys(("prompt", "system", "temperature", "top_k", "top_p"), "alpaca_generate"),
 }
-"""Fields of only one recipe that users also try in other recipes."""
+"""Fields that only one recipe has and users may try in other recipes, with the name of the recipe."""
 
 
 @functools.cache
@@ -183,19 +184,19 @@ def _by_word() -> dict[str, str]:
 
 
 def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
-    """Return what to write instead of a key of another project or an idiom of another launcher; None if unknown.
+    """Return a hint for a key of another project or an idiom of another launcher; None if there is none.
 
     Args:
         key: An unknown key, the name in a reference, or a command-line argument without its dashes.
-        known_fields: The names that are valid in its place. A field that is not among them is only suggested if a
-            single recipe has it; the hint then names the recipe.
+        known_fields: The valid names in place of the key. A field that is not among them is only suggested if a single
+            recipe has it; the hint then names the recipe.
     """
     word, names = key.lower().replace("-", "_"), set(map(str, known_fields))
     if word in _by_word():
         return _hint_of(_by_word()[word], names)
-    if word in _OF_ONE_RECIPE and names and word not in names:
-        return f"it is a field of the recipe {_OF_ONE_RECIPE[word]}"
-    for start, text in _BEGINNINGS.items():
+    if word in _RECIPE_SPECIFIC_FIELDS and names and word not in names:
+        return f"only the recipe {_RECIPE_SPECIFIC_FIELDS[word]} has this field"
+    for start, text in _PREFIX_HINTS.items():
         if key.startswith(start) and key != start:
             remainder = key[len(start) :]
             return text.format(remainder, remainder.partition("=")[0])
@@ -203,14 +204,14 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
 
 
 def _hint_of(text: str, names: set[str]) -> str | None:
-    """Return what to write where these names are valid: a field path, or only the argument within its component."""
+    """Return the hint for a context in which these names are valid: with a field path, or with only an argument."""
     path = re.split("[=, ]", text, maxsplit=1)[0]
     root, _, argument = path.rpartition(".")
     if path.partition(".")[0] in names:
-        return f"write {text}"
-    if root and argument in names - _OF_VALIDATION:
-        return f"write {text.removeprefix(f'{root}.')}"
-    recipe = _OF_ONE_RECIPE.get(path.partition(".")[0])
+        return f"use {text}"
+    if root and argument in names - _SHARED_VALIDATION_FIELDS:
+        return f"use {text.removeprefix(f'{root}.')}"
+    recipe = _RECIPE_SPECIFIC_FIELDS.get(path.partition(".")[0])
     if recipe is None or not names:
         return None
-    return f"write {text}" if recipe in text else f"write {text} in a config of the recipe {recipe}"
+    return f"use {text}" if recipe in text else f"use {text} in a config of the recipe {recipe}"

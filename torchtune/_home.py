@@ -1,4 +1,4 @@
-"""Home folders in paths, `~` and `~user`."""
+"""Expand home folders (`~` and `~user`) in paths."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import re
 def expand_path(text: str) -> str:
     """Return a path with a leading `~` or `~user` replaced by the home folder, and without a trailing slash.
 
-    Environment variables are rejected rather than expanded: `$` begins references, and a config that depends on the
+    Environment variables are rejected, not expanded: `$` is the prefix of references, and a config that depends on the
     environment would not be self-contained.
 
     Raises:
@@ -16,11 +16,11 @@ def expand_path(text: str) -> str:
     variable = re.match(r"\$\w+", text)
     if variable:
         raise ValueError(
-            f"a path cannot begin with {variable[0]}, an environment variable; let the shell expand it, or write ~ for"
+            f"a path cannot begin with {variable[0]}, an environment variable; let the shell expand it, or use ~ for"
             " the home folder"
         )
-    path = os.path.expanduser(text)  # noqa: PTH111 -- pathlib costs `tune ls` a tenth
+    path = os.path.expanduser(text)  # noqa: PTH111 -- importing pathlib slows `tune ls` by 10%
     if path.startswith("~"):
         user = path.partition("/")[0]
-        raise ValueError(f"no home folder for {user}; write ./{text} for a path whose name begins with ~")
+        raise ValueError(f"{user} has no home folder; use ./{text} for a path that begins with ~")
     return path.rstrip("/") or path[:1]

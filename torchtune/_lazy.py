@@ -1,4 +1,4 @@
-"""Packages whose names are imported on first use (PEP 562)."""
+"""Import the names that a package exports on first use (PEP 562)."""
 
 import functools
 import sys
@@ -17,7 +17,8 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
 
     @functools.cache
     def homes() -> Mapping[str, str]:
-        # Read as text: every call of `tune` runs this, and `ast` takes more time than everything else in `tune ls`.
+        # The file is read as text because every call of `tune` runs this function, and parsing it with `ast` would take
+        # longer than everything else in `tune ls`.
         with open(str(sys.modules[package].__file__), encoding="utf-8") as source:  # noqa: PTH123
             statements = [line.split() for line in source if line.startswith("    from ")]
         return {name: module for _from, module, _import, name, *_alias in statements}

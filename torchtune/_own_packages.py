@@ -1,8 +1,8 @@
 """Import torchtune's `recipes`, `configs_py` and `configs_yaml`, even if a user's project has packages of these names.
 
-They are located by their folder, next to torchtune, and always importable as `torchtune.recipes` and
-`torchtune.configs_py`. If `recipes` and `configs_py` also resolve to torchtune's packages, both names are the same
-modules.
+These packages are located by their folder, next to torchtune, and are always importable as `torchtune.recipes` and
+`torchtune.configs_py`. If the plain names `recipes` and `configs_py` resolve to torchtune's packages too, both names
+refer to the same modules.
 """
 
 import importlib
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("recipes", "configs_py")
 PROJECTS: Final = "TUNE_PROJECTS"
-"""The environment variable with the folders whose `recipes` and `configs_py` precede torchtune's."""
+"""The environment variable that lists the folders whose `recipes` and `configs_py` precede torchtune's."""
 
 _PREFIX: Final = "torchtune."
-# pathlib would take a tenth of the time of `tune --help`.
+# Importing pathlib would slow `tune --help` by 10%.
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 
 
 def folder_of(package: str) -> str:
     """Return the folder of one of torchtune's packages without importing it."""
-    return os.path.join(_ROOT, package)  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
+    return os.path.join(_ROOT, package)  # noqa: PTH118 -- importing pathlib slows `tune ls` by 10%
 
 
 def is_own(module: str) -> bool:
-    """Return whether a module's name resolves to torchtune or its `recipes` and `configs_py`, not a project's."""
+    """Return whether a module's name resolves to torchtune or its `recipes` or `configs_py`, not to a project's."""
     package = module.partition(".")[0]
     if package not in PACKAGES:
         return package == "torchtune"
@@ -46,7 +46,7 @@ def is_own(module: str) -> bool:
 
 
 def own_name(file: "Path") -> str | None:
-    """Return the name by which a file of torchtune's `recipes` or `configs_py` is importable; None for other files."""
+    """Return the module name of a file in torchtune's `recipes` or `configs_py`; None for other files."""
     for package in PACKAGES:
         folder = folder_of(package)
         if file.is_relative_to(folder):
@@ -55,18 +55,18 @@ def own_name(file: "Path") -> str | None:
 
 
 def second_name_hint(error: BaseException) -> str:
-    """Return a hint at torchtune's module if a project's package of the same name lacks the imported module."""
+    """Return a hint that names torchtune's module if a project's package of the same name lacks the imported module."""
     name = getattr(error, "name", None) or ""
     is_candidate = isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in PACKAGES
     if is_candidate and os.path.isfile(f"{folder_of(name.replace('.', '/'))}.py"):  # noqa: PTH113
-        return f"torchtune's is torchtune.{name}"
+        return f"torchtune's module is torchtune.{name}"
     return ""
 
 
 def prefer_project_packages(file: "str | Path") -> None:
     """Import `recipes` and `configs_py` from the project that a file belongs to, if it has such packages.
 
-    The project's folder is not prepended to `sys.path`, so a `torch.py` in it shadows nothing.
+    The project's folder is not added to `sys.path`, so that a `torch.py` in the folder does not shadow torch.
     """
     folder = os.path.dirname(os.path.realpath(file))  # noqa: PTH120
     while os.path.isfile(os.path.join(folder, "__init__.py")):  # noqa: PTH113, PTH118
@@ -91,7 +91,7 @@ class OwnPackages:
     def find_spec(
         name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of one of these modules, as `sys.meta_path` requires; None for other modules."""
+        """Return the spec of a module in one of these packages; None for other modules (the `sys.meta_path` API)."""
         if name in PACKAGES:
             folders = [folder for folder in _projects() if _has_package(folder, name)]
             return PathFinder.find_spec(name, folders)
@@ -108,7 +108,7 @@ class OwnPackages:
 
 
 def _is_second_name(package: str) -> bool:
-    """Return whether `torchtune.X` and `X` are the same module."""
+    """Return whether `torchtune.X` and `X` are the same module, where X is `package`."""
     loaded = sys.modules.get(_PREFIX + package)
     return is_own(package) if loaded is None else loaded.__name__ == package
 

@@ -1,4 +1,4 @@
-"""Find the existing path that a misspelled one most likely means."""
+"""Suggest an existing path for a misspelled one."""
 
 import difflib
 import os
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _CUTOFF = 0.6
-"""How similar two names must be, by difflib's ratio."""
+"""The minimum similarity of two names, as difflib's ratio."""
 
 
 StrPath = str | os.PathLike[str]
 
 
 def similar_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> Path | None:
-    """Return the existing path that differs from a missing one only in one similar name, or None.
+    """Return an existing path that differs from a missing path in one name, which is similar; None if there is none.
 
-    Names are similar if they differ in a few characters, or if one extends the other, as `SmolLM2-135M` extends
-    `SmolLM2`.
+    Names are similar if they differ in a few characters, or if one is an extension of the other, such as
+    `SmolLM2-135M` and `SmolLM2`.
 
     Args:
         path: A path that does not exist.
@@ -32,13 +32,13 @@ def similar_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -
 
 
 def did_you_mean_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> str:
-    """Return `did you mean x?`, or an empty string if no path is similar; the arguments are those of `similar_path`."""
+    """Return `did you mean x?`, where x is the result of `similar_path`; an empty string if no path is similar."""
     similar = similar_path(path, accepts)
     return f"did you mean {similar}?" if similar else ""
 
 
 def _similar(missing: Path) -> Iterator[tuple[Path, float]]:
-    """Yield the entries in the folder of a missing path that have similar names, each with its similarity."""
+    """Yield the entries with similar names in the folder of a missing path, each with its similarity."""
     try:
         entries = sorted(missing.parent.iterdir())
     except OSError:

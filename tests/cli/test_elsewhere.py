@@ -119,17 +119,17 @@ def test_converting_to_a_file_is_a_mistake_and_writes_nothing(
 
 
 LAUNCHERS = {
-    "~lora": "write lora=null or lora=default",
-    "~dataset.split=x": "write dataset.split=null or dataset.split=default",
-    "++batch_size=4": "write batch_size=4",
+    "~lora": "use lora=null or lora=default",
+    "~dataset.split=x": "use dataset.split=null or dataset.split=default",
+    "++batch_size=4": "use batch_size=4",
     "--multirun": "each command is one run",
     "hydra.task.summary=x": "Hydra's settings are not supported",
     "--nproc_per_node 2": "--nproc_per_node is an option of torchrun and comes before the recipe",
     "--nproc-per-node=2": "--nproc-per-node is an option of torchrun and comes before the recipe",
     "--standalone": "--standalone is an option of torchrun and comes before the recipe",
-    "--num_processes 2": "write tune --nproc_per_node N before the recipe",
-    "--num-gpus=2": "write tune --nproc_per_node N before the recipe",
-    "--num_machines=2": "write tune --nnodes N before the recipe",
+    "--num_processes 2": "use tune --nproc_per_node N before the recipe",
+    "--num-gpus=2": "use tune --nproc_per_node N before the recipe",
+    "--num_machines=2": "use tune --nnodes N before the recipe",
     "--local-rank=0": "torchrun assigns ranks",
     "CUDA_VISIBLE_DEVICES=0": "CUDA_VISIBLE_DEVICES=0 tune ...",
 }

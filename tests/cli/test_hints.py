@@ -10,7 +10,7 @@ import transformers
 
 import torchtune.datasets
 from recipes.lora_finetune import LoraFinetuneConfig
-from torchtune._hints import _FIELDS, _OF_ONE_RECIPE, hint_for
+from torchtune._hints import _FIELDS, _RECIPE_SPECIFIC_FIELDS, hint_for
 from torchtune.config import ConfigError
 from torchtune.config.model import field_names, parameters_of
 from torchtune.runs import load_recipe, recipe_names
@@ -83,11 +83,11 @@ def test_options_of_transformers_that_have_a_counterpart_have_a_hint() -> None:
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        ("learning_rate", "write optimizer.lr"),
-        ("Learning-Rate", "write optimizer.lr"),
-        ("warmup_ratio", "write lr_scheduler.warmup_steps, which below 1 is a share of the run"),
-        ("bf16", "write dtype=bf16"),
-        ("lora_target_linear", "write lora.targets=[all-linear]"),
+        ("learning_rate", "use optimizer.lr"),
+        ("Learning-Rate", "use optimizer.lr"),
+        ("warmup_ratio", "use lr_scheduler.warmup_steps (a value below 1 is a fraction of the run)"),
+        ("bf16", "use dtype=bf16"),
+        ("lora_target_linear", "use lora.targets=[all-linear]"),
     ],
 )
 def test_hint_is_shown_in_yaml_in_python_and_on_the_command_line(key: str, hint: str, tmp_path: Path) -> None:
@@ -107,39 +107,39 @@ def test_hint_is_shown_in_yaml_in_python_and_on_the_command_line(key: str, hint:
 
 
 MESSAGES = {
-    "~validation": "expected key=value; fields cannot be removed; write validation=null or validation=default",
-    "~lora.dropout=0.1": "fields cannot be removed; write lora.dropout=null or lora.dropout=default",
-    "++lora.rank=2": "++lora.rank=2: expected key=value; write lora.rank=2",
-    "--override ++batch_size=2": "++batch_size=2: expected key=value; write batch_size=2",
+    "~validation": "expected key=value; fields cannot be removed; use validation=null or validation=default",
+    "~lora.dropout=0.1": "fields cannot be removed; use lora.dropout=null or lora.dropout=default",
+    "++lora.rank=2": "++lora.rank=2: expected key=value; use lora.rank=2",
+    "--override ++batch_size=2": "++batch_size=2: expected key=value; use batch_size=2",
     "+batch_size=2": "`+` needs a list; this field is not one; use batch_size=2 to set it",
     "--multirun optimizer.lr=1,2": "each command is one run",
     "-m optimizer.lr=1": "-m: expected key=value; each command is one run",
     "-max_steps=3": "-max_steps: unknown field '-max_steps'; did you mean 'max_steps'?",
     "./runs": "./runs: expected key=value; quote values that contain spaces",
     "~": "~: expected key=value; quote values that contain spaces",
-    "--config-name x": "unknown field 'config-name'; write --config NAME",
+    "--config-name x": "unknown field 'config-name'; use --config NAME",
     "hydra.run.dir=x": "unknown field 'hydra'; a run's folder is output_dir",
-    "--gradient_checkpointing": "is not understood; write placement.activation_checkpointing={}",
-    "--packing": "write loading.packing={length: 2048}",
+    "--gradient_checkpointing": "is not understood; use placement.activation_checkpointing={}",
+    "--packing": "use loading.packing={length: 2048}",
     "--loggin_steps": "--loggin_steps: is not understood; did you mean 'log_every_n_steps'?",
     "--epochs": "--epochs: needs a value: --epochs VALUE, or epochs=VALUE",
     "--dry-run": "--dry-run: is not understood; tune validate RECIPE --config NAME checks a config",
     "--dry-run batch_size=2": "unknown field 'dry-run'; tune validate RECIPE --config NAME checks a config",
     "--validate": "--validate: is not understood; tune validate RECIPE --config NAME checks a config",
     "--cfg job": "unknown field 'cfg'; tune export RECIPE --config NAME prints every value of a config",
-    "--resume": "--resume: is not understood; write output_dir of the unfinished run",
+    "--resume": "--resume: is not understood; use output_dir (running the same command again",
     "--quiet": "--quiet: is not understood; --help lists options and fields",
-    "temperature=1": "unknown field 'temperature'; it is a field of the recipe alpaca_generate",
+    "temperature=1": "unknown field 'temperature'; only the recipe alpaca_generate has this field",
     "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables, on the command line: ",
     "output_dir=x/${now:%Y}": "not found; let the shell expand the date, on the command line: ",
-    "output_dir=${x-names.a}": "${x-names.a} not found; x- keys only hold anchors, at the top level of a file",
-    "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; write lr",
+    "output_dir=${x-names.a}": "${x-names.a} not found; x- keys only define anchors, at the top level of a file",
+    "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; use lr",
     "output_dir=${.lora}": "${.lora} not found",
-    "defaults=[a]": "unknown field 'defaults'; write _base_, the name of a config or a YAML file",
-    "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW has no argument '_target_'; write _component_",
+    "defaults=[a]": "unknown field 'defaults'; use _base_, the name of a config or a YAML file",
+    "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW has no argument '_target_'; use _component_",
     ".shared=1": "'.shared' is not a field path",
-    "lora.r=1": "lora.r: unknown field 'r'; write rank",
-    "lora.lora_target_linear=true": "write targets=[all-linear]",
+    "lora.r=1": "lora.r: unknown field 'r'; use rank",
+    "lora.lora_target_linear=true": "use targets=[all-linear]",
 }
 
 
@@ -159,31 +159,31 @@ def test_field_that_the_recipe_does_not_have_is_not_suggested(tmp_path: Path) ->
     rate, epochs, dataset = mistakes(f"{tmp_path}/plain_recipe.py", None, *overrides)
     assert rate.endswith("unknown field 'learning_rate'")
     assert epochs.endswith("unknown field 'num_epochs'; did you mean 'num_epoch'?")
-    assert "write" not in dataset
+    assert "use " not in dataset
 
 
 def test_field_of_another_recipe_is_suggested_with_that_recipe(tmp_path: Path) -> None:
     yaml = tmp_path / "my.yaml"
     yaml.write_text("_base_: smollm2_135m_full\nlora_r: 8\npeft_config: {}\n")
     rank, adapters = mistakes("full_finetune", str(yaml))
-    assert rank.endswith("unknown field 'lora_r'; write lora.rank in a config of the recipe lora_finetune")
+    assert rank.endswith("unknown field 'lora_r'; use lora.rank in a config of the recipe lora_finetune")
     assert adapters.endswith(
-        "unknown field 'peft_config'; write lora, the adapters of the recipe lora_finetune"
+        "unknown field 'peft_config'; use lora, the adapters of the recipe lora_finetune"
     )
     (section,) = mistakes("full_finetune", "smollm2_135m_full", "lora.rank=8")
-    assert section.endswith("unknown field 'lora'; it is a field of the recipe lora_finetune")
+    assert section.endswith("unknown field 'lora'; only the recipe lora_finetune has this field")
 
 
 def test_fields_listed_for_one_recipe_exist_only_in_that_recipe() -> None:
     classes = {name: load_recipe(name).config_class for name in recipe_names()}
     recipe_fields = {name: field_names(cls) for name, cls in classes.items() if cls}
-    for field, recipe in _OF_ONE_RECIPE.items():
+    for field, recipe in _RECIPE_SPECIFIC_FIELDS.items():
         assert [name for name, names in recipe_fields.items() if field in names] == [recipe]
 
 
 def test_hint_for_an_argument_is_given_only_if_the_component_takes_it() -> None:
-    assert hint_for("lora_alpha", ["rank", "alpha"]) == "write alpha"
-    assert hint_for("cutoff_len", ["source", "max_seq_len"]) == "write max_seq_len"
+    assert hint_for("lora_alpha", ["rank", "alpha"]) == "use alpha"
+    assert hint_for("cutoff_len", ["source", "max_seq_len"]) == "use max_seq_len"
     assert hint_for("eval_dataset", ["dataset"]) is None
     assert hint_for("weird", FIELDS) is None
 

@@ -113,9 +113,9 @@ TRL = (
             AXOLOTL,
             "axolotl",
             {
-                4: "load_in_4bit: write dtype=bf16, which halves the base model; weights are not quantized",
+                4: "load_in_4bit: use dtype=bf16, which halves the size of the base model; quantization",
                 10: "output_dir: has the same name here",
-                12: "sequence_len: write dataset.max_seq_len",
+                12: "sequence_len: use dataset.max_seq_len",
                 16: "batch_size: includes all ranks",
                 25: "flash_attention: is not needed",
                 28: "rl: dpo is not supported by any recipe",
@@ -125,9 +125,9 @@ TRL = (
         (
             LLAMA_FACTORY,
             "LLaMA-Factory",
-            {2: "stage: the recipes do this", 8: "cutoff_len: write dataset.max_seq_len"},
+            {2: "stage: the recipes do this", 8: "cutoff_len: use dataset.max_seq_len"},
         ),
-        (TRL, "TRL", {3: "max_length: write dataset.max_seq_len", 4: "use_peft: write lora"}),
+        (TRL, "TRL", {3: "max_length: use dataset.max_seq_len", 4: "use_peft: use lora"}),
     ],
 )
 def test_yaml_of_another_project_is_answered_key_by_key(

@@ -11,7 +11,7 @@ from torchtune.runs.command_line import RUN_OPTIONS
 MESSAGES = {
     "lora_finetune": "--config: no config is named; configs of lora_finetune are alpaca_llama2_lora_finetune, smollm2",
     "smollm2_135m_lora": "is a config of lora_finetune; run tune lora_finetune --config smollm2_135m_lora",
-    "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: unknown field 'lr'; write optimizer.lr",
+    "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: unknown field 'lr'; use optimizer.lr",
     "import whole.yaml -o new.yaml": "is already a config of this torchtune",
     "import old.yaml -o new.json": "new.json: the output is a YAML file; end the path in .yaml",
     "cp lora_finetune x.yaml": "a recipe is a Python file",
@@ -43,8 +43,8 @@ def test_call_without_a_config_is_one_mistake_with_an_example(args: str, tune: T
 def test_call_without_a_config_still_reports_mistakes_that_no_config_would_fix(tune: Tune) -> None:
     result = tune("lora_finetune", "lora_r=8", "dataset.source=x", "lora.r=3", "batch_size=x")
     assert "4 mistakes" in result.err
-    assert "lora_r: unknown field 'lora_r'; write lora.rank" in result.err
-    assert "lora.r: unknown field 'r'; write rank" in result.err
+    assert "lora_r: unknown field 'lora_r'; use lora.rank" in result.err
+    assert "lora.r: unknown field 'r'; use rank" in result.err
     assert "batch_size: expected an int above 0, got 'x'" in result.err
 
 

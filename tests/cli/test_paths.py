@@ -143,7 +143,7 @@ def test_recipe_without_a_config_class_has_paths_too(home: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("~nobody-of-this-name/x", "no home folder for ~nobody-of-this-name; write ./~nobody"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name has no home folder; use ./~nobody"),
         ("$HOME/x", "a path cannot begin with $HOME, an environment variable; let the shell expand it"),
         ("$SCRATCH", "a path cannot begin with $SCRATCH"),
     ],
@@ -169,7 +169,7 @@ def test_paths_that_only_resemble_the_home_folder_are_not_expanded() -> None:
 def test_unknown_user_in_an_argument_is_a_mistake(tune: Tune) -> None:
     result = tune("download", "owner/name", "--output-dir=~nobody-of-this-name/x")
     assert result.status == 2
-    assert "no home folder for ~nobody-of-this-name" in result.err
+    assert "~nobody-of-this-name has no home folder" in result.err
 
 
 @pytest.fixture

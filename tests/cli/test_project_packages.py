@@ -183,8 +183,8 @@ def test_script_of_the_project_imports_both_packages(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("recipes.lora_finetune", "torchtune's is torchtune.recipes.lora_finetune"),
-        ("configs_py.smollm2", "torchtune's is torchtune.configs_py.smollm2"),
+        ("recipes.lora_finetune", "torchtune's module is torchtune.recipes.lora_finetune"),
+        ("configs_py.smollm2", "torchtune's module is torchtune.configs_py.smollm2"),
         ("recipes.cake", ""),
         ("attrs", ""),
     ],

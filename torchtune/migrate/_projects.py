@@ -27,7 +27,7 @@ _UNNEEDED: Final = {
     "use_fast_tokenizer": "the tokenizer is read from its files",
 }
 _WHOLE_BATCH: Final = (
-    "includes all ranks and accumulated micro-batches there; write batch_size, the rows of one micro-batch"
+    "includes all ranks and accumulated micro-batches there; set batch_size to the rows of one micro-batch"
 )
 
 
