@@ -68,7 +68,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
                 for batch in micro_batches:
                     loss = sums.add(scorer(model, batch))  # divides each term by its count over all ranks
                     torch.autograd.backward(run.scale.scaled(loss))
-                    del loss  # the remains of its graph would fragment the memory of the next pass
+                    del loss  # otherwise its graph stays alive and fragments memory in the next pass
                 grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.scale.factor)
                 run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
                 optimizer.zero_grad()

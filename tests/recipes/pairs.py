@@ -25,9 +25,9 @@ class Preference:
     """The preference loss: beta-DPO (Wu et al. 2024, arXiv:2407.08639)."""
 
     beta: float = field(default=0.1, validator=above(0))
-    """Strength of the pull towards the reference model, at a step with an average margin."""
+    """Strength of the pull towards the reference model, in a step whose mean margin equals the moving average."""
     sensitivity: float = field(default=0.6, validator=at_least(0))
-    """How strongly beta depends on the margin of a step's pairs; 0: DPO (Rafailov et al. 2023, arXiv:2305.18290)."""
+    """Sensitivity of beta to the mean margin of a step's pairs; 0: DPO (Rafailov et al. 2023, arXiv:2305.18290)."""
     momentum: float = field(default=0.9, validator=between(0, 1))
     """Momentum of the moving average of the margins."""
     answer_weight: float = field(default=0.2, validator=at_least(0))
@@ -35,7 +35,7 @@ class Preference:
 
 
 class PairScorer(Scorer):
-    """Compares the model with itself without adapters. The moving average of margins is saved in checkpoints."""
+    """Compares the model with the same model without adapters. Checkpoints contain the moving average of margins."""
 
     def __init__(self, section: Preference, world: World) -> None:
         self._section, self._world = section, world
@@ -48,10 +48,10 @@ class PairScorer(Scorer):
         self._beta = world.tensor([section.beta])[0]
         with adapters_disabled(model):
             self._reference = {batch: answer_log_probs(model, batch) for batch in micro_batches}
-        if not model.training:  # the validation loss must not depend on batches
+        if not model.training:  # the validation loss must not depend on the batches
             return
-        margins = [
-            self._margins(batch, answer_log_probs(model, batch)).sum() * (not batch.is_filler)  # has no pairs
+        margins = [  # fillers have no pairs
+            self._margins(batch, answer_log_probs(model, batch)).sum() * (not batch.is_filler)
             for batch in micro_batches
         ]
         n_pairs = world.tensor([sum(batch.counts["pairs"] for batch in micro_batches)])
@@ -62,7 +62,7 @@ class PairScorer(Scorer):
         self._average = torch.where(margin.isfinite(), average, self._average)  # a NaN would persist
 
     def score(self, model: Decoder, batch: Batch) -> Score:
-        """Sum both terms over a micro-batch."""
+        """Return the sums of both terms over a micro-batch, and of the metrics."""
         answers = answer_log_probs(model, batch)  # [pairs, 2]
         margins = self._margins(batch, answers)  # [pairs]
         preference = Term(-logsigmoid(self._beta * margins).sum(), "pairs")
@@ -76,11 +76,11 @@ class PairScorer(Scorer):
         return torch.sub(*(answers - self._reference[batch]).unbind(1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, for checkpoints."""
+        """Return the state to save in checkpoints."""
         return {"average": self._average.item()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a saved run."""
+        """Restore the saved state."""
         self._average = self._world.tensor([state["average"]])[0]
 
 
