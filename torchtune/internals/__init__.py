@@ -1,7 +1,7 @@
-"""Code that relies on the internals of other libraries, each with the tested version, its gain, a probe and a fallback.
+"""Code that relies on internals of other libraries; each use declares a tested version, a gain, a probe and a fallback.
 
-The environment variable `TUNE_PLAIN=1` disables all of it. Names are imported on first use, so that using one does not
-load the libraries of the others.
+The environment variable `TUNE_PLAIN=1` disables all of these uses. Names are imported on first use, so that importing a
+name loads only the libraries that it needs.
 """
 
 from typing import TYPE_CHECKING

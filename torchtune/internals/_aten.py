@@ -1,4 +1,4 @@
-"""Undocumented torch operators that implement its own backward passes."""
+"""Undocumented torch operators that compute the backward passes of activation functions."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from torchtune.internals._internal import Internal
 
 
 def activation_backward(grad: Tensor, x: Tensor, activation: str) -> Tensor:
-    """Return the gradient of `silu` or `gelu_tanh` at x, times `grad`; all tensors have the same shape."""
+    """Return the derivative of `silu` or `gelu_tanh` at x, times `grad`; all tensors have the same shape."""
     gradient: Tensor
     if activation == "silu":
         gradient = torch.ops.aten.silu_backward(grad, x)

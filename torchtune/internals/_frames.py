@@ -9,13 +9,13 @@ from torchtune.internals._internal import Internal
 def calling_frame(depth: int) -> FrameType | None:
     """Return the frame `depth` calls above the caller's; None if `CALLS` is disabled.
 
-    `inspect.currentframe` would do the same but import inspect.
+    `inspect.currentframe` would have the same effect, but would import the module `inspect`.
     """
     return sys._getframe(depth + 1) if CALLS.is_enabled() else None
 
 
-def _knows_its_line() -> bool:
-    """Return whether the line of a frame's instruction is found in its code's positions (one per two bytes)."""
+def _finds_line() -> bool:
+    """Return whether a code object's positions (one per two bytes) contain the line of the current instruction."""
     frame = sys._getframe()
     instruction, expected = frame.f_lasti, frame.f_lineno
     return list(frame.f_code.co_positions())[instruction // 2][0] == expected
@@ -24,7 +24,7 @@ def _knows_its_line() -> bool:
 CALLS = Internal(
     name="calling lines",
     written_for="Python 3.11",
-    gain="lines of components' arguments: tune show lora_finetune --config smollm2_135m_lora --origins",
-    fallback="values and mistakes are located at the first line of their config function",
-    probe=_knows_its_line,
+    gain="the line of each argument of a component: tune show lora_finetune --config smollm2_135m_lora --origins",
+    fallback="locations of values and mistakes are the first line of their config function",
+    probe=_finds_line,
 )

@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator and oneDNN's caches, both read from the environment at startup."""
+"""Settings of glibc's allocator and of kernel caches, which are read from the environment at startup."""
 
 import os
 import sys
@@ -11,22 +11,24 @@ TUNABLES = (
 )
 """Settings of glibc's allocator.
 
-torch allocates aligned blocks, whose trimmed ends would be reused for small, long-lived objects. The blocks freed
-between those no longer fit the tensors of the next step, and the process grows by a quarter to a third within some
-steps. Without caches of small blocks, the ends are merged again. Memory that every step uses is not returned to the
-system between steps, as each returned page would cause a page fault and be zeroed again.
+torch allocates aligned blocks. By default, the trimmed ends of these blocks are reused for small, long-lived objects.
+Blocks that are freed between such objects are too small for the tensors of the next step, so the memory of the process
+grows by a quarter to a third within a few steps. If caches of small blocks are disabled, the ends are merged with their
+neighbours. Memory that every step uses is not returned to the system between steps, because each returned page would
+cause a page fault and would be zeroed again.
 """
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
-"""Capacities of the kernel caches of oneDNN and of torch's layer above it, which hold 1,024 kernels by default.
+"""Capacities of the kernel caches of oneDNN and of torch's layer above oneDNN; the default is 1,024 kernels.
 
-Each shape needs a kernel of half a megabyte. Steps with packed batches differ in shape, so a bfloat16 run would grow by
-10 MB per step until the caches are full. A step has about twenty shapes, which recur in every layer.
+Each shape needs a kernel of half a megabyte. The shapes of packed batches differ between steps, so the memory of a
+bfloat16 run would grow by 10 MB per step until the caches are full. A step has about twenty shapes, the same in every
+layer.
 """
 
 
 def limit_heap_growth() -> None:
-    """Limit the caches, and restart this process with `TUNABLES`, which glibc only reads when a process starts.
+    """Limit the kernel caches, and restart this process with `TUNABLES`, which glibc reads only when a process starts.
 
     Existing environment variables are kept. If GLIBC_TUNABLES is set, even if empty, or the C library is not glibc, the
     process is not restarted.
@@ -39,20 +41,20 @@ def limit_heap_growth() -> None:
     os.environ["GLIBC_TUNABLES"] = TUNABLES
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- it is this program
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- restarts this program
 
 
 def _glibc_version() -> str:
     """Return glibc's version, such as `2.36`; empty if the C library is not glibc."""
     try:
         library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-    except (AttributeError, ValueError, OSError):  # not a Unix, or the name is unknown
+    except (AttributeError, ValueError, OSError):  # not a Unix system, or the name is not supported
         return ""
     return version if library == "glibc" else ""
 
 
 def _has_tunables() -> bool:
-    """Return whether this glibc supports these tunables (since 2.26)."""
+    """Return whether this version of glibc supports `TUNABLES` (2.26 or later)."""
     return tuple(map(int, _glibc_version().split("."))) >= (2, 26)
 
 
@@ -61,7 +63,7 @@ HEAP = Internal(
     written_for="glibc 2.36",
     gain='memory: the line "glibc\'s default heap" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora fp32" --ablate',
-    fallback="the process is not restarted, and grows by up to a third",
+    fallback="the process is not restarted, and its memory grows by up to a third",
     probe=_has_tunables,
 )
 KERNEL_CACHES = Internal(
@@ -69,6 +71,6 @@ KERNEL_CACHES = Internal(
     written_for="torch 2.13.0",
     gain='memory: the line "1,024 kernels cached" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora bf16" --ablate',
-    fallback="the caches hold 1,024 kernels each",
+    fallback="each cache holds up to 1,024 kernels",
     probe=lambda: True,  # a variable that a library no longer reads is harmless
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 OUTCOMES: dict[str, bool] = {}
-"""Whether the probe of each internal passed, by name; tests and benchmarks may set an outcome in advance."""
+"""Outcomes of the probes by name: True if the probe passed. Tests and benchmarks may set an outcome in advance."""
 
 
 class Internal(NamedTuple):
@@ -13,16 +13,16 @@ class Internal(NamedTuple):
 
     name: str
     written_for: str
-    """The library (the name of its distribution, or `glibc` or `Python`) and the version it was tested with."""
+    """The library (the name of its distribution, `glibc` or `Python`) and the tested version."""
     gain: str
-    """What it improves, and the command that shows the gain."""
+    """The improvement, and a command that shows it."""
     fallback: str
-    """What happens without it; results are the same except for rounding."""
+    """The behaviour if it is disabled; results are the same up to rounding."""
     probe: Callable[[], bool]
-    """Tests it on a tiny case; returns False, or raises, if the library no longer behaves as expected."""
+    """Function that tests a tiny case; returns False or raises if the library no longer behaves as expected."""
 
     def is_enabled(self) -> bool:
-        """Return whether to use it: if its probe passes, run once per process, and TUNE_PLAIN=1 is not set."""
+        """Return whether to use it: TUNE_PLAIN=1 is not set, and the probe, run once per process, has passed."""
         if os.environ.get("TUNE_PLAIN", "0") not in ("", "0"):
             return False
         if self.name not in OUTCOMES:
@@ -34,13 +34,13 @@ class Internal(NamedTuple):
         try:
             if self.probe():
                 return True
-        except Exception as error:  # whatever a changed library raises
+        except Exception as error:  # a changed library may raise any exception
             reason = f"{type(error).__name__}: {error}"
         import logging
 
         message = "%s: %s %s behaves differently from the tested version %s (%s); %s"
-        library, version_tried = self.written_for.split()
-        versions = library, _installed_version(library), version_tried
+        library, tested_version = self.written_for.split()
+        versions = library, _installed_version(library), tested_version
         logging.getLogger(__name__).warning(message, self.name, *versions, reason, self.fallback)
         return False
 

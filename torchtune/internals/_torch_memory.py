@@ -1,4 +1,4 @@
-"""Count the memory of fake tensors by tracking their storages."""
+"""Measure the memory of fake tensors by tracking their storages."""
 
 import weakref
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from torchtune.internals._internal import Internal
 
 
 def fake_tensors() -> AbstractContextManager[object]:
-    """Return a context in which new tensors have shapes but no data; existing tensors may be used in it."""
+    """Return a context in which new tensors have shapes but no data; existing tensors can be used within it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
@@ -37,10 +37,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         result = func(*args, **kwargs or {})
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+                self._count(tensor.untyped_storage())
         return result
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = _identity(storage), storage.nbytes()
         if key in self._sizes or key in self._excluded:
             return
@@ -52,13 +52,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def record_start_of_layers(self, _module: object, _inputs: object, output: Tensor) -> None:
         """Register a hook that records the peak so far when the backward pass reaches this output."""
         if output.requires_grad:
-            output.register_hook(self._note_layers)  # type: ignore[no-untyped-call]
+            output.register_hook(self._record_layers)  # type: ignore[no-untyped-call]
 
-    def _note_layers(self, _gradient: Tensor) -> None:
+    def _record_layers(self, _gradient: Tensor) -> None:
         self.peak_of_layers, self.peak = self.peak, self.current
 
     def exclude_gradient(self, parameter: Tensor) -> None:
-        """Stop counting a parameter's gradient, which is counted elsewhere."""
+        """Stop counting a parameter's gradient, because the caller counts it separately."""
         if parameter.grad is not None:
             self._forget(_identity(parameter.grad.untyped_storage()))
 
@@ -85,6 +85,6 @@ LIVE_BYTES = Internal(
     name="memory of activations",
     written_for="torch 2.13.0",
     gain="activations in estimates: tune validate --memory lora_finetune --config smollm2_135m_lora",
-    fallback="estimates only count weights, gradients and optimizer state",
+    fallback="estimates count only weights, gradients and optimizer state",
     probe=_counts_live_tensors,
 )

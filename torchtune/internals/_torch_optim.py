@@ -13,19 +13,20 @@ from torchtune.internals._internal import Internal
 
 
 def avoid_dynamo_import() -> None:
-    """Avoid importing torch._dynamo when optimizers are built, which takes over a second and 60 MB (torch 2.13).
+    """Avoid importing torch._dynamo when optimizers are built.
 
-    The first call of a method of `Optimizer` imports the compiler to mark the method as not compiled; this function
-    stores the mark in advance. If the compiler is already imported, nothing changes.
+    The import takes over a second and 60 MB (torch 2.13). The first call of a method of `Optimizer` imports the
+    compiler to mark the method as not compiled; this function sets the mark in advance. If the compiler is already
+    imported, nothing changes.
     """
     if "torch._dynamo" not in sys.modules and OPTIMIZER_STEP.is_enabled():
         _mark_methods()
 
 
 def avoid_dynamo_import_in_step(optimizer: Optimizer) -> None:
-    """Avoid importing torch._dynamo in the steps of an optimizer of torch; it is modified in place."""
-    is_torchs = type(optimizer).__module__.startswith("torch.optim.")
-    if "torch._dynamo" not in sys.modules and is_torchs and OPTIMIZER_STEP.is_enabled():
+    """Avoid importing torch._dynamo in the steps of a torch optimizer, which is modified in place."""
+    is_from_torch = type(optimizer).__module__.startswith("torch.optim.")
+    if "torch._dynamo" not in sys.modules and is_from_torch and OPTIMIZER_STEP.is_enabled():
         _replace_step(optimizer)
 
 
@@ -40,7 +41,7 @@ def _replace_step(optimizer: Optimizer) -> None:
     """Replace an optimizer's step with the unwrapped step of its class.
 
     The class wraps `step` twice: to call hooks and a profiler, and to exclude it from compilation. The unwrapped step
-    is called under `no_grad`; an optimizer with hooks uses the wrapped one.
+    is called under `no_grad`; an optimizer with hooks uses the wrapped step.
     """
     wrapped = type(optimizer).step
     unwrapped = torch.no_grad()(inspect.unwrap(wrapped))
@@ -53,8 +54,8 @@ def _replace_step(optimizer: Optimizer) -> None:
         optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 
 
-def _takes_a_step() -> bool:
-    """Build an optimizer, take a step and clear the gradient, and check that the compiler is not imported."""
+def _steps_without_compiler() -> bool:
+    """Return whether an optimizer takes a step and clears the gradient without importing the compiler."""
     was_imported = "torch._dynamo" in sys.modules
     _mark_methods()
     parameter = torch.nn.Parameter(torch.ones(1, device="cpu"))
@@ -63,8 +64,8 @@ def _takes_a_step() -> bool:
     parameter.grad = torch.ones(1, device="cpu")
     optimizer.step()
     optimizer.zero_grad()
-    is_right = parameter.tolist() == [0.5] and parameter.grad is None
-    return is_right and ("torch._dynamo" in sys.modules) == was_imported
+    is_updated = parameter.tolist() == [0.5] and parameter.grad is None
+    return is_updated and ("torch._dynamo" in sys.modules) == was_imported
 
 
 OPTIMIZER_STEP = Internal(
@@ -72,15 +73,15 @@ OPTIMIZER_STEP = Internal(
     written_for="torch 2.13.0",
     gain='time to the first step: the line "torch\'s unmodified optimizer" of '
     "python -m benchmarks.training MODEL ROWS --ablate",
-    fallback="torch imports its compiler: a second and 60 MB more",
-    probe=_takes_a_step,
+    fallback="torch imports its compiler, which takes a second and 60 MB",
+    probe=_steps_without_compiler,
 )
 
 
 def supports_skipping(optimizer: Optimizer) -> bool:
-    """Return whether an optimizer's kernels can skip an update depending on a flag on the device (`skip_step_if`).
+    """Return whether an optimizer's kernels can skip an update if a flag on the device is set (`skip_step_if`).
 
-    Fused SGD can too, but leaves its momentum uninitialised if it skips the first step (torch 2.13).
+    Fused SGD is not supported: its momentum remains uninitialised if the first step is skipped (torch 2.13).
     """
     is_adam = isinstance(optimizer, (Adam, AdamW))
     return (
@@ -101,8 +102,8 @@ def skip_step_if(optimizer: Optimizer, skips: Tensor) -> None:
     optimizer.found_inf = skips.float()  # type: ignore[attr-defined]
 
 
-def _skips_a_step() -> bool:
-    """Take one step with the flag set and one without."""
+def _skips_step() -> bool:
+    """Return whether a step with the flag set changes nothing, and a step without it changes the parameter."""
     parameter = torch.nn.Parameter(torch.ones(2, device="cpu"))
     optimizer = torch.optim.AdamW([parameter], lr=0.5, fused=True)
     parameter.grad = torch.ones(2, device="cpu")
@@ -118,8 +119,8 @@ def _skips_a_step() -> bool:
 SKIPPED_STEP = Internal(
     name="skipped optimizer step",
     written_for="torch 2.13.0",
-    gain="no wait for the device before an update, on a GPU (not yet run on one); what it costs on a CPU: the line "
+    gain="on a GPU (not yet run on one), no wait for the device before an update; cost on a CPU: the line "
     '"metrics read one step later" of python -m benchmarks.training MODEL ROWS --ablate',
     fallback="the host waits for one flag per step",
-    probe=_skips_a_step,
+    probe=_skips_step,
 )
