@@ -245,7 +245,7 @@ class Import:
         self.new["enable_fsdp"] = sharded
         if not sharded:
             self.changed["enable_fsdp"] = (
-                "set to false: each rank then holds the full model; set it to true to shard the model"
+                "was set to false, so each rank holds the full model; set it to true to shard the model"
             )
         section: Tree = {}
         if sharded and (on_cpu or resharded is False):
