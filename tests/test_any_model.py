@@ -201,9 +201,9 @@ INVALID_MODEL_DIRECTORIES = {
     "nowhere": "folder nowhere does not exist (relative paths start at ",
     "owner/some-model": "download it with `tune download owner/some-model --output-dir models/some-model`",
     "tiny.gguf": "tiny.gguf is a GGUF file; convert it to a model folder with `tune convert tiny.gguf models/tiny`",
-    "rows.jsonl": "rows.jsonl is a file, but a model is a folder; name the folder that contains the file",
+    "rows.jsonl": "rows.jsonl is a file, but a model is a folder; pass the folder that contains the file",
     "meta": "which is in Meta's format; convert it with `tune convert meta models/meta-hf`",
-    "quantised": "convert one with `tune convert quantised/a.Q4.gguf models/quantised-hf`",
+    "quantized": "convert one with `tune convert quantized/a.Q4.gguf models/quantized-hf`",
     "cache": "which is a folder of the Hugging Face cache; use cache/snapshots/0123",
     "empty": "there is no config.json in empty; expected the folder of a Hugging Face model",
 }
@@ -223,7 +223,7 @@ def test_invalid_model_directory_is_one_mistake_with_a_fix(
 ) -> None:
     rows = write_rows({"messages": TURNS})
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
-    for file in ("meta/params.json", "quantised/a.Q4.gguf", "cache/snapshots/0123/config.json"):
+    for file in ("meta/params.json", "quantized/a.Q4.gguf", "cache/snapshots/0123/config.json"):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text("{}")
     (tmp_path / "empty").mkdir()

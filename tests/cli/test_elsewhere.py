@@ -38,7 +38,7 @@ def test_keyword_is_answered_in_one_line(keyword: str, tune: Tune) -> None:
         assert result.out == ""
         head, line = result.err.splitlines()
         assert head == "1 mistake in the command line:"
-        assert "is not a recipe or verb; " in line
+        assert "is not a recipe or command; " in line
 
 
 @pytest.mark.parametrize("name", ["lora_dpo_single_device", "full-grpo", "qat_distributed", "my_kd_recipe"])

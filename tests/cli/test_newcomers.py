@@ -9,7 +9,7 @@ from tests.tune import Tune
 from torchtune.runs.command_line import RUN_OPTIONS
 
 MESSAGES = {
-    "lora_finetune": "--config: no config is named; configs of lora_finetune are alpaca_llama2_lora_finetune, smollm2",
+    "lora_finetune": "--config: no config given; configs of lora_finetune are alpaca_llama2_lora_finetune, smollm2",
     "smollm2_135m_lora": "is a config of lora_finetune; run tune lora_finetune --config smollm2_135m_lora",
     "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: unknown field 'lr'; use optimizer.lr",
     "import whole.yaml -o new.yaml": "is already a config of this torchtune",
@@ -36,7 +36,7 @@ def test_call_without_a_config_is_one_mistake_with_an_example(args: str, tune: T
     result = tune("lora_finetune", *args.split())
     head, line = result.err.splitlines()
     assert head.startswith("1 mistake")
-    assert line.startswith("  --config: no config is named; configs of lora_finetune are ")
+    assert line.startswith("  --config: no config given; configs of lora_finetune are ")
     assert line.endswith("; pass --config NAME, such as --config lora")
 
 

@@ -89,7 +89,7 @@ def test_a_runs_folder_as_a_model_is_rejected_with_the_weights_in_it(tune: Tune,
         shutil.copytree(tiny.folder / "model", folder / name)
     done = validate(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
     assert done.status == 2
-    assert f"is a run's folder; name the weights in it, {folder / 'final'} or {folder / 'best'}" in done.err
+    assert f"is a run's folder; use the weights in it, {folder / 'final'} or {folder / 'best'}" in done.err
     assert validate(tune, tiny, f"model_directory={folder / 'best'}").status == 0
 
 
@@ -111,12 +111,12 @@ def test_the_folder_of_an_adapters_run_as_a_model_is_rejected_with_how_to_use_th
 
 @pytest.mark.parametrize("words", [(), HF])
 @pytest.mark.parametrize("verb", [validate, run])
-def test_a_quantised_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words: tuple[str, ...]) -> None:
+def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words: tuple[str, ...]) -> None:
     change(tiny, quantization_config={"quant_method": "awq", "bits": 4})
     done = verb(tune, tiny, *words)
     assert done.status == 2
-    assert done.err.count("holds a quantised model (awq, 4 bits)") == 1
-    assert "use the unquantised model" in done.err
+    assert done.err.count("holds a quantized model (awq, 4 bits)") == 1
+    assert "use the unquantized model" in done.err
     assert "Traceback" not in done.err
 
 
@@ -129,7 +129,7 @@ def test_weights_of_codes_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> Non
     done = verb(tune, tiny)
     assert (
         done.status,
-        "holds a quantised model, according to the dtype of model.layers.0.mlp" in done.err,
+        "holds a quantized model, according to the dtype of model.layers.0.mlp" in done.err,
     ) == (
         2,
         True,
@@ -164,7 +164,7 @@ def misshapen(folder: Path) -> str:
 def cut_short(folder: Path) -> str:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    return "is damaged or cut short"
+    return "is damaged or truncated"
 
 
 def without_weights(folder: Path) -> str:

@@ -206,7 +206,7 @@ def test_forgotten_config_is_the_only_mistake_regardless_of_the_wording(
     monkeypatch.setattr(classes, "missing_field", missing_field)
     assert main(["validate", "lora_finetune"]) == 2
     assert capsys.readouterr().err.startswith(
-        "1 mistake in the config of lora_finetune:\n  --config: no config is named"
+        "1 mistake in the config of lora_finetune:\n  --config: no config given"
     )
     assert main(["validate", "lora_finetune", "--config"]) == 2
     assert "nowhere" not in capsys.readouterr().err

@@ -157,7 +157,7 @@ def test_values_beyond_float16_are_rejected(llama: Path, tmp_path: Path) -> None
     assert not (tmp_path / "converted").exists()
 
 
-def test_quantised_weights_are_rejected(llama: Path, tmp_path: Path) -> None:
+def test_quantized_weights_are_rejected(llama: Path, tmp_path: Path) -> None:
     weights = read_tensors(llama)
     weights["model.layers.0.mlp.up_proj.weight"] = weights["model.layers.0.mlp.up_proj.weight"].to(
         torch.float8_e4m3fn
@@ -165,7 +165,7 @@ def test_quantised_weights_are_rejected(llama: Path, tmp_path: Path) -> None:
     save_file(weights, llama / "model.safetensors")
     with pytest.raises(
         ValueError,
-        match=r"base holds a quantised model, according to the dtype of model.layers.0.mlp.up_proj.weight",
+        match=r"base holds a quantized model, according to the dtype of model.layers.0.mlp.up_proj.weight",
     ):
         convert(llama, tmp_path / "converted")
     assert not (tmp_path / "converted").exists()

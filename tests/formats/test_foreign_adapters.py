@@ -152,10 +152,10 @@ def test_unknown_prefixes_of_adapters_are_rejected(folder: Path, prefix: str) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_quantised_adapter_is_rejected(folder: Path, dtype: torch.dtype) -> None:
+def test_quantized_adapter_is_rejected(folder: Path, dtype: torch.dtype) -> None:
     file = folder / "adapter_model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
     with pytest.raises(
-        ValueError, match=r"adapter holds a quantised model, according to the dtype of base_model"
+        ValueError, match=r"adapter holds a quantized model, according to the dtype of base_model"
     ):
         load_peft_adapter(tiny_smollm2(), folder)

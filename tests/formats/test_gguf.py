@@ -41,15 +41,15 @@ def test_weights_equal_those_transformers_reads_rounded_to_bfloat16(
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)
 
 
-def test_unquantised_weights_convert_to_rounded_bfloat16(gguf: Path, tmp_path: Path) -> None:
+def test_unquantized_weights_convert_to_rounded_bfloat16(gguf: Path, tmp_path: Path) -> None:
     convert(gguf, tmp_path / "converted")
     original = tiny_smollm2()
     model = Decoder(original.architecture)
     load_hf_weights(model, tmp_path / "converted")
     for name, weight in original.state_dict().items():
         converted = model.state_dict()[name].double()
-        is_unquantised = not name.endswith(("q_proj.weight", "up_proj.weight", "embed_tokens.weight"))
-        if is_unquantised:  # an earlier rounding to float16 may change the last of bfloat16's 8 bits
+        is_unquantized = not name.endswith(("q_proj.weight", "up_proj.weight", "embed_tokens.weight"))
+        if is_unquantized:  # an earlier rounding to float16 may change the last of bfloat16's 8 bits
             torch.testing.assert_close(converted, weight.float().bfloat16().double(), rtol=2**-7, atol=0)
         else:
             assert (converted - weight).norm() < 0.1 * weight.norm()
@@ -224,7 +224,7 @@ def test_truncated_file_raises_a_clear_error(gguf: Path, tmp_path: Path) -> None
     contents, truncated = gguf.read_bytes(), tmp_path / "truncated.gguf"
     for length in [*range(0, 200, 3), *range(200, len(contents), 5003), len(contents) - 1]:
         truncated.write_bytes(contents[:length])
-        with pytest.raises(ValueError, match=r"truncated.gguf (is not a GGUF file|is damaged or cut short)"):
+        with pytest.raises(ValueError, match=r"truncated.gguf (is not a GGUF file|is damaged or truncated)"):
             convert(truncated, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["truncated.gguf"]
 

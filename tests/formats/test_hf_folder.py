@@ -136,7 +136,7 @@ def test_pickled_code_is_rejected_and_does_not_run(folder: Path) -> None:
     torch.save({"model.norm.weight": HostilePickle(str(folder / "trace"))}, folder / "pytorch_model.bin")
     with pytest.raises(
         ValueError,
-        match=r"contains posix.mkdir in addition to tensors, which may be code and is not run; fetch",
+        match=r"contains posix.mkdir in addition to tensors, which may be code and is not run; download",
     ):
         load_hf_weights(tiny_smollm2(), folder)
     assert not (folder / "trace").exists()
@@ -255,7 +255,7 @@ def test_architecture_round_trips_through_both_config_spellings() -> None:
 def test_damaged_and_missing_files_are_reported(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged or cut short"):
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged or truncated"):
         load_hf_weights(tiny_smollm2(), folder)
     weights.unlink()
     with pytest.raises(

@@ -195,10 +195,10 @@ def test_tokenizer_may_be_in_another_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"moe": {"num_experts": 8}}, "moe is not supported; expected an unquantised text model of Llama 2"),
+        ({"moe": {"num_experts": 8}}, "moe is not supported; expected an unquantized text model of Llama 2"),
         ({"quantization_args": {"scheme": "int4"}, "lora_args": {}}, "lora_args, quantization_args is not"),
         ({"vision_chunk_size": 448}, "vision_chunk_size is not supported"),
-        ({"n_heads": None}, "has no n_heads; fetch it again"),
+        ({"n_heads": None}, "has no n_heads; download it again"),
         ({"dim": None, "norm_eps": None}, "has no dim, norm_eps"),
         ({"dim": "64"}, "dim is '64'; expected a whole number above 0 and below"),
         ({"n_layers": 0}, "n_layers is 0; expected a whole number above 0"),
@@ -217,7 +217,7 @@ def test_tokenizer_may_be_in_another_folder(tmp_path: Path) -> None:
         ),
         (
             {"ffn_dim_multiplier": 2.0**30},
-            "result in a feed-forward width of 182,536,110,080; fetch it again",
+            "result in a feed-forward width of 182,536,110,080; download it again",
         ),
         ({"dim": 2**30, "multiple_of": 2**30, "n_heads": 2}, ""),
         ({"norm_eps": float("inf")}, "norm_eps is inf; expected a number above 0 and below"),
@@ -300,7 +300,7 @@ def test_inconsistent_shards_are_rejected(tmp_path: Path, i: int, change: Any, m
     [
         (_remove("layers.1.ffn_norm.weight"), "missing layers.1.ffn_norm.weight"),
         (_remove("output.weight"), "missing output.weight"),
-        (_remove("tok_embeddings.weight"), "contains tok_embeddings.weight; fetch them again"),
+        (_remove("tok_embeddings.weight"), "contains tok_embeddings.weight; download them again"),
         (_set("layers.1.attention.bq.bias", 64), "unexpected layers.1.attention.bq.bias"),
         (_set("layers.2.ffn_norm.weight", 64), "unexpected layers.2.ffn_norm.weight"),
         (
@@ -321,7 +321,7 @@ def test_inconsistent_shards_are_rejected(tmp_path: Path, i: int, change: Any, m
         ),
         (
             lambda state: state.update({"norm.weight": torch.ones(64).int()}),
-            "quantised model, according to the dtype of norm.weight",
+            "quantized model, according to the dtype of norm.weight",
         ),
     ],
 )
@@ -339,11 +339,11 @@ def test_missing_unexpected_and_misshapen_tensors_are_rejected(
     ("name", "message"),
     [
         ("params.json", "no params.json in .*meta; expected it next to"),
-        ("consolidated.00.pth", "no consolidated.00.pth in .*meta; fetch it"),
-        ("consolidated.02.pth", "no consolidated.02.pth in .*meta; fetch it"),
+        ("consolidated.00.pth", "no consolidated.00.pth in .*meta; download it"),
+        ("consolidated.02.pth", "no consolidated.02.pth in .*meta; download it"),
         (
             "consolidated.03.pth",
-            "no consolidated.03.pth in .*meta: .* is 1 of 4 files, .* but the folder has 3; fetch the missing",
+            "no consolidated.03.pth in .*meta: .* is 1 of 4 files, .* but the folder has 3; download the missing",
         ),
         ("tokenizer.model", "no tokenizer.model in .*meta"),
     ],
@@ -422,7 +422,7 @@ def test_damaged_or_oversized_tokenizer_is_rejected(tmp_path: Path) -> None:
     ):
         convert(folder, tmp_path / "converted")
     (folder / "tokenizer.model").write_bytes(b"\x0adamaged")
-    with pytest.raises(ValueError, match="is not a SentencePiece model, or is damaged; fetch it again"):
+    with pytest.raises(ValueError, match="is not a SentencePiece model, or is damaged; download it again"):
         convert(folder, tmp_path / "converted")
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 

@@ -315,7 +315,7 @@ def test_target_modules_are_as_short_as_possible(tmp_path: Path, folder: Path) -
             {"init_lora_weights": "pissa_niter_4"},
             "init_lora_weights is 'pissa_niter_4', which changes the base weights",
         ),
-        ({"r": None}, "r is None; expected a whole number above 0; fetch it again"),
+        ({"r": None}, "r is None; expected a whole number above 0; download it again"),
         ({"r": "3"}, "r is '3'; expected a whole number"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number above 0"),
         ({"lora_alpha": float("inf")}, "lora_alpha is inf; expected a number"),

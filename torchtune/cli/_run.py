@@ -57,8 +57,8 @@ def _check_name(call: Call) -> None:
         raise ConfigError.of_argument(name, "a verb comes first", f"run {command}")
     pointer = runs.alternative_for(name)
     if pointer:
-        raise ConfigError.of_argument(name, "is not a recipe or verb", ": ".join(pointer))
-    kind = "recipe" if nearest(name, recipe_names()) else "recipe or verb"
+        raise ConfigError.of_argument(name, "is not a recipe or command", ": ".join(pointer))
+    kind = "recipe" if nearest(name, recipe_names()) else "recipe or command"
     raise unknown_name(kind, name, [*recipe_names(), *verbs()])
 
 

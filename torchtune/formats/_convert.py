@@ -179,7 +179,7 @@ def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
     weights = weights_in(path)
     if weights:
         raise ValueError(
-            f"{path} is a run's folder, not a checkpoint; name the weights in it, {' or '.join(map(str, weights))}"
+            f"{path} is a run's folder, not a checkpoint; use the weights in it, {' or '.join(map(str, weights))}"
         )
     files = sorted(file.name for file in path.glob("*.gguf"))
     raise ValueError(

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from torchtune.files import atomic_folder, write_json
-from torchtune.formats._quantised import check_unquantised_tensors
+from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._config import hf_config
 from torchtune.formats.hf._save import SHARD_BYTES, write_shards
@@ -70,12 +70,12 @@ def write_checkpoint(
         FileExistsError: The folder exists and is not empty.
         FileNotFoundError: The tokenizer is missing.
         OSError: The disk has no space for the folder.
-        ValueError: The weights do not match the model, are quantised, or exceed the range of the dtype; or the
+        ValueError: The weights do not match the model, are quantized, or exceed the range of the dtype; or the
             tokenizer is damaged or belongs to another model.
     """
     model = checkpoint.model
     shapes = expected_shapes(model)
-    check_unquantised_tensors(checkpoint.path, checkpoint.weights, shapes.keys())
+    check_unquantized_tensors(checkpoint.path, checkpoint.weights, shapes.keys())
     check_tensors(shapes, checkpoint.weights, checkpoint.path)
     element_counts = {name: math.prod(shape) for name, shape in shapes.items()}
     dtypes = {name: dtype or checkpoint.dtype or checkpoint.weights.dtypes[name] for name in shapes}

@@ -17,7 +17,7 @@ _MAPPED_BYTES = 2**24
 """Number of bytes that are read from a file before it is reopened, which releases the memory pages read so far."""
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Floating-point dtypes by their safetensors names; tensors of other dtypes are quantised and need a scale."""
+"""Floating-point dtypes by their safetensors names; tensors of other dtypes are quantized and need a scale."""
 
 _STEMS = ("model.safetensors", "pytorch_model.bin")
 """Names of weight files, or with `.index.json` of their index; safetensors is preferred to pickles."""
@@ -107,10 +107,10 @@ def one_file(path: Path) -> TensorSource:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is damaged, cut short, or contains objects other than tensors.
+        ValueError: The file is damaged, truncated, or contains objects other than tensors.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
+        raise FileNotFoundError(f"no {path.name} in {path.parent}; download it again")
     is_safe = path.suffix == ".safetensors"
     file = _File(path, _open_safetensors if is_safe else _open_pickle)
     tensors = file.tensors = file.open(path)
@@ -129,7 +129,7 @@ def _indexed(folder: Path, index: Path) -> TensorSource:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise ValueError(
-            f"{index} has no valid weight_map; expected a map of tensors to files; fetch it again"
+            f"{index} has no valid weight_map; expected a map of tensors to files; download it again"
         )
     files = dict[str, TensorSource]()
     for file_name in sorted(set(weight_map.values())):
@@ -140,7 +140,7 @@ def _indexed(folder: Path, index: Path) -> TensorSource:
     absent = sorted(weight_map.keys() - files.keys())
     if absent:
         raise ValueError(
-            f"{index} lists {first_names(absent)}, which no file in {folder} contains; fetch it again"
+            f"{index} lists {first_names(absent)}, which no file in {folder} contains; download it again"
         )
     return TensorSource(
         shapes={name: file.shapes[name] for name, file in files.items()},
@@ -155,7 +155,7 @@ def _open_safetensors(path: Path) -> Any:  # The library's handle is untyped.
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+        raise ValueError(f"{path} is damaged or truncated ({error}); download it again") from error
 
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:
@@ -170,11 +170,11 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is not None:
             raise ValueError(
-                f"{path} contains {code[1]} in addition to tensors, which may be code and is not run; fetch the model's"
-                " safetensors files instead"
+                f"{path} contains {code[1]} in addition to tensors, which may be code and is not run; download the"
+                " model's safetensors files instead"
             ) from error
         raise ValueError(
-            f"{path} is damaged, or contains objects other than tensors, which are not loaded; fetch it again"
+            f"{path} is damaged, or contains objects other than tensors, which are not loaded; download it again"
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ValueError(f"{path} is not a checkpoint; expected a dict of tensors by name")

@@ -1,4 +1,4 @@
-"""Linear layers and embedding tables that can hold adapters."""
+"""Linear layers and embedding tables that can have adapters."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +28,7 @@ def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
 class Linear(Lean, Adaptable, nn.Linear):
     """An adaptable `nn.Linear`, initialized by `init_weight`, by default without a bias.
 
-    A subclass with another representation of the weight, such as a quantised one, overrides `weight_matrix` and, if it
+    A subclass with another representation of the weight, such as a quantized one, overrides `weight_matrix` and, if it
     can be initialized, `reset_parameters`; adapters, merging and PEFT folders use the result of `weight_matrix`. A
     matrix that is computed from the layer's parameters and buffers is not saved for the backward pass, but recomputed.
 
@@ -48,7 +48,7 @@ class Linear(Lean, Adaptable, nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear) -> Self:
-        """Return a layer that shares the parameters of another one."""
+        """Return a layer that shares the parameters of an `nn.Linear`."""
         layer = cls(linear.in_features, linear.out_features, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer
@@ -82,15 +82,15 @@ class Linear(Lean, Adaptable, nn.Linear):
         return F.linear(x, weight, bias)
 
     def recomputation(self, weight: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that recomputes a weight matrix in the backward pass; None: it is a parameter.
+        """Return a function that recomputes a weight matrix in the backward pass; None if it is a parameter.
 
-        The result is also None in compiled code and under autocast, which decide themselves which tensors are saved and
-        how products are computed.
+        The result is also None in compiled code and under autocast, which control saved tensors and products
+        themselves.
         """
         is_parameter = weight is self._parameters.get("weight")
         if is_parameter or torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type):
             return None
-        # In the backward pass, the layer may no longer hold tensors that `functional_call` swapped in.
+        # In the backward pass, the layer may no longer contain the tensors that `functional_call` swapped in.
         tensors = dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
         swapped = {f"linear.{name}": tensor for name, tensor in tensors.items()}
         return partial(torch.func.functional_call, _WeightMatrix(self), swapped, ())
@@ -136,7 +136,7 @@ class Embedding(Adaptable, nn.Embedding):
         return self.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Look up tokens `[b, s]`: `[b, s, d]`."""
+        """Look up the embeddings `[b, s, d]` of tokens `[b, s]`."""
         if self.adapter is not None and self.adapter.is_enabled:
             y: Tensor = self.adapter(tokens, self)
             return y

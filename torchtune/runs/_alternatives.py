@@ -1,18 +1,18 @@
-"""Words that users may try with `tune` but that are not verbs, recipes or configs, each with an alternative."""
+"""Words that users may try with `tune` but that are not commands, recipes or configs, each with an alternative."""
 
 import re
 from typing import Final, NamedTuple
 
 
 class Task(NamedTuple):
-    """A task that users ask for with a word that `tune` does not know."""
+    """A task that users may request by a name that is not a command, recipe or config."""
 
     keywords: str
-    """Words for the task, separated by spaces."""
+    """Names for the task, separated by spaces."""
     summary: str
-    """How torchtune handles the task, as the start of a sentence."""
+    """The status of the task in torchtune, as a clause."""
     alternative: str
-    """A command of torchtune, or another project, that does the task."""
+    """A command of torchtune, or a different project, for the task."""
 
 
 UNSUPPORTED: Final = (
@@ -32,7 +32,7 @@ UNSUPPORTED: Final = (
         "write a recipe with your own scorer (docs/custom_recipe.md)",
     ),
     Task(
-        "qlora qat quantize quantise quantization nf4 gptq awq bnb",
+        "qlora qat quantize quantize quantization nf4 gptq awq bnb",
         "weights are not quantized",
         "LoRA with dtype=bf16 halves the base model's memory, and llama.cpp quantizes a run's final/",
     ),
@@ -147,14 +147,14 @@ OTHER_NAMES: Final = (
     ),
     Task("version", "the version is printed by an option", "tune --version"),
 )
-"""Tasks that torchtune does under another name."""
+"""Tasks that torchtune supports under a different name."""
 
 _METHODS: Final = UNSUPPORTED[:5]
 """Training methods that other projects use in recipe names, such as `lora_dpo_single_device`."""
 
 
 def alternative_for(word: str) -> tuple[str, str] | None:
-    """Return how torchtune handles the task that an unknown word names, and an alternative; None if unknown."""
+    """Return the status of the task with this name, and an alternative; None if the name is unknown."""
     name = re.sub(r"[-.\s]", "_", word.lower())
     for task in (*UNSUPPORTED, *OTHER_NAMES):
         if name in task.keywords.split():

@@ -204,11 +204,11 @@ def _lacks_several_fields(layers: Layers) -> bool:
 
 
 def _note_no_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
-    """Add a mistake that no config is named, and drop consequential mistakes below the fields that it would set."""
+    """Add a mistake that no config is given, and drop consequential mistakes below the fields that it would set."""
     layers.mistakes = [m for m in layers.mistakes if len(m.path) < 2 or m.path[0] in layers.tree]
     available = f"configs of {recipe} are {', '.join(configs)}"
     example = f"pass {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
-    layers.mistakes.append(Mistake.of_argument(CONFIG.text, f"no config is named; {available}", example))
+    layers.mistakes.append(Mistake.of_argument(CONFIG.text, f"no config given; {available}", example))
     layers.incomplete = True
 
 

@@ -181,7 +181,7 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
     """
     weights = torch.promote_types(compute, weights)
     for parameter in model.parameters():
-        if parameter.is_floating_point():  # a quantised weight is not
+        if parameter.is_floating_point():  # a quantized weight is not
             parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
 
 

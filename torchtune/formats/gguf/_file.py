@@ -1,7 +1,7 @@
 """Read GGUF files.
 
 The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package defines the
-tensor types and dequantises them. Its reader is not used: it takes 6 s for a vocabulary of 49,152, where this one takes
+tensor types and dequantizes them. Its reader is not used: it takes 6 s for a vocabulary of 49,152, where this one takes
 0.1 s, and it reads beyond the end of a damaged file.
 """
 
@@ -55,7 +55,7 @@ class GGUFFile:
             kind = GGMLQuantizationType(tensor.kind)
             block, block_bytes = GGML_QUANT_SIZES[
                 kind
-            ]  # Values per quantisation block, and its size in bytes.
+            ]  # Values per quantization block, and its size in bytes.
             shape = (*tensor.shape[:-1], tensor.shape[-1] // block * block_bytes)
             n_bytes = math.prod(shape)
             data = self._data[tensor.start : tensor.start + n_bytes]
@@ -83,7 +83,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is not a GGUF file, damaged, or cut short.
+        ValueError: The file is not a GGUF file, is damaged, or is truncated.
     """
     path = Path(path)
     if not path.is_file():
@@ -167,4 +167,4 @@ def _read_header(cursor: _Cursor) -> tuple[dict[str, Any], dict[str, GGUFTensor]
 
 
 def _damaged(path: Path, problem: str) -> str:
-    return f"{path} is damaged or cut short ({problem}); fetch it again"
+    return f"{path} is damaged or truncated ({problem}); download it again"

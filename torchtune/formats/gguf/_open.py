@@ -19,7 +19,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is damaged or cut short, or its model or tokenizer is not supported.
+        ValueError: The file is damaged or truncated, or its model or tokenizer is not supported.
     """
     file = read_gguf(path)
     try:

@@ -15,7 +15,7 @@ from torchtune.modules import Architecture
 
 
 def gguf_weights(file: GGUFFile, architecture: Architecture, expected: Iterable[str]) -> TensorSource:
-    """Return the weights of a GGUF file, each dequantised to float32 when it is read.
+    """Return the weights of a GGUF file, each dequantized to float32 when it is read.
 
     Args:
         file: The file.

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import evolve
 
 from torchtune.files import read_json
-from torchtune.formats._quantised import check_unquantised_config
+from torchtune.formats._quantized import check_unquantized_config
 from torchtune.models import FAMILIES, KEYS, write_rope
 from torchtune.modules import Architecture, Decoder, RotarySpec
 from torchtune.runs import check_full_model, missing_model_message
@@ -91,7 +91,7 @@ def read_hf_config(folder: Path) -> Architecture:
 
     Raises:
         FileNotFoundError: config.json is missing.
-        ValueError: config.json is damaged, or describes a model that is quantised or not supported.
+        ValueError: config.json is damaged, or describes a model that is quantized or not supported.
     """
     path = folder / "config.json"
     try:
@@ -100,7 +100,7 @@ def read_hf_config(folder: Path) -> Architecture:
         check_full_model(folder)
         raise FileNotFoundError(missing_model_message(folder)) from None
     if values.get("model_type") in FAMILIES:
-        check_unquantised_config(folder, values)
+        check_unquantized_config(folder, values)
     try:
         return architecture_from_hf(values)
     except ValueError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from torchtune.formats._quantised import check_unquantised_tensors
+from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource, first_names, folder_tensors
 from torchtune.formats._wrapped_names import is_wrapped, matched_names
 from torchtune.formats.hf._config import read_hf_config
@@ -91,7 +91,7 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     _check_architecture(model, folder)
     shapes = expected_shapes(model)
     source = _needed(folder_tensors(folder), shapes, model.architecture.family)
-    check_unquantised_tensors(folder, source, shapes.keys())
+    check_unquantized_tensors(folder, source, shapes.keys())
     check_tensors(shapes, source, folder)
     return source
 

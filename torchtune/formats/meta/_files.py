@@ -62,7 +62,7 @@ class MetaFiles:
             if name != _ROPE:
                 self.shapes[name] = self._joined_shape(name)
         if EMBEDDINGS not in self.shapes:
-            raise ValueError(f"no file in {self.folder} contains {EMBEDDINGS}; fetch them again")
+            raise ValueError(f"no file in {self.folder} contains {EMBEDDINGS}; download them again")
 
     def read(self, name: str) -> Tensor:
         """Read one tensor and join its parts; the tensor of a single file is memory-mapped."""
@@ -75,7 +75,7 @@ class MetaFiles:
             if not torch.equal(parts[i], parts[i - i % n_same]):
                 raise ValueError(
                     f"{name} in {path} differs from the previous file; expected equal copies, since {len(parts)} files"
-                    f" share {self.params.n_kv_heads} key-value heads; fetch it again"
+                    f" share {self.params.n_kv_heads} key-value heads; download it again"
                 )
         return torch.cat(parts[::n_same], dim)
 
@@ -96,7 +96,7 @@ class MetaFiles:
         if expected > n:
             raise FileNotFoundError(
                 f"no {_name(n)} in {self.folder}: {path.name} is 1 of {expected} files, from the shape of {_QUERIES},"
-                f" but the folder has {n}; fetch the missing files"
+                f" but the folder has {n}; download the missing files"
             )
         if expected < n:
             raise ValueError(
@@ -111,7 +111,9 @@ class MetaFiles:
         for other, file in others:
             if name not in file.shapes or name not in first.shapes:
                 incomplete = path if name not in first.shapes else other
-                raise ValueError(f"{incomplete} has no {name}, which the other files contain; fetch it again")
+                raise ValueError(
+                    f"{incomplete} has no {name}, which the other files contain; download it again"
+                )
             if file.shapes[name] != first.shapes[name]:
                 raise ValueError(
                     f"{name} has shape {file.shapes[name]} in {other} and {first.shapes[name]} in {path.name}; the"
@@ -173,7 +175,7 @@ def _weight_files(folder: Path) -> list[Path]:
     files = _files_by_number(folder)
     for i in range(max(len(files), 1)):
         if i not in files:
-            raise FileNotFoundError(f"no {_name(i)} in {folder}; fetch it")
+            raise FileNotFoundError(f"no {_name(i)} in {folder}; download it")
     return [files[i] for i in sorted(files)]
 
 

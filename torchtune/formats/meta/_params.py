@@ -106,12 +106,12 @@ def read_params(folder: Path) -> MetaParams:
     unknown = sorted(values.keys() - {*_COUNTS, *_NUMBERS, "use_scaled_rope"})
     if unknown:
         raise ValueError(
-            f"{path}: {', '.join(unknown)} is not supported; expected an unquantised text model of Llama 2, Code Llama"
+            f"{path}: {', '.join(unknown)} is not supported; expected an unquantized text model of Llama 2, Code Llama"
             " or Llama 3 to 3.3"
         )
     missing = [key for key in _REQUIRED if key not in values]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; fetch it again")
+        raise ValueError(f"{path} has no {', '.join(missing)}; download it again")
     if values.get("vocab_size") == -1:  # Llama 2, where the tokenizer defines it
         del values["vocab_size"]
     _check_values(path, values)
@@ -120,7 +120,7 @@ def read_params(folder: Path) -> MetaParams:
     if params.ffn_dim >= _LARGEST:
         raise ValueError(
             f"{path}: dim, multiple_of and ffn_dim_multiplier result in a feed-forward width of {params.ffn_dim:,};"
-            " fetch it again"
+            " download it again"
         )
     return params
 

@@ -177,7 +177,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
                 re.compile(_ending(pattern))
             except re.error as error:
                 raise ValueError(
-                    f"{path}: {name} has {pattern!r}, which is not a regular expression ({error}); fetch it again"
+                    f"{path}: {name} has {pattern!r}, which is not a regular expression ({error}); download it again"
                 ) from error
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str | None):

@@ -10,7 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from torchtune.files import atomic_folder, write_json
-from torchtune.formats._quantised import check_unquantised_tensors
+from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource, one_file
 from torchtune.formats.hf._save import write_safetensors
 from torchtune.formats.hf._weights import expected_shapes, weights_of
@@ -293,12 +293,12 @@ def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: The folder has no weights.
-        ValueError: The weights are damaged or quantised.
+        ValueError: The weights are damaged or quantized.
     """
     pickled = folder / "adapter_model.bin"  # written by older releases of PEFT
     path = folder / WEIGHTS
     files = one_file(pickled if pickled.is_file() and not path.is_file() else path)
-    check_unquantised_tensors(folder, files, files.shapes.keys())
+    check_unquantized_tensors(folder, files, files.shapes.keys())
     return {name: files.read(name) for name in files.shapes}
 
 

@@ -1,4 +1,4 @@
-"""Quantised folders are rejected wherever a folder is read; their codes are never loaded as weights."""
+"""Quantized folders are rejected wherever a folder is read; their codes are never loaded as weights."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torchtune.formats import convert, hf_decoder, load_hf_weights, save_hf_fold
 from torchtune.modules import Decoder, add_lora
 
 LAYER = "model.layers.0.mlp.up_proj"
-HINT = "use the unquantised model"
+HINT = "use the unquantized model"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_config_reveals_the_method_before_weights_are_read(
 ) -> None:
     set_config_keys(folder, quantization_config=settings)
     with pytest.raises(
-        ValueError, match=rf"base holds a quantised model \({method}\), according to .*{HINT}"
+        ValueError, match=rf"base holds a quantized model \({method}\), according to .*{HINT}"
     ):
         hf_decoder(str(folder))
 
@@ -81,12 +81,12 @@ def test_config_reveals_the_method_before_weights_are_read(
         ("compression_config", {"quant_method": "sparseml"}, "sparseml"),
     ],
 )
-def test_other_config_keys_reveal_quantisation(
+def test_other_config_keys_reveal_quantization(
     folder: Path, key: str, settings: dict[str, Any], method: str
 ) -> None:
     set_config_keys(folder, **{key: settings})
     with pytest.raises(
-        ValueError, match=rf"quantised model \({method}\), according to {key} in its config.json"
+        ValueError, match=rf"quantized model \({method}\), according to {key} in its config.json"
     ):
         hf_decoder(str(folder))
 
@@ -99,18 +99,18 @@ def test_other_config_keys_reveal_quantisation(
         ("hf_quant_config.json", {"quantization": {"quant_algo": "NVFP4"}}, "NVFP4"),
     ],
 )
-def test_separate_quantisation_files_reveal_it(
+def test_separate_quantization_files_reveal_it(
     folder: Path, name: str, settings: dict[str, Any], method: str
 ) -> None:
     (folder / name).write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=rf"quantised model \({method}\), according to its {name}"):
+    with pytest.raises(ValueError, match=rf"quantized model \({method}\), according to its {name}"):
         load_hf_weights(tiny_smollm2(), folder)
 
 
 @pytest.mark.parametrize(
     "settings", [None, {}, {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}]
 )
-def test_config_with_quantisation_disabled_is_accepted(folder: Path, settings: Any) -> None:
+def test_config_with_quantization_disabled_is_accepted(folder: Path, settings: Any) -> None:
     model = hf_decoder(str(set_config_keys(folder, quantization_config=settings)))
     load_hf_weights(model, folder)
 
@@ -161,7 +161,7 @@ TENSORS: dict[str, tuple[Callable[[Tensor], dict[str, Tensor]], str]] = {
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize(("change", "method"), TENSORS.values(), ids=TENSORS)
-def test_tensor_names_reveal_quantisation_without_a_config(
+def test_tensor_names_reveal_quantization_without_a_config(
     folder: Path, change: Callable[[Tensor], dict[str, Tensor]], method: str, prefix: str
 ) -> None:
     replace_weight(folder, change)
@@ -170,7 +170,7 @@ def test_tensor_names_reveal_quantisation_without_a_config(
     model = Decoder(tiny_smollm2().architecture)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(
-        ValueError, match=rf"quantised model \({method}.*tensors {prefix}{LAYER}.*{HINT}"
+        ValueError, match=rf"quantized model \({method}.*tensors {prefix}{LAYER}.*{HINT}"
     ) as caught:
         load_hf_weights(model, folder)
     assert "do not match" not in str(caught.value)
@@ -181,14 +181,14 @@ def test_tensor_names_reveal_quantisation_without_a_config(
     "dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64]
 )
 @pytest.mark.parametrize("is_pickle", [False, True])
-def test_quantised_codes_are_never_loaded_as_weights(
+def test_quantized_codes_are_never_loaded_as_weights(
     folder: Path, dtype: torch.dtype, *, is_pickle: bool
 ) -> None:
     replace_weight(folder, lambda weight: {".weight": weight.to(dtype)})
     if is_pickle:
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    message = rf"quantised model, according to the dtype of {LAYER}.weight .*{HINT}"
+    message = rf"quantized model, according to the dtype of {LAYER}.weight .*{HINT}"
     with pytest.raises(ValueError, match=message):
         load_hf_weights(tiny_smollm2(), folder)
     with pytest.raises(ValueError, match=message):
@@ -196,17 +196,17 @@ def test_quantised_codes_are_never_loaded_as_weights(
     assert not (folder.parent / "converted").exists()
 
 
-def test_merging_into_a_quantised_base_is_rejected(folder: Path) -> None:
+def test_merging_into_a_quantized_base_is_rejected(folder: Path) -> None:
     set_config_keys(folder, quantization_config=CONFIGS["gptq"][0])
     model = tiny_smollm2()
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     adapter = folder.parent / "adapter"
     save_peft_adapter(model, adapter, base_model=str(folder))
-    with pytest.raises(ValueError, match=rf"base holds a quantised model \(gptq, 4 bits\).*{HINT}"):
+    with pytest.raises(ValueError, match=rf"base holds a quantized model \(gptq, 4 bits\).*{HINT}"):
         convert(adapter, folder.parent / "merged")
 
 
-def test_unsupported_family_is_reported_before_its_quantisation(folder: Path) -> None:
+def test_unsupported_family_is_reported_before_its_quantization(folder: Path) -> None:
     set_config_keys(folder, model_type="gpt_oss", quantization_config=CONFIGS["mxfp4"][0])
     with pytest.raises(ValueError, match="model_type 'gpt_oss' is not supported"):
         hf_decoder(str(folder))

@@ -41,22 +41,22 @@ class Int8Linear(Linear):
         self.bias = linear.bias
 
     def reset_parameters(self) -> None:
-        """Do nothing: a quantised weight comes from a plain one."""
+        """Do nothing: a quantized weight comes from a plain one."""
 
     def weight_matrix(self) -> Tensor:
         return self.weight.to(self.weight_scale.dtype) * self.weight_scale
 
 
-def quantised(model: Decoder) -> Decoder:
-    """Quantise the linear layers of the decoder layers, in place."""
+def quantized(model: Decoder) -> Decoder:
+    """Quantize the linear layers of the decoder layers, in place."""
     for name, module in list(model.layers.named_modules()):
         if isinstance(module, Linear):
             model.layers.set_submodule(name, Int8Linear(module))
     return model
 
 
-def dequantised(model: Decoder) -> Decoder:
-    """Return a plain model with the dequantised weights of a quantised one."""
+def dequantized(model: Decoder) -> Decoder:
+    """Return a plain model with the dequantized weights of a quantized one."""
     plain = Decoder(model.architecture).double()
     state = {name: p for name, p in model.state_dict().items() if not name.endswith("weight_scale")}
     layers = {n: m for n, m in model.named_modules() if isinstance(m, Int8Linear)}
@@ -65,10 +65,10 @@ def dequantised(model: Decoder) -> Decoder:
 
 
 def pair(kind: dict[str, Any] | None = None, *, is_lean: bool = False) -> tuple[Decoder, Decoder]:
-    """Build a quantised model and an equivalent plain one, both with the same adapters or with none."""
+    """Build a quantized model and an equivalent plain one, both with the same adapters or with none."""
     torch.manual_seed(0)
-    model = quantised(Decoder(TINY.evolve(norm_eps=1e-6)).double())
-    plain = dequantised(model)
+    model = quantized(Decoder(TINY.evolve(norm_eps=1e-6)).double())
+    plain = dequantized(model)
     for one in (model, plain):
         one.requires_grad_(requires_grad=False)
         if kind is not None:
@@ -93,7 +93,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
 
 @leans
 @pytest.mark.parametrize("kind", [None, *KINDS.values()], ids=["none", *KINDS])
-def test_values_and_gradients_equal_those_of_dequantised_layers(
+def test_values_and_gradients_equal_those_of_dequantized_layers(
     kind: dict[str, Any] | None, *, is_lean: bool
 ) -> None:
     model, plain = pair(kind, is_lean=is_lean)
@@ -105,7 +105,7 @@ def test_values_and_gradients_equal_those_of_dequantised_layers(
 
 @leans
 @kinds
-def test_no_dequantised_matrix_is_saved_for_the_backward_pass(kind: dict[str, Any], *, is_lean: bool) -> None:
+def test_no_dequantized_matrix_is_saved_for_the_backward_pass(kind: dict[str, Any], *, is_lean: bool) -> None:
     model, plain = pair(kind, is_lean=is_lean)
     tokens, sizes = torch.zeros(1, 2, dtype=torch.long), []
     for one in (model, plain):
@@ -115,10 +115,10 @@ def test_no_dequantised_matrix_is_saved_for_the_backward_pass(kind: dict[str, An
 
 
 @kinds
-def test_merging_and_disabling_adapters_use_the_dequantised_matrix(kind: dict[str, Any]) -> None:
+def test_merging_and_disabling_adapters_use_the_dequantized_matrix(kind: dict[str, Any]) -> None:
     model, plain = pair(kind)
     tokens = torch.arange(5)[None]
-    adapted_logits, base_logits = model(tokens), dequantised_base(model)(tokens)
+    adapted_logits, base_logits = model(tokens), dequantized_base(model)(tokens)
     with adapters_disabled(model):
         assert_near(model(tokens), base_logits, FLOAT64)
     merge_lora(model)
@@ -127,7 +127,7 @@ def test_merging_and_disabling_adapters_use_the_dequantised_matrix(kind: dict[st
     assert_near(dict(model.named_parameters()), dict(plain.named_parameters()), FLOAT64)
 
 
-def dequantised_base(model: Decoder) -> Decoder:
+def dequantized_base(model: Decoder) -> Decoder:
     plain = Decoder(model.architecture).double()
     state = {n: p for n, p in model.state_dict().items() if ".adapter." not in n and "weight_scale" not in n}
     matrices = {f"{n}.weight": layer.weight_matrix() for n, layer, _ in adapted_layers(model)}
@@ -144,7 +144,7 @@ def test_checkpointing_changes_no_result(kind: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
-def test_a_quantised_model_compiles_in_one_graph() -> None:
+def test_a_quantized_model_compiles_in_one_graph() -> None:
     model, _ = pair(KINDS["lora"])
     compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
     tokens = torch.arange(5)[None]
@@ -153,7 +153,7 @@ def test_a_quantised_model_compiles_in_one_graph() -> None:
     assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad), lora_state(model)
 
 
-def test_adapters_of_a_quantised_model_are_saved_and_loaded(tmp_path: Any) -> None:
+def test_adapters_of_a_quantized_model_are_saved_and_loaded(tmp_path: Any) -> None:
     from torchtune.formats import load_peft_adapter, save_peft_adapter
 
     model, _ = pair(KINDS["dora"])
@@ -166,13 +166,13 @@ def test_adapters_of_a_quantised_model_are_saved_and_loaded(tmp_path: Any) -> No
 
 def test_the_memory_estimate_counts_int8_weights() -> None:
     with torch.device("meta"):
-        plain, model = Decoder(TINY), quantised(Decoder(TINY))
+        plain, model = Decoder(TINY), quantized(Decoder(TINY))
     for one in (plain, model):
         add_lora(one, "all-linear", rank=3, alpha=5.0)
     settings: dict[str, Any] = {"dtype": "fp32", "batch": (1, 4)}
-    quantised_memory, plain_memory = (
+    quantized_memory, plain_memory = (
         estimate_memory(one, lazy(torch.optim.SGD, lr=0.1), **settings) for one in (model, plain)
     )
     num_elements = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, Int8Linear))
     scales = sum(m.out_features for m in model.layers.modules() if isinstance(m, Int8Linear))
-    assert quantised_memory.weights == plain_memory.weights - 3 * num_elements + 4 * scales
+    assert quantized_memory.weights == plain_memory.weights - 3 * num_elements + 4 * scales

@@ -1,4 +1,4 @@
-"""Detect checkpoints with quantised weights, whose tensors hold codes instead of floating-point values.
+"""Detect checkpoints with quantized weights, whose tensors hold codes instead of floating-point values.
 
 The names are those that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
 compressed-tensors, EETQ, HQQ, AQLM, optimum-quanto, torchao, NVIDIA's ModelOpt and MLX.
@@ -13,10 +13,10 @@ from torchtune.files import read_json
 from torchtune.formats._tensor_files import TensorSource, first_names
 
 _CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
-"""Keys of config.json that describe a quantisation; the last one is written by MLX."""
+"""Keys of config.json that describe a quantization; the last one is written by MLX."""
 
 _CONFIG_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""Files in which AutoGPTQ, AutoAWQ and ModelOpt describe a quantisation."""
+"""Files in which AutoGPTQ, AutoAWQ and ModelOpt describe a quantization."""
 
 _TENSORS = {
     r"\.SCB|\.weight_format": "bitsandbytes, 8 bits",
@@ -32,38 +32,38 @@ _TENSORS = {
     r"\.(weight_scale|weight_scale_2|input_scale|output_scale)": "fp8 or int8 with scales",
     r"\.(scales|biases|zeros|zero_point)": "integers with scales",
 }
-"""Patterns of name suffixes that only tensors of quantised layers have, with the method that writes them."""
+"""Patterns of name suffixes that only tensors of quantized layers have, with the method that writes them."""
 
 _HINT = (
-    "quantised weights cannot be trained, merged or converted yet; use the unquantised model that they were"
+    "quantized weights cannot be trained, merged or converted yet; use the unquantized model that they were"
     " made from"
 )
 
 
-def check_unquantised_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Reject a folder whose configuration says that its weights are quantised.
+def check_unquantized_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Reject a folder whose configuration says that its weights are quantized.
 
     Args:
         folder: A Hugging Face folder.
         config: The content of its config.json.
 
     Raises:
-        ValueError: The weights are quantised; the message names the method.
+        ValueError: The weights are quantized; the message names the method.
     """
     for key in _CONFIG_KEYS:
         method = _method(config.get(key))
         if method:
             raise ValueError(
-                f"{folder} holds a quantised model ({method}), according to {key} in its config.json; {_HINT}"
+                f"{folder} holds a quantized model ({method}), according to {key} in its config.json; {_HINT}"
             )
     for name in _CONFIG_FILES:
         if (folder / name).is_file():
             method = _method(read_json(folder / name)) or "an unknown method"
-            raise ValueError(f"{folder} holds a quantised model ({method}), according to its {name}; {_HINT}")
+            raise ValueError(f"{folder} holds a quantized model ({method}), according to its {name}; {_HINT}")
 
 
-def check_unquantised_tensors(path: Path, source: TensorSource, model_names: Collection[str]) -> None:
-    """Reject quantised weights, detected from the names and the dtypes of their tensors.
+def check_unquantized_tensors(path: Path, source: TensorSource, model_names: Collection[str]) -> None:
+    """Reject quantized weights, detected from the names and the dtypes of their tensors.
 
     Args:
         path: The file or folder, for the message.
@@ -71,14 +71,14 @@ def check_unquantised_tensors(path: Path, source: TensorSource, model_names: Col
         model_names: The tensor names of the model.
 
     Raises:
-        ValueError: Some weights are quantised; the message names them.
+        ValueError: Some weights are quantized; the message names them.
     """
     unknown = [name for name in source.shapes if name not in model_names]
     for pattern, method in _TENSORS.items():
         names = [name for name in unknown if re.search(rf"({pattern})$", name)]
         if names:
             raise ValueError(
-                f"{path} holds a quantised model ({method}), according to its tensors {_source_names(source, names)};"
+                f"{path} holds a quantized model ({method}), according to its tensors {_source_names(source, names)};"
                 f" {_HINT}"
             )
     codes = [
@@ -88,7 +88,7 @@ def check_unquantised_tensors(path: Path, source: TensorSource, model_names: Col
     ]
     if codes:
         raise ValueError(
-            f"{path} holds a quantised model, according to the dtype of {_source_names(source, codes)}"
+            f"{path} holds a quantized model, according to the dtype of {_source_names(source, codes)}"
             f" (expected float64, float32, float16 or bfloat16); {_HINT}"
         )
 
@@ -98,7 +98,7 @@ def _source_names(source: TensorSource, names: list[str]) -> str:
 
 
 def _method(settings: Any) -> str | None:
-    """Return the method and the bits of a quantisation; None if the settings disable it."""
+    """Return the method and the bits of a quantization; None if the settings disable it."""
     if not isinstance(settings, Mapping):
         return str(settings) if settings else None
     if not settings:
