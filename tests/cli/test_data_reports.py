@@ -48,10 +48,10 @@ def test_tool_calls_that_the_chat_template_does_not_write_are_an_error(tune: Tun
     for verb in ("data", "run"):
         done = call(tune, tiny, verb, rows, CHAT)
         assert done.status == 2
-        assert "users.jsonl: line 4: the chat template does not write tool calls" in done.err
+        assert "users.jsonl: line 4: the chat template does not render tool calls" in done.err
         assert "step 1" not in done.out
     first = call(tune, tiny, "validate", [CALLING, GOOD], CHAT)
-    assert (first.status, "line 1: the chat template does not write tool calls" in first.err) == (2, True)
+    assert (first.status, "line 1: the chat template does not render tool calls" in first.err) == (2, True)
     assert not (tiny.folder / "out" / "final").exists()
 
 
@@ -62,16 +62,16 @@ def test_rows_with_such_tool_calls_can_be_skipped_and_are_counted(
     done = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
     assert done.status == 0
     assert "rows cannot be used and is skipped; the first: " in done.out
-    assert "users.jsonl: line 4: the chat template does not write tool calls" in done.out
+    assert "users.jsonl: line 4: the chat template does not render tool calls" in done.out
     run = call(tune, tiny, "run", rows, CHAT, "dataset.on_error=skip", "shuffle=false")
     assert run.status == 0, run.err
-    assert "4: the chat template does not write tool calls" in caplog.text
+    assert "4: the chat template does not render tool calls" in caplog.text
     (text,) = json.loads((tiny.folder / "out" / "run.json").read_text())["data"]["notes"]
     assert text == "cannot be used and are skipped"
 
 
 UNREAD = "3 of 4 rows have unused columns: 'id', 'chosen_by'; the first: "
-TOOLS = "have tools that the chat template does not write; the first: "
+TOOLS = "have tools that the chat template does not render; the first: "
 
 
 def test_unread_columns_and_unwritten_tools_are_reported_by_tune_data_and_the_run(

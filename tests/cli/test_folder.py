@@ -81,7 +81,7 @@ def test_every_config_of_a_folder_is_validated_for_its_recipe(folder: Path, tune
         f"full_finetune --config runs_{folder.name}.py:of_python: 1 mistake",
         f"runs_{folder.name}.py:9: batch_size: expected an int above 0, got 0",
         "recipe_that_fails.py:4: ZeroDivisionError: division by zero",
-        "lost.yaml: its fields fit no recipe; name the recipe in a comment, `# recipe: lora_finetune`",
+        "lost.yaml: its fields match no recipe; specify the recipe in a comment, `# recipe: lora_finetune`",
     ):
         assert part in err
     assert "helper" not in err

@@ -111,7 +111,7 @@ MESSAGES = {
     "~lora.dropout=0.1": "fields cannot be removed; use lora.dropout=null or lora.dropout=default",
     "++lora.rank=2": "++lora.rank=2: expected key=value; use lora.rank=2",
     "--override ++batch_size=2": "++batch_size=2: expected key=value; use batch_size=2",
-    "+batch_size=2": "`+` needs a list; this field is not one; use batch_size=2 to set it",
+    "+batch_size=2": "`+` requires a list, but this field is not a list; use batch_size=2 to set it",
     "--multirun optimizer.lr=1,2": "each command is one run",
     "-m optimizer.lr=1": "-m: expected key=value; each command is one run",
     "-max_steps=3": "-max_steps: unknown field '-max_steps'; did you mean 'max_steps'?",

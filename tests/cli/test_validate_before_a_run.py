@@ -220,7 +220,7 @@ def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_location(
             "Qwen/Qwen2.5-0.5B",
             "download it with `tune download Qwen/Qwen2.5-0.5B --output-dir models/Qwen2.5-0.5B`",
         ),
-        ("no/such/folder", "tune download fetches a model"),
+        ("no/such/folder", "tune download downloads a model"),
     ],
 )
 def test_a_name_on_the_hub_is_answered_with_the_command_that_downloads_it(

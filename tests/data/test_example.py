@@ -242,7 +242,7 @@ def test_a_template_that_renders_an_answered_prompt_differently_is_rejected() ->
     rewriting = ByteTokenizer(
         "{% for m in messages %}{{ messages | length }}{{ m['content'] }}<|im_end|>{% endfor %}"
     )
-    with pytest.raises(ValueError, match="renders the prompt differently once it is answered"):
+    with pytest.raises(ValueError, match="renders the prompt differently when an answer follows"):
         chat_example(rewriting, [QUESTION, ANSWER], train_on_input=False)
 
 
@@ -340,7 +340,7 @@ def test_check_chat_detects_unusable_templates(caplog: pytest.LogCaptureFixture)
     check_chat(ByteTokenizer("{{ bos_token }}" + body))
     assert not caplog.messages
     check_chat(ByteTokenizer(body))
-    assert "begin with BOS, but its chat template does not write BOS" in caplog.text
+    assert "begin with BOS, but its chat template does not render BOS" in caplog.text
     for source, message in {
         "{{ bos_token }}{{ bos_token }}" + body: "begins a conversation with BOS twice",
         "{% for m in messages %}{{ m['content'] }}{% endfor %}": "does not end answers with a stop token",

@@ -216,7 +216,7 @@ def test_pairs_that_lose_an_answer_are_skipped(
 
 def test_examples_and_pairs_do_not_mix() -> None:
     mixed: list[Example | Pair] = [pair_of([1], [2], [3]), Example([1, 2], [1, 2])]
-    message = "the dataset yields items of several types, Pair and Example"
+    message = "the dataset yields items of different types, Pair and Example"
     batches: Batches[Any] = Batches(mixed, 1, shuffle=False, seed=0, pad_id=0)
     with pytest.raises(ValueError, match=message):
         next(batches)

@@ -78,7 +78,7 @@ def test_held_out_rows_in_the_training_data_are_reported() -> None:
     )
     assert counts.warnings == [
         "2 of 4 held-out rows are also in the training data; the first: row 1",
-        "1 of 4 held-out rows has the prompt of a training example, with another answer; the first: row 2",
+        "1 of 4 held-out rows has the prompt of a training example, but a different answer; the first: row 2",
     ]
     assert not report(rows, UnknownTokenizer(), range(4), held_out=[example("f")]).warnings
 

@@ -185,7 +185,7 @@ def test_an_argument_that_the_template_does_not_read_is_rejected() -> None:
     template = ChatTemplate(source, arguments={"enable_thinking": True})
     assert template.render([], add_generation_prompt=True).text == "<think>"
     with pytest.raises(
-        ValueError, match=r"template_arguments\.think: .* the template reads custom, enable_thinking"
+        ValueError, match=r"template_arguments\.think: .* the template uses custom, enable_thinking"
     ):
         ChatTemplate(source, arguments={"think": True})
     with pytest.raises(ValueError, match=r"template_arguments\.tools: this variable is reserved"):

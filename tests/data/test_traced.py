@@ -17,7 +17,7 @@ PARTS = st.lists(TEXT, min_size=1, max_size=4)
 
 def traced_text(parts: list[str]) -> Traced:
     """Join texts that have one source each."""
-    text = joined(Traced.of_source(part, i) for i, part in enumerate(parts))
+    text = joined(Traced.from_source(part, i) for i, part in enumerate(parts))
     assert isinstance(text, Traced)
     return text
 

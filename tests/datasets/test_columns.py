@@ -102,7 +102,7 @@ def test_a_mapped_column_is_read_once_in_preferences() -> None:
         ),
         (
             {"instruction": "output"},
-            "columns: the column 'output' is mapped to instruction; map another column to output",
+            "columns: the column 'output' is mapped to instruction; map a different column to output",
         ),
     ],
 )

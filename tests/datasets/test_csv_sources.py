@@ -70,7 +70,7 @@ def test_blank_lines_are_not_rows_and_the_last_line_end_may_be_missing(tmp_path:
         ('"a,b\n1,2\n', "line 1: the quote that opens at column 1 is never closed"),
         (
             "a,b\n1,2\n3\r4,5\n",
-            "line 3: a carriage return outside quotes; use the same line end throughout the file",
+            "line 3: carriage return outside quotes; use the same line ending throughout the file",
         ),
         (
             "a;b\n1;2\n",

@@ -1,4 +1,4 @@
-"""Unclosed quotes, huge cells, halves of surrogate pairs and keys that Arrow filled in: correct rows, or one error."""
+"""Unclosed quotes, huge cells, unpaired surrogates and keys that Arrow filled in: correct rows, or one error."""
 
 import csv
 import gzip
@@ -95,7 +95,7 @@ def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
         csv.field_size_limit(limit)
 
 
-# Half of a surrogate pair
+# An unpaired surrogate
 
 HALF = "x\ud83d"
 
@@ -127,7 +127,7 @@ def test_half_of_a_surrogate_pair_is_an_error_of_its_row_at_construction(
     if as_file:
         source = str(tmp_path / "a.jsonl")
         Path(source).write_text("\n".join(map(json.dumps, rows)))
-    message = rf"(line|row) 26: column '{column}' contains '\\ud83d', half of a surrogate pair"
+    message = rf"(line|row) 26: column '{column}' contains '\\ud83d', an unpaired surrogate"
     names = {"ignore_columns": ["note"]} if column == "note" else {}
     with pytest.raises(RowError, match=message):
         dataset(ByteTokenizer(AGENT), source, **names)

@@ -24,17 +24,17 @@ def calling(arguments: str) -> list[dict[str, Any]]:
 
 
 DAMAGED = [
-    ({"messages": json.dumps([user(HALF), assistant()])}, "half of a surrogate pair"),
+    ({"messages": json.dumps([user(HALF), assistant()])}, "an unpaired surrogate"),
     (
         {"prompt": json.dumps([user()]), "completion": json.dumps([assistant(HALF)])},
-        "half of a surrogate pair",
+        "an unpaired surrogate",
     ),
-    ({**GOOD, "tools": json.dumps([{"name": HALF}])}, "half of a surrogate pair"),
-    ({**GOOD, "tools": [json.dumps({"name": HALF})]}, "half of a surrogate pair"),
-    ({"messages": calling(json.dumps({"a": HALF}))}, "half of a surrogate pair"),
+    ({**GOOD, "tools": json.dumps([{"name": HALF}])}, "an unpaired surrogate"),
+    ({**GOOD, "tools": [json.dumps({"name": HALF})]}, "an unpaired surrogate"),
+    ({"messages": calling(json.dumps({"a": HALF}))}, "an unpaired surrogate"),
     (
         {"messages": [user(), {"from": "function_call", "value": json.dumps({"name": HALF})}]},
-        "half of a surrogate",
+        "an unpaired surrogate",
     ),
     ({"messages": '[{"role": "user", "content": "a", "content": "b"}]'}, "has the key 'content' twice"),
     ({"messages": calling('{"a": 1, "a": 2}')}, "has the key 'a' twice"),
@@ -69,12 +69,12 @@ def test_half_of_a_surrogate_pair_in_json_text_is_an_error_of_its_row(
     tokenizer = KINDS[kind].load(str(folder), chat_template=str(tmp_path / "mine.jinja"))
     rows = [GOOD, {"messages": json.dumps([user(HALF), assistant()])}]
     assert isinstance(ChatDataset(tokenizer, rows, on_error="skip")[1], SkippedRow)
-    with pytest.raises(RowError, match=r"source: row 2: .*half of a surrogate pair"):
+    with pytest.raises(RowError, match=r"source: row 2: .*an unpaired surrogate"):
         ChatDataset(tokenizer, rows)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match=r"rows\.jsonl: line 2: .*half of a surrogate pair"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl: line 2: .*an unpaired surrogate"):
         [encode_prompt(tokenizer, prompt, "chat") for prompt in read_prompts(tmp_path / "rows.jsonl")]
-    with pytest.raises(ValueError, match="half of a surrogate pair"):
+    with pytest.raises(ValueError, match="an unpaired surrogate"):
         ChatDataset(tokenizer, [GOOD], system=HALF)
 
 

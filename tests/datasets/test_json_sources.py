@@ -153,7 +153,7 @@ def test_a_single_object_in_a_jsonl_file_is_a_row(tmp_path: Path) -> None:
             '{"a": 1}\n{"a": "x\n',
             "line 2: not valid JSON at column 7: Unterminated string starting at; the line ends",
         ),
-        ('[{"a": 1},]', "not valid JSON at column 11: no row follows the last comma; remove it"),
+        ('[{"a": 1},]', "not valid JSON at column 11: trailing comma after the last row; remove the comma"),
         ('[{"a": 1}\n {"a": 2}]', "not valid JSON at line 2, column 2: Expecting ',' delimiter"),
         ('[\n{"a": 1}\n', "not valid JSON at line 3, column 1: the list is not closed; expected ']'"),
         (
@@ -179,17 +179,17 @@ def test_invalid_json_is_an_error_with_its_line(path: Path, text: str, message: 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ('{"a": NaN}', "NaN is not a JSON value; write null or a number"),
-        ('{"a": [{"b": -Infinity}]}', "-Infinity is not a JSON value; write null or a number"),
+        ('{"a": NaN}', "NaN is not a JSON value; use null or a number"),
+        ('{"a": [{"b": -Infinity}]}', "-Infinity is not a JSON value; use null or a number"),
         ('{"a": 1e999}', "the number 1e999 is too large for a float"),
         ('{"a": 1, "b": 2, "a": 3}', "an object has the key 'a' twice; remove one of them"),
         ('{"m": [{"role": "user", "role": "user"}]}', "an object has the key 'role' twice"),
         ('{"a": ' + "9" * 5000 + "}", "a number cannot be read: Exceeds the limit (4300 digits)"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "the value is nested too deeply to be read"),
-        ('{"a": "\\ud83d", "b": 1}', "column 'a' contains '\\ud83d', half of a surrogate pair"),
-        ('{"b": 1, "a": [{"c": "x\\uDE00"}]}', "column 'a' contains '\\ude00', half of a surrogate pair"),
-        ('{"b": 1, "a": {"c\\ud83d": 1}}', "column 'a' contains '\\ud83d', half of a surrogate pair"),
-        ('{"\\ud83d": 1}', "column '\\ud83d' contains '\\ud83d', half of a surrogate pair"),
+        ('{"a": "\\ud83d", "b": 1}', "column 'a' contains '\\ud83d', an unpaired surrogate"),
+        ('{"b": 1, "a": [{"c": "x\\uDE00"}]}', "column 'a' contains '\\ude00', an unpaired surrogate"),
+        ('{"b": 1, "a": {"c\\ud83d": 1}}', "column 'a' contains '\\ud83d', an unpaired surrogate"),
+        ('{"\\ud83d": 1}', "column '\\ud83d' contains '\\ud83d', an unpaired surrogate"),
         ('{"a": "\ud83d"}', "expected UTF-8 text; byte 7 (0xed) is invalid; save the file as UTF-8"),
         ('{"a": "\udcff"}', "expected UTF-8 text; byte 7 (0xff) is invalid; save the file as UTF-8"),
     ],
@@ -218,7 +218,7 @@ def test_complete_surrogate_pairs_are_characters(path: Path) -> None:
 def test_half_of_a_surrogate_pair_in_a_list_of_rows_is_an_error_of_its_row() -> None:
     rows = [{"a": "fine"}, {"a": 1, "b": [{"c": ("x\udc00",)}]}]
     with pytest.raises(
-        RowError, match=r"source: row 2: column 'b' contains '\\udc00', half of a surrogate pair"
+        RowError, match=r"source: row 2: column 'b' contains '\\udc00', an unpaired surrogate"
     ):
         rows_of(rows)
     assert usable_rows(rows) == rows[:1]

@@ -235,7 +235,7 @@ def test_an_error_names_the_invalid_file(tmp_path: Path, name: str, content: byt
 
 
 def test_a_missing_file_or_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no/rows\.json: no such file; paths are looked up from /"):
+    with pytest.raises(FileNotFoundError, match=r"no/rows\.json: no such file; paths are relative to /"):
         AlpacaDataset(TOKENIZER, source="no/rows.json")
     with pytest.raises(FileNotFoundError, match="the folder contains no data files"):
         AlpacaDataset(TOKENIZER, source=str(tmp_path))

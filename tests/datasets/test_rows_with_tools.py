@@ -55,12 +55,12 @@ def test_a_call_that_the_template_does_not_write_is_an_error_of_its_row(
     template: str, messages: list[dict[str, Any]]
 ) -> None:
     tokenizer, good = ByteTokenizer(template), {"messages": [user(), assistant()]}
-    with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
+    with pytest.raises(ValueError, match=r"source: row 1: the chat template does not render tool calls"):
         ChatDataset(tokenizer, [{"messages": messages}])
     skipping = ChatDataset(tokenizer, [good, {"messages": messages}], on_error="skip")
     encoded = skipping[1]
     assert isinstance(encoded, SkippedRow)
-    assert "the chat template does not write tool calls" in encoded.location
+    assert "the chat template does not render tool calls" in encoded.location
     assert isinstance(skipping[0], Example)
 
 
@@ -74,7 +74,7 @@ def test_a_call_that_the_template_does_not_write_is_an_error_of_its_row(
     ids=["chosen", "rejected", "in the prompt"],
 )
 def test_calls_in_preferences_are_checked_too(row: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
+    with pytest.raises(ValueError, match=r"source: row 1: the chat template does not render tool calls"):
         PreferenceDataset(ByteTokenizer(), [row])
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
     assert isinstance(pair, Pair)
@@ -88,7 +88,7 @@ def test_tools_without_a_call_are_reported() -> None:
         encoded = read({"messages": [user(), assistant()], **row}, CHATML)
         assert encoded == example(question_text(), answer_target())
         assert notes_of(encoded) == [
-            "have tools that the chat template does not write: tools.0.function.name: 'find'"
+            "have tools that the chat template does not render: tools.0.function.name: 'find'"
         ]
 
 
@@ -242,7 +242,7 @@ def test_a_turn_that_the_template_does_not_write_is_reported(
 ) -> None:
     encoded = read({"messages": messages}, NO_TOOLS)
     (note,) = notes_of(encoded)
-    assert note.startswith(f"have {kind} that the chat template does not write: messages.")
+    assert note.startswith(f"have {kind} that the chat template does not render: messages.")
     assert note.endswith(".content: 'D'")
 
 
@@ -258,5 +258,5 @@ def test_a_system_turn_that_the_template_does_not_write_is_reported() -> None:
     for one in encoded:
         assert one == example(question_text(opening="model\n"), answer_target())
         assert notes_of(one) == [
-            "have system turns that the chat template does not write: messages.0.content: 'D'"
+            "have system turns that the chat template does not render: messages.0.content: 'D'"
         ]

@@ -43,7 +43,7 @@ def test_a_similar_path_is_suggested_for_a_missing_source(missing: str, existing
 @pytest.mark.parametrize("other", ["rows.jsonl", "chats.py", ".chats.jsonl", "test.jsonl"])
 def test_other_files_are_not_suggested(other: str, folder: Path) -> None:
     (folder / other).touch()
-    with pytest.raises(FileNotFoundError, match=r"^chat\.jsonl: no such file; paths are looked up from /"):
+    with pytest.raises(FileNotFoundError, match=r"^chat\.jsonl: no such file; paths are relative to /"):
         open_source("chat.jsonl")
 
 

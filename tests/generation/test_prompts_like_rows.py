@@ -121,12 +121,12 @@ def test_a_task_row_has_the_prompt_of_its_example(tmp_path: Path) -> None:
 def test_content_that_the_template_omits_raises_or_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ValueError, match="the chat template does not write tool calls"):
+    with pytest.raises(ValueError, match="the chat template does not render tool calls"):
         encode_row({"messages": TURNS}, tmp_path, CHATML)
     with caplog.at_level(logging.WARNING):
         tokens = encode_row({"messages": [user("<image>", name="Bob")], "tools": [TOOL]}, tmp_path, CHATML)
     assert tokens == ids("<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n")
-    for message in ("tools that the chat template does not write", "'name' of user turns", "'<image>'"):
+    for message in ("tools that the chat template does not render", "'name' of user turns", "'<image>'"):
         assert message in caplog.text
 
 

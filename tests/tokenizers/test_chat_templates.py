@@ -147,7 +147,7 @@ def test_a_damaged_template_is_named_by_its_file(name: str, folder: Path) -> Non
         HFTokenizer(str(folder))
     write_additional(folder, "default", "tool_use")
     (folder / "additional_chat_templates" / "rag.jinja").write_bytes(b"\xff")
-    with pytest.raises(ValueError, match=r"rag.jinja is not UTF-8 text .*; fetch it again"):
+    with pytest.raises(ValueError, match=r"rag.jinja is not UTF-8 text .*; download it again"):
         HFTokenizer(str(folder))
 
 

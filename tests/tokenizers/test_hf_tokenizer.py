@@ -179,7 +179,7 @@ def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, 
     )
     with pytest.raises(
         ValueError,
-        match=rf"/{name}: eos_token_id is .*; expected a token id or a list of them; fetch",
+        match=rf"/{name}: eos_token_id is .*; expected a token id or a list of them; download",
     ):
         HFTokenizer(str(tmp_path))
 
@@ -188,12 +188,12 @@ def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, 
 def test_a_template_of_a_wrong_type_is_rejected_with_its_file(tmp_path: Path, template: Any) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^[^:]*tokenizer_config.json: chat_template is .*; expected a template, or a list of objects .*fetch",
+        match=r"^[^:]*tokenizer_config.json: chat_template is .*; expected a template, or a list of objects .*download",
     ):
         load(tmp_path, chat_template=template)
 
 
 def test_a_template_that_is_not_utf_8_is_rejected_with_its_file(tmp_path: Path) -> None:
     (write_folder(tmp_path) / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
-    with pytest.raises(ValueError, match=r"chat_template.jinja is not UTF-8 text \(.*\); fetch it again"):
+    with pytest.raises(ValueError, match=r"chat_template.jinja is not UTF-8 text \(.*\); download it again"):
         HFTokenizer(str(tmp_path))

@@ -215,7 +215,7 @@ def test_added_tokens_json_is_read(folder: Path, tmp_path: Path) -> None:
     assert tokenizer.vocab_size == 401
     for damaged in ('{"<|im_end|>": "end"}', '{"<|im_end|>": [1]}'):
         write(tmp_path, added_tokens__json=damaged)
-        with pytest.raises(ValueError, match=r"added_tokens.json: an added token is .*; fetch it again"):
+        with pytest.raises(ValueError, match=r"added_tokens.json: an added token is .*; download it again"):
             llama2_tokenizer(str(tmp_path))
 
 
@@ -235,7 +235,9 @@ def test_added_tokens_json_is_read(folder: Path, tmp_path: Path) -> None:
 def test_added_tokens_without_a_text_or_an_id_are_rejected(folder: Path, tmp_path: Path, added: Any) -> None:
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     write(tmp_path, tokenizer_config__json=json.dumps({"added_tokens_decoder": added}))
-    with pytest.raises(ValueError, match=r"/tokenizer_config.json: .*added.*; expected .*; fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"/tokenizer_config.json: .*added.*; expected .*; download it again"
+    ):
         llama2_tokenizer(str(tmp_path))
 
 
@@ -262,7 +264,9 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
     model = (folder / "tokenizer.model").read_bytes()
     for damaged in (b"\x0adamaged", model[: len(model) // 2], b"\x0f", b"{}"):
         (tmp_path / "tokenizer.model").write_bytes(damaged)
-        with pytest.raises(ValueError, match="is not a SentencePiece model, or is damaged; fetch it again"):
+        with pytest.raises(
+            ValueError, match="is not a SentencePiece model, or is damaged; download it again"
+        ):
             llama2_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.model").write_bytes(model)
     write(tmp_path, tokenizer_config__json='{"eos_token": "<|im_end|>"}')

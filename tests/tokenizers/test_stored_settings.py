@@ -143,7 +143,7 @@ def test_template_arguments_change_the_rendered_text(tmp_path: Path) -> None:
         "completion": [{"role": "assistant", "content": "these", "reasoning": "digits"}],
     }
     with pytest.raises(
-        ValueError, match=r"try tokenizer\.template_arguments \(the template reads enable_thinking\)"
+        ValueError, match=r"try tokenizer\.template_arguments \(the template uses enable_thinking\)"
     ):
         ChatDataset(HFTokenizer(str(folder)), [row])
     reference: Any = AutoTokenizer.from_pretrained(folder)

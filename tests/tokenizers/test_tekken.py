@@ -119,7 +119,7 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         ({}, r"tekken.json: config is None; expected an object of settings"),
         (damaged(config=[]), r"config is \[\]; expected an object of settings"),
         (changed_config(pattern=None), r"config.pattern is None; expected a regular expression"),
-        (changed_config(pattern="("), r"tekken.json cannot be used: .*; fetch it again"),
+        (changed_config(pattern="("), r"tekken.json cannot be used: .*; download it again"),
         (changed_config(pattern=r"[^\n]+"), r"the special token '<unk>' is also a token of plain text"),
         (
             changed_config(default_vocab_size="x"),
@@ -128,7 +128,7 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         (changed_config(default_num_special_tokens=-1), r"config.default_num_special_tokens is -1"),
         (
             changed_config(default_num_special_tokens=3),
-            r"special_tokens has 8 tokens .* is 3; fetch it again",
+            r"special_tokens has 8 tokens .* is 3; download it again",
         ),
         (
             changed_config(default_vocab_size=10**6),
@@ -136,7 +136,7 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         ),
         (
             changed_config(default_vocab_size=100),
-            r"vocab lacks some bytes, or has duplicate tokens; fetch it again",
+            r"vocab lacks some bytes, or has duplicate tokens; download it again",
         ),
         (damaged(vocab=None), r"vocab is None; expected a list of at least \d+ tokens"),
         (changed_vocab(7, rank=8), r"vocab\[7\] is not a token and its rank \(expected rank 7\)"),

@@ -227,7 +227,7 @@ def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("vocab.json", "[]", r"vocab.json does not hold a JSON object; fetch it again"),
+        ("vocab.json", "[]", r"vocab.json does not contain a JSON object; download it again"),
         ("vocab.json", "{", r"vocab.json is not valid JSON"),
         ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b'; expected an integer from 0"),
         ("vocab.json", '{"a": 0, "b": 0}', r"vocab.json: two tokens have the same id"),
@@ -235,13 +235,13 @@ def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) ->
         (
             "merges.txt",
             "a\n",
-            r"merges.txt, line 1, is not a pair of tokens: 'a'; fetch vocab.json and merges",
+            r"merges.txt, line 1, is not a pair of tokens: 'a'; download vocab.json and merges",
         ),
         ("merges.txt", "#version: 0.2\na b c\n", r"merges.txt, line 2, is not a pair of tokens: 'a b c'"),
         (
             "merges.txt",
             "qqq xxx\n",
-            r"its tokenizer's merges do not fit its tokens: .*; fetch vocab.json and",
+            r"its tokenizer's merges do not fit its tokens: .*; download vocab.json and",
         ),
     ],
 )

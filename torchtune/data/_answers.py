@@ -17,7 +17,7 @@ from torchtune.data._tokenizer import Tokenizer
 
 @define
 class ChatRenderer:
-    """Renders a conversation, and each of its prefixes at most once."""
+    """Renders a conversation and its prefixes, each at most once."""
 
     tokenizer: Tokenizer
     conversation: Conversation
@@ -103,7 +103,7 @@ class ChatRenderer:
         return rendered, [*((turn, self._start(turn)) for turn in turns), *starts]
 
     def _joined_to_prompt(self, full: Rendered, last: int, *, is_only: bool) -> tuple[Rendered, int]:
-        """Append the last answer to its prompt, which a template may render differently once it is answered."""
+        """Append the last answer to its prompt, which a template may render differently when an answer follows."""
         prompt = self.prompt(last)
         if is_only and full.text.startswith(prompt.text):
             return full, len(prompt.text)
@@ -162,7 +162,7 @@ class ChatRenderer:
             self._openings[role] = opening
         if text.startswith(opening, previous_end):
             return previous_end + len(opening)
-        # The generation prompt may be longer than what precedes earlier answers: by an empty reasoning block, say.
+        # The generation prompt may be longer than the text before earlier answers, for example by a reasoning block.
         if begin is not None and opening.startswith(text[previous_end:begin]):
             self._note_opening(opening[begin - previous_end :], text[begin:])
             return begin
@@ -182,7 +182,7 @@ class Layout:
         self._conversation = conversation
         self._ends: dict[int, int] = {}
         self.starts: dict[int, int] = {}
-        """The character at which each message begins, its role not included."""
+        """The character at which each message begins, excluding its role."""
         self._starts_with_role: dict[int, int] = {}
         self._assistant_spans: list[tuple[int, int, int]] = []
         for start, end, i, _ in rendered.origins:
@@ -203,7 +203,7 @@ class Layout:
         return self._ends.get(index, 0)
 
     def next_start(self, index: int) -> int:
-        """Return the character at which the next message begins, its role included; the text's end without one."""
+        """Return the character at which the next message begins, including its role, or the text's end."""
         following = index + 1
         while following < len(self._conversation.messages) and following not in self._starts_with_role:
             following += 1
@@ -218,7 +218,7 @@ class Layout:
         return str(self._conversation.messages[index]["role"])
 
     def _turn_at(self, start: int, end: int) -> int:
-        """Return the assistant message whose text a block contains, or else the one before the block."""
+        """Return the assistant message whose text a block contains, or else the nearest one before the block."""
         i = bisect.bisect_left(self._assistant_spans, (start, start, -1))
         if i < len(self._assistant_spans) and self._assistant_spans[i][1] <= end:
             return self._assistant_spans[i][2]
@@ -227,7 +227,7 @@ class Layout:
 
 def _rewritten(prompt: str, text: str) -> str:
     return (
-        "the chat template renders the prompt differently once it is answered, so the answer's tokens cannot be"
+        "the chat template renders the prompt differently when an answer follows, so the answer's tokens cannot be"
         " located; put {% generation %} and {% endgeneration %} around answers in the template; it renders"
         f" {prompt!r} before an answer, and {text!r} with the answer"
     )
@@ -237,7 +237,7 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate:
     """Return a tokenizer's chat template.
 
     Raises:
-        ValueError: the tokenizer has none.
+        ValueError: the tokenizer has no chat template.
     """
     if tokenizer.chat_template is None:
         raise ValueError(

@@ -13,7 +13,7 @@ Document = tuple[int, int]
 """An item, identified by its row's position in the stream of all epochs and its index among that row's items."""
 
 _FULL = 0.97
-"""Fill ratio from which a pack counts as full; the documents of a less full one may wait for the next window."""
+"""Fill ratio at which a pack counts as full; the documents of a less full pack may wait for the next window."""
 _WAITING = 8
 """At most one in this many packs may wait."""
 _GROUP = 64
@@ -25,7 +25,7 @@ class Arrangement:
     """How documents are arranged into rows."""
 
     packed_length: int | None
-    """Positions of a pack; None: each row holds one document."""
+    """Length of a pack (positions). None: each row contains one document."""
     fit: Fit
     """How documents are packed (`pack`)."""
     group_by_length: bool
@@ -36,10 +36,10 @@ class Arrangement:
     def rows(
         self, lengths: Mapping[Document, int], window_index: int, *, is_last: bool
     ) -> tuple[list[list[Document]], list[Document]]:
-        """Arrange the documents of a window, and those left over from earlier ones.
+        """Arrange the documents of a window and the documents left over from earlier windows.
 
         Args:
-            lengths: Positions that each document takes, in stream order.
+            lengths: Length of each document (positions), in stream order.
             window_index: Index of the window.
             is_last: Whether the window is the last of its epoch, so that no document may wait.
 

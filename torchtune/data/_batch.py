@@ -16,7 +16,7 @@ _ALIGNMENT = 16
 
 
 class Span(NamedTuple):
-    """Where a sequence, or padding, is in a batch; `torchtune.modules.Documents` is built from spans."""
+    """The location of a sequence, or of padding, in a batch; `torchtune.modules.Documents` is built from spans."""
 
     row: int
     start: int
@@ -26,10 +26,10 @@ class Span(NamedTuple):
     prefix_start: int = 0
     """The first column of the prefix that the sequence shares with an earlier one."""
     prefix_length: int = 0
-    """Tokens of the shared prefix, which is in the row once, in the earlier sequence."""
+    """Tokens of the shared prefix, which the row contains only once, in the earlier sequence."""
 
 
-@frozen(eq=False)  # Tensors do not compare to one truth value.
+@frozen(eq=False)  # Comparing tensors does not yield a single truth value.
 class Batch:
     """The input of one forward and backward pass: token sequences side by side in batch rows of equal length.
 
@@ -40,16 +40,16 @@ class Batch:
 
     - `labels.flatten()[target_positions]` are the targets; all other labels are IGNORE_INDEX;
     - `target_positions` is strictly increasing and `target_sequences` is non-decreasing; both have `n_targets` elements
-      (in a filler, whose counts are 0: one per target of the tensors);
-    - `spans`, if any, cover every position of every batch row in order; those of padding share no prefix.
+      (a filler has counts of 0, but one element per target in `labels`);
+    - `spans`, if any, cover every position of every batch row in order; padding spans share no prefix.
 
-    Everything but the tensors is on the host, so computing a loss reads nothing back from the device.
+    All data except the tensors is on the host, so computing a loss copies nothing back from the device.
     """
 
     tokens: Tensor
     """Input ids, [b, s]."""
     labels: Tensor
-    """The id that each position predicts, or IGNORE_INDEX, [b, s]; already shifted by one against the tokens."""
+    """The id that each position predicts, or IGNORE_INDEX, [b, s]; already shifted by one relative to the tokens."""
     target_positions: Tensor
     """Positions with a target, as row * s + column, [n], int64."""
     target_sequences: Tensor
@@ -59,7 +59,7 @@ class Batch:
     lengths: tuple[int, ...] = ()
     """Input tokens of each sequence; a shared prefix counts in every sequence that has it."""
     n_shared: int = 0
-    """How many of these tokens are not repeated in the batch because they are part of an earlier sequence."""
+    """Number of these tokens that are part of an earlier sequence and therefore not repeated in the batch."""
     spans: tuple[Span, ...] = ()
     """Every sequence and all padding, in order; empty if every batch row holds a single sequence."""
     span_table: Tensor | None = None
@@ -69,22 +69,23 @@ class Batch:
     values: Mapping[str, Tensor] = field(factory=dict)
     """Additional tensors of a custom item type, by name."""
     is_filler: bool = False
-    """Whether the batch repeats another rank's rows. All ranks must call the model equally often, and no rows were left
-    for this one. Its score is multiplied by 0; code that sums over a batch itself must skip fillers."""
+    """Whether the batch repeats another rank's rows. All ranks must call the model the same number of times, but no
+    rows were left for this one. Its score is multiplied by 0; code that sums over a batch itself must skip
+    fillers."""
 
     @property
     def n_targets(self) -> int:
-        """How many labels are targets."""
+        """Number of labels that are targets."""
         return self.counts["targets"]
 
     @property
     def n_tokens(self) -> int:
-        """Input tokens of all sequences, without padding."""
+        """Number of input tokens in all sequences, excluding padding."""
         return 0 if self.is_filler else sum(self.lengths)
 
     @property
     def n_padding(self) -> int:
-        """Positions that hold padding."""
+        """Number of padding positions."""
         return self.tokens.numel() - (self.n_tokens - self.n_shared)
 
     def sum_by_sequence(self, values: Tensor) -> Tensor:

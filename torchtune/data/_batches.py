@@ -33,8 +33,8 @@ _logger = logging.getLogger(__name__)
 _SAMPLE_SIZE = 512
 """Rows that are encoded to estimate the number of batches in an epoch."""
 _LONG_ROWS = (
-    "; the prompts are longer than that: raise loading.packing.length, model.max_seq_len or the dataset's max_seq_len,"
-    " or truncate on the left (dataset.truncate=left)"
+    "; the prompts are longer than this limit; raise loading.packing.length, model.max_seq_len or the dataset's"
+    " max_seq_len, or truncate on the left (dataset.truncate=left)"
 )
 
 
@@ -45,21 +45,21 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     All rows of the dataset yield items of one type: examples, pairs, or a custom class (`Item`). Items are never split.
 
     The epochs form one endless stream. Each epoch contains every row once, in an order drawn from the seed and the
-    epoch index (or in dataset order, if not shuffled). An optimizer step of `m` micro-batches takes the next
-    `m * size * batch_size` batch rows off the stream, for all ranks together: 4 ranks, 2 ranks with two micro-batches
+    epoch index (or in dataset order, if not shuffled). An optimizer step of `m` micro-batches takes the next `m *
+    size * batch_size` batch rows from the stream, for all ranks together: 4 ranks, 2 ranks with two micro-batches
     each and 1 rank with four read the same rows in a step. A step never crosses into the next epoch: the last step of
-    an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a filler,
-    which is computed but has no effect on the loss (`Batch.is_filler`).
+    an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a
+    filler, which is computed but has no effect on the loss (`Batch.is_filler`).
 
     Rows are encoded in packing windows of up to `window` rows. Documents are packed, or rows grouped by length, within
     a window, which bounds the memory. Notes on rows (skipped, truncated and so on) are counted; each is logged when it
     first occurs, and with its total at the end of each epoch.
 
-    A position in the stream is a window and a batch row in it. Resuming encodes that window only, not what came before,
-    and may use another number of ranks or another batch size.
+    A position in the stream is a window and a batch row in it. Resuming encodes only that window, not earlier ones,
+    and may use a different number of ranks or a different batch size.
 
     Raises:
-        ValueError: the dataset is empty, an argument is out of range, or rows yield items of several types.
+        ValueError: the dataset is empty, an argument is out of range, or rows yield items of different types.
     """
 
     dataset: Rows[ItemT_co]
@@ -73,13 +73,13 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     pad_id: int = field(kw_only=True)
     """Id that pads shorter batch rows."""
     rank: int = field(default=0, kw_only=True)
-    """Index of this rank among those that share the data."""
+    """Index of this rank among the ranks that share the data."""
     size: int = field(default=1, kw_only=True)
     """Number of ranks that share the data."""
     longest: int | None = field(default=None, kw_only=True)
     """Maximum positions of a sequence; a longer one is truncated on the right. None: no limit."""
     packed_length: int | None = field(default=None, kw_only=True)
-    """Positions of a pack; a longer item is truncated on the right. None: each batch row holds one item."""
+    """Length of a pack (positions); a longer item is truncated on the right. None: each batch row contains one item."""
     fit: Fit = field(default="best", kw_only=True)
     """How items are packed (`pack`)."""
     share_prefixes: bool = field(default=False, kw_only=True)
@@ -95,7 +95,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     logs: bool = field(default=True, kw_only=True)
     """Whether notes on rows are logged, by rank 0 only."""
 
-    # The position: a window, the documents left over for it from earlier ones, and the number of rows taken from both.
+    # The position: a window, the documents left over from earlier windows, and the number of rows taken from both.
     _window_index: int = field(default=-1, init=False)
     _row: int = field(default=0, init=False)
     _waited: list[Document] = field(factory=list, init=False)
@@ -140,8 +140,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def steps_in(self, epochs: int, n_micro_batches: int = 1) -> int:
         """Count the optimizer steps of a number of epochs, from the start of the stream.
 
-        The count is exact for up to 512 rows, and if rows are not packed and each yields one example. Otherwise it is
-        estimated from 512 rows, evenly spaced over the dataset (for a stream: the first ones), which are encoded.
+        The count is exact for datasets of up to 512 rows, and if rows are not packed and each yields one example.
+        Otherwise 512 rows, evenly spaced over the dataset (the first rows of a stream), are encoded to estimate it.
 
         Args:
             epochs: Number of epochs.
@@ -160,7 +160,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         return sum(-(-size // per_step) for size in sizes)
 
     def padding_share(self) -> float:
-        """Estimate the share of positions that are padding, from the rows that `steps_in` encodes.
+        """Estimate the fraction of positions that are padding, from the rows that `steps_in` encodes.
 
         Raises:
             ValueError: none of these rows has a target.
@@ -216,7 +216,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         ]
 
     def _batch(self, rows: Sequence[list[tuple[Document, ItemT_co]]]) -> Batch:
-        """Collate this rank's share of a micro-batch's rows; the shares of ranks differ by at most one row."""
+        """Collate this rank's part of a micro-batch's rows; the parts of two ranks differ by at most one row."""
         first, end = (rank * len(rows) // self.size for rank in (self.rank, self.rank + 1))
         is_filler = first == end
         share = rows[:1] if is_filler else rows[first:end]
@@ -229,14 +229,14 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         )
 
     def take(self, n: int) -> list[list[ItemT_co]]:
-        """Take the next n batch rows of all ranks off the stream, across epochs; return the items of each."""
+        """Take the next n batch rows of all ranks from the stream, across epochs; return the items of each."""
         rows: list[list[ItemT_co]] = []
         while len(rows) < n:
             rows += [[item for _, item in row] for row in self._take(n - len(rows))]
         return rows
 
     def _take(self, n: int) -> list[list[tuple[Document, ItemT_co]]]:
-        """Take at least one and up to n batch rows of one epoch off the stream."""
+        """Take at least one and up to n batch rows of one epoch from the stream."""
         rows: list[list[tuple[Document, ItemT_co]]] = []
         while len(rows) < n and not (rows and self.is_between_epochs):
             while self._row == len(self._rows):
@@ -250,7 +250,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
 
     @property
     def is_between_epochs(self) -> bool:
-        """Whether all rows of an epoch have been taken, and none of the next."""
+        """Whether all rows of an epoch have been taken, and no row of the next epoch."""
         return self._row == len(self._rows) and self._windows.ends_epoch(self._window_index)
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """Resume the stream at a saved position.
 
         Raises:
-            ValueError: the saved stream had another length, seed or order.
+            ValueError: the saved stream had a different length, seed or order.
         """
         current = self.state_dict()
         if set(state) != set(current):
@@ -282,7 +282,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         for name in self._stream:
             if state[name] != current[name]:
                 raise ValueError(
-                    f"the data cannot be resumed: {name} was {state[name]} in the saved run and is {current[name]} now"
+                    f"cannot resume reading the data: {name} was {state[name]} in the saved run and is"
+                    f" {current[name]} now"
                 )
         if state["bookmarks"]:
             self._windows.add_bookmarks(state["bookmarks"])
@@ -314,7 +315,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def _arrange(
         self, waited: dict[Document, ItemT_co], window_index: int
     ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | SkipReason]]:
-        """Arrange a window and the documents left over for it into rows; return the window and its truncated items."""
+        """Arrange a window's and earlier left-over documents into rows; return the window and its truncated items."""
         window = self._prefetcher.read(window_index)
         self._windows.add_bookmarks(window.bookmarks)
         truncated = {document: truncate(item, self._limit) for document, item in window.items.items()}
@@ -335,10 +336,10 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             item = truncate(encoded[i], self._limit)
             if not isinstance(item, SkipReason):
                 return item
-        raise ValueError("the data cannot be resumed: its rows have changed since the run was saved")
+        raise ValueError("cannot resume reading the data: its rows have changed since the run was saved")
 
     def _lengths(self, row: int, counts: NoteCounts) -> list[int]:
-        """Return the number of positions that each item of a dataset row takes."""
+        """Return the length of each item of a dataset row (positions)."""
         encoded = self._windows.encoded(row)
         if isinstance(encoded, SkippedRow):
             self._add_notes(counts, [encoded.note], encoded.location)

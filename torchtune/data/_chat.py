@@ -84,8 +84,8 @@ def chat_tokens(
     If the template has `{% generation %}` blocks, answers are the tokens in these blocks. Otherwise an answer begins
     after the generation prompt and ends with the first stop id. The tokens are those of the full text, with two
     exceptions that make training start from the same prompt as generation: a token that spans the boundary of prompt
-    and answer is split there, and if a template renders the turns before the last answer differently once it is given
-    (Mistral's drops the system turn), they are rendered as in the prompt.
+    and answer is split there, and if a template renders the turns before the last answer differently when that answer
+    is present (Mistral's drops the system turn), they are rendered as in the prompt.
 
     Args:
         tokenizer: The tokenizer, with a chat template.
@@ -95,7 +95,7 @@ def chat_tokens(
 
     Raises:
         ValueError: the tokenizer has no chat template; the template rejects the messages, renders the prompt
-            differently once it is answered, or does not render what the assistant does; or an answer does not end with
+        differently when an answer follows, or does not render what the assistant does; or an answer does not end with
             a stop id.
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
@@ -150,7 +150,7 @@ def _without_stop_token(tokenizer: Tokenizer, chat: ChatTokens, last: int) -> li
     Raises:
         ValueError: no answer ends with a stop id, or the conversation's last message does not.
     """
-    spans = dict(zip(chat.turns, chat.answers, strict=True))  # keeps the last of an answer's blocks
+    spans = dict(zip(chat.turns, chat.answers, strict=True))  # keeps only the last block of each answer
     unended = [
         turn for turn, (start, end) in spans.items() if not tokenizer.stop_ids & set(chat.tokens[start:end])
     ]
@@ -173,7 +173,7 @@ def chat_example(
     turns: Turns = "all",
     is_target: Sequence[bool] | None = None,
 ) -> Example:
-    """Encode a conversation whose answers are targets, each with the token that ends it.
+    """Encode a conversation as an example; each answer, including the token that ends it, is a target.
 
     The example ends with the last answer that is a target; later turns are dropped.
 
@@ -209,10 +209,10 @@ def chat_example(
 def check_chat(tokenizer: Tokenizer) -> None:
     """Check a tokenizer's chat template with a short conversation, before a run relies on it.
 
-    A template that does not write BOS, although texts of this model begin with it, is logged as a warning.
+    Logs a warning if the template does not render BOS even though the model's texts begin with it.
 
     Raises:
-        ValueError: there is no template, it writes BOS twice, or an answer does not end with a stop id.
+        ValueError: there is no template, it renders BOS twice, or an answer does not end with a stop id.
     """
     turns = [
         Message(role=role, content=content)
@@ -232,7 +232,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
         )
     if tokenizer.bos_id is not None and chat.tokens[0] != tokenizer.bos_id:
         _logger.warning(
-            "this model's texts begin with BOS, but its chat template does not write BOS; if the model was trained"
+            "this model's texts begin with BOS, but its chat template does not render BOS; if the model was trained"
             " with BOS, put {{ bos_token }} first in the template"
         )
     first = [span for span, turn in zip(chat.answers, chat.turns, strict=True) if turn == 1]

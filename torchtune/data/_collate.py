@@ -18,7 +18,7 @@ class Prefix(NamedTuple):
     """A prefix that a sequence shares with an earlier one of its batch row; its tokens are in the row once."""
 
     sequence: int
-    """Index of the earlier sequence in the row, which itself shares no prefix with another."""
+    """Index of the earlier sequence in the row, which itself shares no prefix."""
     length: int
     """Tokens of the prefix, possibly 0. None of them predicts a target."""
 
@@ -32,7 +32,7 @@ def collate(rows: Sequence[Item | Sequence[Item]], pad_id: int, *, share_prefixe
         share_prefixes: Store the common prefix of all items of a row once, if their type supports it.
 
     Raises:
-        ValueError: there are no items, or they have several types.
+        ValueError: there are no items, or they have different types.
     """
     packed = [[row] if isinstance(row, Item) else row for row in rows]
     if not packed or not all(packed):
@@ -48,7 +48,7 @@ def join_sequences(
 ) -> Batch:
     """Concatenate token sequences into batch rows, padded on the right to the longest row.
 
-    A sequence's last token is predicted but never read, so a sequence takes one position less than it has tokens.
+    A sequence's last token is predicted but never read, so a sequence of n tokens takes n - 1 positions.
     Padding is on the right, where causal attention does not see it, so rows with a single sequence need no mask.
 
     Args:
@@ -110,7 +110,7 @@ def _sequence_spans(
 
 
 def _padding(last: Span, width: int, longest: int) -> list[Span]:
-    """Return spans that pad a row, none longer than the row's longest sequence, a length that the model can read."""
+    """Return spans that pad a row; none exceeds the longest sequence, so the model can read each span."""
     starts = range(last.end, width, longest)
     return [Span(last.row, start, min(start + longest, width)) for start in starts]
 

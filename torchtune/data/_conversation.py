@@ -50,7 +50,7 @@ class Conversation:
     """Traced messages and tools.
 
     Args:
-        template: Decides how some fields are named.
+        template: The chat template, which determines the names of some fields.
         messages: The turns.
         tools: JSON schemas.
     """
@@ -162,7 +162,7 @@ class Conversation:
             key: The entry's name.
             value: The entry's value.
             position: The entry's position.
-            is_free: Whether the names are the user's, not those of a format.
+            is_free: Whether the names are chosen by the user, not defined by a format.
         """
         name = self._traced(key, position, is_name=True) if is_free or isinstance(value, bool) else key
         traced[name] = self._value(value, position)
@@ -184,7 +184,7 @@ class Conversation:
         return value
 
     def _traced(self, text: str, position: _Position, *, is_name: bool = False) -> Traced:
-        return Traced.of_source(text, self._source(text, position, is_name=is_name))
+        return Traced.from_source(text, self._source(text, position, is_name=is_name))
 
     def _source(self, text: str, position: _Position, *, is_name: bool = False) -> int:
         self.sources.append(Source(position.message, position.part, position.path, text, is_name))
@@ -192,12 +192,12 @@ class Conversation:
 
 
 def _numbered(i: int) -> str:
-    """Return the part that a tool call belongs to; some templates render only the first call of a turn."""
+    """Return the part name of a tool call; some templates render only the first call of a turn."""
     return "tool_calls[0]" if i == 0 else "tool_calls[1:]"
 
 
 _TAG = re.compile(r"</?[\w|]+/?>|<\|[\w/]+\|>|\[/?[A-Z_]+\]")
-"""Tags around parts of a text, which a template may remove and write itself."""
+"""Tags around parts of a text, which a template may remove and render itself."""
 
 REASONING_END = "</think>"
 

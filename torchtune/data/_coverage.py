@@ -14,7 +14,7 @@ from torchtune.data._traced import CHANGED, Origin
 
 @frozen
 class _Part:
-    """A part of the conversation, and what the text lacks of it."""
+    """A part of the conversation, and the characters of it that the text lacks."""
 
     source: Source
     kind: str
@@ -70,7 +70,7 @@ class Coverage:
             name = _part_name(part, role)
             if _owner(part.source) in unrendered and role != "assistant":
                 name = f"{role} turns" if role else "tools"
-            text = f"have {name} that the chat template does not write"
+            text = f"have {name} that the chat template does not render"
             notes.setdefault(name, Note(text, f"{part.source.path}: {quote_excerpt(part.missing)}"))
         return list(notes.values())
 
@@ -83,7 +83,7 @@ class Coverage:
         )
 
     def _is_rendered_in_last_turn(self, part: _Part) -> bool:
-        """Return whether the template renders a part if its turn is the last, which continues the prompt."""
+        """Return whether the template would render a part in the last turn, which continues the prompt."""
         n = part.source.message + 1
         if n == len(self._conversation.messages):
             return False
@@ -189,19 +189,19 @@ def _missing_output(part: _Part, template: ChatTemplate) -> str:
     """Return the error message for missing assistant output, with ways to keep it."""
     if part.kind.startswith("tool_calls"):
         name = "tool calls" if part.kind.startswith("tool_calls[0]") else "more than one tool call in a turn"
-        fix = "use a chat template that writes them (tokenizer.chat_template=FILE)"
+        fix = "use a chat template that renders them (tokenizer.chat_template=FILE)"
     elif part.kind.startswith("reasoning"):
         name = "the assistant's reasoning"
-        fix = "use a chat template that writes it (tokenizer.chat_template=FILE), or remove it from the rows"
+        fix = "use a chat template that renders it (tokenizer.chat_template=FILE), or remove it from the rows"
         switches = [name for name in sorted(template.variables) if re.search("think|reason", name)]
         if switches:
-            fix = f"try tokenizer.template_arguments (the template reads {', '.join(switches)}), or {fix}"
+            fix = f"try tokenizer.template_arguments (the template uses {', '.join(switches)}), or {fix}"
     else:
         name = "the assistant's content" + (
             "" if part.kind == "content" else " in turns that also call tools"
         )
-        fix = "use a chat template that writes it (tokenizer.chat_template=FILE), or remove it from the rows"
+        fix = "use a chat template that renders it (tokenizer.chat_template=FILE), or remove it from the rows"
     return (
-        f"the chat template does not write {name}, so the model would learn to omit it; {fix}, or skip such rows with"
+        f"the chat template does not render {name}, so the model would learn to omit it; {fix}, or skip such rows with"
         f" dataset.on_error=skip; {part.source.path}: {quote_excerpt(part.missing)}"
     )

@@ -42,7 +42,7 @@ class Example(Item):
 
     @property
     def length(self) -> int:
-        """Positions that the example takes: one less than it has tokens, as the last one is never read."""
+        """Positions that the example takes: one fewer than it has tokens, because the last token is never read."""
         return len(self.tokens) - 1
 
     @property
@@ -56,12 +56,12 @@ class Example(Item):
         return {"targets": self.n_targets}
 
     @classmethod
-    def of_sequences(cls, sequences: "Sequence[Example]", extras: Mapping[str, Any]) -> Self:
+    def from_sequences(cls, sequences: "Sequence[Example]", extras: Mapping[str, Any]) -> Self:
         """Build an example from its only sequence."""
         return cls(sequences[0].tokens, sequences[0].labels, **extras)
 
     def truncated(self, length: int, side: Side) -> Self | None:
-        """Truncate the example to `length` positions; None if no target remains."""
+        """Truncate the example to `length` positions; return None if no target remains."""
         if self.length <= length:
             return self
         part = slice(-(length + 1), None) if side == "left" else slice(length + 1)
@@ -75,7 +75,7 @@ class Example(Item):
         Args:
             rows: The examples of each batch row.
             pad_id: Id that pads shorter rows.
-            share_prefixes: Store the common prefix of all examples of a row once, in the first of them. A prefix is
+            share_prefixes: Store the common prefix of all examples of a row once, in the first example. A prefix is
                 shared if it has at least 16 tokens, and ends before the first target of any example.
         """
         prefixes = [_row_prefixes(row) if share_prefixes else [None] * len(row) for row in rows]
@@ -109,7 +109,7 @@ def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_in
     Args:
         tokenizer: The tokenizer of both.
         prompt: The input.
-        answer: The answer, which the model learns to end.
+        answer: The answer; the model also learns to predict EOS after it.
         train_on_input: Train on the prompt too, not only on the answer.
     """
     prompt_tokens = tokenizer.encode(prompt, add_eos=False)

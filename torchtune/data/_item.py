@@ -18,7 +18,7 @@ NO_TARGET = "no target within"
 """Part of the note on rows whose targets are all cut off."""
 
 Side = Literal["left", "right"]
-"""An end of a sequence."""
+"""The end at which a sequence is truncated."""
 
 
 @frozen
@@ -28,8 +28,8 @@ class Item(ABC):
     `Batches` packs, shuffles, shards, caches and resumes items of any type. An item is never split across batch rows,
     batches or ranks. All items of a dataset have the same type.
 
-    A custom class is frozen, can be pickled, and defines the abstract members. If its constructor takes arguments other
-    than its sequences and notes, it also defines `extras`, so that it can be cached on disk.
+    A custom class must be frozen and picklable, and define the abstract members. If its constructor has parameters
+    other than its sequences and notes, it must also define `extras`, so that it can be cached on disk.
     """
 
     notes: tuple[Note, ...] = field(default=(), eq=False, kw_only=True)
@@ -79,7 +79,7 @@ class Item(ABC):
         return {}
 
     @classmethod
-    def of_sequences(cls, sequences: "Sequence[Example]", extras: Mapping[str, Any]) -> Self:
+    def from_sequences(cls, sequences: "Sequence[Example]", extras: Mapping[str, Any]) -> Self:
         """Build an item from its `sequences` and `extras`."""
         return cls(*sequences, **extras)
 
@@ -146,14 +146,14 @@ def common_type(items: Iterable[Item], expected: type[Item] | None = None) -> ty
         expected: The type of earlier items, if any.
 
     Raises:
-        ValueError: the items have several types.
+        ValueError: the items have different types.
     """
     types = dict.fromkeys(type(item) for item in items)
     if expected is not None:
         types = {expected: None, **types}
     if len(types) > 1:
         names = " and ".join(item_type.__name__ for item_type in types)
-        raise ValueError(f"the dataset yields items of several types, {names}; all must have the same type")
+        raise ValueError(f"the dataset yields items of different types, {names}; all must have the same type")
     return next(iter(types), None)
 
 
@@ -162,7 +162,7 @@ class LengthLimit:
     """The maximum length of items; longer ones are truncated or skipped."""
 
     sequence: int | None = None
-    """Maximum positions of each sequence, which the model can read. None: no limit."""
+    """Length of the longest sequence that the model can read (positions). None: no limit."""
     item: int | None = None
     """Maximum positions of an item, the length of a pack. None: no limit."""
     side: Side = "right"

@@ -1,4 +1,4 @@
-"""Notes on rows whose encoding their author may not expect, such as skipped rows."""
+"""Notes on rows that are encoded in a way their author may not expect, or skipped."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -10,12 +10,12 @@ from torchtune._counted import counted
 
 @frozen
 class Note:
-    """A note on a row, such as an unread column."""
+    """A note on a row, for example about an unused column."""
 
     text: str
     """A plural predicate: "have an unused column: 'id'"."""
     example: str = ""
-    """The details in this row."""
+    """Details about this row."""
 
 
 @define
@@ -28,8 +28,8 @@ class NoteCounts:
     """Location and example of the first row, by the text of the note."""
 
     @classmethod
-    def of_skipped(cls, locations: Mapping[str, Sequence[str]]) -> Self:
-        """Count skipped rows, given their locations by the reason."""
+    def from_skipped(cls, locations: Mapping[str, Sequence[str]]) -> Self:
+        """Count skipped rows, given their locations by reason."""
         by_text = {f"{reason} and are skipped": row_locations for reason, row_locations in locations.items()}
         return cls(
             {text: len(row_locations) for text, row_locations in by_text.items()},

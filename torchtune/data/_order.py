@@ -1,4 +1,4 @@
-"""Seeded permutations, in which epochs read their rows."""
+"""Seeded permutations, the orders in which epochs read rows."""
 
 import hashlib
 

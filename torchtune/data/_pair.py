@@ -15,9 +15,9 @@ from torchtune.data._item import Item, Side
 class Pair(Item):
     """A chosen and a rejected answer to one prompt, each as a complete sequence that begins with the prompt.
 
-    In a batch row, `rejected` directly follows `chosen`, without the leading tokens that both share and that predict no
-    target: the prompt up to its last token is computed once, and both answers attend to it. Values and gradients are
-    those of two separate rows; with dropout, both answers use the same masks for the prompt.
+    In a batch row, `rejected` directly follows `chosen`, without the leading tokens that both share and that predict
+    no target: the prompt up to its last token is computed once, and both answers attend to it. Values and gradients
+    equal those of two separate rows; with dropout, both answers use the same masks for the prompt.
 
     In a batch of pairs, sequence 2i is the chosen one of pair i, and sequence 2i + 1 the rejected one.
     """
@@ -25,7 +25,7 @@ class Pair(Item):
     chosen: Example
     rejected: Example
     n_shared: int = field(init=False, eq=False)
-    """Leading tokens of both sequences that are in a batch row once."""
+    """Number of leading tokens of both sequences that a batch row contains only once."""
 
     @n_shared.default
     def _count_shared(self) -> int:

@@ -28,9 +28,9 @@ _START = (
 class Prefetcher(Generic[ItemT]):
     """Reads windows in order, with worker processes encoding the next ones in advance.
 
-    A window that no worker has started on is read in this process. Workers communicate through pipes: they share no
-    CUDA context, do not import the program that started them, and exit with it. If a worker dies, the remaining windows
-    are read in this process.
+    A window that no worker has started to encode is read in this process. Workers communicate through pipes: they
+    share no CUDA context, do not import the program that started them, and exit with it. If a worker dies, the
+    remaining windows are read in this process.
 
     Args:
         windows: The windows to read.
@@ -56,7 +56,7 @@ class Prefetcher(Generic[ItemT]):
         self._request(index)
 
     def read(self, index: int) -> Window[ItemT]:
-        """Read a window, and prefetch those after it."""
+        """Read a window, and prefetch the windows after it."""
         future = self._requests.pop(index, None)
         self._request(index + 1)
         if future is None or future.cancel():
@@ -94,7 +94,7 @@ class Prefetcher(Generic[ItemT]):
         self._pool = ThreadPoolExecutor(self._n_workers, "prefetch", self._open, (pickled_windows,))
 
     def _request(self, first: int) -> None:
-        """Request the windows from `first` on."""
+        """Request the windows starting at `first`."""
         if self._pool is None:
             return
         for index in range(first, first + _WINDOWS_PER_WORKER * self._n_workers):
@@ -115,7 +115,7 @@ class Prefetcher(Generic[ItemT]):
         assert process.stdin is not None
         assert process.stdout is not None
         self._thread.process = process
-        with contextlib.suppress(OSError):  # a worker that has exited is noticed at the next request
+        with contextlib.suppress(OSError):  # a worker that has exited is detected at the next request
             process.stdin.write(pickle.dumps(sys.path))
             send(process.stdin, pickled_windows)
             receive(process.stdout)

@@ -29,7 +29,7 @@ class Rendering:
     special: tuple[Span, ...]
     """Spans of special tokens."""
     notes: tuple[Note, ...]
-    """Notes on text whose encoding its author may not expect."""
+    """Notes on text that is encoded in a way its author may not expect."""
     _special_tokens: SpecialTokens
 
     @classmethod
@@ -117,7 +117,7 @@ class Rendering:
         """Yield segments that are encoded independently of each other; all but the first begin with a special token.
 
         Yields:
-            The begin and end of a segment in the text, and its begin and end among the tokens.
+            The start and end of a segment in the text (characters) and among the tokens.
         """
         ids, special_ids = self._special_tokens.ids, self._special_tokens.all_ids
         starts = [start for start, _ in self.special]
@@ -188,7 +188,7 @@ class _SourceSpans:
         self._starts = [start for start, *_ in self._spans]
 
     def example(self, match: re.Match[str]) -> str:
-        """Return the path of a match in the conversation and the text around it; empty if the template wrote it."""
+        """Return the path of a match in the conversation and the text around it; empty if the template added it."""
         last = bisect.bisect_left(self._starts, match.end()) - 1
         if last < 0 or self._spans[last][1] <= match.start():
             return ""

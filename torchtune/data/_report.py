@@ -15,7 +15,7 @@ from torchtune.data._rows import Rows, is_plain_text, location_of
 from torchtune.data._tokenizer import Tokenizer
 
 MAX_UNKNOWN_SHARE = 0.01
-"""A greater share of unknown tokens is likely a mistake."""
+"""A greater fraction of unknown tokens is likely a mistake."""
 
 
 @frozen
@@ -56,7 +56,7 @@ class Report:
     lengths: list[int] = field(factory=list)
     """Tokens of each example."""
     skipped: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
-    """Locations of skipped rows, by the reason."""
+    """Locations of skipped rows, by reason."""
     notes: NoteCounts = field(factory=NoteCounts)
     """Other notes on rows, such as unread columns."""
     n_truncated: int = 0
@@ -68,7 +68,7 @@ class Report:
     leaked_rows: list[str] = field(factory=list)
     """Locations of held-out rows with an example that is also in the dataset, token for token."""
     leaked_prompts: list[str] = field(factory=list)
-    """Locations of held-out rows of which only the prompt is in the dataset, with another answer."""
+    """Locations of held-out rows whose prompt is in the dataset, but with a different answer."""
     warnings: list[str] = field(factory=list)
     """Likely mistakes."""
 
@@ -157,7 +157,7 @@ def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
         return ["no row has a target"]
     examples = counted(n, "example")
     warnings = [
-        *NoteCounts.of_skipped(counts.skipped).lines(counts.n_read),
+        *NoteCounts.from_skipped(counts.skipped).lines(counts.n_read),
         *counts.notes.lines(counts.n_read),
     ]
     if suspect["bos"]:
@@ -172,13 +172,13 @@ def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
     if suspect["unknown"] > MAX_UNKNOWN_SHARE * counts.n_tokens:
         share = suspect["unknown"] / counts.n_tokens
         warnings.append(
-            f"{share:.1%} of all tokens are unknown to the tokenizer; it is probably made for another language"
+            f"{share:.1%} of all tokens are unknown to the tokenizer; it was probably made for a different language"
         )
     if suspect["all"] == n:
         warnings.append("every token is a target: the model is trained on the prompts too")
     for locations, predicate in (
         (counts.leaked_rows, "are also in the training data"),
-        (counts.leaked_prompts, "have the prompt of a training example, with another answer"),
+        (counts.leaked_prompts, "have the prompt of a training example, but a different answer"),
     ):
         if locations:
             rows = counted(counts.n_held_out, "held-out row")

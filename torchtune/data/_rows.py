@@ -23,7 +23,7 @@ Examples = Rows[Example]
 
 @runtime_checkable
 class Located(Protocol):
-    """A dataset that knows the locations of its rows."""
+    """A dataset that can locate its rows."""
 
     def location(self, index: int, /) -> str:
         """Return the location of a row, such as `rows.jsonl: line 3`."""
@@ -61,17 +61,17 @@ class Streamed(Protocol):
 
     @property
     def block(self) -> int | None:
-        """Rows in memory at a time, which are shuffled among each other; None: rows can be read in any order."""
+        """Rows in memory at a time, which are shuffled together. None: rows can be read in any order."""
 
     def bookmark(self, row: int, /) -> dict[int, Any]:
-        """Return data with which a row can be read without reading everything before it."""
+        """Return bookmarks that allow reading a row without reading all rows before it."""
 
     def add_bookmarks(self, bookmarks: dict[int, Any], /) -> None:
-        """Add data that `bookmark` returned, in this process or another."""
+        """Add bookmarks that `bookmark` returned in this or another process."""
 
 
 def location_of(dataset: object, row: int) -> str:
-    """Return the location of a row, or its position in the dataset if the dataset does not know its rows' locations."""
+    """Return the location of a row, or its number if the dataset does not locate its rows."""
     return dataset.location(row) if isinstance(dataset, Located) else f"row {row + 1}"
 
 
@@ -81,7 +81,7 @@ def logged_notes(dataset: object) -> frozenset[str]:
 
 
 def use_cache(dataset: object, folder: str) -> None:
-    """Cache a dataset's encoded rows on disk, if it supports that."""
+    """Cache a dataset's encoded rows on disk, if it supports caching."""
     if isinstance(dataset, Cacheable):
         dataset.use_cache(folder)
 
@@ -97,7 +97,7 @@ def as_stream(dataset: object) -> Streamed | None:
 
 
 def sample_indices(dataset: Rows[Item], n: int) -> Sequence[int]:
-    """Return up to n row indices, evenly spaced over the dataset; of a streamed dataset, the first n."""
+    """Return up to n row indices, evenly spaced over the dataset; for a streamed dataset, the first n."""
     n_rows = len(dataset)
     if n_rows <= n or as_stream(dataset) is not None:
         return range(min(n, n_rows))

@@ -31,7 +31,7 @@ def media_note(placeholder: str, example: str) -> Note:
 
 
 def text_notes(tokenizer: Tokenizer, text: str) -> Iterator[Note]:
-    """Yield notes on parts of a plain text whose encoding its author may not expect."""
+    """Yield notes on special tokens and media placeholders in plain text."""
     matches = SpecialTokens.for_tokenizer(tokenizer).matches(text)
     for match in {match[0]: match for match in reversed(matches)}.values():
         if match[0] not in tokenizer.content_tokens:
@@ -57,7 +57,7 @@ class SpecialTokens:
             special = _BY_TOKENIZER.get(tokenizer)
             if special is None:
                 special = _BY_TOKENIZER[tokenizer] = cls._read(tokenizer)
-        except TypeError:  # the tokenizer cannot be a key
+        except TypeError:  # the tokenizer cannot be a dictionary key
             return cls._read(tokenizer)
         return special
 

@@ -71,8 +71,8 @@ def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[Ite
 
     Args:
         dataset: A dataset with random access.
-        share: Share of rows to hold out, above 0 and below 1; at least one row is held out, and at least one is not.
-        seed: Seed of the draw.
+        share: Fraction of rows to hold out, above 0 and below 1; at least one row is held out, and at least one is not.
+        seed: Seed of the random draw.
 
     Returns:
         The training rows in dataset order, and the held-out rows.

@@ -1,4 +1,4 @@
-"""Chat templates, with which a model family renders a conversation as text."""
+"""Chat templates, which render conversations as text."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "bos_tok
 """Variables that every template receives, and that `arguments` cannot override."""
 
 Span = tuple[int, int]
-"""The begin and end of a part of a text or token sequence."""
+"""The start and end of a part of a text or token sequence."""
 
 
 class Message(TypedDict):
@@ -64,8 +64,8 @@ class ChatTemplate:
     models, so they run in Jinja's sandbox with a time limit, and cannot modify their arguments.
 
     Raises:
-        ValueError: the template is not valid Jinja (the message has the line), or an argument or the date would have no
-            effect.
+        ValueError: the template is not valid Jinja (the message contains the line number), or an argument or the date
+            would have no effect.
     """
 
     source: str
@@ -183,8 +183,8 @@ class ChatTemplate:
                     - {*_RESERVED, *self.special_tokens, "raise_exception", "namespace", "range", CLOCK}
                 )
                 raise ValueError(
-                    f"template_arguments.{name}: the chat template does not read it, so it would have no effect;"
-                    f" the template reads {', '.join(arguments) or 'no arguments'}"
+                    f"template_arguments.{name}: the chat template does not use it, so it would have no effect;"
+                    f" the template uses {', '.join(arguments) or 'no arguments'}"
                 )
         if self.date is not None and CLOCK not in variables:
             raise ValueError(
@@ -193,7 +193,7 @@ class ChatTemplate:
 
 
 def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Merge overlapping spans, so that the outermost of nested blocks remains."""
+    """Merge overlapping spans; only the outermost of nested blocks remains."""
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -204,7 +204,7 @@ def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def unused_character(texts: Iterable[str]) -> str:
-    """Return a character of Unicode's private use area, which templates do not use, that none of the texts contains.
+    """Return a character of Unicode's private use area, which templates do not use, that is in none of the texts.
 
     Raises:
         ValueError: the texts contain all of its 6,400 characters.

@@ -1,7 +1,8 @@
 """The Jinja environment of chat templates: a sandbox with limits, in which text keeps its origins.
 
 The settings and names are those that Hugging Face documents for chat templates
-(https://huggingface.co/docs/transformers/chat_templating_writing), so that a template renders the same text as there.
+(https://huggingface.co/docs/transformers/chat_templating_writing), so that a template renders the same text in both
+libraries.
 """
 
 import time
@@ -75,7 +76,8 @@ def compile_template(source: str, date: str | None) -> Compiled:
 
     Args:
         source: The template's text.
-        date: The date that the template receives as today's (YYYY-MM-DD). None: using today's date is an error.
+        date: The date that the template receives as today's (YYYY-MM-DD). None: a template that uses today's date
+            raises an error.
 
     Raises:
         jinja2.TemplateSyntaxError: the template is not valid Jinja.
@@ -169,7 +171,7 @@ class _Safe(Markup, Sourced):
 
     @classmethod
     def computed_from(cls, text: str, *values: object) -> "_Safe":
-        """Build it with the sources of the values that the text was computed from."""
+        """Build safe text with the sources of the values that it was computed from."""
         self = cls(text)
         self.sources = tuple(dict.fromkeys(source for value in values for source in sources_in(value)))
         return self
@@ -212,7 +214,7 @@ def _join(context: EvalContext, value: Any, d: str = "", attribute: str | int | 
 
 
 def _with_bounded_width(function: Callable[..., str]) -> Callable[..., str]:
-    """Wrap a filter so that it rejects a width that would exhaust the memory."""
+    """Wrap a filter so that it rejects a width that would exhaust memory."""
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> str:
@@ -225,7 +227,7 @@ def _with_bounded_width(function: Callable[..., str]) -> Callable[..., str]:
 
 
 def _check_size(operator: str, left: Any, right: Any) -> None:
-    """Raise ValueError if the result of an operation would exhaust the memory."""
+    """Raise ValueError if the result of an operation would exhaust memory."""
     if operator == "**":
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_BITS:
             raise ValueError("a power is too large")

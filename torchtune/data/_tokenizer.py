@@ -16,7 +16,7 @@ class Tokenizer(Protocol):
 
     @property
     def bos_id(self) -> int | None:
-        """The id that begins a text, or None if the model's vocabulary has none."""
+        """The id that begins a text, or None if the model's vocabulary has no such id."""
 
     @property
     def eos_id(self) -> int:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 Origin = tuple[int, int, int, int]
-"""Begin and end of a part of a text (characters), the index of its source, and the source's character at which it
-begins, or CHANGED."""
+"""Start and end of a part of a text (characters), the index of its source, and the character of the source at which
+the part begins, or CHANGED."""
 
 CHANGED = -1
 """The part differs from its source, for example in upper case."""
 
 
 class Traced(str):
-    """A text with the origins of its parts.
+    """Text with the origins of its parts.
 
     Args:
         text: The text.
@@ -34,15 +34,15 @@ class Traced(str):
         return self
 
     @classmethod
-    def of_source(cls, text: str, source: int) -> "Traced":
-        """Build a text that is the text of one source."""
+    def from_source(cls, text: str, source: int) -> "Traced":
+        """Build text that comes entirely from one source."""
         return cls(text, ((0, len(text), source, 0),))
 
     def __str__(self) -> str:
         return self
 
     def __add__(self, other: Any) -> str:
-        if not isinstance(other, str) or hasattr(other, "__html__"):  # such text escapes what it is added to
+        if not isinstance(other, str) or hasattr(other, "__html__"):  # it escapes the text added to it
             return NotImplemented
         other_origins = _shifted(other.origins, len(self)) if isinstance(other, Traced) else ()
         return Traced(str.__add__(self, other), self.origins + other_origins)
@@ -83,34 +83,34 @@ class Traced(str):
         return Traced(str.__getitem__(self, slice(start, end)), tuple(origins))
 
     def strip(self, chars: str | None = None, /) -> str:
-        """As `str.strip`."""
+        """Like `str.strip`."""
         start = len(self) - len(str.lstrip(self, chars))
         return self.substring(start, max(start, len(str.rstrip(self, chars))))
 
     def lstrip(self, chars: str | None = None, /) -> str:
-        """As `str.lstrip`."""
+        """Like `str.lstrip`."""
         return self.substring(len(self) - len(str.lstrip(self, chars)), len(self))
 
     def rstrip(self, chars: str | None = None, /) -> str:
-        """As `str.rstrip`."""
+        """Like `str.rstrip`."""
         return self.substring(0, len(str.rstrip(self, chars)))
 
     def removeprefix(self, prefix: str, /) -> str:
-        """As `str.removeprefix`."""
+        """Like `str.removeprefix`."""
         return self.substring(len(self) - len(str.removeprefix(self, prefix)), len(self))
 
     def removesuffix(self, suffix: str, /) -> str:
-        """As `str.removesuffix`."""
+        """Like `str.removesuffix`."""
         return self.substring(0, len(str.removesuffix(self, suffix)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
-        """As `str.replace`."""
+        """Like `str.replace`."""
         if not old:
             return changed(str.replace(self, old, new, count), self, new)
         return joined(self.split(old, count), new)
 
     def join(self, iterable: Iterable[str], /) -> str:
-        """As `str.join`."""
+        """Like `str.join`."""
         return joined(iterable, self)
 
 
@@ -144,7 +144,7 @@ def _changing_method(name: str) -> Callable[..., str]:
 
 def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     method.__name__ = name
-    method.__doc__ = f"As `str.{name}`."
+    method.__doc__ = f"Like `str.{name}`."
     return method
 
 
@@ -169,7 +169,7 @@ class TracedNumber:
     source: int
 
     def __str__(self) -> str:
-        return Traced.of_source(repr(self), self.source)
+        return Traced.from_source(repr(self), self.source)
 
 
 class TracedInt(TracedNumber, int):
@@ -284,7 +284,7 @@ def to_json(
                 return joined(('"', value, '"'))
             return changed(text, value)
         if isinstance(value, TracedNumber):
-            return Traced.of_source(json.dumps(value), value.source)
+            return Traced.from_source(json.dumps(value), value.source)
         return json.dumps(value, ensure_ascii=ensure_ascii)
 
     def write(value: Any, depth: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A dataset as an endless stream of packing windows, each of which is read and encoded together."""
+"""A dataset as an endless stream of packing windows, each of which is read and encoded as a unit."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -22,10 +22,10 @@ class Window(Generic[ItemT]):
     n_rows: int
     """Rows of the dataset."""
     items: dict[Document, ItemT]
-    """In stream order."""
+    """The items of the window, in stream order."""
     skipped: list[SkippedRow]
     bookmarks: dict[int, Any]
-    """Data with which the rows can be read again (`Windows.bookmarks`)."""
+    """Bookmarks for reading the rows again (`Windows.bookmarks`)."""
 
 
 @define
@@ -84,7 +84,7 @@ class Windows(Generic[ItemT]):
         return first + _order(min(self._block, n - first), self.seed, f"{epoch}, block {block}")[index]
 
     def bookmarks(self, positions: Iterable[int]) -> dict[int, Any]:
-        """Return data with which the rows at some stream positions can be read without those before them."""
+        """Return bookmarks for reading the rows at some stream positions without reading all rows before them."""
         stream = as_stream(self.dataset)
         if stream is None:
             return {}
@@ -92,7 +92,7 @@ class Windows(Generic[ItemT]):
         return {block: bookmark for row in rows for block, bookmark in stream.bookmark(row).items()}
 
     def add_bookmarks(self, bookmarks: dict[int, Any]) -> None:
-        """Add data that `bookmarks` returned, in this process or another."""
+        """Add bookmarks that `bookmarks` returned in this or another process."""
         stream = as_stream(self.dataset)
         if stream is not None:
             stream.add_bookmarks(bookmarks)

@@ -75,10 +75,10 @@ def _read(path: Path, read: Callable[[], Any]) -> Any:
     try:
         table = read()
         n = len(table)
-    except Exception as error:  # the libraries raise many kinds
+    except Exception as error:  # the libraries raise many types of exception
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ValueError(
-            f"{path}: cannot be read: it is damaged or not in the format that its name says ({reason});"
+            f"{path}: cannot be read: it is damaged or not in the format that its name indicates ({reason});"
             " copy or download it again"
         ) from error
     if n == 0:

@@ -1,4 +1,4 @@
-"""Columns of rows: reading them, and recording which were read."""
+"""Read the columns of rows, and record the columns that were read."""
 
 from collections.abc import ItemsView, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from torchtune.datasets._tables import Row, lone_surrogate
 
 
 class ReadRow(dict[str, Any]):
-    """A row that records which of its columns were read, so that the others can be reported."""
+    """A row that records the columns that were read, so that unread ones can be reported."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
@@ -41,18 +41,18 @@ def _is_empty(value: object) -> bool:
 
 
 def check_characters(name: str, value: Any) -> None:
-    """Check the characters of a text, or of the texts in a list or an object.
+    """Check the characters of a string, or of the strings in a list or an object.
 
     Raises:
-        ValueError: A text contains half of a surrogate pair, which no tokenizer can encode.
+        ValueError: A string contains an unpaired surrogate, which no tokenizer can encode.
     """
     half = lone_surrogate(value)
     if half:
-        raise ValueError(f"{name}: contains {half!a}, half of a surrogate pair, which is not a character")
+        raise ValueError(f"{name}: contains {half!a}, an unpaired surrogate, which is not a valid character")
 
 
 def column(row: Row, name: str, field_name: str, setting: str = "columns") -> str:
-    """Read a column that must hold text.
+    """Read a column that must contain text.
 
     Args:
         row: Columns by name.
@@ -61,7 +61,7 @@ def column(row: Row, name: str, field_name: str, setting: str = "columns") -> st
         setting: The setting that renames columns.
 
     Raises:
-        ValueError: The column is missing (the message lists the row's columns) or does not hold text.
+        ValueError: The column is missing (the message lists the row's columns) or does not contain text.
     """
     value = required(row, name, field_name, setting)
     if not isinstance(value, str):
@@ -70,10 +70,10 @@ def column(row: Row, name: str, field_name: str, setting: str = "columns") -> st
 
 
 def optional_text(row: Row, name: str | None) -> str:
-    """Read a column that may hold text; return "" if it is missing or null, or has no name.
+    """Read an optional text column; return "" if it is missing or null, or has no name.
 
     Raises:
-        ValueError: The column holds something else.
+        ValueError: The value is not text.
     """
     if name is None or name not in row:
         return ""
@@ -84,7 +84,7 @@ def optional_text(row: Row, name: str | None) -> str:
 
 
 def required(row: Row, name: str, field_name: str, setting: str = "columns") -> object:
-    """Read a column, whatever it holds.
+    """Read a required column of any type.
 
     Raises:
         ValueError: The column is missing; the message lists the row's columns.
@@ -136,6 +136,6 @@ def checked_columns(
     for name in required:
         if name not in column_of:
             raise ValueError(
-                f"columns: the column {name!r} is mapped to {field_of[name]}; map another column to {name}"
+                f"columns: the column {name!r} is mapped to {field_of[name]}; map a different column to {name}"
             )
     return column_of

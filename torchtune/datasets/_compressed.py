@@ -19,7 +19,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
 
 def ending(path: Path) -> str:
-    """Return a file name's suffix in lower case, without that of a compression: `.csv` for `a.CSV.gz`."""
+    """Return a file name's suffix in lower case, ignoring a compression suffix: `.csv` for `a.CSV.gz`."""
     suffix = path.suffix.lower()
     return path.with_suffix("").suffix.lower() if suffix in COMPRESSIONS else suffix
 
@@ -38,8 +38,8 @@ def decompress(path: Path) -> TemporaryFile:
     """Decompress a file.
 
     Raises:
-        ValueError: The file is damaged or truncated, or is not compressed in the format that its name says.
-        OSError: There is no space for the result.
+        ValueError: The file is damaged or truncated, or is not compressed in the format that its name indicates.
+        OSError: There is not enough disk space.
     """
     kind = COMPRESSIONS[path.suffix.lower()]
     copy = TemporaryFile()

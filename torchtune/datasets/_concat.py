@@ -27,11 +27,11 @@ class ConcatDataset(Dataset[Encoded[Example]]):
     Args:
         tokenizer: Passed to each dataset; the recipe passes it.
         datasets: The datasets, configured without a tokenizer.
-        weights: How often an epoch has each dataset's rows: 2 repeats every row, 0.5 uses half of the rows, the same
-            half in every epoch. Null: 1 for each dataset.
+        weights: How many times an epoch contains each dataset's rows: 2 repeats every row, 0.5 uses half of the rows,
+            the same half in every epoch. Null: 1 for each dataset.
 
     Raises:
-        ValueError: There are no datasets, the number of weights differs from that of the datasets, a weight is not
+        ValueError: There are no datasets, the numbers of weights and datasets differ, a weight is not
             above 0, or a dataset is streamed.
     """
 
@@ -64,7 +64,7 @@ class ConcatDataset(Dataset[Encoded[Example]]):
         return self._ends[-1]
 
     def __getitem__(self, index: int, /) -> Encoded[Example]:
-        """Encode a row of whichever dataset it belongs to."""
+        """Encode a row with the dataset that it belongs to."""
         if index >= len(self):
             raise IndexError(index)
         part, row = self._locate(index)

@@ -31,18 +31,18 @@ class ChatDataset(RowDataset[Conversation, Example]):
     """Conversations, encoded with the tokenizer's chat template.
 
     A row has a list of turns in a column `messages` or `conversations`, in OpenAI's format (`role` and `content`) or
-    ShareGPT's (`from` and `value`), as a list or as JSON text. Or it has a `prompt` and a `completion`, each a text or
-    a list of turns, of which only the completion is trained on. A column `tools` may list the tools that can be
-    called, and `system` may hold the system turn of a conversation without one. An assistant turn that is empty, or
-    has `"weight": 0` or `"train": false`, is not a target. Tool calls, `reasoning_content` and all other fields of a
-    turn are passed to the template. Whatever it does not write is reported, and is an error if the assistant's tool
-    calls or reasoning would be lost.
+    ShareGPT's (`from` and `value`), as a list or as JSON text. Alternatively, it has a `prompt` and a `completion`,
+    each as text or a list of turns; only the completion is trained on. A column `tools` may list the tools that can
+    be called, and a column `system` may contain the system turn of a conversation that lacks one. An assistant turn
+    that is empty, or has `"weight": 0` or `"train": false`, is not a target. Tool calls, `reasoning_content` and all
+    other fields of a turn are passed to the template. Parts that it does not render are reported; if these are the
+    assistant's tool calls or reasoning, ValueError is raised.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer has no chat template, or one that does not end
-            the assistant's turns.
+        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+            assistant's turns.
     """
 
     column: str | None = None
@@ -112,12 +112,12 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
 
 
 def turns_of(value: object, name: str, role: str) -> Turns:
-    """Read a text, a turn, or a list of turns.
+    """Read turns from text, one turn, or a list of turns.
 
     Args:
         value: The value of a column.
         name: The column's name, for messages.
-        role: The role of a text.
+        role: The role of the turn if the value is text.
 
     Raises:
         ValueError: The value is anything else.
@@ -131,7 +131,7 @@ def read_row_tools(row: Row, column: str) -> list[dict[str, Any]] | None:
     """Read the tools of a row, from the given column or from OpenAI's older `functions`.
 
     Raises:
-        ValueError: The column does not hold a list of JSON schemas.
+        ValueError: The column does not contain a list of JSON schemas.
     """
     tools = read_tools(row.get(column), column)
     if tools is None and row.get("functions"):
@@ -142,10 +142,10 @@ def read_row_tools(row: Row, column: str) -> list[dict[str, Any]] | None:
 
 
 def with_system(messages: list[Message], row: Row, system: str | None) -> list[Message]:
-    """Prepend a system turn to turns without one: that of the row's column `system`, or else the config's.
+    """Prepend a missing system turn, from the row's column `system` or else from the config.
 
     Raises:
-        ValueError: The column does not hold text.
+        ValueError: The column does not contain text.
     """
     if messages[0]["role"] in ("system", "developer"):
         return messages

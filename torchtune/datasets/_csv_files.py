@@ -74,7 +74,7 @@ class Csv(Records):
         if unnamed:
             raise ValueError(
                 f"{path}: the first line has no name for column {unnamed[0]} of {len(names)}; name it, or remove it"
-                " (if it holds row numbers from pandas, pass index=False to to_csv)"
+                " (if it contains row numbers from pandas, pass index=False to to_csv)"
             )
 
 
@@ -92,7 +92,7 @@ def _fields(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
 
 
 def _find_records(file: TextFile, separator: str) -> Offsets:
-    """Return where each record begins, and where the last one ends. A quoted field may contain line breaks.
+    """Return the start of each record, and the end of the last one. A quoted field may contain line breaks.
 
     Raises:
         ValueError: A field cannot be parsed.
@@ -118,7 +118,7 @@ def _find_records(file: TextFile, separator: str) -> Offsets:
 
 
 def _lines(file: TextFile) -> Iterator[bytes]:
-    """Yield the lines of a file, each with its line end."""
+    """Yield the lines of a file, each with its line ending."""
     remaining = b""
     for _, chunk in file.chunks(file.start):
         *lines, remaining = (remaining + chunk).split(file.newline)
@@ -140,8 +140,8 @@ def _field_error(file: TextFile, begin: int, end: int, separator: str) -> ValueE
         position = field.end()
         if text[position : position + 1] != separator:
             return ValueError(
-                f"{file.path}: line {file.line(begin + position)}: a carriage return outside quotes; use the same line"
-                " end throughout the file, or put the field in double quotes"
+                f"{file.path}: line {file.line(begin + position)}: carriage return outside quotes; use the same line"
+                " ending throughout the file, or enclose the field in double quotes"
             )
         position += 1
     line, column = file.line(begin + position), file.column(begin + position)

@@ -37,14 +37,14 @@ class DatasetConfig:
     root: Path
     """The folder that the patterns are relative to."""
     patterns: dict[str, list[str]] | None
-    """File patterns by split. None: the split of a file is in its name."""
+    """File patterns by split. None: the split of a file is inferred from its name."""
     is_default: bool
 
     def files(self, split: str) -> Sequence[DataFile]:
         """Return the files of a split.
 
         Raises:
-            FileNotFoundError: The folder does not contain them.
+            FileNotFoundError: The folder does not contain the files.
             ValueError: The split does not exist, or a file is not a data file.
         """
         if not self.root.is_dir():
@@ -98,7 +98,7 @@ def read_configs(folder: Path) -> list[DatasetConfig]:
 
 
 def choose_config(configs: Sequence[DatasetConfig], name: str | None, folder: Path) -> DatasetConfig:
-    """Return the configuration of a name; without a name, the only one or the default one.
+    """Return the configuration with a name; without a name, the only or the default configuration.
 
     Raises:
         ValueError: No configuration has that name, or there are several and no default.

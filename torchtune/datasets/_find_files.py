@@ -1,4 +1,4 @@
-"""Finding the data files in a folder, or those that match a pattern."""
+"""Find the data files in a folder, or the data files that match a pattern."""
 
 import glob
 import os
@@ -46,7 +46,7 @@ def matching_files(pattern: str) -> list[DataFile]:
 
     Raises:
         FileNotFoundError: No file matches.
-        ValueError: The pattern matches a file of another kind.
+        ValueError: The pattern matches a file that is not a data file.
     """
     expanded = Path(pattern).expanduser()
     n_fixed = _fixed_parts(expanded)

@@ -63,7 +63,7 @@ def check_downloaded(path: Path) -> None:
     """Check that a file is not a Git LFS pointer.
 
     Raises:
-        ValueError: It is one; the message says how to download the file.
+        ValueError: The file is a pointer; the message says how to download the data.
     """
     if path.is_dir():
         return
@@ -76,6 +76,6 @@ def open_file(path: Path) -> Table:
     """Open a data file or a saved folder.
 
     Raises:
-        ValueError: It has no rows, is damaged, or is not in the format that its name says.
+        ValueError: It has no rows, is damaged, or is not in the format that its name indicates.
     """
     return open_saved(path) if path.is_dir() else _READERS[ending(path)](path)

@@ -25,7 +25,7 @@ class Streaming:
     """How to stream a source."""
 
     rows: int | None
-    """How many of its rows to use. None: as many as it says it has."""
+    """Number of rows to use. None: the number of rows that the source declares."""
 
 
 def streaming_in(load_options: LoadOptions) -> Streaming | None:
@@ -98,7 +98,7 @@ def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Ta
     for path in paths:
         try:
             n_rows[str(path)] = pq.read_metadata(path).num_rows
-        except Exception as error:  # the library raises many kinds
+        except Exception as error:  # the library raises many types of exception
             raise ValueError(
                 f"{path}: cannot be read: it is damaged or not a Parquet file ({error}); copy or download it again"
             ) from error
@@ -110,7 +110,7 @@ def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Ta
 
 
 def _load(source: str, split: str, options: dict[str, Any]) -> Any:
-    """Call `datasets.load_dataset`; its errors are raised again with the source's name and a fix."""
+    """Call `datasets.load_dataset`; re-raise its errors with the source's name and a fix."""
     from datasets import load_dataset
 
     try:
@@ -122,9 +122,9 @@ def _load(source: str, split: str, options: dict[str, Any]) -> Any:
                 f"{source}: no such file, and the hub cannot be reached; {suggestion}"
             ) from error
         raise ConnectionError(
-            f"{source}: the Hugging Face hub cannot be reached ({error}); where it can be, run `hf download {source}"
-            f" --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` and use that folder as the source"
-            " (tune download is for models)"
+            f"{source}: the Hugging Face hub cannot be reached ({error}); where it is reachable, run"
+            f" `hf download {source} --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` and use that"
+            " folder as the source (tune download is for models)"
         ) from error
     except FileNotFoundError as error:
         hint = did_you_mean_source(source) or f"correct the name, {_ALTERNATIVE}"
@@ -138,8 +138,8 @@ def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name:
 
     Args:
         stream: A `datasets.IterableDataset`.
-        streaming: How many of its rows are used.
-        n_stated: How many rows it says it has. None or 0: unknown.
+        streaming: The number of rows to use.
+        n_stated: Number of rows that the stream declares. None or 0: unknown.
         name: The name of the table in messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tasks and answers, in a chat template, in Stanford Alpaca's prompt, or in the config's prompt."""
+"""Tasks and answers, encoded with a chat template, Stanford Alpaca's prompt, or a custom prompt."""
 
 import re
 
@@ -56,12 +56,12 @@ class InstructDataset(RowDataset[Task, Example]):
     Rows have an `instruction`, an `input` (which may be empty or missing) and an `output`. The user's turn is the
     instruction, followed by a blank line and the input; the assistant's turn is the output. Rows with an empty output
     are skipped and counted. With a chat template, a row may also have a `system` turn and a `history`, a list of
-    earlier questions and answers, of which the answers are targets too.
+    earlier questions and answers, whose answers are targets too.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout; the tokenizer has no chat template, or one that does not end the
+        ValueError: The rows do not have this layout; the tokenizer's chat template is missing or does not end the
             assistant's turns; or two arguments conflict.
     """
 
@@ -81,7 +81,7 @@ class InstructDataset(RowDataset[Task, Example]):
             check_chat(self.tokenizer)
         elif self.system is not None:
             raise ValueError(
-                f"system: is not used by the template {self.template!r}; remove it, or write it into the template"
+                f"system: is not used by the template {self.template!r}; remove it, or include it in the template"
             )
         elif self.template != "alpaca" and _TASK not in self.template:
             raise ValueError(
@@ -133,7 +133,7 @@ def read_task(row: Row, columns: dict[str, str] | None = None, *, is_chat: bool 
         is_chat: Whether to read a system turn and earlier turns.
 
     Raises:
-        ValueError: A column is missing or holds something else; the message does not have the row's location.
+        ValueError: A column is missing or has the wrong type; the message does not contain the row's location.
     """
     names = {name: name for name in COLUMNS} if columns is None else columns
     instruction = column(row, names["instruction"], "instruction")

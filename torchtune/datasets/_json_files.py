@@ -1,4 +1,4 @@
-"""JSON files: a list of rows or one row per line, which is detected from the content, not from the file name."""
+"""JSON files: a list of rows or one row per line, detected from the content rather than the file name."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torchtune.datasets._records import Records, TextFile, find_lines
 from torchtune.datasets._tables import Row, RowError, Table, check_text, to_row
 
 _OBJECT_LIMIT = 2**26
-"""How much of a file is searched for the end of an object that spans lines (bytes)."""
+"""Number of bytes in which the end of an object that spans lines is searched for."""
 
 
 def open_json(path: Path) -> Table:
@@ -36,12 +36,12 @@ class JsonLines(Records):
     """A file with one row per line."""
 
     def __getitem__(self, index: int, /) -> Row:
-        text = self.text(index).removeprefix("\ufeff").rstrip()  # left where a file was appended
+        text = self.text(index).removeprefix("\ufeff").rstrip()  # left over from concatenated files
         return _read(text, parse_line, self, index)
 
 
 class JsonList(Records):
-    """A file that holds one list of rows."""
+    """A file that contains one list of rows."""
 
     def location(self, index: int) -> str:
         """Return a row's number, counted from 1, and its line unless that is the first."""
@@ -53,7 +53,7 @@ class JsonList(Records):
 
 
 def _read(text: str, parse: Callable[[str], Any], table: Table, index: int) -> Row:
-    """Read the row that a record holds.
+    """Parse a record as a row.
 
     Raises:
         RowError: The record is not JSON, or not a row.
@@ -63,7 +63,7 @@ def _read(text: str, parse: Callable[[str], Any], table: Table, index: int) -> R
     except JsonError as error:
         raise RowError(f"{table.location(index)}: {error}") from error
     row = to_row(value, table, index)
-    if "\\ud" in text or "\\uD" in text:  # UTF-8 itself cannot hold a surrogate
+    if "\\ud" in text or "\\uD" in text:  # UTF-8 itself cannot encode a surrogate
         check_text(row, table, index)
     return row
 
@@ -82,7 +82,7 @@ def _first_byte(file: TextFile) -> bytes:
 
 
 def _check_first_line(lines: Records, is_json: bool) -> None:
-    """Reject a .json file that holds a single object, and a file of objects that span lines.
+    """Reject a .json file that contains a single object, and a file of objects that span lines.
 
     Raises:
         ValueError: The message describes the content and how to fix it.

@@ -1,4 +1,4 @@
-"""Finding the items of a JSON list in a file, without holding the file in memory."""
+"""Find the items of a JSON list in a file, without loading the whole file."""
 
 import codecs
 import json
@@ -11,9 +11,9 @@ from torchtune.datasets._records import Offsets, TextFile
 
 _BLANKS = " \t\n\r"
 _NEAR_END = 16
-"""An error this close to the end of the text in memory may only mean that the text is cut off (characters)."""
+"""An error this close to the end of the text in memory may only mean that the text is incomplete (characters)."""
 
-# Numbers are skipped, not used, so that `len` takes the place of their conversion.
+# Numbers are skipped, not used, so `len` replaces their conversion.
 _DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
@@ -21,7 +21,7 @@ def find_items(file: TextFile) -> Offsets | None:
     """Find the items of the list in a file.
 
     Returns:
-        Where each item begins, and where the last one ends; None if the file has one list per line instead.
+        The start of each item, and the end of the last one; None if the file has one list per line instead.
 
     Raises:
         ValueError: The list is not valid JSON, is empty, or is followed by other text.
@@ -75,7 +75,7 @@ class _ListReader:
             if mark == "]":
                 return
             if self._next() == "]":
-                raise self._error("no row follows the last comma; remove it", self._cursor)
+                raise self._error("trailing comma after the last row; remove the comma", self._cursor)
 
     def position_after(self) -> int | None:
         """Return the position of the first text after the list (bytes), or None if there is only white space."""
@@ -116,7 +116,7 @@ class _ListReader:
         self._cursor = i
 
     def _read_more(self) -> bool:
-        """Drop the text before the cursor, and read at least as much again as remains.
+        """Drop the text before the cursor, and read at least as much new text as remains.
 
         Returns:
             False at the end of the file.

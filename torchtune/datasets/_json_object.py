@@ -1,4 +1,4 @@
-"""Advice about a JSON file that holds one object instead of rows."""
+"""Advice about a JSON file that contains one object instead of rows."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _ROW_COLUMNS = {
 
 
 def describe_object(value: dict[str, Any]) -> str:
-    """Return the message for an object in place of a list of rows: which keys may hold rows, and how to fix it."""
+    """Return the message for an object in place of a list of rows: the keys that may contain rows, and a fix."""
     return f"expected a list of rows or one row per line, got one object; {_advice(value)}"
 
 
@@ -31,8 +31,8 @@ def _advice(value: dict[str, Any]) -> str:
         key = max(lists, key=lambda name: len(value[name]))
         others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)
         return (
-            f"its key {key!r} holds a list of {counted(len(value[key]), 'object')}{others}: if those are the rows, save"
-            f" only that list: json.dump(value[{key!r}], file); {row_advice}"
+            f"its key {key!r} contains a list of {counted(len(value[key]), 'object')}{others}: if those are the rows,"
+            f" save only that list: json.dump(value[{key!r}], file); {row_advice}"
         )
     if _is_columns(value):
         return (
@@ -41,7 +41,7 @@ def _advice(value: dict[str, Any]) -> str:
         )
     if len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
         return (
-            f"its keys {_names(value)} seem to be names of rows: save the rows as a list instead,"
+            f"its keys {_names(value)} seem to be row names: save the rows as a list instead,"
             " with json.dump(list(value.values()), file)"
         )
     return f"its keys are {_names(value)}; {row_advice}"

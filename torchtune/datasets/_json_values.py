@@ -1,14 +1,14 @@
-"""Strict JSON parsing: values that Python would lose or misread are errors."""
+"""Strict JSON parsing, which rejects values that Python would lose or misread."""
 
 import json
 from typing import Any
 
 _LONGEST = 60
-"""How much of a key or number a message quotes (characters)."""
+"""Maximum length of a key or number that a message quotes (characters)."""
 
 
 class JsonError(ValueError):
-    """A text is not JSON, or holds a value that Python would lose or misread."""
+    """Text is not valid JSON, or contains a value that Python would lose or misread."""
 
 
 def parse_line(text: str) -> Any:
@@ -36,7 +36,7 @@ def parse_text(text: str) -> Any:
 
 
 def parse_first(text: str) -> Any:
-    """Parse the JSON value at the start of a text, which Python is known to accept.
+    """Parse the JSON value at the start of a text that Python is known to accept.
 
     Raises:
         JsonError: An object has a key twice, or a number is not valid in JSON or cannot be represented.
@@ -65,7 +65,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> Any:
-    raise JsonError(f"{name} is not a JSON value; write null or a number")
+    raise JsonError(f"{name} is not a JSON value; use null or a number")
 
 
 def _float(text: str) -> float:

@@ -44,7 +44,7 @@ class Turns:
     target_flags: list[bool]
     """For each of the assistant's turns, whether it is a target."""
     notes: tuple[Note, ...] = field(default=(), eq=False)
-    """What to report about the conversation."""
+    """Notes to report about the conversation."""
 
 
 def read_turns(value: Any, name: str) -> Turns:
@@ -54,7 +54,7 @@ def read_turns(value: Any, name: str) -> Turns:
         value: A list of turns: `{"role": ..., "content": ...}`, or `{"from": ..., "value": ...}`; or its JSON text.
             Further fields of a turn, such as `reasoning_content`, are passed to the chat template. An assistant turn
             that is empty, or has `"weight": 0` or `"train": false`, is not a target.
-        name: The name of the conversation in messages, such as that of the column.
+        name: The name of the conversation in error messages, such as the column's name.
 
     Raises:
         ValueError: The value is not a conversation; the message says which turn is invalid, and why.
@@ -84,7 +84,7 @@ def _turn_list(value: Any, name: str) -> list[Any]:
 
 
 def is_json_turns(text: str) -> bool:
-    """Return whether a text is a list of turns as JSON, and not merely text that begins like JSON."""
+    """Return whether text is a JSON list of turns, rather than text that merely begins like JSON."""
     if re.match(r"\s*\[\s*\{", text) is None:
         return False
     try:
@@ -181,7 +181,7 @@ def _call(call: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(inner, dict):
         if not isinstance(call.get("name"), str):
             raise ValueError(f"{name!r}: expected a tool call with a name and arguments, got {_kind(call)}")  # noqa: TRY004 - the user's data is wrong, not a call.
-        flat = ("name", "arguments", "parameters")  # some data has `parameters` for `arguments`
+        flat = ("name", "arguments", "parameters")  # some datasets have `parameters` instead of `arguments`
         inner = {key: call[key] for key in flat if call.get(key) is not None}
         call = {key: value for key, value in call.items() if key not in inner}
     else:
@@ -200,7 +200,7 @@ def _call(call: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _is_target(turn: Mapping[str, Any], name: str) -> bool:
-    """Return whether an assistant turn is a target, which OpenAI's fine-tuning files may deny with `"weight": 0`.
+    """Return whether an assistant turn is a target; `"weight": 0` in OpenAI's fine-tuning files excludes it.
 
     Raises:
         ValueError: A flag is not a boolean, or a weight is neither 0 nor 1.

@@ -27,16 +27,16 @@ class Comparison:
 class PreferenceDataset(RowDataset[Comparison, Pair]):
     """Pairs of answers to one prompt, the better one `chosen` and the other `rejected`.
 
-    The two columns hold texts, turns, or whole conversations that begin with the same turns. The prompt is in a column
-    `prompt` (text or turns), `messages` or `conversations`; whole conversations need none. Texts become a user turn
-    and an assistant turn. A column `tools` may list the tools that can be called, and `system` may hold the system
-    turn.
+    The two columns contain texts, turns, or whole conversations that begin with the same turns. The prompt is in a
+    column `prompt` (text or turns), `messages` or `conversations`; whole conversations need no prompt. Texts become a
+    user turn and an assistant turn. A column `tools` may list the tools that can be called, and a column `system` may
+    contain the system turn.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer has no chat template, or one that does not end
-            the assistant's turns.
+        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+            assistant's turns.
     """
 
     item_type: ClassVar[type[Item]] = Pair
@@ -46,7 +46,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     system: str | None = None
     """A system turn for conversations without one."""
     max_seq_len: int | None = field(default=None, kw_only=True)
-    """Longest prompt with one answer (tokens); a longer one is cut at its right end. Null: any length."""
+    """Longest prompt with one answer (tokens); a longer one is truncated on the right. Null: any length."""
     truncate: Truncate = field(default="right", init=False)
     _names: dict[str, str] = field(init=False)
 

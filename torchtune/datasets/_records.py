@@ -1,4 +1,4 @@
-"""Text files, of which any part can be read on demand."""
+"""Text files that can be read at any position on demand."""
 
 import os
 import weakref
@@ -13,7 +13,7 @@ from torchtune.datasets._compressed import COMPRESSIONS, TemporaryFile, decompre
 from torchtune.datasets._tables import RowError, Table
 
 _CHUNK = 2**22
-"""Size of the chunks that are searched for line ends (bytes)."""
+"""Size of the chunks that are searched for line endings (bytes)."""
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = "UTF-16 text, not UTF-8; save it as UTF-8"
 _NOT_TEXT = {
@@ -39,7 +39,7 @@ class TextFile:
     It is read, not memory-mapped: the touched pages of a mapping count as this process's memory.
 
     Args:
-        path: The user's file, which messages name.
+        path: The user's file, named in error messages.
 
     Raises:
         ValueError: The file is not text, or cannot be decompressed.
@@ -59,9 +59,9 @@ class TextFile:
         beginning = self.read(0, 4096)
         _check_is_text(path, beginning)
         self.start = len(_BOM) if beginning.startswith(_BOM) else 0
-        """Where the text begins, after any byte order mark (bytes)."""
+        """Start of the text, after any byte order mark (bytes)."""
         self.newline = b"\n"
-        """The line end: `\\n`, or `\\r` in files without `\\n`, as old Macs wrote them."""
+        """The line ending: `\\n`, or `\\r` in files without `\\n`, such as those of old Macs."""
         self.newline = self._find_newline()
 
     def read(self, start: int, end: int) -> bytes:
@@ -77,7 +77,7 @@ class TextFile:
         return os.pread(descriptor, end - start, start)
 
     def chunks(self, start: int, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield the bytes from a position on, in chunks of a few MiB, each with its position."""
+        """Yield the bytes after a position, in chunks of a few MiB, each with its position."""
         end = self.size if end is None else end
         for position in range(start, end, _CHUNK):
             yield position, self.read(position, min(position + _CHUNK, end))
@@ -134,7 +134,7 @@ class Records(Table):
 
     file: TextFile
     starts: Offsets
-    """Where each record begins, and where the last one ends (bytes)."""
+    """Start of each record, and the end of the last one (bytes)."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -164,7 +164,7 @@ class Records(Table):
 
 
 def find_lines(file: TextFile) -> Offsets:
-    """Return where each line that is not blank begins, and where the last one ends.
+    """Return the start of each line that is not blank, and the end of the last one.
 
     A blank line belongs to the line before it.
 
@@ -177,7 +177,7 @@ def find_lines(file: TextFile) -> Offsets:
         chunk = np.frombuffer(data, np.uint8)
         ends = np.flatnonzero(chunk == file.newline[0]) + (offset + 1)
         if offset + len(data) == file.size and (not len(ends) or ends[-1] != file.size):
-            ends = np.append(ends, file.size)  # the last line has no line end
+            ends = np.append(ends, file.size)  # the last line has no line ending
         if len(ends):
             starts = np.concatenate([[start], ends[:-1]])
             parts.append(starts[_has_text(file, data, offset, starts, ends)])
@@ -189,7 +189,7 @@ def find_lines(file: TextFile) -> Offsets:
 
 
 def _has_text(file: TextFile, data: bytes, offset: int, starts: Offsets, ends: Offsets) -> Any:
-    """Return which lines of a chunk contain text. Only lines that begin with white space are read."""
+    """Return a mask of the lines in a chunk that contain text. Only lines that begin with white space are read."""
     begins_blank = np.frombuffer(data, np.uint8)[np.maximum(starts - offset, 0)] <= ord(" ")
     begins_blank[0] |= starts[0] < offset  # it begins in an earlier chunk
     has_text = np.ones(len(starts), dtype=bool)
@@ -204,7 +204,7 @@ def _check_is_text(path: Path, beginning: bytes) -> None:
     """Check that a file does not begin like a binary or UTF-16 file.
 
     Raises:
-        ValueError: It does; the message names the format and how to fix it.
+        ValueError: The file is not UTF-8 text; the message names the format and a fix.
     """
     for magic, message in _NOT_TEXT.items():
         if beginning.startswith(magic):

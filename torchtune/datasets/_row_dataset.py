@@ -48,7 +48,7 @@ _NOT_ENCODED = {
 """Fields that select rows and do not affect how a row is encoded; the tokenizer has its own fingerprint."""
 
 CHECKED_ROWS = 20_000
-"""How many rows are parsed when a dataset is built, which takes about half a second."""
+"""Number of rows that are parsed when a dataset is built; this takes about half a second."""
 
 
 @define(eq=False, repr=False, slots=False)
@@ -56,8 +56,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     """A dataset that encodes rows on demand.
 
     Encoding a row takes about a millisecond, a training step hundreds of milliseconds. Encoding all rows in advance
-    would delay every start and hold the whole dataset in the memory of every rank. Errors are found at construction
-    nevertheless: the first 20,000 rows are parsed, and the first one is encoded.
+    would delay every start and keep the whole dataset in the memory of every rank. Errors are still found at
+    construction: the first 20,000 rows are parsed, and the first one is encoded.
 
     A subclass sets the class of its items (`item_type`), defines how a row is parsed (`_parse`, cheap) and how the
     result is encoded (`_encode`), and checks its settings before it calls `__attrs_post_init__` of this class.
@@ -65,8 +65,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: All rows are skipped, a row cannot be used, the rows have another layout, or the first row cannot be
-            encoded.
+        ValueError: All rows are skipped, a row cannot be used, the rows have a different layout, or the first row
+            cannot be encoded.
     """
 
     is_plain_text: ClassVar[bool] = False
@@ -116,7 +116,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         """Encode a row.
 
         Returns:
-            The encoded row, or why it is skipped.
+            The encoded row, or a `SkippedRow` with the reason.
 
         Raises:
             RowError: The row cannot be used, and `on_error` is "raise".
@@ -143,7 +143,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
 
     @property
     def block(self) -> int | None:
-        """How many rows of a stream are in memory together. None: any row can be read directly."""
+        """Number of rows of a stream in memory at a time. None: any row can be read directly."""
         return self._table.block if isinstance(self._table, StreamTable) else None
 
     def bookmark(self, row: int) -> dict[int, Bookmark]:
@@ -151,7 +151,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         return self._table.bookmark(row) if isinstance(self._table, StreamTable) else {}
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
-        """Add the result of `bookmark`, from this process or another."""
+        """Add bookmarks that `bookmark` returned in this or another process."""
         if isinstance(self._table, StreamTable):
             self._table.add_bookmarks(bookmarks)
 
@@ -195,15 +195,15 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
 
     @abstractmethod
     def _parse(self, row: Row) -> Parsed | SkipReason:
-        """Parse a row, or return why it is skipped.
+        """Parse a row, or return the reason to skip it.
 
         Raises:
-            ValueError: A column is missing or holds something else; the message does not have the row's location.
+            ValueError: A column is missing or has the wrong type; the message does not contain the row's location.
         """
 
     @abstractmethod
     def _encode(self, parsed: Parsed, /) -> Encoded | SkipReason:
-        """Encode a parsed row, or return why it is skipped."""
+        """Encode a parsed row, or return the reason to skip it."""
 
     def _parsed(self, index: int) -> tuple[Parsed | SkippedRow, ReadRow]:
         """Parse a row; also return the row, which has recorded the columns that were read."""
@@ -235,7 +235,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         return cast("Encoded", [first.with_notes(notes), *others])
 
     def _truncate(self, item: ItemT) -> ItemT | SkipReason:
-        """Cut or skip an item with a sequence longer than `max_seq_len`, as `truncate` says."""
+        """Truncate or skip an item with a sequence longer than `max_seq_len`, according to `truncate`."""
         n = self.max_seq_len
         if n is None:
             return item
@@ -251,7 +251,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         return SkippedRow("cannot be used", str(error))
 
     def _check(self) -> None:
-        """Parse the first rows, log what is skipped or unused, and encode the first usable row."""
+        """Parse the first rows, log skipped rows and unused columns, and encode the first usable row."""
         n = min(len(self), CHECKED_ROWS if self.block is None else self.block)
         skipped: dict[str, list[str]] = defaultdict(list)
         unread = NoteCounts()
@@ -272,7 +272,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
                 unread.add(notes, partial(self.location, i))
                 self._check_kind(i, row)
             first = i if first is None else first
-        for line in (*NoteCounts.of_skipped(skipped).lines(n), *unread.lines(n)):
+        for line in (*NoteCounts.from_skipped(skipped).lines(n), *unread.lines(n)):
             _logger.warning("%s", line)
         self.logged_notes = frozenset(unread.rows)
         if first is None and n == len(self):
@@ -290,7 +290,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
             self[first]
 
     def _check_kind(self, index: int, row: ReadRow) -> None:
-        """Check that a row is not for preference tuning, whose bad answers would be trained on as good ones.
+        """Check that a row is not from a preference dataset, whose bad answers would be trained on as good ones.
 
         Raises:
             ValueError: The row has a label or a rejected answer that is not read.

@@ -13,8 +13,8 @@ class SlimOrcaDataset(ChatDataset):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer has no chat template, or one that does not end
-            the assistant's turns.
+        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+            assistant's turns.
     """
 
     source: Source | None = None  # type: ignore[assignment]  # null only until `__attrs_post_init__`

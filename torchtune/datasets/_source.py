@@ -38,8 +38,8 @@ def open_source(
 ) -> Table:
     """Open a source. Rows are read on demand.
 
-    Text files are read by our own readers: those of `datasets` name neither row nor column in errors, copy each file
-    into a cache first, and report the use of the loaders over the network.
+    Text files are read by our own readers: the readers of `datasets` give neither row nor column in errors, copy each
+    file into a cache first, and send usage statistics over the network.
 
     Args:
         source: A local file (.json, .jsonl, .ndjson: a list of objects or one object per line; .csv, .tsv: with column
@@ -48,8 +48,8 @@ def open_source(
             `Dataset.save_to_disk`, a clone of a repository of the hub, the name of a dataset on the Hugging Face hub,
             or a list of rows.
         split: A split, a range of its rows, or several of these: `validation`, `train[:1000]`, `train[10%:20%]`,
-            `train+validation`. The split of a local file is in its name or that of a folder; a file that is itself the
-            source, and files without such names, are `train`.
+            `train+validation`. The split of a local file is inferred from its name or the name of one of its folders.
+            A file that is itself the source, and files whose names indicate no split, belong to `train`.
         load_options: Further options for a dataset on the hub: name, revision, data_dir, data_files, cache_dir
             (arguments of `datasets.load_dataset`); `name` also selects a configuration of a clone. `streaming: true`
             reads the dataset, or local Parquet files, during the run, without a copy on disk; `rows` sets the number
@@ -58,7 +58,7 @@ def open_source(
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The source has no rows or is not a source, or an argument has no effect on it.
+        ValueError: The source is empty or invalid, or an argument has no effect on it.
     """
     if isinstance(source, OpenedSource):
         return source.table
@@ -108,8 +108,8 @@ def _open_stream(
 ) -> Table:
     if any(format_of(file.path) != ".parquet" for members in files.values() for file in members):
         raise ValueError(
-            f"load_options.streaming: only Parquet files can be streamed; remove it: {source} is read row by row,"
-            " without a copy, anyway"
+            f"load_options.streaming: only Parquet files can be streamed; remove this option, since {source} is"
+            " read row by row without a copy in any case"
         )
     if not all(part.is_whole for part in parts):
         raise ValueError("load_options.streaming: a range of rows cannot be streamed; use load_options.rows")
@@ -121,7 +121,7 @@ def _files(source: str, split: str, config: str | None) -> Sequence[DataFile]:
 
     Raises:
         FileNotFoundError: There are no files.
-        ValueError: The split of a file is unclear, or the files are of several formats or unknown ones.
+        ValueError: The split of a file is unclear, or the files have several formats or an unknown format.
     """
     path = Path(source).expanduser()
     if path.is_file() or format_of(path) == SAVED:
@@ -137,7 +137,7 @@ def _files(source: str, split: str, config: str | None) -> Sequence[DataFile]:
         files = _choose_matching(source, split)
         subject, example = f"{source}: the pattern", path.parent
     else:
-        hint = did_you_mean_source(path) or f"paths are looked up from {Path.cwd()}"
+        hint = did_you_mean_source(path) or f"paths are relative to {Path.cwd()}"
         raise FileNotFoundError(f"{path}: no such file; {hint}")
     formats = sorted({str(format_of(file.path)) for file in files})
     if len(formats) > 1:
@@ -160,7 +160,7 @@ def _single(path: Path, split: str, source: str) -> DataFile:
 
 
 def _choose_matching(pattern: str, split: str) -> Sequence[DataFile]:
-    """Return the files of a split that match a pattern. One that names a split, `test-*.jsonl`, needs no setting."""
+    """Return the files of a split that match a pattern. A pattern may name it instead, as in `test-*.jsonl`."""
     files = matching_files(pattern)
     named_splits = families_in(wildcard_part(pattern))
     if (

@@ -22,7 +22,7 @@ _PART = re.compile(
     rf"(?P<name>\w+(?:[.-]\w+)*)(?:\[(?P<start>{_BOUND})?(?P<start_percent>%)?:(?P<stop>{_BOUND})?(?P<stop_percent>%)?\])?"
 )
 _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\b")
-"""How `datasets` names the files of a split, such as train-00000-of-00002.parquet."""
+"""The names that `datasets` gives to the files of a split, such as train-00000-of-00002.parquet."""
 
 
 @frozen
@@ -86,7 +86,7 @@ def _parse_part(part: str, text: str) -> SplitPart:
 
 
 def family_of(name: str) -> str:
-    """Return the usual name of a split: `validation` for `dev`. Other names are returned as they are."""
+    """Return the usual name of a split: `validation` for `dev`. Other names are returned unchanged."""
     return _FAMILY_OF.get(name.lower(), name)
 
 
@@ -102,7 +102,7 @@ def match_split(names: Collection[str], split: str, subject: str) -> str | None:
         names: The existing splits.
         split: The requested split: an exact name, a synonym (`val` for `validation`), or a word of the name (`train`
             for `train_sft`).
-        subject: What has these splits, for messages.
+        subject: Description of the source of these splits, for messages.
 
     Raises:
         ValueError: Several splits match.
@@ -119,7 +119,7 @@ def match_split(names: Collection[str], split: str, subject: str) -> str | None:
 
 
 def choose_files(files: Sequence[DataFile], split: str, subject: str) -> Sequence[DataFile]:
-    """Return the files of a split, by the names of files and folders. If no name has a split, all files are `train`.
+    """Return the files of a split, based on file and folder names. If no name has a split, all files are `train`.
 
     Raises:
         ValueError: No file belongs to the split, or the split of a file is unclear.
@@ -148,7 +148,7 @@ def choose_files(files: Sequence[DataFile], split: str, subject: str) -> Sequenc
 
 
 def split_of(file: DataFile) -> str | None:
-    """Return the split in the name of a file, or else in that of its nearest folder; None if no name has one.
+    """Return the split in a file's name, or else in the name of its nearest folder; None if no name has one.
 
     Raises:
         ValueError: A name has several splits.

@@ -7,12 +7,12 @@ from typing import Any
 from torchtune.datasets._tables import NumberedTable, Row, RowError, without_filled_nulls
 
 BLOCK = 4096
-"""How many rows are in memory together, and are shuffled among themselves."""
+"""Number of rows that are in memory, and shuffled, together."""
 _MAX_BOOKMARKS = 64
-"""How many bookmarks are kept, in addition to that of the beginning."""
+"""Number of bookmarks that are kept, in addition to the bookmark of the beginning."""
 
 Bookmark = dict[str, Any]
-"""What `datasets` needs to resume from a position, such as the file and the offset: numbers, texts and dicts."""
+"""The state that `datasets` resumes from, such as the file and the offset: numbers, strings and dicts."""
 
 
 class StreamTable(NumberedTable):
@@ -23,7 +23,7 @@ class StreamTable(NumberedTable):
 
     Args:
         stream: A `datasets.IterableDataset`, at its beginning.
-        n_rows: How many rows it has, or how many of them are used.
+        n_rows: Number of rows of the stream, or the smaller number of rows to use.
         name: The name of the table in messages.
     """
 
@@ -57,12 +57,12 @@ class StreamTable(NumberedTable):
         return {**vars(self), "_iterator": None, "_next_block": 0, "_current_block": -1, "_rows": []}
 
     def bookmark(self, row: int) -> dict[int, Bookmark]:
-        """Return the bookmark of a row's block, if there is one: with it, no earlier block has to be read."""
+        """Return the bookmark of a row's block, if there is one, which avoids reading the earlier blocks."""
         block = row // self.block
         return {block: self._bookmarks[block]} if block in self._bookmarks else {}
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
-        """Add the result of `bookmark`, from this process or another."""
+        """Add bookmarks that `bookmark` returned in this or another process."""
         for block, bookmark in bookmarks.items():
             self._store(block, bookmark)
 
@@ -80,7 +80,7 @@ class StreamTable(NumberedTable):
             self._next_block += 1
 
     def _store(self, block: int, bookmark: Bookmark) -> None:
-        """Store a bookmark, and drop all but those of the beginning and of the latest blocks."""
+        """Store a bookmark, and keep only the bookmarks of the beginning and of the latest blocks."""
         if block == 0:
             return
         self._bookmarks.pop(block, None)
@@ -97,7 +97,7 @@ class StreamTable(NumberedTable):
         for i in range(n):
             try:
                 row = next(rows, None)
-            except Exception as error:  # the libraries raise many kinds
+            except Exception as error:  # the libraries raise many types of exception
                 self._iterator = None
                 self._current_block = -1
                 location = self.location(self._next_block * self.block + i)

@@ -116,15 +116,15 @@ class SlicedTable:
 
 
 def join(tables: Sequence[Table]) -> Table:
-    """Concatenate tables; a single table is returned as it is."""
+    """Concatenate tables; a single table is returned unchanged."""
     return tables[0] if len(tables) == 1 else JoinedTable(tables)
 
 
 def to_row(value: Any, table: Table, index: int) -> Row:
-    """Return a value of a source as a row: an object as it is, a string as the column `text`.
+    """Return a value of a source as a row: an object unchanged, a string as the column `text`.
 
     Raises:
-        RowError: The value is something else.
+        RowError: The value is neither an object nor a string.
     """
     if isinstance(value, dict):
         return value
@@ -136,7 +136,7 @@ def to_row(value: Any, table: Table, index: int) -> Row:
 
 
 def check_text(row: Row, table: Table, index: int) -> None:
-    """Reject half of a surrogate pair, such as U+D83D alone, which no tokenizer can encode.
+    """Raise RowError if a row contains an unpaired surrogate, such as U+D83D, which no tokenizer can encode.
 
     Raises:
         RowError: A column, or something nested in it, contains one.
@@ -145,8 +145,8 @@ def check_text(row: Row, table: Table, index: int) -> None:
         half = lone_surrogate(name) or lone_surrogate(value)
         if half:
             raise RowError(
-                f"{table.location(index)}: column {name!r} contains {half!a}, half of a surrogate pair, which is not a"
-                " character; correct or remove it (a text was probably cut inside an emoji)"
+                f"{table.location(index)}: column {name!r} contains {half!a}, an unpaired surrogate, which is not a"
+                " valid character; fix or remove it (the text was probably truncated in the middle of an emoji)"
             )
 
 
@@ -170,7 +170,7 @@ def lone_surrogate(value: Any) -> str | None:
 def without_filled_nulls(row: Row, features: Any = None) -> Row:
     """Remove null keys from nested structs, at any depth.
 
-    All rows of an Arrow column have the same keys, and Arrow fills in null where a row has none. Nulls from the
+    All rows of an Arrow column have the same keys, and Arrow fills in null where a row lacks a key. Nulls from the
     original data look the same and are removed too. A struct whose keys are all null becomes `{}`, not null, because
     Arrow distinguishes the two. Null columns, null items of lists, and values stored as JSON stay as they are.
 

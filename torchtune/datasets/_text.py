@@ -13,9 +13,9 @@ from torchtune.datasets._tables import Row
 
 @define(eq=False, repr=False, slots=False)
 class TextCompletionDataset(RowDataset[str, list[Example]]):
-    """Texts of which every token is a target, up to the token that ends a text.
+    """Plain text in which every token is a target, including the token that ends a text.
 
-    A row gives a list of examples: one, unless its text is split.
+    A row yields a list of examples, with one element unless its text is split.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
@@ -31,10 +31,10 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
     column: str = "text"
     """The column of the text."""
     add_eos: bool = True
-    """End every text with the token that ends one."""
+    """Append the end-of-text token to every text."""
     truncate: Truncate | Literal["split"] = field(default="split", kw_only=True)  # type: ignore[assignment]  # done before `_truncate`
-    """What to do with a longer text: "split" it into several examples, cut it at its "right" or "left" end, or "drop"
-    it."""
+    """What to do with a longer text: "split" it into several examples, truncate it at its "right" or "left" end, or
+    "drop" it."""
 
     def _parse(self, row: Row) -> str | SkipReason:
         text = text_of(row, self.column, "text", "column")
@@ -47,7 +47,8 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         notes = text_notes(self.tokenizer, parsed)
         n = self.max_seq_len
         if self.truncate == "split" and n is not None and len(tokens) > n:
-            # Each piece begins with the last token of the one before, so that all tokens but the first are predicted.
+            # Each piece begins with the last token of the previous piece, so that all tokens but the first are
+            # predicted.
             pieces = [tokens[i : i + n] for i in range(0, len(tokens) - 1, n - 1)]
             first, *others = [Example(piece, list(piece)) for piece in pieces]
             return [first.with_notes(notes), *others]

@@ -25,11 +25,11 @@ from attrs import define, field
 from torchtune.data import IGNORE_INDEX, Example, Item, Note, as_items
 
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<i8"), ("size", "<i4"), ("checksum", "<u4")])
-"""An entry of an index: a digest in two halves, and where its record is in the .rows file of the same name."""
+"""An entry of an index: a digest in two halves, and the position of its record in the .rows file of the same name."""
 _REFRESH_SECONDS = 10.0
 """Shortest time between two reads of the entries that other processes have added."""
 _FLUSH_ROWS = 64
-"""How many rows are written between two flushes."""
+"""Number of rows that are written between two flushes."""
 
 _FORMAT = 2
 """Version of the record format, which is part of every digest."""
@@ -43,7 +43,7 @@ class TokenCache:
 
     Args:
         folder: The folder of the cache; it is created if needed.
-        dependencies: Everything except the row that its tokens depend on, as text.
+        dependencies: Everything that the tokens of a row depend on, except the row itself, as text.
         item_type: The class of the items.
 
     Raises:
@@ -183,8 +183,8 @@ class _Writer:
 def _pack(encoded: Item | list[Item]) -> bytes:
     """Serialize a row's items.
 
-    First the number of items, and 1 if they are a list. Then, for each item, the number of sequences, the sequences,
-    the size of its metadata in bytes, and the metadata as JSON: notes and extras.
+    The record begins with the number of items, and 1 if they are a list. For each item, it contains the number of
+    sequences, the sequences, the size of the metadata in bytes, and the metadata as JSON: notes and extras.
     """
     items = as_items(encoded)
     parts = [struct.pack("<IB", len(items), isinstance(encoded, list))]
@@ -217,7 +217,7 @@ def _unpack(record: bytes, item_type: type[Item]) -> Item | list[Item]:
         (size,) = struct.unpack_from("<I", record, offset)
         metadata = json.loads(record[offset + 4 : offset + 4 + size]) if size else {"notes": [], "extras": {}}
         offset += 4 + size
-        item = item_type.of_sequences(sequences, metadata["extras"])
+        item = item_type.from_sequences(sequences, metadata["extras"])
         items.append(
             item.with_notes(Note(*note) for note in metadata["notes"]) if metadata["notes"] else item
         )

@@ -17,10 +17,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; fetch it again") from error
+        raise ValueError(f"{path} is not valid JSON: {error}; download it again") from error
     if not isinstance(value, dict):
         # The file is wrong, not an argument's type.
-        raise ValueError(f"{path} does not hold a JSON object; fetch it again")  # noqa: TRY004
+        raise ValueError(f"{path} does not contain a JSON object; download it again")  # noqa: TRY004
     return value
 
 
@@ -31,4 +31,4 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def unexpected_value(path: Path, name: str, value: Any, expected: str) -> ValueError:
     """Return the error for an invalid value in a downloaded JSON file."""
-    return ValueError(f"{path}: {name} is {reprlib.repr(value)}; expected {expected}; fetch it again")
+    return ValueError(f"{path}: {name} is {reprlib.repr(value)}; expected {expected}; download it again")

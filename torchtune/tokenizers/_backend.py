@@ -40,7 +40,7 @@ class BackendTokenizer(BaseTokenizer):
         self._plain.encode_special_tokens = True  # encode their texts as plain text
         vocabulary = self._plain.get_vocab()
         if not vocabulary:
-            raise ValueError(f"{path} has no tokens; fetch it again")
+            raise ValueError(f"{path} has no tokens; download it again")
         self.vocab_size = 1 + max(vocabulary.values())
         unknown = config.token("unk_token")
         if getattr(self._plain.model, "unk_token", unknown) is None:  # bytes represent every text
@@ -146,7 +146,7 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
         if backend.token_to_id(text) != number:
             raise ValueError(
                 f"{config.folder}: {text!r} is added to the vocabulary with id {number}, but the next free id is"
-                f" {backend.token_to_id(text)}; fetch the tokenizer again"
+                f" {backend.token_to_id(text)}; download the tokenizer again"
             )
     added_texts = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = [text for text in config.special_texts() if text not in added_texts]

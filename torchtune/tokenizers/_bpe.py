@@ -131,7 +131,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         if type(number) is not int or number < 0:
             raise unexpected_value(path, repr(token), number, "an integer from 0")
     if len({*vocabulary.values()}) < len(vocabulary):
-        raise ValueError(f"{path}: two tokens have the same id; fetch it again")
+        raise ValueError(f"{path}: two tokens have the same id; download it again")
     return vocabulary
 
 

@@ -124,7 +124,7 @@ def _in_files(folder: Path) -> dict[str, StoredTemplate]:
     files = {_DEFAULT: folder / CHAT_TEMPLATE}
     files |= {file.stem: file for file in sorted((folder / ADDITIONAL_CHAT_TEMPLATES).glob("*.jinja"))}
     return {
-        name: StoredTemplate(_read_text(file, "fetch it again"), file)
+        name: StoredTemplate(_read_text(file, "download it again"), file)
         for name, file in files.items()
         if file.is_file()
     }

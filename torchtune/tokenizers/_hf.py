@@ -39,7 +39,7 @@ class HFTokenizer(BackendTokenizer):
             backend = Backend.from_file(str(self._path))
         except Exception as error:  # the library raises no narrower type
             raise ValueError(
-                f"{self._path} is not a tokenizer.json, or is damaged ({error}); fetch it again"
+                f"{self._path} is not a tokenizer.json, or is damaged ({error}); download it again"
             ) from error
         add_configured_tokens(backend, self._config)
         return backend

@@ -127,7 +127,7 @@ class SentencePieceTokenizer(BaseTokenizer):
             inner.LoadFromSerializedProto(without_space_prefix(model))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{self._path} is not a SentencePiece model, or is damaged; fetch it again"
+                f"{self._path} is not a SentencePiece model, or is damaged; download it again"
             ) from error
         return full, inner
 

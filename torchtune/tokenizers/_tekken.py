@@ -99,7 +99,7 @@ def read_tekken(path: Path) -> "Backend":
     try:
         return from_ranks(ranks, Split(pattern, whole_words=True), special_tokens)
     except Exception as error:  # the library raises no narrower type for patterns
-        raise ValueError(f"{path} cannot be used: {error}; fetch it again") from error
+        raise ValueError(f"{path} cannot be used: {error}; download it again") from error
 
 
 def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
@@ -114,7 +114,7 @@ def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
     if len(texts) > n or len({*texts}) < n:
         raise ValueError(
             f"{path}: special_tokens has {len(texts)} tokens ({len({*texts})} distinct), but"
-            f" default_num_special_tokens is {n}; fetch it again"
+            f" default_num_special_tokens is {n}; download it again"
         )
     return texts
 
@@ -134,7 +134,7 @@ def _check_may_list_none(path: Path, version: Any) -> None:
     if number is None or int(number[1]) > _LAST_WITHOUT_SPECIAL_TOKENS:
         raise ValueError(
             f"{path} has version {version!r} but no special_tokens, which only versions up to"
-            f" v{_LAST_WITHOUT_SPECIAL_TOKENS} may omit; fetch it again"
+            f" v{_LAST_WITHOUT_SPECIAL_TOKENS} may omit; download it again"
         )
 
 
@@ -150,10 +150,10 @@ def _ranks(path: Path, entries: Any, n: int) -> dict[bytes, int]:
             ranks[base64.b64decode(entry["token_bytes"], validate=True)] = i
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path}: vocab[{i}] is not a token and its rank ({error}); fetch it again"
+                f"{path}: vocab[{i}] is not a token and its rank ({error}); download it again"
             ) from error
     if len(ranks) < n or any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ValueError(f"{path}: vocab lacks some bytes, or has duplicate tokens; fetch it again")
+        raise ValueError(f"{path}: vocab lacks some bytes, or has duplicate tokens; download it again")
     return ranks
 
 

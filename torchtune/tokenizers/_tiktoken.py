@@ -144,7 +144,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = i
         except ValueError as error:
             raise ValueError(
-                f"{path}, line {i + 1}: not a token and its rank ({error}); fetch it again"
+                f"{path}, line {i + 1}: not a token and its rank ({error}); download it again"
             ) from error
     if len(ranks) != N_RANKS or any(bytes([b]) not in ranks for b in range(256)):
         raise ValueError(
