@@ -111,5 +111,5 @@ def test_documents_must_cover_every_position(spans: list[tuple[int, int, int]]) 
 
 def test_cache_and_documents_exclude_each_other() -> None:
     tokens = torch.zeros(1, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="a cache holds one document per row"):
+    with pytest.raises(ValueError, match="a cache supports one document per row"):
         Decoder(TINY)(tokens, cache=KVCache(TINY.num_layers, 8), documents=Documents.from_lengths([[3]]))

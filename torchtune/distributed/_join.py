@@ -32,7 +32,7 @@ def join_ranks(backend: str, rank: int, size: int) -> None:
         size: Number of ranks.
 
     Raises:
-        ValueError: A rank has not joined within the time limit, or rank 0 cannot listen at its address.
+        ValueError: A rank has not joined within the time limit, or rank 0 cannot listen on its address.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     wait = _Wait(rank, size, f"{host}:{port}")
@@ -46,7 +46,7 @@ def join_ranks(backend: str, rank: int, size: int) -> None:
 
 
 def _open(host: str, port: int, rank: int, size: int, wait: "_Wait") -> TCPStore:
-    """Serve the key-value store of the ranks on rank 0; on other ranks, connect to it once rank 0 serves it."""
+    """Open the key-value store of the ranks: rank 0 serves it, and the other ranks wait for it and connect."""
     while rank and not _is_listening(host, port):  # torch would print stack traces on each failed attempt
         wait.wait_for("rank 0")
     try:
@@ -65,7 +65,7 @@ def _is_listening(host: str, port: int) -> bool:
 
 
 class _Wait:
-    """Waits for other ranks, reports them at growing intervals, and raises at the time limit.
+    """Waits for missing ranks, reports them at growing intervals, and raises ValueError at the time limit.
 
     Args:
         rank: The index of this rank.
@@ -105,7 +105,7 @@ def _rank_names(ranks: list[int]) -> str:
 
 
 def _hint(size: int) -> str:
-    """Return a hint that WORLD_SIZE comes from the environment, if no launcher has set it."""
+    """Return a hint to unset WORLD_SIZE, or an empty string if a launcher has set it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return ""
     return f"; the environment sets WORLD_SIZE={size}: unset it to run on one rank"

@@ -1,4 +1,4 @@
-"""Stop a run on a signal, after the current step and a checkpoint; a second Ctrl-C ends it at once."""
+"""Stop a run on a signal, after finishing the step and saving a checkpoint; a second Ctrl-C ends the run at once."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from typing import Self
 from torchtune.distributed._world import World
 
 GRACE_PERIOD = 240.0
-"""Time after SIGTERM for the step and its checkpoint, before the process exits (seconds)."""
+"""Time allowed after SIGTERM to finish the step and save its checkpoint (seconds); then the process exits."""
 _NOTICES = {
     signal.SIGINT: b"\ninterrupted: finishing this step and saving a checkpoint; press Ctrl-C again to exit at once\n",
     signal.SIGTERM: b"SIGTERM: finishing this step and saving a checkpoint\n",
@@ -29,7 +29,7 @@ class Stopped(KeyboardInterrupt):
 
     Args:
         message: The message for the user.
-        number: The signal number; the exit status is 128 plus it.
+        number: The signal number; the exit status is 128 + number.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -40,14 +40,14 @@ class Stopped(KeyboardInterrupt):
 class StopRequests:
     """Records SIGTERM and the first Ctrl-C (SIGINT); a second Ctrl-C ends the process at once.
 
-    Use it as a context manager around the loop; outside of it, signals have their usual effect. With several ranks,
+    Use it as a context manager around the loop; elsewhere, signals have their usual effect. With multiple ranks,
     torch's launcher also sends SIGTERM to the remaining ranks after one has died. They may be waiting for the dead rank
     in a collective, which Python code cannot interrupt, so after SIGTERM a thread ends the process once a rank on this
     machine has died.
 
     Args:
         world: The ranks of this run.
-        resume_hint: How to resume the run, for messages.
+        resume_hint: Instructions for resuming the run, included in messages.
     """
 
     def __init__(self, world: World, resume_hint: str = "run the same command to resume") -> None:
@@ -94,7 +94,7 @@ class StopRequests:
 
 
 def _exit_when_stuck(read: int, peers: list[int]) -> None:
-    """After SIGTERM, end the process once the grace period is over or a peer has died."""
+    """Wait for SIGTERM, then end the process once the grace period is over or a peer has died."""
     with open(read, "rb", buffering=0) as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN)

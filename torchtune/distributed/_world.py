@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 @frozen(kw_only=True)
 class World:
-    """One rank of a run. A run on a single rank uses the same code as one on several."""
+    """One rank of a run. Runs on one rank and on multiple ranks use the same code."""
 
     rank: int
     """The index of this rank, from 0."""
@@ -35,7 +35,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes and prints."""
+        """Whether this is rank 0, which writes files and prints messages."""
         return self.rank == 0
 
     @property

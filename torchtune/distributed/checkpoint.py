@@ -1,4 +1,4 @@
-"""Write and read the folder of a checkpoint: renamed into place once complete, and read only if its checksums match.
+"""Write and read checkpoint folders: renamed into place once complete, and read only if their checksums match.
 
     checkpoints/step_40/
         __<rank>_0.distcp, .metadata   tensors, by torch.distributed.checkpoint
@@ -6,9 +6,9 @@
         rank_<rank>.pt                 values of one rank, such as its random state
         manifest.json                  size and CRC-32 of each file; written last
 
-A run on a single rank also uses torch.distributed.checkpoint, so that a checkpoint can be read on any number of ranks,
-and no rank gathers a sharded model. Building an optimizer imports torch._dynamo anyway; the additional import takes
-0.1 s: `python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`.
+torch.distributed.checkpoint is used even on a single rank: a checkpoint can then be read on any number of ranks, and
+no rank gathers a sharded model. Building an optimizer imports torch._dynamo anyway; the additional import takes 0.1 s:
+`python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`.
 """
 
 import errno
@@ -30,11 +30,11 @@ from torchtune.distributed._world import World
 
 FORMAT = 3
 MANIFEST = "manifest.json"
-_CHUNK_BYTES = 1 << 22  # read at once for a checksum
+_CHUNK_BYTES = 1 << 22  # size of the blocks read for a checksum
 
 
 class DamagedCheckpointError(ValueError):
-    """A file of a checkpoint is missing or differs from what was written."""
+    """A file of a checkpoint is missing or has changed since it was written."""
 
 
 def newest(folder: Path) -> Path | None:
@@ -87,7 +87,7 @@ def write(
     names = sorted(path.name for path in part.iterdir())
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
     if world.is_main:
-        files = {name: fingerprint for share in sums for name, fingerprint in share.items()}
+        files = {name: fingerprint for rank_sums in sums for name, fingerprint in rank_sums.items()}
         manifest = {"format": FORMAT, "ranks": world.size, "files": files}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(part / MANIFEST)
@@ -98,7 +98,7 @@ def write(
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; if the process is killed, it is either complete or no longer under its name."""
+    """Remove a checkpoint; if the process is killed meanwhile, it is either still complete or already renamed."""
     renamed = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(renamed, ignore_errors=True)
     folder.rename(renamed)
@@ -116,7 +116,7 @@ def verify(folder: Path, world: World) -> None:
     """Check every file of a checkpoint against its manifest; all ranks must call it, and share the work.
 
     Raises:
-        DamagedCheckpointError: A file is missing or differs; the message names the first.
+        DamagedCheckpointError: A file is missing or differs; the message names the first such file.
     """
     try:
         files = _manifest(folder)
@@ -146,14 +146,14 @@ def read_rank(folder: Path, rank: int) -> dict[str, Any] | None:
 
 
 def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
-    """Read tensors by name, in place."""
+    """Read the tensors of a checkpoint into existing tensors of the same names."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
     _silence_warning()
     try:
         load(into, checkpoint_id=folder, no_dist=world.size == 1)
-    except CheckpointException as error:  # a BaseException
+    except CheckpointException as error:  # derives from BaseException
         first = next(iter(error.failures.values()))[0]
         raise ValueError(f"{folder} cannot be read: {first}") from error
 
@@ -195,7 +195,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _silence_warning() -> None:
-    """Silence the warning that a single rank saves without a process group, which is intended.
+    """Silence the warning that a single rank saves without a process group, which is intentional.
 
     The filter is permanent: `warnings.catch_warnings` is not thread-safe, and a thread may write checkpoints.
     """
@@ -222,7 +222,7 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
 
 
 def _difference(path: Path, expected: list[int]) -> str | None:
-    """Describe how a file differs from its manifest; return None if it does not."""
+    """Return the difference between a file and its manifest entry, or None if they match."""
     if not path.exists():
         return f"{path.name} is missing"
     size = path.stat().st_size

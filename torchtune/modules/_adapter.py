@@ -1,4 +1,4 @@
-"""Base classes of adapters and of the layers that can hold one."""
+"""Base classes of adapters, and of the layers that they adapt."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Adaptable(nn.Module):
-    """A layer that holds an adapter, or None, as its `adapter`.
+    """A layer with an optional adapter, stored as its attribute `adapter`.
 
     A subclass sets `adapter` to None before it calls the constructor of `nn.Module`.
     """
@@ -33,14 +33,14 @@ class Adaptable(nn.Module):
 
 
 class Adapter(nn.Module, ABC):
-    """A trained update of a frozen layer, which holds it as its `adapter`.
+    """A trained update of a frozen layer, stored as the layer's `adapter`.
 
     A subclass creates its parameters in `create_parameters`, initializes them in `reset`, and computes the adapted
     layer in `forward` and the merged weight in `merge`. It is listed in `ADAPTERS` (`_adapter_kinds.py`).
 
     Args:
-        layer: The layer to adapt, which is frozen. The adapter takes its sizes, dtype and device, and is initialized
-            from its weight if the kind needs that.
+        layer: The layer to adapt, which is frozen. It determines the adapter's sizes, dtype (at least float32) and
+            device; some kinds initialize the adapter from the layer's weight.
         rank: Rank of the update.
         alpha: The update is scaled by `alpha / rank`.
         dropout: Dropout probability of the update's inputs, from 0 to below 1.
@@ -52,10 +52,10 @@ class Adapter(nn.Module, ABC):
     """Entries of PEFT's adapter_config.json that only this kind has."""
     peft_tensors: ClassVar[Mapping[str, str]] = {}
     """Maps parameter names to PEFT's. `lora_a` is `[r, in]` and `lora_b` `[out, r]`; any other parameter has one row
-    per output. Empty: PEFT has no such adapter, so that it can only be saved merged."""
+    per output. Empty: PEFT has no equivalent adapter, so that the adapter can only be saved merged."""
 
     is_enabled = True
-    """False: the layer ignores the adapter (`adapters_disabled`)."""
+    """Whether the layer applies the adapter; False inside `adapters_disabled`."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Adapter(nn.Module, ABC):
         self.rank_stabilized = rank_stabilized
         self.dropout = nn.Dropout(dropout)
         weight = layer.weight_matrix()
-        # Float32 at least: the 8 bits of a bfloat16 weight would round small updates away.
+        # At least float32: with the 8 significant bits of bfloat16, small updates would be rounded away.
         dtype = torch.promote_types(weight.dtype, torch.float32)
         empty = torch.empty((), dtype=dtype, device=weight.device)
         self.create_parameters(*layer.adapter_sizes, empty)
@@ -81,7 +81,7 @@ class Adapter(nn.Module, ABC):
 
     @property
     def scale(self) -> float:
-        """Factor of the update."""
+        """The factor by which the update is multiplied."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def reset(self, weight: Tensor) -> None:
-        """Initialize the parameters so that a layer with `weight` `[out, in]` is unchanged; a no-op on meta."""
+        """Initialize the parameters so that a layer with `weight` `[out, in]` is unchanged; skips meta tensors."""
 
     @abstractmethod
     def forward(self, x: Tensor, layer: Any) -> Tensor:  # each kind declares the layers that it adapts
@@ -101,7 +101,7 @@ class Adapter(nn.Module, ABC):
         """Compute the merged weight `[out, in]`, in float32 or wider."""
 
     def head_factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Factor the update of an output head, whose logits are computed by the loss.
+        """Return the factors of an output head's update; the loss computes the logits.
 
         Args:
             x: Hidden states `[..., d]`.
@@ -110,7 +110,7 @@ class Adapter(nn.Module, ABC):
             Inputs `[..., r]` and rows `[v, r]`; the product `inputs @ rows.T` is added to the logits.
 
         Raises:
-            NotImplementedError: The kind does not adapt output heads; those that do are in `EMBEDDING_ADAPTERS`.
+            NotImplementedError: This kind does not adapt output heads; `EMBEDDING_ADAPTERS` lists the kinds that do.
         """
         raise NotImplementedError
 

@@ -10,10 +10,10 @@ AdapterKind = Literal["lora", "dora"]
 """Names of the adapter kinds, as used by `add_lora` and in configs."""
 
 ADAPTERS: dict[AdapterKind, type[Adapter]] = {"lora": LoRA, "dora": DoRA}
-"""Adapters of linear layers by kind."""
+"""Adapter classes for linear layers, by kind."""
 
 EMBEDDING_ADAPTERS: dict[AdapterKind, type[Adapter]] = {"lora": EmbeddingLoRA}
-"""Adapters of embedding tables by kind; only these kinds also adapt output heads."""
+"""Adapter classes for embedding tables, by kind; only these kinds also adapt output heads."""
 
 
 def kind_of_adapter(adapter: Adapter) -> AdapterKind | None:

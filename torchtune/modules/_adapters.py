@@ -34,8 +34,8 @@ def add_lora(
             `Linear` with the same parameters.
         targets: Layer names: the last component ("q_proj") or a longer suffix ("self_attn.q_proj",
             "layers.3.self_attn.q_proj"), with the wildcards `*`, `?` and `[...]` ("layers.[0-9].*.q_proj").
-            "all-linear" matches every linear layer except the output head. The embedding table is "embed_tokens"; an
-            output head that is tied to it is adapted with it.
+            "all-linear" matches every linear layer except the output head. The embedding table is "embed_tokens"; a
+            tied output head is adapted together with the table.
         rank: Rank of the updates, above 0.
         alpha: The updates are scaled by `alpha / rank`.
         dropout: Dropout probability of the adapters' inputs, from 0 to below 1.
@@ -45,7 +45,7 @@ def add_lora(
             adapters (PEFT's term).
 
     Raises:
-        ValueError: A target or a module to save matches nothing, a layer is both, the kind does not adapt embeddings
+        ValueError: A target or a module to save matches nothing, a layer is in both, the kind does not adapt embeddings
             or the output head, the model already has adapters, or a number is out of range.
     """
     if rank < 1 or not 0 <= dropout < 1:
@@ -125,20 +125,20 @@ def fully_trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def adapters_disabled(model: nn.Module) -> Iterator[None]:
-    """Disable a model's adapters, so that it computes exactly what the base model does.
+    """Disable a model's adapters, so that its results are exactly the base model's.
 
-    This gives the reference model of preference tuning. Uses may be nested. Compiled layers are compiled a second time,
-    without adapters. Activation checkpointing recomputes layers in the backward pass, which therefore must also run
-    inside this context, unless gradients are disabled.
+    Preference tuning uses this as its reference model. Contexts may be nested. Compiled layers are compiled a second
+    time, without adapters. Activation checkpointing recomputes layers in the backward pass, which therefore must also
+    run inside this context, unless gradients are disabled.
 
     Raises:
         ValueError: Modules are trained in full (`modules_to_save`); their original values are not kept.
     """
-    in_full = next(iter(fully_trained_parameters(model)), None)
-    if in_full is not None and has_adapters(model):
+    trained_name = next(iter(fully_trained_parameters(model)), None)
+    if trained_name is not None and has_adapters(model):
         raise ValueError(
-            f"{in_full} is trained in full, so that disabling the adapters does not restore the base model; adapt it"
-            " instead (lora.targets), or load the base as a second model"
+            f"{trained_name} is trained in full, so that disabling the adapters does not restore the base model; adapt"
+            " it instead (lora.targets), or load the base model a second time"
         )
     states = [(adapter, adapter.is_enabled) for _, _, adapter in adapted_layers(model)]
     try:
@@ -151,10 +151,10 @@ def adapters_disabled(model: nn.Module) -> Iterator[None]:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Merge every adapter into its layer's weight, and replace the layer by one without an adapter.
+    """Merge every adapter into its layer's weight, and replace the layer with one without an adapter.
 
-    The merged weight is rounded to the dtype that the layer computes in, which has 8 significant bits in bfloat16. All
-    weights are frozen.
+    The merged weight is rounded to the layer's compute dtype; bfloat16 has 8 significant bits.
+    All weights are frozen.
     """
     for name, layer, adapter in list(adapted_layers(model)):
         weight = layer.weight_matrix()

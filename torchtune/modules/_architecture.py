@@ -17,7 +17,7 @@ from torchtune.modules._rms_norm import RMSNormSpec
 class Architecture:
     """The sizes and constants that define a decoder, and the specs of the parts of its layers.
 
-    A model keeps its architecture, so that its config.json can be written when it is saved.
+    A model stores its architecture, from which its config.json is written when the model is saved.
     """
 
     family: str = "llama"
@@ -33,26 +33,26 @@ class Architecture:
     tied_embeddings: bool
     """Whether the output head is the embedding table."""
     embed_scale: float = 1.0
-    """Factor of the token embeddings."""
+    """Factor by which the token embeddings are multiplied."""
     final_softcap: float | None = field(default=None, validator=optional(gt(0)))
     """Bound c of logits z, which become c tanh(z / c) (arXiv 2408.00118, section 2); None: no soft cap."""
 
     attention: AttentionSpec
-    """Attention of a layer."""
+    """Spec of the attention of each layer."""
     feed_forward: FeedForwardSpec
-    """Feed-forward of a layer."""
+    """Spec of the feed-forward of each layer."""
     norm: NormSpec
-    """Norms of the layers, and the final norm."""
+    """Spec of the layers' norms and the final norm."""
     positions: PositionsSpec
-    """Position encoding."""
+    """Spec of the position encoding."""
 
     @classmethod
     def from_values(cls, **values: Any) -> "Architecture":
-        """Build an architecture from a flat list of values, each passed to the spec that has a field of that name.
+        """Build an architecture from flat values, each passed to the spec that has a field of that name.
 
         Args:
             **values: Fields of this class and of the specs. `attention`, `feed_forward`, `norm` and `positions` are
-                spec classes; the defaults are those of Llama.
+                spec classes; the defaults are Llama's.
 
         Raises:
             TypeError: No spec has a field of this name, or a field without a default is missing.
@@ -65,9 +65,9 @@ class Architecture:
         return cls(**values, **parts)
 
     def evolve(self, **values: Any) -> "Architecture":
-        """Return a copy with some values changed; they are those of `from_values`.
+        """Return a copy with some values changed; accepts the arguments of `from_values`.
 
-        If a part is replaced by one of another class, the fields that both classes have keep their values.
+        If the spec of a part is replaced with a different class, fields that both classes have keep their values.
         """
         kinds = {name: values.get(name, type(getattr(self, name))) for name in _LLAMA}
         field_names = {*fields_dict(Architecture), *_names(kinds.values())}

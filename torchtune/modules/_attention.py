@@ -52,21 +52,21 @@ class GroupedQuerySpec(AttentionSpec):
     qk_norm: Literal["head", "whole"] | None = None
     """Norm of queries and keys before rotation: per head, or over all heads; None: no norm."""
     attention_scale: float | None = field(default=None, validator=optional(gt(0)))
-    """Factor of the attention scores; None: head_dim ** -0.5."""
+    """Scale factor applied to the attention scores; None: head_dim ** -0.5."""
     attention_softcap: float | None = field(default=None, validator=optional(gt(0)))
     """Bound c of attention scores s, which become c tanh(s / c) (arXiv 2408.00118, section 2); None: no soft cap."""
     window: int | None = field(default=None, validator=optional(gt(0)))
     """Size of the sliding window, in keys, including the query's own; None: no sliding window."""
     full_attention_every: int | None = field(default=None, validator=optional(gt(0)))
-    """Every n-th layer, counted from 1, has full attention instead of the sliding window; None: no layer does."""
+    """Every n-th layer (from 1) has full attention instead of the sliding window; None: all layers have the window."""
 
     @property
     def rotary_dim(self) -> int:
-        """Width of one head."""
+        """Rotated channels per head: all of them."""
         return self.head_dim
 
     @property
-    def pair_width(self) -> int:
+    def query_width(self) -> int:
         """Total channels of all query heads."""
         return self.num_heads * self.head_dim
 
@@ -121,8 +121,8 @@ class Attention(Lean, nn.Module):
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = self._rotate(q, rotation), self._rotate(k, rotation)
-        # The rotation returns q and k in float32. On a CPU they stay in it: the forward pass of bfloat16 attention is
-        # as fast, but its backward pass takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
+        # The rotation returns q and k in float32. On a CPU they stay in float32: the forward pass of bfloat16
+        # attention is as fast, but its backward pass takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
         dtype = q.dtype if x.device.type == "cpu" else v.dtype
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         # A single token after a cache attends to all keys; with is_causal it would attend to the first one only.
@@ -159,8 +159,8 @@ def attend(
 ) -> Tensor:
     """Compute scaled dot-product attention; each group of query heads shares a key-value head.
 
-    Without a soft cap, a kernel of torch computes it, without copying keys where possible. Torch has no CPU kernel with
-    a soft cap, so that case is written out.
+    Without a soft cap, a torch kernel is used, avoiding copies of the keys where possible. torch has no CPU kernel
+    with a soft cap, so the scores are then computed explicitly.
 
     Args:
         q: `[b, h, s, head_dim]`.
@@ -168,7 +168,7 @@ def attend(
         v: `[b, kv_heads, keys, head_dim]`.
         mask: `[b or 1, 1, s, keys]`, True where a query attends to a key; None: see `is_causal`.
         is_causal: Query i attends to keys 0 to i.
-        scale: Factor of the scores.
+        scale: Scale factor applied to the scores.
         softcap: Bound of the scores; None: no soft cap.
 
     Returns:
@@ -201,13 +201,13 @@ def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Call
 
     Tokens attend to earlier tokens of their document. The arguments are q `[b, h, s, head_dim]`, k and v
     `[b, kv_heads, s, head_dim]`, the documents and the size of the sliding window in keys, including the query's own
-    (None: no window); `scale` and `softcap` are those of `attend`. The result is `[b, h, s, head_dim]`.
+    (None: no window); `scale` and `softcap` are as in `attend`. The result is `[b, h, s, head_dim]`.
     """
     if device_type == "cpu":
         return attend_by_document
-    # `varlen_attn` (torch 2.13) also supports windows, grouped heads and gradients, but as flash attention it has
-    # neither a soft cap nor float32. flex_attention supports all of these, except heads narrower than 16, the smallest
-    # size that Triton multiplies, and float64.
+    # `varlen_attn` (torch 2.13) also supports windows, grouped heads and gradients, but being based on flash
+    # attention, it supports neither soft caps nor float32. flex_attention supports all of these, except float64 and
+    # heads narrower than 16, the smallest size that Triton can multiply.
     if device_type == "cuda" and head_dim >= 16 and dtype != torch.float64:
         return attend_by_block
     return attend_by_mask
@@ -219,7 +219,7 @@ def attend_by_document(
     """Attend to each document separately, so that no masked score is computed."""
     remaining_spans = iter(documents.spans)
     rows = []
-    # Split rather than sliced: the backward pass of each slice would fill and add a full row's gradient.
+    # Split rather than slice: in the backward pass, each slice would allocate and add a gradient of the full row.
     for row_q, row_k, row_v, lengths in zip(
         torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True
     ):
@@ -244,10 +244,10 @@ def attend_by_document(
 def _prefixes(
     spans: Sequence[tuple[int, int, int, int, int]], keys: Sequence[Tensor], values: Sequence[Tensor]
 ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-    """Return the keys and values of each prefix in a row, by its first column and its length.
+    """Return the keys and values of each prefix in a row, by the prefix's first column and length.
 
-    Each prefix is sliced once for all documents that continue it, so that their gradients are summed before the
-    slice's.
+    Each prefix is sliced only once for all documents that continue it, so that their gradients are summed before the
+    backward pass of the slice.
     """
     indices = {start: i for i, (_, start, *_) in enumerate(spans)}
     return {

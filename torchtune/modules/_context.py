@@ -10,7 +10,7 @@ from torchtune.modules._rotary import Rotation
 
 @define(eq=False)
 class PassContext:
-    """Inputs of a layer's parts other than the residual stream, and the sums that they collect."""
+    """Inputs of a layer's parts other than the residual stream, and the sums that these parts collect."""
 
     rotation: Rotation
     """Rotation angles of the tokens' positions."""
@@ -22,7 +22,7 @@ class PassContext:
     documents: Documents | None = None
     """Documents of a packed batch: tokens attend only within their document, and the mask is ignored."""
     aggregates: dict[str, Tensor] | None = None
-    """Collected sums by name; None: they are not collected."""
+    """Collected sums by name; None: sums are discarded."""
 
     def add(self, name: str, value: Tensor) -> None:
         """Add to a sum that a part declares (`HasAggregates`) and that the loss uses."""

@@ -22,7 +22,7 @@ class Decoder(nn.Module):
     once `to_empty` and `init_weights` have been called.
 
     Args:
-        architecture: Sizes and constants; kept as `architecture`.
+        architecture: Sizes and constants; stored as `architecture`.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs x `[..., d']` and a weight W `[v, d']` such that `x W^T` are the logits before the soft cap.
 
-        These are the hidden states and the output head. If the head has an adapter, the factors of its update are
+        x and W are the hidden states and the output head. If the head has an adapter, the factors of its update are
         appended to both, so that the small update is not rounded to the precision of the head. This copies the head,
         and the copy has a gradient of the same size.
 
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         documents: Documents | None = None,
     ) -> Tensor:
-        """Compute the logits `[b, s, v]` of each next token; the arguments are those of `hidden`."""
+        """Compute the logits `[b, s, v]` of each next token; the arguments are as for `hidden`."""
         return self.logits(self.hidden(tokens, positions, cache, documents))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -118,11 +118,11 @@ class Decoder(nn.Module):
         Args:
             tokens: Token ids `[b, s]`, padded on the right; padding does not affect other tokens.
             positions: `[b or 1, s]`, the position of each token in its sequence. None: 0, 1, 2, ... or, with a cache,
-                continuing from its length. Without a cache they only rotate queries and keys: a token attends to all
-                tokens to its left, whatever their positions.
-            cache: Keys and values of earlier tokens, to which those of these tokens are added.
-            documents: The document of each token, if rows hold several; a token attends only within its document, and
-                its position is counted from the document's first token.
+                counted from the cache's length. Without a cache, positions only affect the position encoding: a token
+                attends to all tokens to its left, whatever their positions.
+            cache: Keys and values of earlier tokens; the keys and values of the new tokens are added to it.
+            documents: The document of each token, if rows contain multiple documents; a token attends only within its
+                document, and its position is counted from the document's first token.
             aggregates: Receives the sums that parts of the layers declare (`HasAggregates`), by name and summed over
                 all layers; gradients flow through them. None: sums are discarded.
 
@@ -135,7 +135,7 @@ class Decoder(nn.Module):
         """
         if documents is not None:
             if cache is not None:
-                raise ValueError("a cache holds one document per row; pass either cache or documents")
+                raise ValueError("a cache supports one document per row; pass either cache or documents")
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1] if documents is None else documents.longest, cache)

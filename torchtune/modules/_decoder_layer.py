@@ -14,7 +14,7 @@ from torchtune.modules._parts import HasAggregates
 class DecoderLayer(nn.Module):
     """Attention and a feed-forward, each added to the residual stream, with norms before them, after them, or both.
 
-    The architecture's specs determine the attention, feed-forward and norms. Submodules have the names of Hugging Face
+    The architecture's specs determine the attention, feed-forward and norms. Submodules are named as in Hugging Face
     checkpoints.
 
     Args:
@@ -23,7 +23,7 @@ class DecoderLayer(nn.Module):
     """
 
     run: Callable[..., Any] | None = None
-    """Replacement of `compute` with the same arguments, such as a compiled or checkpointed version of it."""
+    """Replacement for `compute` with the same arguments, such as its compiled or checkpointed version."""
 
     def __init__(self, architecture: Architecture, index: int = 0) -> None:
         super().__init__()

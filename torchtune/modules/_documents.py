@@ -1,4 +1,4 @@
-"""Packed rows: several documents per row that must not attend to each other."""
+"""Packed rows: multiple documents per row that must not attend to each other."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
@@ -20,7 +20,7 @@ class DocumentSpan(NamedTuple):
     end: int
     """Column after the last token."""
     prefix_start: int = 0
-    """Column of the prefix's first token; several documents of the row may share a prefix."""
+    """Column of the prefix's first token; multiple documents of the row may share a prefix."""
     prefix_length: int = 0
     """Number of tokens in the prefix; 0: no prefix."""
 
@@ -66,8 +66,8 @@ class Documents:
 
         Args:
             lengths: Tokens of each document, row by row; all rows have the same total.
-            prefixes: Start column and length of each document's prefix, row by row; (0, 0) for a document without one.
-                None: no document has a prefix.
+            prefixes: Start column and length of each document's prefix, row by row; (0, 0) for a document without a
+                prefix. None: no document has a prefix.
             device: Device of the tokens.
         """
         row_prefixes = [[(0, 0)] * len(row) for row in lengths] if prefixes is None else prefixes
@@ -81,7 +81,7 @@ class Documents:
 
     @property
     def lengths(self) -> list[list[int]]:
-        """Tokens of each document without its prefix, row by row."""
+        """Number of tokens in each document without its prefix, row by row."""
         lengths: list[list[int]] = [[] for _ in range(self.spans[-1][0] + 1)]
         for row, start, end, _, _ in self.spans:
             lengths[row].append(end - start)
@@ -89,7 +89,7 @@ class Documents:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest document, including its prefix."""
+        """Number of tokens in the longest document, including its prefix."""
         return max(prefix_length + end - start for _, start, end, _, prefix_length in self.spans)
 
     @property
@@ -104,14 +104,14 @@ class Documents:
         return self._columns - start + prefix_length
 
     def first_keys(self, window: int | None) -> Tensor:
-        """Return the first key column `[b, s]` in its document that each query attends to; the last one is its own."""
+        """Return the first column `[b, s]` of its document that each query attends to; the last is the query's own."""
         start = self._spans_by_token()[1]
         return start if window is None else start.maximum(self._columns - window + 1)
 
     def prefix_keys(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """Return the columns of the first prefix key that each query attends to, and after the last one, `[b, s]` each.
+        """Return the start and the (exclusive) end column of the prefix keys that each query attends to, `[b, s]` each.
 
-        They are equal for queries that attend to no prefix.
+        Start and end are equal for queries that attend to no prefix.
         """
         _, _, _, start, length = self._spans_by_token()
         if window is None:
@@ -177,7 +177,7 @@ class Documents:
 
 
 def _check(spans: Sequence[DocumentSpan]) -> None:
-    """Raise ValueError unless the spans cover rows of one width and prefixes are beginnings of documents."""
+    """Raise ValueError unless the spans cover rows of equal width and each prefix is the beginning of a document."""
     width = spans[-1].end
     previous = DocumentSpan(-1, 0, width)
     lengths: dict[int, int] = {}  # of the row's documents without prefix, by first column

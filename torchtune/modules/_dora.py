@@ -16,11 +16,11 @@ class DoRA(LoRA):
     """A layer whose weight is `m (W + s B A) / ||W + s B A||`, row by row.
 
     See arXiv 2402.09353, equation 5; its columns are the rows of torch's weights. `lora_magnitude`, m, starts as the
-    norms of W's rows, so that the layer is unchanged at first; the norm in the denominator is a constant for the
-    gradient (section 4.3). A row of zeros has no direction and stays zero.
+    norms of W's rows, so that the layer is unchanged at first; the norm in the denominator is treated as a constant in
+    the backward pass (section 4.3). A row of zeros has no direction and stays zero.
 
-    Dropout applies only to the inputs of the low-rank update; PEFT also drops inputs of W, as far as m differs from
-    the norm.
+    Dropout applies only to the inputs of the low-rank update; in PEFT, it also affects the product with W if m differs
+    from the norm.
 
     The norm is computed in float32 or wider. If m is cast to bfloat16 for a training step, the norm is rounded to
     bfloat16 too: otherwise rows would start up to 0.4% away from their original values.
@@ -39,10 +39,10 @@ class DoRA(LoRA):
 
     @torch.no_grad()
     def reset(self, weight: Tensor) -> None:
-        """Initialize A and B as `LoRA` does, and m with the norms of the weight's rows, in its dtype."""
+        """Initialize A and B as `LoRA` does, and set m to the norms of the weight's rows."""
         super().reset(weight)
         if not self.lora_magnitude.is_meta:
-            # Rows of a sharded weight are on the rank that has the elements of m, so nothing is communicated.
+            # Each rank stores the rows of a sharded weight that its elements of m need, so nothing is communicated.
             self.lora_magnitude.copy_(_squares(weight).sqrt())
 
     def forward(self, x: Tensor, layer: "Linear") -> Tensor:
@@ -72,8 +72,9 @@ class DoRA(LoRA):
     def row_norms(self, weight: Tensor) -> Tensor:
         """Compute `||W + s B A||`, `[out]`, of W `[out, in]`, in float32 or wider.
 
-        The square is expanded to the diagonal of `W W^T + 2 s W A^T B^T + s^2 B A A^T B^T`, whose products are as thin
-        as A and B: `B A` is as large as W, and activation checkpointing that saves matrix products would keep it.
+        The squared norms are the diagonal of `W W^T + 2 s W A^T B^T + s^2 B A A^T B^T`, whose factors are as thin as A
+        and B. The product `B A` is not computed: it is as large as W, and activation checkpointing that saves matrix
+        products would store it.
         """
         dtype = torch.promote_types(self.lora_a.dtype, torch.float32)
         a, b = self.lora_a.to(dtype), self.scale * self.lora_b.to(dtype)

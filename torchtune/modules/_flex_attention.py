@@ -17,15 +17,15 @@ def flex_attend(
 ) -> Tensor:
     """Attend with one compiled kernel, which skips fully masked blocks and stores no scores.
 
-    Not yet run on a GPU: the forward pass has been run on a CPU, the gradient nowhere.
-    `pytest tests/modules/test_flex_attention.py` compares both on a GPU.
+    Not yet run on a GPU; only the forward pass has been run, on a CPU. `pytest tests/modules/test_flex_attention.py`
+    tests the forward and the backward pass on a GPU.
 
     Args:
         q: `[b, h, s, head_dim]`; on CUDA, head_dim is at least 16 and the dtype is not float64.
         k: `[b, kv_heads, s, head_dim]`.
         v: `[b, kv_heads, s, head_dim]`.
         mask: Result of `block_mask` for s tokens.
-        scale: Factor of the scores.
+        scale: Scale factor applied to the scores.
         softcap: Bound of the scores; None: no soft cap.
 
     Returns:
@@ -55,7 +55,7 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
     """Build a block mask in which query i attends to keys `first[i]` to i, and to the keys of its prefix.
 
     torch's `create_block_mask` evaluates all s * s pairs. Because `first` never decreases, the first and the last query
-    of a block determine its mask, so that this function evaluates (s / 128)^2 blocks only.
+    of a block determine its mask, so that this function evaluates only (s / 128)^2 blocks.
 
     Args:
         first: `[b, s]`, non-decreasing along a row, at most the query's own column.
@@ -74,15 +74,15 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
     full = (starts >= highest) & (starts < starts[:, None])  # every query of the block attends to every key
     if prefixes is not None:
         from_key, to_key = (F.pad(x, (0, len(padding))).int() for x in prefixes)  # [b, padded] each
-        # From the first to the last prefix key of any query in the block; the kernel evaluates each pair of these
-        # blocks.
+        # The blocks from the first to the last prefix key of any query in the block; the kernel evaluates every pair
+        # in these blocks.
         lowest_key = (
             torch.where(from_key < to_key, from_key, first.shape[1]).view(b, -1, BLOCK).amin(-1)[..., None]
         )
         highest_key = to_key.view(b, -1, BLOCK).amax(-1)[..., None]  # [b, blocks, 1]
         visible |= (starts + BLOCK > lowest_key) & (starts < highest_key)
 
-    # `first` includes the window: as an int, it would be compiled in as a constant, and another window would recompile.
+    # `first` accounts for the window. An int would be compiled as a constant, and each new window would recompile.
     def attends(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= first[b, query]) & (key <= query)
 
@@ -96,7 +96,7 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
 
 
 def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the number of marked key blocks, `[b, 1, queries]`, and indices `[b, 1, queries, keys]`, marked first."""
+    """Return the count `[b, 1, queries]` of selected key blocks and all indices `[b, 1, queries, keys]`, selected first."""
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], indices.int()[:, None]
 
@@ -104,7 +104,7 @@ def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
 def _padded(length: int) -> int:
     """Round up to a multiple of 128 and of an eighth of the next power of two: four lengths per doubling.
 
-    From 512 tokens on, this adds at most a quarter.
+    At lengths of 512 tokens or more, this adds at most a quarter.
     """
     step = max(BLOCK, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step
@@ -119,9 +119,9 @@ def _cap(softcap: float) -> Callable[..., Tensor]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    # One kernel per shape. With dynamic shapes, a second soft cap or scale in one process would become a symbol, which
-    # flex_attention does not support. `_padded` limits the number of shapes; exceeding the limit raises, because the
-    # fallback would store all s * s scores.
+    # Compile one kernel per shape. With dynamic shapes, a second soft cap or scale in one process would become a
+    # symbol, which flex_attention does not support. `_padded` limits the number of shapes; exceeding the limit raises,
+    # because the fallback would store all s * s scores.
     compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]  # stubs lack recompile_limit
         flex_attention, dynamic=False, fullgraph=True, recompile_limit=128
     )

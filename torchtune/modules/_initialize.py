@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 def initialize(tensor: Tensor, init: Callable[..., Tensor], **settings: Any) -> None:
     """Fill a tensor in place with random numbers, drawn for the full tensor on the CPU.
 
-    They depend only on torch's seed, not on the device or the number of ranks.
+    The numbers depend only on torch's seed, not on the device or the number of ranks.
 
     Args:
         tensor: A parameter that is not on the meta device.
         init: A function of `torch.nn.init`.
-        **settings: Further arguments of `init`.
+        **settings: Additional arguments of `init`.
     """
     if is_sharded(tensor) or tensor.device.type != "cpu":
         copy_full(tensor, init(torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"), **settings))
@@ -27,7 +27,7 @@ def initialize(tensor: Tensor, init: Callable[..., Tensor], **settings: Any) -> 
 
 
 def copy_full(parameter: Tensor, full: Tensor) -> None:
-    """Copy a full value into a parameter; a sharded parameter takes its local shard, without communication."""
+    """Copy a full value into a parameter; a sharded parameter receives its local shard, without communication."""
     with torch.no_grad():
         if is_sharded(parameter):
             parameter.to_local().copy_(_local_shard(parameter, full))
@@ -51,5 +51,5 @@ def _local_shard(parameter: "DTensor", full: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
-    """Return whether a tensor is a DTensor, without the import of that class, which takes a second."""
+    """Return whether a tensor is a DTensor, without importing that class, which takes a second."""
     return hasattr(tensor, "placements")

@@ -5,12 +5,12 @@ from attrs import define
 from torch import Tensor
 
 FIRST_SLOTS = 256
-"""Initial size of a growing cache, in tokens: smaller sizes are not worth the copies."""
+"""Initial size of a growing cache, in tokens: growing from a smaller size would only add copies."""
 
 
 @define(eq=False)
 class LayerCache:
-    """The cache of one layer. Slot p holds the key and value of the token at position p.
+    """The cache of one layer. Slot p contains the key and value of the token at position p.
 
     Its tensors are allocated by the first update, with the dtype and device of the layer.
     """
@@ -25,16 +25,16 @@ class LayerCache:
     _values: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values of new tokens, and return all up to the longest sequence.
+        """Store the keys and values of new tokens, and return all of them up to the length of the longest sequence.
 
         Args:
             keys: `[b, kv_heads, s, head_dim]`, keys of the new tokens.
-            values: `[b, kv_heads, s, head_dim]`, their values.
-            positions: `[b or 1, s]`, their slots, each below `length + s`.
+            values: `[b, kv_heads, s, head_dim]`, values of the new tokens.
+            positions: `[b or 1, s]`, slots of the new tokens, each below `length + s`.
 
         Returns:
             Keys and values `[b, kv_heads, length, head_dim]`, with the new length. Slots beyond the end of a shorter
-            sequence hold no valid values and must be masked.
+            sequence contain no valid values and must be masked.
         """
         self.length += keys.shape[2]
         self._keys = self._with_room(self._keys, keys)
@@ -45,7 +45,7 @@ class LayerCache:
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
     def keep(self, rows: Tensor, length: int) -> None:
-        """Keep some of the sequences; the arguments are those of `KVCache.keep`."""
+        """Keep some of the sequences; the arguments are as for `KVCache.keep`."""
         self.length = length
         if self._keys is not None and self._values is not None:
             self._keys, self._values = self._keys[rows], self._values[rows]
@@ -71,7 +71,7 @@ class KVCache:
 
     Args:
         num_layers: Number of decoder layers.
-        max_seq_len: Longest sequence, prompt and answer together, in tokens.
+        max_seq_len: Maximum length of a sequence, prompt and answer together, in tokens.
         grows: Whether memory doubles with the length, up to `max_seq_len`; otherwise the first update allocates all of
             it, and nothing is ever copied.
     """
@@ -86,7 +86,7 @@ class KVCache:
         return self.layers[0].length
 
     def keep(self, rows: Tensor, length: int) -> None:
-        """Keep some of the sequences, so that finished ones cost nothing.
+        """Keep some of the sequences, so that finished sequences use no more compute or memory.
 
         Args:
             rows: `[n]`, the indices of the sequences to keep, in their new order.

@@ -2,13 +2,13 @@
 
 In the plain modules, which are the reference, autograd decides which tensors are saved for the backward pass. Here each
 operation saves only the tensors that its backward pass needs, and reuses memory in place. Values and gradients are
-equal up to the order of sums; `tests/modules/test_lean.py` compares both.
+equal up to the order of summation; `tests/modules/test_lean.py` compares both.
 
 | | saved by autograd, in addition to parameters | saved here |
 |---|---|---|
 | gated feed-forward | gate, activated gate, up, their product if `down_proj` is trained | gate, up, the same product |
 | linear layer with LoRA | its input, the inner product | the same; avoids full-size summands |
-| RMS norm of bfloat16 | its input in float32 | its input |
+| RMS norm of a bfloat16 input | its input in float32 | its input |
 | rotary positions | nothing; makes six copies of the size of the queries | nothing; makes one copy |
 """
 
@@ -33,7 +33,7 @@ class Lean:
     """Whether the lean implementation is used where it applies; set by `lean`."""
 
     def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
-        """Return whether to use the lean implementation for x: it needs equal dtypes and no autocast."""
+        """Return whether to use the lean implementation for x: it requires equal dtypes and no autocast."""
         is_plain = not self.is_lean or torch.is_autocast_enabled(x.device.type)
         return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
 

@@ -28,7 +28,7 @@ def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
 class Linear(Lean, Adaptable, nn.Linear):
     """An adaptable `nn.Linear`, initialized by `init_weight`, by default without a bias.
 
-    A subclass with another representation of the weight, such as a quantized one, overrides `weight_matrix` and, if it
+    A subclass that represents the weight differently, such as in quantized form, overrides `weight_matrix` and, if it
     can be initialized, `reset_parameters`; adapters, merging and PEFT folders use the result of `weight_matrix`. A
     matrix that is computed from the layer's parameters and buffers is not saved for the backward pass, but recomputed.
 

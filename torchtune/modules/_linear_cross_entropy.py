@@ -69,7 +69,7 @@ class LinearCrossEntropy(nn.Module):
 def target_positions(labels: Tensor, ignore_index: int | None) -> Tensor | None:
     """Return the positions `[t]` whose label is not `ignore_index`, or None if all are targets.
 
-    With a label to ignore, their number is read back to the host, which waits for the GPU.
+    With an `ignore_index`, the number of targets is read back to the host, which waits for the GPU.
     """
     return None if ignore_index is None else (labels != ignore_index).nonzero()[:, 0]
 
@@ -145,14 +145,14 @@ class ChunkedHead:
         self.hidden, self.labels = hidden, labels
         self.softcap, self.temperature = softcap, temperature
         self.sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
-        # On a CPU, float32 throughout: it is more accurate, and bfloat16 products of this shape take up to 100 times as
+        # On a CPU, use float32 throughout: it is more accurate, and bfloat16 products of this shape take up to 100 times as
         # long on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
         self.compute_dtype = self.sum_dtype if hidden.device.type == "cpu" else hidden.dtype
         self.head = weight.to(self.compute_dtype)  # [v, d]
-        # Inputs that were bfloat16 keep their values, so that products may be computed in bfloat16, several times as
-        # fast on CPUs with units for it. The logits remain exact because sums are in float32. For the hidden states'
-        # gradient, which becomes bfloat16 anyway, the probabilities are rounded to bfloat16. A trained head's gradient
-        # stays float32.
+        # Inputs that were bfloat16 keep their values, so that products may be computed in bfloat16, which is several
+        # times as fast on CPUs with bfloat16 units. The logits remain exact because sums are in float32. For the
+        # hidden states' gradient, which becomes bfloat16 anyway, the probabilities are rounded to bfloat16. A trained
+        # head's gradient stays float32.
         is_bfloat16 = hidden.dtype == weight.dtype == torch.bfloat16 and self.compute_dtype == torch.float32
         self.product_precision = _bfloat16_products if is_bfloat16 else nullcontext
         self.gradient_head = weight if is_bfloat16 and _has_bfloat16_units() else self.head  # [v, d]
@@ -200,7 +200,7 @@ class ChunkedHead:
             return
         if self.compute_dtype == self.sum_dtype:
             self.grad_weight.addmm_(grad.T, softmax.inputs)
-        else:  # addmm_ takes tensors of one dtype only.
+        else:  # addmm_ requires tensors of the same dtype.
             self.grad_weight += grad.T @ softmax.inputs
 
 
@@ -209,7 +209,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # torch's context takes any attribute.
+        ctx: Any,  # torch's context accepts any attribute.
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
@@ -242,7 +242,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        # Scaled in place to save a copy. Autograd raises in a second backward pass, because a saved tensor was changed.
+        # Scale in place to save a copy. Autograd raises in a second backward pass, because a saved tensor has changed.
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden.mul_(grad_total)
@@ -253,7 +253,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 @cache
 def _has_bfloat16_units() -> bool:
-    """Return whether products of bfloat16 tensors pay off: with AMX they take half the time of `_bfloat16_products`."""
+    """Return whether bfloat16 products are worthwhile: with AMX they take half the time of `_bfloat16_products`."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 

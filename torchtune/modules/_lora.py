@@ -34,7 +34,7 @@ class _LowRank(Adapter):
 class LoRA(_LowRank):
     """A low-rank update: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank` (arXiv 2106.09685, section 4.1).
 
-    A is random at first and B is zero, so that the layer is unchanged at first.
+    A is initially random and B zero, so that the layer is initially unchanged.
     """
 
     peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
@@ -70,9 +70,9 @@ class LoRA(_LowRank):
 class EmbeddingLoRA(_LowRank):
     """A low-rank update of an embedding table E `[v, d]`, which becomes `E + s A^T B^T`.
 
-    As in PEFT's `LoraLayer`, A `[r, v]` is zero at first, so that the table is unchanged, and B `[d, r]` is standard
-    normal. An output head that is tied to the table is adapted with it; dropout applies only to the head's inputs, as
-    token ids have nothing to drop.
+    As in PEFT's `LoraLayer`, A `[r, v]` is initially zero, so that the table is unchanged, and B `[d, r]` is standard
+    normal. A tied output head is adapted together with the table; dropout applies only to the head's inputs, because
+    token ids cannot be dropped.
     """
 
     peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
@@ -85,7 +85,7 @@ class EmbeddingLoRA(_LowRank):
         initialize(self.lora_b, nn.init.normal_)
 
     def forward(self, x: Tensor, layer: "Embedding") -> Tensor:
-        """Look up tokens x `[b, s]`: `[b, s, d]`."""
+        """Look up the embeddings `[b, s, d]` of tokens x `[b, s]`."""
         rows = F.embedding(x, layer.weight_matrix())
         inner = F.embedding(x, self.lora_a.T)  # [b, s, r]
         return rows + (F.linear(inner, self.lora_b) * self.scale).to(rows.dtype)

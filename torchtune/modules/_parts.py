@@ -1,8 +1,8 @@
 """Interfaces of the parts of a decoder layer: their specs, and optional protocols.
 
-A spec holds the sizes of a part, and its `build` returns the module. `Architecture` holds one of each kind.
-Field names are unique among the specs of an architecture, so that `Architecture.from_values` and `flat` can use one
-flat mapping of all values, like a config.json.
+A spec contains the sizes of a part, and its method `build` returns the module. `Architecture` contains one spec of
+each kind. Field names are unique among the specs of an architecture, so that `Architecture.from_values` and `flat` can
+use one flat mapping of all values, like a config.json.
 """
 
 from abc import ABC, abstractmethod
@@ -30,8 +30,8 @@ class AttentionSpec(ABC):
 
     @property
     @abstractmethod
-    def pair_width(self) -> int:
-        """Channels that are multiplied for each pair of a query and a key, over all heads."""
+    def query_width(self) -> int:
+        """Total channels of all query heads, which are multiplied for each pair of a query and a key."""
 
     @abstractmethod
     def window_of(self, index: int) -> int | None:
@@ -74,7 +74,7 @@ _NORM_NAMES = {
         after_feed_forward="post_feedforward_layernorm",
     ),
 }
-"""The names are those of Hugging Face's checkpoints."""
+"""Names of norms in Hugging Face checkpoints, by layout."""
 
 
 @frozen(kw_only=True)
@@ -88,7 +88,7 @@ class NormSpec(ABC):
 
     @property
     def names(self) -> NormNames:
-        """The norms of a layer."""
+        """Module names of a layer's norms."""
         return _NORM_NAMES[self.norm_layout]
 
     @abstractmethod
@@ -128,7 +128,7 @@ class PartiallyActive(Protocol):
 
 @runtime_checkable
 class HasReset(Protocol):
-    """A module that can initialize its parameters, not including those of its submodules."""
+    """A module that can initialize its parameters, not including the parameters of its submodules."""
 
     def reset_parameters(self) -> None:
         """Initialize the parameters."""

@@ -22,7 +22,7 @@ class RotarySpec(PositionsSpec):
     rope_scaling: RopeScaling | None = None
     """Scaling of the rotary frequencies for long sequences; None: no scaling."""
     rope_local_base: float | None = field(default=None, validator=optional(gt(0)))
-    """Base of the unscaled rotary frequencies of sliding-window layers; None: those of the other layers."""
+    """Base of the unscaled rotary frequencies of sliding-window layers; None: the frequencies of the other layers."""
 
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
         """Return the rotary embeddings; the same object twice if sliding-window layers use the same frequencies."""
@@ -32,15 +32,15 @@ class RotarySpec(PositionsSpec):
         return rotary, RotaryEmbedding(rotary_dim, self.rope_local_base)
 
     def embedding(self, architecture: "Architecture") -> None:
-        """Return None."""
+        """Return None: no embedding is added."""
 
 
 @frozen(kw_only=True)
 class LearnedSpec(PositionsSpec):
-    """Learned position embeddings, added to the token embeddings; nothing is rotated."""
+    """Learned position embeddings, added to the token embeddings; queries and keys are not rotated."""
 
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
-        """Return rotary embeddings that rotate nothing."""
+        """Return rotary embeddings that leave queries and keys unchanged."""
         rotary = NoRotation(rotary_dim, base=1.0)
         return rotary, rotary
 

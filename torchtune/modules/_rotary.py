@@ -11,7 +11,7 @@ from torch import Tensor
 
 @frozen(kw_only=True)
 class RopeScaling:
-    """Scaling of rotary frequencies for sequences longer than those of pre-training.
+    """Scaling of rotary frequencies for sequences longer than in pre-training.
 
     `linear` divides every frequency by the factor (arXiv 2306.15595). `llama3` divides low frequencies, keeps high ones
     and interpolates in between (Llama 3.1's `apply_scaling`, and `rope_type: llama3` in its config.json).
@@ -44,12 +44,12 @@ class Rotation:
     sin: Tensor
     """`[b or 1, 1, s, head_dim / 2]`, float32 or wider."""
     rotates: bool = True
-    """Whether positions rotate anything."""
+    """Whether queries and keys are rotated at all."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate x `[b, h, s, head_dim]` by its positions; the result has the dtype of the angles.
 
-        Channel i is paired with channel i + head_dim / 2, as in Hugging Face checkpoints. Checkpoints of Meta and GGUF
+        Channel i is paired with channel i + head_dim / 2, as in Hugging Face checkpoints. Meta's checkpoints and GGUF
         files pair adjacent channels, and order the rows of q_proj and k_proj accordingly.
         """
         if not self.rotates:
@@ -88,10 +88,10 @@ class RotaryEmbedding:
 
 
 class NoRotation(RotaryEmbedding):
-    """Rotary embeddings that rotate nothing, for decoders with learned position embeddings."""
+    """Rotary embeddings that leave queries and keys unchanged, for decoders with learned position embeddings."""
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        """Return a rotation that does nothing."""
+        """Return a rotation that leaves its input unchanged."""
         dtype = torch.promote_types(dtype, torch.float32)
         zero = torch.zeros(1, 1, 1, 1, dtype=dtype, device=positions.device)
         return Rotation(positions, cos=zero, sin=zero, rotates=False)

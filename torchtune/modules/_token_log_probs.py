@@ -21,9 +21,9 @@ def token_log_probs(
 ) -> Tensor:
     """Compute `log_softmax(hidden @ weight.T)` at the labels, in chunks of tokens.
 
-    The full logits `[n, v]` are never stored, not even in the backward pass; log-probabilities may have different
-    gradients. A frozen weight gets no gradient. `LinearCrossEntropy` is the negative sum; it computes the logits of a
-    trained head once, whereas this function recomputes them in the backward pass.
+    The full logits `[n, v]` are never stored, not even in the backward pass; each log-probability may have a different
+    upstream gradient. A frozen weight gets no gradient. `LinearCrossEntropy` returns their negative sum; it computes
+    the logits of a trained head once, whereas this function recomputes them in the backward pass.
 
     Args:
         hidden: `[n, d]`, the output head's inputs.
@@ -61,7 +61,7 @@ def token_log_probs_and_entropies(
     """Compute `token_log_probs`, and the entropy of each position's distribution, which has no gradient.
 
     Args:
-        hidden: `[n, d]`; all arguments are those of `token_log_probs`.
+        hidden: `[n, d]`; all arguments are as for `token_log_probs`.
         weight: `[v, d]`.
         labels: `[n]`.
         softcap: Bound of the logits; None: no soft cap.
@@ -109,7 +109,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # torch's context takes any attribute.
+        ctx: Any,  # torch's context accepts any attribute.
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,

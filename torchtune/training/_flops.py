@@ -43,7 +43,7 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     matrices += [(p, shares[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
     n_weights = sum(round(p.numel() * share) for p, share in matrices)
     n_trained = sum(round(p.numel() * share) for p, share in matrices if p.requires_grad)
-    width = architecture.attention.pair_width
+    width = architecture.attention.query_width
     flops_per_token = 4 * n_weights + 2 * n_trained
     windows = [architecture.attention.window_of(i) for i in range(architecture.num_layers)]
     layers_per_window = {window: windows.count(window) for window in set(windows)}
