@@ -346,7 +346,7 @@ def add_adapter(tree: Path) -> None:
     assert "kind: rows" in python(tree, lora.format(overrides=["lora.kind=rows"]))
 
 
-def add_verb(tree: Path) -> None:
+def add_command(tree: Path) -> None:
     (tree / "torchtune/cli/_greet.py").write_text(VERB)
     python(tree, VERB_WORKS)
 
@@ -402,7 +402,7 @@ ADDERS: dict[str, Callable[[Path], None]] = {
     "model size": add_size,
     "model family": add_family,
     "adapter kind": add_adapter,
-    "verb": add_verb,
+    "command": add_command,
     "logger": add_logger,
     "dataset": add_dataset,
     "item": add_item,
