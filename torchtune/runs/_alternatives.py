@@ -32,7 +32,7 @@ UNSUPPORTED: Final = (
         "write a recipe with your own scorer (docs/custom_recipe.md)",
     ),
     Task(
-        "qlora qat quantize quantize quantization nf4 gptq awq bnb",
+        "qlora qat quantize quantise quantization nf4 gptq awq bnb",
         "weights are not quantized",
         "LoRA with dtype=bf16 halves the base model's memory, and llama.cpp quantizes a run's final/",
     ),
