@@ -184,7 +184,7 @@ def _by_word() -> dict[str, str]:
 
 
 def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
-    """Return a hint for a key of another project or an idiom of another launcher; None if there is none.
+    """Return a hint for a key of another project or an idiom of another launcher; None for other keys.
 
     Args:
         key: An unknown key, the name in a reference, or a command-line argument without its dashes.

@@ -58,7 +58,7 @@ def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path:
     (base / "tokenizer.json").unlink()
     result = tune("convert", str(base), str(target))
     assert (result.status, result.out) == (0, f"wrote {target}\n")
-    assert result.err == f"note: {target} has no tokenizer, as {base} has none; --tokenizer adds one\n"
+    assert result.err == f"note: {target} has no tokenizer, as {base} has none; add one with --tokenizer\n"
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path:
         ),
         (("{}/tiny.gguf", "{}/out", "--merge"), "--merge: is not understood; tune convert --help lists"),
         (("{}/tiny.gguf", "{}/out", "--keep-adapter=yes"), "--keep-adapter=yes: is not understood"),
-        (("{}/tiny.gguf",), "tune convert takes a checkpoint and a folder"),
-        (("{}/tiny.gguf", "{}/out", "more"), "tune convert takes a checkpoint and a folder"),
+        (("{}/tiny.gguf",), "tune convert expects a checkpoint and a folder"),
+        (("{}/tiny.gguf", "{}/out", "more"), "tune convert expects a checkpoint and a folder"),
         (
             ("{}/tiny.gguf", "{}/out", "--keep-adapter"),
             "keep_adapter (--keep-adapter) applies to adapters, but",

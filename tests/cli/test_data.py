@@ -50,7 +50,7 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = show(tune, tiny, "--held-out", str(held_out))
-    assert "held out   3 rows; 1 also in the training data, 1 with only the prompt there" in done.out
+    assert "held out   3 rows; 1 also in the training data, 1 more with only the prompt in it" in done.out
     assert f"1 of 3 held-out rows is also in the training data; the first: {held_out}: line 2" in done.out
     missing = show(tune, tiny, "--held-out", "nowhere.jsonl")
     assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
@@ -129,4 +129,4 @@ def test_invalid_arguments_end_with_a_message(
 
 def test_a_recipe_without_a_dataset_is_rejected(tune: Tune) -> None:
     done = tune("data", "alpaca_generate", "--config", "smollm2_135m_generate", "prompt=x")
-    assert (done.status, "alpaca_generate reads no dataset" in done.err) == (2, True)
+    assert (done.status, "alpaca_generate does not read a dataset" in done.err) == (2, True)

@@ -53,7 +53,7 @@ VERB = Verb(
     "greet",
     run,
     forms=(Form((Argument("<name>", ("ann", "bob")),), (LOUD, LANGUAGE)),),
-    takes="a name",
+    expects="a name",
     description="Greets somebody.",
     examples=("tune greet ann --loud",),
 )
@@ -90,8 +90,8 @@ def test_a_verb_is_one_file(greet: Path, tune: Tune) -> None:
         "bob -l latin --language latin": "--language latin: --language is given twice",
         "bob --lou": "--lou: is not understood; did you mean '--loud'?",
         "bob --loud=yes": "--loud=yes: is not understood; --loud takes no value",
-        "": "tune greet takes a name\nusage: tune greet",
-        "ann bob": "tune greet takes a name\nusage: tune greet",
+        "": "tune greet expects a name\nusage: tune greet",
+        "ann bob": "tune greet expects a name\nusage: tune greet",
         "ann --rows 3": "--rows: is not understood; --rows is an option of tune data",
     }.items():
         done = tune("greet", *wrong.split())

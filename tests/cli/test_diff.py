@@ -1,4 +1,4 @@
-"""`tune diff` compares registered configs, files and runs, and a run with what its command would do now."""
+"""`tune diff` compares registered configs, files and runs, and reports changes since a run was started."""
 
 import json
 from pathlib import Path
@@ -91,4 +91,4 @@ def test_single_run_is_compared_with_what_its_command_would_do_now(
 def test_folder_without_a_run_is_one_mistake(tune: Tune, tmp_path: Path) -> None:
     result = tune("diff", str(tmp_path))
     assert result.status == 2
-    assert "is not a run's folder; name a second config to compare it with" in result.err
+    assert "is not a run's folder; pass a second config to compare it with" in result.err

@@ -322,7 +322,7 @@ def test_token_that_the_hub_does_not_recognise_is_reported(
     result = download()
     assert (result.status, result.err.count("\n")) == (2, 1)
     message = (
-        "does not recognise the token in HF_TOKEN; create another on https://huggingface.co/settings/tokens"
+        "does not recognise the token in HF_TOKEN; create a new one on https://huggingface.co/settings/tokens"
     )
     assert message in result.err
 
@@ -350,7 +350,7 @@ def test_malformed_repository_is_rejected_without_a_request(
 ) -> None:
     result = tune("download", name, "--output-dir", str(tmp_path / "x"))
     assert result.status == 2
-    assert result.err == f"tune: {name!r} is not a repository name; write <owner>/<name>\n"
+    assert result.err == f"tune: {name!r} is not a repository name; expected <owner>/<name>\n"
     assert hub.requests == []
 
 

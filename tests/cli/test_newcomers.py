@@ -13,7 +13,7 @@ MESSAGES = {
     "smollm2_135m_lora": "is a config of lora_finetune; run tune lora_finetune --config smollm2_135m_lora",
     "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: unknown field 'lr'; use optimizer.lr",
     "import whole.yaml -o new.yaml": "is already a config of this torchtune",
-    "import old.yaml -o new.json": "new.json: the output is a YAML file; end the path in .yaml",
+    "import old.yaml -o new.json": "new.json: the output is a YAML file; the path must end in .yaml",
     "cp lora_finetune x.yaml": "a recipe is a Python file",
 }
 

@@ -27,7 +27,7 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
 @pytest.mark.parametrize(
     ("exitcode", "data", "message", "status"),
     [
-        (-signal.SIGKILL, {}, "was terminated by SIGKILL; the kernel does this when memory runs out", 1),
+        (-signal.SIGKILL, {}, "was terminated by SIGKILL; the kernel sends it when memory runs out", 1),
         (-signal.SIGSEGV, {}, "was terminated by SIGSEGV", 1),
         (200, {}, "exited with status 200", 1),
         (3, {}, "exited with status 3", 1),
@@ -73,13 +73,16 @@ def test_a_lost_connection_is_reported_if_no_other_rank_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report_failure({3: failure(tmp_path, 3, 1, **ECHO)}) == 1
-    assert "tune: rank 3: lost its connection to another rank, which has ended" in capsys.readouterr().err
+    assert "tune: rank 3: lost its connection to a different rank, which has ended" in capsys.readouterr().err
 
 
 def test_a_verb_after_the_launchers_options_is_a_mistake_with_advice(tune: Tune) -> None:
     done = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
     assert done.status == 2
-    assert "validate: a verb comes first; run tune validate --nproc_per_node 8 ..." in done.err
+    assert (
+        "validate: torchrun options must come after this command; run tune validate --nproc_per_node 8 ..."
+        in done.err
+    )
 
 
 RANK = """

@@ -168,9 +168,9 @@ def test_a_folder_without_an_adapter_is_one_mistake(verb: str, folder: str, mess
     [
         (
             ("dataset.source=later.jsonl",),
-            "128 tokens; this length is assumed, as the data do not exist yet)\n",
+            "128 tokens; an assumed length, as the data do not exist yet)\n",
         ),
-        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 tokens; this length is assumed"),
+        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 tokens; an assumed length"),
         ((), "{longest} tokens)\n"),
         (("model.max_seq_len=20",), "20 tokens)\n"),
         (("loading.packing.length=40",), "40 tokens)\n"),

@@ -74,11 +74,11 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("ls", "nothing"), "no recipe 'nothing'"),
         (("ls", "--what"), "--what: is not understood; tune ls --help lists the options"),
         (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),
-        (("cp", "smollm2_135m_lora", "x.txt"), "end the path in .py or .yaml"),
-        (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is not a run's folder; name a second config"),
+        (("cp", "smollm2_135m_lora", "x.txt"), "the path must end in .py or .yaml"),
+        (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is not a run's folder; pass a second config"),
         (("diff", "smollm2_135m_lora", "none.yaml"), "none.yaml: no such file"),
         (("convert", "none.gguf", "out"), "none.gguf"),
-        (("download", "a/b"), "tune download takes a repository and --output-dir"),
+        (("download", "a/b"), "tune download expects a repository and --output-dir"),
     ],
 )
 def test_invalid_arguments_end_with_status_2_and_advice(

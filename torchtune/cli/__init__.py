@@ -14,26 +14,26 @@ __all__ = ["load_verb", "main", "run", "verbs"]
 
 USAGE = """\
 usage: tune <recipe> --config <name or path> [--override key=value ...]
-       tune <verb> ...
+       tune <command> ...
 
-A recipe is a program that trains a model or generates text. A config holds all
-of its settings.
+A recipe is a program that trains a model or generates text. A config contains
+all of its settings.
 
 List the recipes and their configs:
   tune ls
 Run a recipe with a config, then with some values changed:
   tune lora_finetune --config smollm2_135m_lora
   tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4
-Show every field of the config with its documentation:
+Show the documentation and value of every field of the config:
   tune lora_finetune --config smollm2_135m_lora --help
 Run on two processes (torchrun options come before the recipe):
   tune --nproc_per_node 2 full_finetune --config smollm2_135m_full
 
-verbs:
+commands:
 {verbs}
 
-Run `tune <verb> --help` for details. Exit status: 0 success, 1 the run failed,
-2 invalid input.
+Run `tune <command> --help` for details. Exit status: 0 success, 1 the run
+failed, 2 invalid input.
 """
 
 
@@ -42,7 +42,7 @@ FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema", "plo
 
 
 def verbs() -> dict[str, str]:
-    """Return each verb's name and its line in `tune --help`, without importing any verb.
+    """Return the names of all verbs, each with its line in `tune --help`, without importing the verbs.
 
     A verb is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
     """
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0 success, 1 the run failed, 2 invalid input, 128 + n terminated by signal n.
     """
-    # Bytes that are not UTF-8 arrive as surrogates, which cannot be encoded.
+    # Python decodes invalid UTF-8 bytes as surrogates, which cannot be encoded again.
     unreadable = [arg for arg in argv if arg.encode(errors="replace").decode() != arg]
     if unreadable:
         sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
@@ -118,12 +118,12 @@ def _call(name: str, args: Sequence[str]) -> int:
     if call.wants_help and not (verb.show_recipe_help and call.recipe):
         sys.stdout.write(verb.help)
         return 0
-    if call.mistakes and not verb.takes_overrides:  # otherwise they are reported with the config's mistakes
+    if call.mistakes and not verb.takes_overrides:  # otherwise, reported with the config's mistakes
         from torchtune.config import ConfigError
 
         raise ConfigError(call.mistakes, "the command line")
-    if verb.takes and not verb.accepts(call):
-        sys.stderr.write(f"tune {name} takes {verb.takes}\n{verb.help}")
+    if verb.expects and not verb.accepts(call):
+        sys.stderr.write(f"tune {name} expects {verb.expects}\n{verb.help}")
         return 2
     if call.allowed:
         from torchtune.config import allow

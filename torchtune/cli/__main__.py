@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# `python -m` puts the working folder first on sys.path, where an unrelated torch.py would be imported.
+# `python -m` prepends the working folder to sys.path; an unrelated torch.py in the folder would then be imported.
 if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).resolve().parents[2]:
     del sys.path[0]
 

@@ -1,6 +1,6 @@
-"""Shell completion of a `tune` command line, from the registry, the rendered YAML configs and the JSON schemas.
+"""Complete a `tune` command line for a shell, from the registry, the rendered YAML configs and the JSON schemas.
 
-Nothing here imports a recipe, so completion is as quick as `tune ls`.
+This module does not import recipes, so completion is as fast as `tune ls`.
 """
 
 import json
@@ -31,7 +31,7 @@ SOURCES = {RECIPES: recipe_names, CONFIGS: config_sources}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the completions of a line's last argument: `__complete SHELL LINE`."""
+    """Print the completions of the last argument of a line; the arguments are `SHELL LINE`."""
     shell, line = argv
     args = split(line)
     matches = sorted({c for c in candidates(args[1:]) if c.startswith(args[-1])})
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def split(line: str) -> list[str]:
-    """Split an unfinished line into arguments; the last is the one being typed, possibly empty."""
+    """Split an unfinished line into arguments; the last argument, possibly empty, is the one being typed."""
     try:
         args = shlex.split(line)
     except ValueError:  # an open quote
@@ -117,7 +117,7 @@ def _schema(recipe: str) -> Schema:
 
 
 def _tree(call: Call) -> Any:
-    """Return the rendered tree of the config that the line names, with the components that its overrides swap."""
+    """Return the rendered tree of the config on the line, with the components that the line's overrides set."""
     from torchtune.config.model import read_yaml
 
     tree: dict[str, Any] = {}

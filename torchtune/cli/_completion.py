@@ -8,8 +8,8 @@ from torchtune.config import ConfigError
 from torchtune.runs import recipe_names
 from torchtune.runs.command_line import Call
 
-# `tune __complete` gets the line up to the cursor and prints one candidate per line. No space follows a candidate that
-# ends in `=` or `.`, as it is unfinished. Without candidates, the shell completes file names.
+# `tune __complete` receives the line up to the cursor and prints one candidate per line. The shell adds no space after
+# a candidate that ends in `=` or `.`, as it is unfinished. Without candidates, the shell completes file names.
 BASH = """\
 _tune() {
     local IFS=$'\\n'
@@ -68,13 +68,13 @@ VERB = Verb(
     "completion",
     run,
     forms=(Form((Argument("|".join(SCRIPTS), tuple(SCRIPTS)),)),),
-    takes="the name of a shell",
+    expects="the name of a shell",
     description="""\
-Prints a script that makes a shell complete verbs, recipes, configs, overrides,
-component dotpaths and choices. The examples install it.""",
+Prints a shell completion script for commands, recipes, configs, overrides,
+component dotpaths and option values. The commands below install it.""",
     examples=(
         "tune completion bash >> ~/.bashrc",
-        "tune completion zsh > ~/.zfunc/_tune        (any folder in $fpath)",
+        "tune completion zsh > ~/.zfunc/_tune        (or any other folder in $fpath)",
         "tune completion fish > ~/.config/fish/completions/tune.fish",
     ),
 )

@@ -12,13 +12,14 @@ from torchtune.runs.console import print_note
 
 BASE = Option(
     "--base",
-    "base model of an adapter, in any of the other formats (default: the one that adapter_config.json names)",
+    "base model of an adapter, in any of the other formats (default: the base model in adapter_config.json)",
     "MODEL",
 )
 KEEP_ADAPTER = Option("--keep-adapter", "write a PEFT folder instead of merging the adapter into its base")
 TOKENIZER = Option(
     "--tokenizer",
-    "folder or file of a tokenizer (default: the checkpoint's; for an adapter, the one in its folder, else its base's)",
+    "folder or file of a tokenizer (default: the tokenizer of the checkpoint; for an adapter, the tokenizer in its"
+    " folder, otherwise the tokenizer of its base model)",
     "PATH",
 )
 DTYPE = Option(
@@ -29,7 +30,8 @@ DTYPE = Option(
 )
 ADD_TOKEN = Option(
     "--add-token",
-    "add a special token to the tokenizer; its rows in the embeddings and the output head are the mean of the others",
+    "add a special token to the tokenizer; its rows in the embeddings and the output head are the mean of the other"
+    " rows",
     "TOKEN",
     repeats=True,
 )
@@ -42,13 +44,13 @@ _GGUF = (
 _FOLDER = (
     "tune convert {source} {folder} writes {folder}/model.safetensors, with config.json and the tokenizer"
 )
-_ENDINGS = {
+_UNWRITABLE_EXTENSIONS = {
     ".gguf": _GGUF,
     ".ggml": _GGUF,
     **dict.fromkeys((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl"), _FOLDER),
     ".onnx": "tune convert {source} {folder} writes a folder that Optimum can export (optimum-cli export onnx)",
 }
-"""Endings of files that cannot be written, each with the commands to run instead."""
+"""Extensions of files that `tune convert` cannot write, each with the commands to run instead."""
 
 
 def run(call: Call) -> int:
@@ -60,7 +62,7 @@ def run(call: Call) -> int:
     source, folder = call.arguments
     _check_target(source, folder)
     dtype = call.value(DTYPE)
-    with _progress() as show:
+    with _progress_bar() as update:
         merge = convert(
             source,
             folder,
@@ -70,7 +72,7 @@ def run(call: Call) -> int:
             dtype=None if dtype is None else getattr(torch, dtype),
             add_tokens=call.values(ADD_TOKEN),
             vocab_size=call.number(VOCAB_SIZE),
-            progress=show,
+            progress=update,
         )
     base = merge and merge.base
     sys.stdout.write(
@@ -78,36 +80,36 @@ def run(call: Call) -> int:
     )
     files = ("tokenizer.json", "tokenizer.model", "adapter_config.json")
     if not any(Path(folder, name).is_file() for name in files):
-        print_note(f"{folder} has no tokenizer, as {base or source} has none; --tokenizer adds one")
+        print_note(f"{folder} has no tokenizer, as {base or source} has none; add one with --tokenizer")
     return 0
 
 
 def _check_target(source: str, target: str) -> None:
-    """Check that the target is the name of a folder.
+    """Check that the target is a folder name, not a file name.
 
     Raises:
-        ConfigError: The target is the name of a file.
+        ConfigError: The target has the extension of a file.
     """
-    ending = Path(target).suffix.lower()
-    folder = str(Path(target).with_suffix("")) if ending in _ENDINGS else ""
+    extension = Path(target).suffix.lower()
+    folder = str(Path(target).with_suffix("")) if extension in _UNWRITABLE_EXTENSIONS else ""
     if folder and not Path(target).is_dir():
-        advice = _ENDINGS[ending].format(source=source, folder=folder, target=target)
+        advice = _UNWRITABLE_EXTENSIONS[extension].format(source=source, folder=folder, target=target)
         raise ConfigError.of_argument(target, "tune convert writes a folder, not a file", advice)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that draws a progress bar of tensors on a terminal."""
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal, and yield the function that updates it with the number of tensors."""
     from tqdm import tqdm
 
-    # `disable=None` draws nothing outside a terminal; the delay draws nothing before the first tensor.
+    # `disable=None` hides the bar outside a terminal; the delay hides it until the first tensor.
     with tqdm(unit="tensor", disable=None, delay=1e-3) as bar:
 
-        def show(done: int, total: int) -> None:
+        def update(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        yield show
+        yield update
 
 
 VERB = Verb(
@@ -119,15 +121,15 @@ VERB = Verb(
             (BASE, KEEP_ADAPTER, TOKENIZER, DTYPE, ADD_TOKEN, VOCAB_SIZE),
         ),
     ),
-    takes="a checkpoint and a folder",
+    expects="a checkpoint and a folder",
     description="""\
 Writes a Hugging Face folder (config.json, the tokenizer, safetensors). The
-checkpoint is one of
+checkpoint can be
 
-  a GGUF file of any supported family,
-  a folder in Meta's format: params.json, consolidated.00.pth, .01.pth and so on,
-  a Hugging Face folder; pickled weights become safetensors,
-  a PEFT folder; the adapter is merged into its base model.""",
+- a GGUF file of any supported family,
+- a folder in Meta's format: params.json, consolidated.00.pth, .01.pth and so on,
+- a Hugging Face folder; pickled weights are converted to safetensors,
+- a PEFT folder; the adapter is merged into its base model.""",
     examples=(
         "tune convert SmolLM2-135M-Instruct.Q4_1.gguf models/SmolLM2-135M-Instruct",
         "tune convert llama/llama-2-7b models/Llama-2-7b --tokenizer llama/tokenizer.model",

@@ -1,4 +1,4 @@
-"""`tune cp`: copy a recipe or a config, to edit it."""
+"""`tune cp`: copy a recipe or a config to edit it."""
 
 import os
 import sys
@@ -16,23 +16,23 @@ from torchtune.runs import (
 )
 from torchtune.runs.command_line import CONFIGS, RECIPES, Call
 
-_STARTS = {
+_REQUIRED_OVERRIDES = {
     "lora": "model_directory=DIR dataset.source=rows.jsonl",
     "full": "model_directory=DIR dataset.source=rows.jsonl",
     "generate": "model_directory=DIR",
 }
-"""Configs for any model, each with the overrides that it needs."""
+"""Configs for any model, each with the overrides that a run requires."""
 
 
 def run(call: Call) -> int:
     """Copy a recipe or a config."""
     name, path = call.arguments
-    if os.path.isdir(path):  # noqa: PTH112 -- pathlib costs this verb a tenth of its time
-        ending = ".py" if name in recipe_names() else ".yaml"
-        path = os.path.join(path, name + ending)  # noqa: PTH118
+    if os.path.isdir(path):  # noqa: PTH112 -- importing pathlib would slow this command by 10%
+        extension = ".py" if name in recipe_names() else ".yaml"
+        path = os.path.join(path, name + extension)  # noqa: PTH118
     text = copy_of(name, path)
     if os.path.exists(path) and not call.has(FORCE):  # noqa: PTH110
-        sys.stderr.write(f"tune cp: {path} exists; choose another path, or --force\n")
+        sys.stderr.write(f"tune cp: {path} already exists; choose a different path, or pass --force\n")
         return 2
     try:
         with open(path, "w", encoding="utf-8") as stream:  # noqa: PTH123
@@ -48,7 +48,9 @@ def _command(name: str, path: str) -> str:
     """Return the command that runs a copy."""
     configs = config_names()
     if name in configs:
-        config = next((f"{start} {_STARTS[start]}" for start in _STARTS if start in configs[name]), "...")
+        config = next(
+            (f"{c} {_REQUIRED_OVERRIDES[c]}" for c in _REQUIRED_OVERRIDES if c in configs[name]), "..."
+        )
         return f"tune {path if '/' in path else f'./{path}'} --config {config}"
     recipe = next(recipe for recipe, names in configs.items() if name in names)
     return f"tune {recipe} --config {path}" + (f":{name}" if path.endswith(".py") else "")
@@ -59,11 +61,11 @@ def copy_of(name: str, path: str) -> str:
 
     Raises:
         ConfigError: There is no such recipe or config.
-        ValueError: The recipe or config cannot be copied to a path with this ending.
+        ValueError: The recipe or config cannot be copied to a path with this extension.
     """
     if name in recipe_names():
         if not path.endswith(".py"):
-            raise ValueError(f"{path}: a recipe is a Python file; end the path in .py")
+            raise ValueError(f"{path}: a recipe is a Python file; the path must end in .py")
         return _read(recipe_file(name))
     if name not in config_sources():
         raise unknown_name("recipe or config", name, [*recipe_names(), *config_sources()])
@@ -71,15 +73,15 @@ def copy_of(name: str, path: str) -> str:
         return _with_schema(_read(os.path.join(folder_of("configs_yaml"), f"{name}.yaml")), path)  # noqa: PTH118
     if path.endswith(".py"):
         if config_source(name).file.endswith(".yaml"):
-            raise ValueError(f"{path}: {name} is a YAML file; end the path in .yaml")
+            raise ValueError(f"{path}: {name} is a YAML file; the path must end in .yaml")
         from torchtune.cli._excerpt import excerpt
 
         return excerpt(_read(config_source(name).file), name)
-    raise ValueError(f"{path}: a config is copied as Python or YAML; end the path in .py or .yaml")
+    raise ValueError(f"{path}: a config is copied as Python or YAML; the path must end in .py or .yaml")
 
 
 def _with_schema(text: str, path: str) -> str:
-    """Return rendered YAML whose first line names its schema, relative to the copy, or else its recipe."""
+    """Return rendered YAML whose first line refers to its schema, relative to the copy, or names its recipe."""
     comment, newline, body = text.partition("\n")
     recipe = comment.rpartition("$schema=schemas/")[2].removesuffix(".json")
     if recipe == comment:
@@ -101,11 +103,11 @@ VERB = Verb(
     "cp",
     run,
     forms=(Form((Argument("<recipe or config>", (RECIPES, CONFIGS)), Argument("<path>")), (FORCE,)),),
-    takes="a name and a path",
+    expects="a name and a path",
     description="""\
-Copies a recipe (a .py file) or a config. A config is copied as YAML, or as its
-Python function with the imports and helpers that it needs. The copy can be run
-without changes.""",
+Copies a recipe (a .py file) or a config. A config is copied as YAML, or as a
+Python function with its imports and helpers. The copy can be run without
+changes.""",
     examples=(
         "tune cp lora_finetune my_recipe.py",
         "tune ./my_recipe.py --config smollm2_135m_lora",

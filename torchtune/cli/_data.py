@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 ROWS = Option("--rows", "number of rows to show (default: 2)", "N")
 LIMIT = Option(
     "--limit",
-    "number of rows to read for the statistics, evenly spaced over the dataset (default: all; for a stream, the first"
-    " 10000)",
+    "number of rows to read for the statistics, evenly spaced over the dataset (default: all rows; for a stream, the"
+    " first 10000)",
     "N",
 )
 HTML = Option("--html", "also write an HTML page", "FILE")
 HELD_OUT = Option(
     "--held-out",
-    "evaluation rows, in the format of the dataset: report how many of them are also in the training data (default: the"
-    " validation rows of the config)",
+    "evaluation rows, in the format of the dataset; the statistics then include the number of these rows that are also"
+    " in the training data (default: the validation rows of the config)",
     "SOURCE",
 )
 _BARS = "▁▂▃▄▅▆▇█"
@@ -72,7 +72,7 @@ def _lines(summary: "Summary") -> Iterator[str]:
 
 
 def _document(document: list[Any]) -> str:
-    """Return an example's tokens, separated by bars; a line break is shown as a symbol and also breaks the line."""
+    """Return an example's tokens, separated by bars; line breaks are shown as a symbol, followed by a line break."""
     bar = paint("|", "dim")
     painted_tokens = []
     for i, piece in enumerate(document):
@@ -95,10 +95,10 @@ VERB = Verb(
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ROWS, LIMIT, HTML, HELD_OUT)),),
     launch=COUNT_OPTIONS,
     description="""\
-Shows the first rows as the model will see them. Target tokens, which the model
-learns to predict, are highlighted; special tokens are shown by name; a bar
-separates tokens. Statistics of the dataset follow, then warnings about rows and
-columns that are not used and about likely mistakes. No model is loaded.""",
+Shows the first rows as the model will see them: target tokens, which the model
+learns to predict, are highlighted, special tokens are shown by name, and bars
+separate tokens. Then prints statistics of the dataset, and warnings about unused
+rows and columns and about likely mistakes. Does not load a model.""",
     examples=(
         "tune data lora_finetune --config smollm2_135m_lora",
         "tune data lora_finetune --config smollm2_135m_lora loading.packing={} --html data.html",

@@ -1,4 +1,4 @@
-"""The page of `tune data --html`: a single self-contained file."""
+"""Render the page of `tune data --html`, a single self-contained file."""
 
 from html import escape
 from typing import Any

@@ -1,4 +1,4 @@
-"""The example rows and statistics of a run's data that `tune data` shows."""
+"""Collect the example rows and statistics of a run's data for `tune data`."""
 
 import sys
 from collections import Counter
@@ -20,15 +20,15 @@ _STREAM_LIMIT = 10_000
 
 @frozen
 class Summary:
-    """The parts of a run's data that are shown."""
+    """The rows and statistics of a run's data that are shown."""
 
     title: str
     rows: list[Any]
-    """Rows of the first batches: lists of documents, each a list of `torchtune.data.DecodedToken`."""
+    """Rows of the first batches: each a list of documents, which are lists of `torchtune.data.DecodedToken`."""
     report: Any
-    """`torchtune.data.Report`."""
+    """A `torchtune.data.Report`."""
     facts: list[tuple[str, str]]
-    """Statistics: pairs of a name and a text."""
+    """Statistics: pairs of a name and a formatted value."""
     histogram: list[tuple[int, int]]
     """Pairs of a bin's shortest length (tokens) and the number of examples in the bin."""
 
@@ -37,19 +37,19 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     """Read a config's data and summarise it.
 
     Args:
-        call: Names the recipe and the config.
+        call: The command line, with the recipe and the config.
         ranks: The number of ranks that would share the data.
         rows: The number of rows to show.
         limit: The number of rows to read for the statistics. None: all; for a stream, the first 10,000.
         held_out: The source of evaluation rows to look for in the training data. None: the config's validation rows.
 
     Raises:
-        ConfigError: The config has mistakes, or the recipe reads no dataset.
+        ConfigError: The config has mistakes, or the recipe does not read a dataset.
         InstantiationError: The dataset or the tokenizer cannot be built.
     """
     recipe, _, cfg = checked_layers(call)
     if "torch" not in sys.modules or not _is_finetuning(cfg):
-        raise ConfigError([Mistake("argument", f"{recipe.name} reads no dataset")], "the recipe")
+        raise ConfigError([Mistake("argument", f"{recipe.name} does not read a dataset")], "the recipe")
     import torch
 
     from torchtune.data import as_stream, decode_tokens, report, sample_indices
@@ -81,7 +81,7 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
 
 
 def _is_finetuning(cfg: object) -> bool:
-    """Return whether a config is one for fine-tuning, which reads a dataset."""
+    """Return whether a config is for fine-tuning, and therefore has a dataset."""
     from torchtune.training import FinetuneConfig
 
     return isinstance(cfg, FinetuneConfig)
@@ -109,7 +109,7 @@ def _held_out(source: str, dataset: Any, tokenizer: Any) -> Any:
 
 
 def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
-    """Yield the statistics: pairs of a name and a text."""
+    """Yield the statistics: pairs of a name and a formatted value."""
     from torchtune.data import collate
 
     n, lengths = len(counts.lengths), sorted(counts.lengths)
@@ -122,7 +122,7 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, median {lengths[n // 2]:,}"
     if counts.n_held_out:
         n_rows, n_prompts = len(counts.leaked_rows), len(counts.leaked_prompts)
-        overlap = f"{n_rows:,} also in the training data, {n_prompts:,} with only the prompt there"
+        overlap = f"{n_rows:,} also in the training data, {n_prompts:,} more with only the prompt in it"
         yield "held out", f"{counted(counts.n_held_out, 'row')}; {overlap}"
     if counts.n_truncated:
         yield "truncated", f"{counted(counts.n_truncated, 'example')} longer than the maximum length"

@@ -1,4 +1,4 @@
-"""`tune diff`: compare two configs, or a run with what its command would do now."""
+"""`tune diff`: compare two configs, or report changes since a run was started."""
 
 import contextlib
 import os
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    """Print the differences; the exit status is 0 whether there are any or not."""
+    """Print the differences; the exit status is 0 with and without differences."""
     names = call.arguments
-    entries, code = compare_configs(*names) if len(names) == 2 else compare_with_now(names[0])
+    entries, code = compare_configs(*names) if len(names) == 2 else changes_since_start(names[0])
     if call.has(JSON):
         write_json([_row(d) for d in entries])
         return 0
@@ -57,9 +57,9 @@ def compare_configs(left: str, right: str) -> tuple[list[Difference], list[str]]
 
 
 def _extensions(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
-    """Compare how two runs were extended.
+    """Compare the extended limits of two runs.
 
-    The learning rates of an extended run differ from those of a run that was planned with the final length.
+    An extended run has other learning rates than a run that was started with the final limits.
     """
     a, b = runs.extended_limits(left), runs.extended_limits(right)
     rows = [(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in dict.fromkeys([*a, *b])]
@@ -82,14 +82,14 @@ def _changed_lines(
 
 
 def _is_run(name: str) -> bool:
-    return name not in config_sources() and os.path.isdir(name)  # noqa: PTH112 -- pathlib costs this verb a tenth
+    return name not in config_sources() and os.path.isdir(name)  # noqa: PTH112 -- importing pathlib slows it by 10%
 
 
 def tree_of(name: str, *, frozen: bool = False) -> Any:
-    """Return a config's tree; that of a registered config is read from its rendered YAML.
+    """Return the tree of a config; registered configs are read from their rendered YAML.
 
     Args:
-        name: A registered config, a YAML file, a Python file's function, or a run's folder.
+        name: A registered config, a YAML file, a function in a Python file, or a run's folder.
         frozen: For a registered config or a Python function, spell out the defaults of all arguments.
 
     Raises:
@@ -119,24 +119,24 @@ def _read(file: str) -> Any:
     return runs.config_layers(file, None).tree
 
 
-def compare_with_now(folder: str) -> tuple[list[Difference], list[str]]:
-    """Compare a run's frozen config and its other inputs with those that its command would have now.
+def changes_since_start(folder: str) -> tuple[list[Difference], list[str]]:
+    """Compare a run's frozen config and other inputs with the current result of its command.
 
     Returns:
         The differences, and the lines of code that have changed, in the format of `diff -u`.
 
     Raises:
-        ConfigError: It is not a run's folder, or its command is no longer valid.
+        ConfigError: `folder` is not a run's folder, or the run's command is no longer valid.
     """
     run_folder = runs.RunFolder(folder)
     record = run_folder.read_record()
     if not record:
-        advice = "name a second config to compare it with"
+        advice = "pass a second config to compare it with"
         raise ConfigError([Mistake.of_file(folder, "is not a run's folder", advice)], "the run")
     run_config = _read(str(run_folder.config))
     output_files = run_folder.owned_paths()
     start = record.get("folder", "")
-    # The paths in the command are relative to the folder in which the run was started.
+    # Paths in the command are relative to the folder in which the run was started.
     working_folder = contextlib.chdir(start) if os.path.isdir(start) else contextlib.nullcontext()  # noqa: PTH112
     with working_folder:
         config_now, record_now = _run_of_command(record["command"], record.get("allow", []), output_files)
@@ -153,7 +153,7 @@ def compare_with_now(folder: str) -> tuple[list[Difference], list[str]]:
 def _run_of_command(
     command: list[str], allowed: list[str], output_files: "list[Path]"
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the frozen config tree and the record that a run's command would have now."""
+    """Return the frozen config tree and the record of a run that the command would start now."""
     is_script = command[0].endswith(".py")  # `python my_recipe.py --config ...`
     args = command if is_script else [arg for arg in command[1:] if arg != "run"]
     call = read_words(args, RUN_OPTIONS, takes_launch=True)
@@ -186,12 +186,12 @@ VERB = Verb(
         Form((Argument("A", (CONFIGS,)), Argument("B", (CONFIGS,))), (JSON,)),
         Form((Argument("RUN"),), (JSON,)),
     ),
-    takes="two configs, or a run",
+    expects="two configs, or a run",
     description="""\
 Compares two configs field by field. Each is a registered config, a YAML file, a
-function in a Python file, or a run's folder. With a single run, compares it with
-what its command would do now: changed fields, defaults, versions, lines of your
-code, and whether the data have changed.""",
+function in a Python file, or a run's folder. With a single run, reports changes
+since it was started: in fields, defaults, versions, lines of your code, and
+data.""",
     examples=(
         "tune diff smollm2_135m_lora smollm2_135m_full",
         "tune diff smollm2_135m_lora runs/monday",

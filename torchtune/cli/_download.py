@@ -25,33 +25,34 @@ if TYPE_CHECKING:
 OUTPUT_DIR = Option("--output-dir", value="FOLDER", required=True)
 REVISION = Option("--revision", "branch, tag or commit (default: main)", "R")
 INCLUDE = Option(
-    "--include", "download the matching files instead of those listed above", "PATTERN", repeats=True
+    "--include", "download the matching files instead of the files listed above", "PATTERN", repeats=True
 )
-IGNORE = Option("--ignore", "skip the matching files, even those of --include", "PATTERN", repeats=True)
+IGNORE = Option("--ignore", "skip the matching files, even if they match --include", "PATTERN", repeats=True)
 
 TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
-"""The configuration and the tokenizer, downloaded together with the first of WEIGHTS that a repository has."""
+"""Files of the configuration and the tokenizer."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""Patterns of weight files; only the first pattern with a match in the repository is used."""
 OTHER_FORMATS = ("*/*", "consolidated*")
-"""Copies of the same weights in the formats of other programs: original/, onnx/, Mistral's consolidated file."""
+"""Copies of the weights in the formats of other programs: original/, onnx/, Mistral's consolidated file."""
 PARTIAL_FILES = "*.????????.incomplete"
-"""Partial files in a folder's .cache, whose names huggingface_hub 2 never uses again."""
+"""Partial files in a folder's .cache; huggingface_hub 2 never reuses their names."""
 ABANDONED_SECONDS = 600.0
-"""Age after its last write at which a partial file is taken to belong to a killed download."""
+"""Time since its last write after which a partial file is assumed to be left over from a killed download."""
 TIMEOUT_SECONDS = 30.0
-"""How long to wait for the hub's first response; huggingface_hub would wait forever."""
+"""Time limit for the hub's first response; huggingface_hub itself sets no limit."""
 COPY_HINT = "or copy the folder from a machine that has it"
 
 
 class Request(NamedTuple):
-    """The files to download, and where to."""
+    """The files to download, and the folder to write them to."""
 
     repository: str
     folder: str
     revision: str | None
     """None: the default branch."""
     include: Sequence[str]
-    """Empty: the files that a model needs."""
+    """Patterns; empty: the configuration, tokenizer and weights of the model."""
     ignore: Sequence[str]
 
 
@@ -64,7 +65,7 @@ def run(call: Call) -> int:
     folder = call.value(OUTPUT_DIR) or ""
     request = Request(repository, folder, call.value(REVISION), call.values(INCLUDE), call.values(IGNORE))
     try:
-        sizes = fetch(request)
+        sizes = download(request)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; run the same command again to download the incomplete files\n")
         return 1
@@ -76,18 +77,18 @@ def run(call: Call) -> int:
     return 0
 
 
-def fetch(request: Request) -> dict[str, int]:
+def download(request: Request) -> dict[str, int]:
     """Download a repository's files into a folder.
 
     Returns:
-        The size in bytes of each file of the request, including files that were already in the folder.
+        The size in bytes of each requested file, including files that were already in the folder.
 
     Raises:
         ValueError: The repository's name is malformed, or the folder cannot be written.
         LookupError: There is no such repository, revision or file.
-        PermissionError: The hub requires accepting a licence, or another token; or HF_TOKEN is malformed.
+        PermissionError: The hub requires accepting a licence, or a different token; or HF_TOKEN is malformed.
         ConnectionError: The hub cannot be reached.
-        OSError: The hub fails; a retry may succeed.
+        OSError: The hub returned an error; a retry may succeed.
     """
     from huggingface_hub import HfApi, get_token, snapshot_download
 
@@ -112,7 +113,7 @@ def fetch(request: Request) -> dict[str, int]:
             allow_patterns=[glob.escape(name) for name in chosen_sizes],
             tqdm_class=bars,
         )
-    # snapshot_download only warns if the hub stops responding while the folder is not empty.
+    # If the hub stops responding and the folder is not empty, snapshot_download only warns.
     incomplete = _incomplete_files(folder, chosen_sizes)
     if incomplete:
         raise OSError(f"incomplete download: {_first_names(incomplete)}; try again later")
@@ -120,7 +121,7 @@ def fetch(request: Request) -> dict[str, int]:
 
 
 def choose(request: Request, names: Sequence[str]) -> list[str]:
-    """Return the files of a repository that are to be downloaded.
+    """Return the files of a repository to download.
 
     Raises:
         LookupError: A pattern to include matches no file, or all matching files are ignored.
@@ -136,7 +137,7 @@ def choose(request: Request, names: Sequence[str]) -> list[str]:
         weights = [pattern for pattern in WEIGHTS if _matching(candidates, [pattern])]
         if not weights:
             print_note(
-                f"{request.repository} has no {' or '.join(WEIGHTS)}; choose other files with --include:"
+                f"{request.repository} has no {' or '.join(WEIGHTS)}; select other files with --include:"
                 f" {_first_names(names)}"
             )
         include, ignore = [*TEXTS, *weights[:1]], [*ignore, *OTHER_FORMATS]
@@ -144,7 +145,7 @@ def choose(request: Request, names: Sequence[str]) -> list[str]:
     chosen = [name for name in _matching(names, include) if name not in ignored]
     if not chosen:
         raise LookupError(
-            f"no file in {request.repository} to download; choose some with --include: {_first_names(names)}"
+            f"no file in {request.repository} to download; select files with --include: {_first_names(names)}"
         )
     return chosen
 
@@ -156,7 +157,7 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _first_names(names: Sequence[str], count: int = 10) -> str:
-    """Join the first names, and say how many more there are."""
+    """Join the first names, followed by the number of remaining names."""
     remainder = [f"{len(names) - count} more"] if len(names) > count else []
     return ", ".join([*names[:count], *remainder]) or "none"
 
@@ -202,9 +203,9 @@ def _bytes(count: int) -> str:
 
 @contextmanager
 def _bars() -> Iterator[Any]:
-    """Yield a class of progress bars that are shown only on a terminal and are cleared at the end.
+    """Yield a class of progress bars that are only shown on a terminal and are cleared at the end.
 
-    huggingface_hub leaves its bars open, which would be drawn over later output.
+    huggingface_hub does not close its bars, so that they would overwrite later output.
     """
     from huggingface_hub import constants
     from tqdm import tqdm
@@ -240,13 +241,13 @@ def _plain_errors(request: Request) -> Iterator[None]:
 
 
 def _translated(error: BaseException, request: Request) -> Exception | None:
-    """Return the exception to raise instead of another, or None to raise that one unchanged."""
+    """Return the exception to raise instead of an error; None to raise the error itself."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if isinstance(error, HFValidationError):
-        return ValueError(f"{request.repository!r} is not a repository name; write <owner>/<name>")
+        return ValueError(f"{request.repository!r} is not a repository name; expected <owner>/<name>")
     if isinstance(error, OfflineModeIsEnabled):
         return ConnectionError(
             f"HF_HUB_OFFLINE is set, so nothing is downloaded; unset the variable, {COPY_HINT}"
@@ -255,15 +256,15 @@ def _translated(error: BaseException, request: Request) -> Exception | None:
         return _http_error(error, request)
     if isinstance(
         error, HfHubHTTPError.__bases__[0]
-    ):  # the HTTP library's error, which depends on the version
+    ):  # the error of the HTTP library, which depends on the version of huggingface_hub
         return ConnectionError(
             f"cannot reach {constants.ENDPOINT} ({first_line}); run the same command when the network is available,"
             f" {COPY_HINT}"
         )
     if isinstance(error, json.JSONDecodeError):
         return ConnectionError(
-            f"{constants.ENDPOINT} does not respond like the Hugging Face hub; check HF_ENDPOINT, and whether the"
-            " network requires a login"
+            f"{constants.ENDPOINT} does not respond like the Hugging Face hub; check HF_ENDPOINT, and check whether"
+            " the network requires a login"
         )
     if isinstance(error, OSError):
         if error.strerror:
@@ -281,19 +282,20 @@ def _http_error(error: "HfHubHTTPError", request: Request) -> Exception:
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return PermissionError(
-            f"{name} is gated: accept its licence on https://huggingface.co/{name}, and set HF_TOKEN to a token of that"
-            " account"
+            f"{name} is gated: accept its licence on https://huggingface.co/{name}, and set HF_TOKEN to a token of the"
+            " same account"
         )
     is_anonymous = status == HTTPStatus.UNAUTHORIZED and get_token() is None
     if isinstance(error, RepositoryNotFoundError) or is_anonymous:
         return LookupError(
-            f"{name} is not on the hub, or is private; for a private one, set HF_TOKEN to a token that may read it"
+            f"{name} is not on the hub, or is private; for a private repository, set HF_TOKEN to a token with read"
+            " access"
         )
     if isinstance(error, RevisionNotFoundError):
         return LookupError(f"{name} has no revision {request.revision!r}")
     if status == HTTPStatus.UNAUTHORIZED:
         return PermissionError(
-            "the hub does not recognise the token in HF_TOKEN; create another on"
+            "the hub does not recognise the token in HF_TOKEN; create a new one on"
             " https://huggingface.co/settings/tokens"
         )
     if status == HTTPStatus.FORBIDDEN:
@@ -307,15 +309,16 @@ VERB = Verb(
     "download",
     run,
     forms=(Form((Argument("<owner/name>", max_count=MANY),), (OUTPUT_DIR, REVISION, INCLUDE, IGNORE)),),
-    takes="a repository and --output-dir",
+    expects="a repository and --output-dir",
     description="""\
 Downloads a model's configuration, tokenizer and weights from the Hugging Face
-hub. The weights are *.safetensors, or else pytorch_model*.bin. Subfolders are
-skipped.""",
+hub. The weights are *.safetensors or, if there are no such files,
+pytorch_model*.bin. Subfolders are skipped.""",
     notes="""\
-Put each pattern in quotes, after its own --include or --ignore; `*` also matches
-`/`. After an interruption, the same command downloads the incomplete files again
-from the start. Gated and private models need HF_TOKEN in the environment.""",
+Quote each pattern, and pass it with its own --include or --ignore; `*` also
+matches `/`. After an interruption, the same command downloads the incomplete
+files again from the start. Gated and private models require HF_TOKEN in the
+environment.""",
     examples=(
         "tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir models/SmolLM2-135M-Instruct",
         "tune download google/gemma-3-270m-it --output-dir gemma --ignore '*.safetensors'",

@@ -1,4 +1,4 @@
-"""Extraction of one function and its dependencies into a separate Python file, with formatting and comments intact."""
+"""Extract one function and its dependencies into a new Python file, with formatting and comments intact."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,11 @@ WIDTH = 110
 
 
 def excerpt(text: str, function: str) -> str:
-    """Return the text of a Python file with one function of another file, and with only what that function needs.
+    """Return the source of a new Python file with one function of a file, its imports and its other dependencies.
 
     Args:
-        text: The text of the other file.
-        function: The name of a function at its top level.
+        text: The source of the original file.
+        function: The name of a top-level function in the original file.
     """
     body = ast.parse(text).body
     pieces = _pieces(body, text.splitlines())
@@ -39,7 +39,7 @@ class _Piece:
 
 
 def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
-    """Yield the needed imports, reduced to the needed names, with the empty lines between their groups."""
+    """Yield the needed imports, reduced to the needed names, with the empty lines between groups of imports."""
     gap = False
     for piece in [piece for piece in pieces if piece.is_import]:
         gap |= piece.gap
@@ -56,7 +56,7 @@ def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
     pieces: list[_Piece] = []
     for i, node in enumerate(body):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # the file's docstring, or that of an assignment, whose piece includes it
+            continue  # the docstring of the file, or of an assignment, which is part of the assignment's piece
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         while first > 1 and lines[first - 2].startswith("#") and not lines[first - 2].startswith("#!"):
             first -= 1

@@ -4,7 +4,7 @@ from torchtune import runs
 from torchtune.cli._verb import CONFIG_OPTIONS, OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.runs.command_line import Call, Option
 
-RESOLVED = Option("--resolved", "replace ${...} references by their values")
+RESOLVED = Option("--resolved", "replace ${...} references with their values")
 
 
 def run(call: Call) -> int:
@@ -21,8 +21,8 @@ VERB = Verb(
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OUTPUT, RESOLVED)),),
     description="""\
 Writes a config as frozen YAML: complete and self-contained, with the default of
-every argument spelled out. References such as ${seed} are kept unless --resolved
-is given.""",
+every argument spelled out. References such as ${seed} are kept, unless you pass
+--resolved.""",
     examples=(
         "tune export lora_finetune --config smollm2_135m_lora --override seed=1 -o run.yaml",
         "tune lora_finetune --config run.yaml",

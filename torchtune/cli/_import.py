@@ -17,50 +17,51 @@ OUTPUT = Option("-o, --output", "the file to write", "NEW.yaml", required=True)
 
 
 def run(call: Call) -> int:
-    """Write the imported config, and report what could not be imported."""
+    """Write the imported config, and report the fields that could not be imported."""
     from torchtune.migrate import Import, read_original
 
     source, *overrides = call.arguments
     target = call.value(OUTPUT) or ""
     if not target.endswith((".yaml", ".yml")):
-        raise ConfigError.of_argument(target, "the output is a YAML file", "end the path in .yaml")
+        raise ConfigError.of_argument(target, "the output is a YAML file", "the path must end in .yaml")
     if Path(target).exists() and not call.has(FORCE):
-        raise ConfigError.of_argument(target, "already exists", "choose another path, or pass --force")
+        raise ConfigError.of_argument(target, "already exists", "choose a different path, or pass --force")
     old = read_original(source, overrides)
     text = Path(source).read_text(encoding="utf-8-sig")
-    done = Import(old, model.is_component_path)
-    done.run(sharded="_distributed" in text and "single_device" not in Path(source).name)
-    ordered = in_order(done)
-    Path(target).write_text(head(source, done) + model.render_yaml(ordered), encoding="utf-8")
-    layers = runs.load_recipe(done.recipe).layers(target)
+    imported = Import(old, model.is_component_path)
+    imported.run(sharded="_distributed" in text and "single_device" not in Path(source).name)
+    ordered = in_order(imported)
+    Path(target).write_text(header(source, imported) + model.render_yaml(ordered), encoding="utf-8")
+    layers = runs.load_recipe(imported.recipe).layers(target)
     remaining = None
     try:
         layers.build(f"{target}, to be fixed by hand")
     except ConfigError as error:
         remaining = error
-    hint = f", a config of {done.recipe}" if remaining else f"; run: tune {done.recipe} --config {target}"
+    recipe = imported.recipe
+    hint = f", a config of {recipe}" if remaining else f"; run: tune {recipe} --config {target}"
     sys.stdout.write(f"wrote {target}{hint}\n")
-    for path, reason in done.changed.items():
+    for path, reason in imported.changed.items():
         print_note(f"{path}: {reason}", "different meaning:")
-    for path, reason in done.unmapped.items():
+    for path, reason in imported.unmapped.items():
         print_note(f"{path}: {reason}", "no counterpart:")
     if remaining is not None:
         sys.stderr.write(f"{painted_mistakes(remaining, sys.stderr)}\n")
     return 0
 
 
-def in_order(done: "Import") -> dict[str, Any]:
+def in_order(imported: "Import") -> dict[str, Any]:
     """Return the new config with its fields in the order of the recipe's config class."""
-    config_class = runs.load_recipe(done.recipe).config_class
+    config_class = runs.load_recipe(imported.recipe).config_class
     assert config_class is not None
-    return {name: done.new[name] for name in model.field_names(config_class) if name in done.new}
+    return {name: imported.new[name] for name in model.field_names(config_class) if name in imported.new}
 
 
-def head(file: str, done: "Import") -> str:
+def header(file: str, imported: "Import") -> str:
     """Return the comments at the top of an imported config."""
-    lines = [f"Imported from {Path(file).name}.", f"recipe: {done.recipe}"]
-    lines += [f"Different meaning: {path}: {reason}" for path, reason in done.changed.items()]
-    lines += [f"No counterpart: {path}: {reason}" for path, reason in done.unmapped.items()]
+    lines = [f"Imported from {Path(file).name}.", f"recipe: {imported.recipe}"]
+    lines += [f"Different meaning: {path}: {reason}" for path, reason in imported.changed.items()]
+    lines += [f"No counterpart: {path}: {reason}" for path, reason in imported.unmapped.items()]
     return "".join(f"# {line}\n" for line in lines)
 
 
@@ -73,12 +74,12 @@ VERB = Verb(
             (OUTPUT, FORCE, ALLOW),
         ),
     ),
-    takes="a YAML file of the original torchtune and -o NEW.yaml",
+    expects="a YAML file of the original torchtune and -o NEW.yaml",
     description="""\
 Converts a YAML config of the original torchtune (0.1 to 0.6) to this format, and
 lists the fields that have no counterpart, with the reason. Overrides use the
-original's field names and are applied before the conversion. For a YAML config
-of axolotl, LLaMA-Factory or TRL, prints what to write instead of each key.""",
+original's field names and are applied before the conversion. For an axolotl,
+LLaMA-Factory or TRL config, prints the equivalent of each key.""",
     examples=(
         "tune import 7B_lora.yaml -o my_run.yaml",
         "tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml",

@@ -1,8 +1,8 @@
-"""JSON Schemas of recipes' YAML configs, with which editors complete fields and report mistakes during typing.
+"""Build JSON Schemas for recipes' YAML configs, which let editors complete fields and report mistakes as you type.
 
 The schemas follow draft 7 (https://json-schema.org/draft-07), which YAML language servers support. A schema accepts
-every config that the engine accepts. It also accepts mistakes that only the engine can find: contradictions, references
-to missing fields, and components of packages that are not allowed.
+every config that the engine accepts. It also accepts some mistakes, which only the engine can find: contradictions,
+references to missing fields, and components of packages that are not allowed.
 """
 
 import inspect
@@ -139,7 +139,7 @@ class _Writer:
         if (plain := self._plain(stripped)) is not None:
             return plain
         if getattr(stripped, "__module__", "").partition(".")[0] in _FOREIGN:
-            # Rarely written, and too long to list.
+            # Such components are rarely used in configs, and their schemas would be long.
             return _or_reference({"type": "object", "required": [COMPONENT_KEY]})
         return self._component(t, stripped)
 
@@ -180,7 +180,7 @@ class _Writer:
         return {"type": "array", "items": self.type_schema(args[0]) if args else {}}
 
     def _section(self, cls: type) -> Schema:
-        """Return a section's schema; none of its fields is required, as a base config may set them."""
+        """Return a section's schema; its fields are not required, as a base config may set them."""
         name = f"{cls.__module__}.{cls.__qualname__}"
         if name not in self.definitions:
             self.definitions[name] = {}  # a section may contain itself
@@ -193,11 +193,11 @@ class _Writer:
         return {"$ref": f"#/definitions/{name}"}
 
     def _component(self, t: Any, kind: Any) -> Schema:
-        """Return the schema of a component: the registered components of a kind, or one from the user's code."""
+        """Return the schema of a component: a registered component of a kind, or a component in the user's code."""
         supplied = passed_in(t)
         name = f"component:{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)}:{supplied}"
         if name not in self.definitions:
-            self.definitions[name] = {}  # a component may take another of the same kind
+            self.definitions[name] = {}  # a component may have an argument of the same kind
             self.definitions[name] = self._alternatives(kind, supplied)
         return {"$ref": f"#/definitions/{name}"}
 

@@ -54,7 +54,7 @@ VERB = Verb(
     "ls",
     run,
     forms=(Form((Argument("[recipe]", (RECIPES,), min_count=0),), (JSON,)),),
-    takes="a recipe, or nothing",
+    expects="a recipe, or no argument",
     description="Lists the recipes and their configs, one per line.",
     examples=("tune ls", "tune ls lora_finetune"),
 )

@@ -1,4 +1,4 @@
-"""Collection of a config's mistakes from exceptions."""
+"""Collect a config's mistakes from exceptions."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from torchtune.config.model import as_path
 
 
 class Mistakes:
-    """Collects mistakes that exceptions report, each with its field.
+    """A collection of the mistakes that exceptions report, each with its field.
 
     Args:
-        layers: The config's layers, which know the location of each field.
+        layers: The config's layers, which record the location of each field.
     """
 
     def __init__(self, layers: "model.Layers") -> None:
@@ -20,7 +20,7 @@ class Mistakes:
 
     @contextmanager
     def collect(self, field: str) -> Iterator[None]:
-        """Turn an exception for invalid input into a mistake of a field."""
+        """Catch an exception for invalid input, and add it as a mistake in a field."""
         try:
             yield
         except (ValueError, OSError) as error:
@@ -42,6 +42,6 @@ class Mistakes:
         )
 
     def add_all(self, errors: Iterable[tuple[str, Exception]]) -> None:
-        """Add the mistakes that several exceptions report, each with its field."""
+        """Add the mistakes that exceptions report, each with its field."""
         for field, error in errors:
             self.add(field, error)

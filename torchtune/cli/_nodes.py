@@ -1,4 +1,4 @@
-"""Progress messages, Ctrl-C and a time limit while torch's launcher waits for other nodes."""
+"""Print progress, and handle Ctrl-C and a time limit, while torch's launcher waits for other nodes."""
 
 import os
 import select
@@ -16,18 +16,18 @@ from torchtune.runs import join_timeout
 from torchtune.runs.console import INTERRUPTED
 
 STARTED: Final = "TUNE_STARTED"
-"""The environment variable that names the file which a rank creates once the launcher has started it."""
+"""The environment variable with the path of a file, which a rank creates once the launcher has started it."""
 _POLL_INTERVAL = 0.2
 """Seconds between checks for that file."""
 _FIRST_MESSAGE = 2.0
-"""Seconds before the first message that other nodes are awaited; the delay doubles with each message."""
+"""Seconds of waiting before the first message; the delay doubles with each message."""
 
 
 @contextmanager
 def watch_launcher(options: Sequence[str], n_nodes: int) -> Iterator[None]:
     """Watch the launcher until it has started its ranks.
 
-    The launcher waits for the other nodes in C++, where Python does not handle signals, so a thread handles them.
+    The launcher waits for the other nodes in C++, where Python cannot handle signals, so that a thread handles them.
 
     Args:
         options: The launcher's options, for messages.

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 OUTPUT = Option(
     "-o, --output",
-    "folder for plot.png and plot.html, a name for both files, or a single .png or .html file (default: the run's"
-    " folder; for several runs, their common folder)",
+    "folder for plot.png and plot.html, path of both files without extension, or path of a single .png or .html file"
+    " (default: the run's folder; for several runs, their common folder)",
     "FOLDER or FILE",
 )
 SMOOTH = Option(
     "--smooth",
-    "number of steps that the thick curves average over, 1 for no smoothing (default: chosen for the longest run); the"
-    " page has a slider for it",
+    "number of steps in the moving average, which is drawn as a thick curve; 1 for no smoothing (default: depends on"
+    " the longest run). The page has a slider for it",
     "N",
 )
 
@@ -61,7 +61,7 @@ def _targets(output: str | None, runs: "Sequence[PlottedRun]") -> list[Path]:
         return [Path(output)]
     else:
         name = Path(output) / "plot" if output.endswith("/") or Path(output).is_dir() else Path(output)
-    return [name.with_name(f"{name.name}{ending}") for ending in (".png", ".html")]
+    return [name.with_name(f"{name.name}{extension}") for extension in (".png", ".html")]
 
 
 def _write(file: Path, runs: "Sequence[PlottedRun]", smooth: int, other_files: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def _write(file: Path, runs: "Sequence[PlottedRun]", smooth: int, other_files: S
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     except OSError as error:
-        advice = "choose another path with -o"
+        advice = "choose a different path with -o"
         raise ValueError(f"{file} cannot be written: {error.strerror}; {advice}") from error
 
 
@@ -92,7 +92,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _width(text: str) -> int:
-    """Return the number of terminal columns that a text takes; ideographs take two."""
+    """Return the width of text in terminal columns; ideographs are two columns wide."""
     n_wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     n_combining = sum(unicodedata.combining(character) > 0 for character in text)
     return len(text) + n_wide - n_combining
@@ -105,9 +105,9 @@ VERB = Verb(
     description="""\
 Plots the loss, validation loss, learning rate, gradient norm, speed and memory
 of runs, with the differences between their configs, as a PNG image and an HTML
-page that works offline. A run is its output_dir or the metrics.jsonl in it, and
-may still be in progress. Several runs are labelled by the parts of their paths
-that differ; NAME=RUN sets another label.""",
+page that works offline. RUN is a run's output_dir or its metrics.jsonl; the run
+may still be in progress. If there are several runs, their labels are the parts
+of their paths that differ; NAME=RUN sets a different label.""",
     examples=(
         "tune plot runs/monday",
         "tune plot runs/*",

@@ -42,7 +42,7 @@ def _check_name(call: Call) -> None:
     """Check the name of the recipe.
 
     Raises:
-        ConfigError: The name is unknown, or is that of a config or a verb.
+        ConfigError: The name is unknown, or is the name of a config or a command.
     """
     from torchtune.cli import verbs
 
@@ -54,7 +54,7 @@ def _check_name(call: Call) -> None:
         raise ConfigError.of_argument(name, f"is a config of {recipe}", f"run tune {recipe} --config {name}")
     if name in verbs() and call.launch:
         command = f"tune {name} {' '.join(call.launch)} ..."
-        raise ConfigError.of_argument(name, "a verb comes first", f"run {command}")
+        raise ConfigError.of_argument(name, "torchrun options must come after this command", f"run {command}")
     pointer = runs.alternative_for(name)
     if pointer:
         raise ConfigError.of_argument(name, "is not a recipe or command", ": ".join(pointer))
@@ -63,7 +63,7 @@ def _check_name(call: Call) -> None:
 
 
 def show_help(call: Call) -> int:
-    """Print a recipe's fields, with the values of the config if one is named."""
+    """Print a recipe's fields, with their values in the config if there is one on the command line."""
     _check_name(call)
     recipe = runs.load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.overrides, call.suggest)
@@ -80,7 +80,7 @@ def show_help(call: Call) -> int:
 
 
 def _check_set_fields(layers: "model.Layers", title: str) -> None:
-    """Check a config, except for fields that are not set yet, which the help shows as required.
+    """Check a config, but ignore required fields without a value, which the help shows as required.
 
     Raises:
         ConfigError: The config has other mistakes.
@@ -94,7 +94,7 @@ def _check_set_fields(layers: "model.Layers", title: str) -> None:
 
 
 def ranks_of(options: Sequence[str]) -> int:
-    """Return the number of ranks that torchrun's options start, on the largest number of nodes that they allow.
+    """Return the number of ranks that torchrun would start with these options on the maximum number of nodes.
 
     Raises:
         ConfigError: An option is unknown or has an invalid value.
@@ -104,7 +104,7 @@ def ranks_of(options: Sequence[str]) -> int:
 
 
 def nodes_of(options: Sequence[str]) -> int:
-    """Return the number of nodes that a launch waits for."""
+    """Return the number of nodes that torchrun would wait for."""
     return _launch_sizes(options)[0]
 
 
@@ -120,7 +120,7 @@ def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
     parser = get_args_parser()
     parser.error = reject  # type: ignore[method-assign]  # argparse would print its usage and exit
     threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it and prints a warning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # otherwise, torchrun sets it and prints a warning
     try:
         launch, *_ = config_from_args(parser.parse_args([*options, "program"]))
         if launch.nproc_per_node < 1:
@@ -140,17 +140,17 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
     ranks_of(call.launch)  # raises for invalid options before anything is written
     _, frozen = recipe.prepare(layers, runs.resume_options(call), command)
     if frozen is None:
-        message = "the recipe has no output_dir, so it cannot run on several processes"
+        message = "the recipe has no output_dir, so it cannot run on multiple ranks"
         raise ConfigError.of_argument(" ".join(call.launch), message)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, but without its warning
     os.environ.setdefault(
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"
-    )  # 30 s are too short for a large checkpoint
-    # Restarted ranks would otherwise find the addresses of the previous ranks in the launcher's store, and wait.
+    )  # the default of 30 s is too short to write a large checkpoint
+    # Otherwise, restarted ranks would find the addresses of the previous ranks in the launcher's store, and hang.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder must not shadow torch in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(model.current_trust().packages))
-    root = os.path.dirname(folder_of("recipes"))  # noqa: PTH120 -- this process may have found torchtune in that folder
+    root = os.path.dirname(folder_of("recipes"))  # noqa: PTH120 -- ranks must import the same torchtune
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
     import logging
 
@@ -158,7 +158,7 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    if "LOGLEVEL" not in os.environ:  # `_report_failure` replaces what the launcher would log about a failure
+    if "LOGLEVEL" not in os.environ:  # `_report_failure` replaces the launcher's messages about a failure
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("torch.distributed.elastic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -176,7 +176,7 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
 
 
 def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
-    """Print which rank failed first and why; the other ranks failed as a consequence.
+    """Print the rank that failed first and the reason; the other ranks failed as a consequence.
 
     Returns:
         The exit status.
@@ -193,14 +193,14 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
     if rank in echoes:
-        reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
+        reason = "lost its connection to a different rank, which has ended; see the output of the other nodes"
     elif record.get("sentence"):
         reason = record["sentence"]
     elif text not in ("", "<NONE>"):  # torch's placeholder for a missing file
         reason = f"failed\n{text}".rstrip("\n")
     elif not 0 <= failure.exitcode <= 128 and number in list(signal.Signals):
         name = signal.Signals(number).name
-        hint = "; the kernel does this when memory runs out" if name == "SIGKILL" else ""
+        hint = "; the kernel sends it when memory runs out" if name == "SIGKILL" else ""
         reason = f"was terminated by {name}{hint}"
     else:
         reason = f"exited with status {failure.exitcode}"
@@ -215,10 +215,11 @@ VERB = Verb(
     launch=LAUNCH_OPTIONS,
     show_recipe_help=show_help,
     description="""\
-Checks a config, writes it with all defaults (frozen) into its output_dir, and
-runs a recipe with it. The word `run` is optional. To resume an interrupted run,
-repeat the same command. Options of torchrun come before the recipe; those not
-listed here are accepted too. With a recipe, --help lists its config's fields.""",
+Checks a config, writes it with all defaults (frozen) to its output_dir, and runs
+a recipe with it. The word `run` is optional. To resume an interrupted run,
+repeat the same command. Options of torchrun come before the recipe; all of its
+options are accepted, not only the ones below. With a recipe, --help lists the
+fields of its config.""",
     examples=(
         "tune run lora_finetune --config smollm2_135m_lora",
         "tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4",

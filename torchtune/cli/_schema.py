@@ -1,4 +1,4 @@
-"""`tune schema`: write a JSON Schema of a recipe's YAML configs, for editors."""
+"""`tune schema`: write a JSON Schema for a recipe's YAML configs, for editors."""
 
 import json
 import sys
@@ -22,14 +22,14 @@ def run(call: Call) -> int:
 
 
 def write_all(folder: Path) -> None:
-    """Write the schema of every registered recipe; a recipe without a config class gets one that accepts everything."""
+    """Write the schema of every registered recipe; without a config class, the schema accepts every config."""
     from torchtune.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
     for recipe in map(runs.load_recipe, runs.recipe_names()):
-        anything = json.dumps({"title": f"A config of {recipe.name}"})
+        permissive_schema = json.dumps({"title": f"A config of {recipe.name}"})
         file = folder / f"{recipe.name}.json"
-        write_text(file, schema_of(recipe) if recipe.config_class else anything)
+        write_text(file, schema_of(recipe) if recipe.config_class else permissive_schema)
         sys.stdout.write(f"wrote {file}\n")
 
 
@@ -39,7 +39,7 @@ def schema_of(recipe: "runs.Recipe[object]") -> str:
     Raises:
         ConfigError: The recipe has no config class.
     """
-    from torchtune.cli._json_schema import json_schema  # loads the converter
+    from torchtune.cli._json_schema import json_schema
 
     if recipe.config_class is None:
         raise ConfigError.of_argument(recipe.name, "has no config class, so it has no schema")
@@ -52,13 +52,13 @@ VERB = Verb(
     "schema",
     run,
     forms=(Form((RECIPE,), (OUTPUT, ALLOW)), Form((), (ALL, OUTPUT))),
-    takes="a recipe, or --all",
+    expects="a recipe, or --all",
     description="""\
-Writes a JSON Schema of a recipe's YAML configs. With it, an editor completes
-fields, shows their documentation and underlines mistakes. The files in
+Writes a JSON Schema for a recipe's YAML configs, which lets an editor complete
+fields, show their documentation and underline mistakes. The files in
 configs_yaml/, and copies made with `tune cp`, already refer to their schemas in
-the first line; --all writes those schemas. In your own files, add a first line
-like the last one below.""",
+the first line; --all writes these schemas. At the top of your own files, add the
+line in the second example below.""",
     examples=(
         "tune schema ./my_recipe.py -o my_recipe.json",
         "# yaml-language-server: $schema=my_recipe.json",

@@ -1,7 +1,7 @@
-"""The schema files that the first lines of YAML configs refer to: `configs_yaml/schemas/<recipe>.json`.
+"""Locate and build the schema files that YAML configs refer to in the first line: `configs_yaml/schemas/<recipe>.json`.
 
-They are generated from the code and not kept in git: `scripts/install.sh` and the build of the wheel write them. In a
-wheel built without torch they are empty, accept everything, and are replaced when they are first needed.
+The files are generated from the code and are not in git: `scripts/install.sh` and the wheel build write them. A wheel
+that was built without torch contains empty schemas, which accept every config and are replaced on first use.
 """
 
 import os
@@ -10,12 +10,12 @@ import sys
 from torchtune.runs import folder_of
 
 EMPTY = "{}\n"
-"""The schema that accepts everything."""
+"""The text of a schema that accepts every config."""
 
 
 def schema_folder() -> str:
     """Return the folder of the shipped recipes' schemas."""
-    return os.path.join(folder_of("configs_yaml"), "schemas")  # noqa: PTH118 -- pathlib costs `tune cp` a tenth
+    return os.path.join(folder_of("configs_yaml"), "schemas")  # noqa: PTH118 -- see `tune cp`
 
 
 def schema_file(recipe: str) -> str | None:
@@ -32,14 +32,14 @@ def is_built(file: str) -> bool:
 
 
 def _build() -> None:
-    """Build the schemas in a separate process, as this needs torch and the calling verb does not."""
+    """Build the schemas in a separate process, as this requires torch, which the calling command does not import."""
     import subprocess
     from pathlib import Path
 
     target = schema_folder() if os.path.isdir(schema_folder()) else folder_of("configs_yaml")  # noqa: PTH112
     if not os.access(target, os.W_OK):
         return
-    sys.stderr.write("building the schemas of configs_yaml/ for editors and completion (only once)\n")
+    sys.stderr.write("building the schemas of configs_yaml/ for editors and completion (once only)\n")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     call = [sys.executable, "-P", "-m", "torchtune.cli", "schema", "--all"]

@@ -1,4 +1,4 @@
-"""`tune show`: print a resolved config, optionally with where each value was set."""
+"""`tune show`: print a resolved config, optionally with the origin of each value."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from torchtune.config.model import dotted, leaves
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import is_coloured, paint
 
-ORIGINS = Option("--origins", "also show where each value was set")
+ORIGINS = Option("--origins", "also show the location that set each value")
 
 
 def run(call: Call) -> int:
@@ -56,7 +56,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def painted_yaml(text: str) -> str:
-    """Return YAML with coloured keys and comments if standard output shows colour."""
+    """Return YAML with coloured keys and comments if standard output supports colour."""
     if not is_coloured(sys.stdout):
         return text
     keyed = re.sub(r"(?m)^([ -]*)([\w.-]+:)", lambda m: m[1] + paint(m[2], "cyan"), text)

@@ -1,4 +1,4 @@
-"""`tune validate`: find every mistake in a config, and estimate its model's memory."""
+"""`tune validate`: find every mistake in a config, and estimate memory use."""
 
 import functools
 import sys
@@ -20,7 +20,7 @@ from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import paint, painted_mistakes, print_note, size_text
 
 ALL = Option("--all", "validate every config in a folder (default: every registered config)", required=True)
-MEMORY = Option("--memory", "itemise the memory, up to the peak of a training step")
+MEMORY = Option("--memory", "itemise the memory of a training step, up to its peak")
 _SAMPLE_SIZE = 64
 """The number of rows to read for an estimate of the longest example."""
 
@@ -34,10 +34,10 @@ def run(call: Call) -> int:
             raise ConfigError.of_argument(ALL.text, message, "remove --config and the overrides")
         return validate_all(call.recipe, json=call.has(JSON))
     if not call.has(JSON):
-        needs = validate_config(call, ranks)
-        sys.stdout.write(f"{_summary(needs)}\n")
-        if needs and call.has(MEMORY):
-            sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(needs)))
+        estimate = validate_config(call, ranks)
+        sys.stdout.write(f"{_summary(estimate)}\n")
+        if estimate and call.has(MEMORY):
+            sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(estimate)))
         return 0
     outcome, error = _outcome(call, ranks)
     write_json(outcome)
@@ -65,18 +65,18 @@ def validate_all(folder: str, *, json: bool = False) -> int:
 
 
 def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None]:
-    """Return the outcome of validating a config as a JSON value, and the error if there are mistakes."""
+    """Return the result of validating a config as a JSON value, and the error if there are mistakes."""
     try:
-        needs = validate_config(call, ranks)
+        estimate = validate_config(call, ranks)
     except ConfigError as error:
         return {"ok": False, "mistakes": [_as_dict(m) for m in error.mistakes]}, error
-    return {"ok": True, **({"needs": needs} if needs else {})}, None
+    return {"ok": True, **({"needs": estimate} if estimate else {})}, None
 
 
 def _accept_required(
     outcome: dict[str, Any], error: ConfigError | None
 ) -> tuple[dict[str, Any], ConfigError | None]:
-    """Turn an error into success if the config only lacks values that it marks as `${required}`."""
+    """Turn an error into success if the only mistakes are fields without a value that are set to `${required}`."""
     if error is None or not all(m.kind == "missing" and m.got for m in error.mistakes):
         return outcome, error
     return {"ok": True, "to_set": [dotted(m.path) for m in error.mistakes]}, None
@@ -108,20 +108,24 @@ def validate_config(call: Call, ranks: int = 1) -> dict[str, int] | None:
 
             mistakes.add_all(weight_errors(cfg, decoder))
     longest = _check_rows(cfg, decoder, mistakes)
-    needs = None
+    estimate = None
     if decoder is not None:
         from torchtune.checks import schedule_errors
 
         with mistakes.collect("optimizer"):
-            needs = _estimate(cfg, decoder, ranks, longest)
+            estimate = _estimate(cfg, decoder, ranks, longest)
             mistakes.add_all(schedule_errors(cfg))
     if mistakes.entries:
         raise ConfigError(mistakes.entries, f"the config of {recipe.name}")
-    return needs
+    return estimate
 
 
 def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
-    """Build a config's model on the meta device; None if it has no model, its folder is missing, or it has mistakes."""
+    """Build a config's model on the meta device.
+
+    Returns:
+        The model; None if the config has no model, the model's folder does not exist, or the model has mistakes.
+    """
     if "torch" not in sys.modules:  # a recipe with a model has imported torch
         return None
     from torchtune.training import FinetuneConfig, build_meta_model
@@ -148,10 +152,10 @@ def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
 
 
 def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
-    """Build the tokenizer and the datasets as the run would, if their files are local, and check a sample of rows.
+    """Build the tokenizer and the datasets like a run, if their files are local, and check a sample of rows.
 
     Returns:
-        The length (tokens) of the longest example in a sample of the training rows; None if these are not local.
+        The length (tokens) of the longest example in a sample of the training rows; None if the rows are not local.
     """
     parts = _parts(cfg)
     local = {field: part for field, part in parts.items() if _is_local(part)}
@@ -190,7 +194,7 @@ def _sample(rows: Any) -> list[Any]:
 
 
 def _longest(sample: list[Any]) -> int | None:
-    """Return the length of the longest example in tokens; None if there is no example."""
+    """Return the length of the longest example in tokens; None without examples."""
     from torchtune.data import SkippedRow, as_items
 
     items = (item for e in sample if not isinstance(e, SkippedRow) for item in as_items(e))
@@ -204,7 +208,7 @@ def _has_tokenizer_folder(cfg: Any) -> bool:
 
 
 def _parts(cfg: object) -> dict[str, Any]:
-    """Return the tokenizer and the datasets of a config by their field paths, the tokenizer first."""
+    """Return the tokenizer and the datasets of a config by field path; the tokenizer comes first."""
     if "torch" not in sys.modules:
         return {}
     from torch.utils.data import Dataset
@@ -217,7 +221,7 @@ def _parts(cfg: object) -> dict[str, Any]:
 
 
 def _is_local(component: Any) -> bool:
-    """Return whether all files that a component reads exist on this machine and none is on the hub."""
+    """Return whether a component only reads files that exist on this machine."""
     if not isinstance(component, functools.partial):  # an unchecked mapping, in a config without a class
         return False
     arguments: dict[str, Any] = dict(component.keywords)
@@ -237,12 +241,12 @@ def _exists(path: str) -> bool:
 
     full_path = str(Path(path).expanduser())
     return Path(full_path).exists() or (
-        glob.has_magic(full_path) and bool(glob.glob(full_path, recursive=True))  # noqa: PTH207 - a Path takes no absolute pattern.
+        glob.has_magic(full_path) and bool(glob.glob(full_path, recursive=True))  # noqa: PTH207 - Path.glob does not accept absolute patterns.
     )
 
 
 def _missing_files(cfg: Any) -> Iterator[str]:
-    """Yield a note for each file of a config that is not on this machine; the config may be for another machine."""
+    """Yield a note for each missing file of a config, which may be meant for a different machine."""
     paths = dict(_folders(cfg))
     for field, part in _parts(cfg).items():
         keywords: Mapping[str, Any] = part.keywords if isinstance(part, functools.partial) else {}
@@ -286,51 +290,51 @@ def _estimate(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str
     }
 
 
-def _summary(needs: dict[str, int] | None, separator: str = "\n    ") -> str:
+def _summary(estimate: dict[str, int] | None, separator: str = "\n    ") -> str:
     """Return `ok`, the number of parameters and the memory estimate, on two lines or on one."""
     ok = paint("ok", "bold", "green")
-    if needs is None:
+    if estimate is None:
         return ok
-    n_parameters, n_trained = needs["parameters"], needs["trainable"]
+    n_parameters, n_trained = estimate["parameters"], estimate["trainable"]
     parameters = f"{n_parameters:,} parameters"
-    memory = f"{size_text(needs['weights'])} of weights"
+    memory = f"{size_text(estimate['weights'])} of weights"
     if n_trained:
         parameters += f", {n_trained:,} trained ({n_trained / n_parameters:.2%})"
-        memory += f" + {size_text(needs['gradients'])} of gradients"
-        memory += f" + {size_text(needs['optimizer'])} of optimizer state = {size_text(needs['total'])}"
-    title = f"memory on each of {needs['ranks']} ranks" if needs["ranks"] > 1 else "memory"
+        memory += f" + {size_text(estimate['gradients'])} of gradients"
+        memory += f" + {size_text(estimate['optimizer'])} of optimizer state = {size_text(estimate['total'])}"
+    title = f"memory on each of {estimate['ranks']} ranks" if estimate["ranks"] > 1 else "memory"
     activations = "activations"
-    if needs["activations"]:
-        batch = _batch(needs)
-        batch += "" if needs["is_length_known"] else "; this length is assumed, as the data do not exist yet"
-        activations = f"about {size_text(needs['activations'])} of activations ({batch})"
+    if estimate["activations"]:
+        batch = _batch(estimate)
+        batch += "" if estimate["is_length_known"] else "; an assumed length, as the data do not exist yet"
+        activations = f"about {size_text(estimate['activations'])} of activations ({batch})"
     return f"{ok}: {parameters}{separator}{title}: {memory}, plus {activations}"
 
 
-def _batch(needs: dict[str, int]) -> str:
-    return f"{counted(needs['rows'], 'batch row')} of {counted(needs['length'], 'token')}"
+def _batch(estimate: dict[str, int]) -> str:
+    return f"{counted(estimate['rows'], 'batch row')} of {counted(estimate['length'], 'token')}"
 
 
-def _memory(needs: dict[str, int]) -> Iterator[str]:
-    """Yield the lines of a rank's memory in a training step, and of the peak."""
-    mapped = f"{size_text(needs['mapped'])} memory-mapped from their file, shared with other processes"
+def _memory(estimate: dict[str, int]) -> Iterator[str]:
+    """Yield the lines of the memory report: the memory of a rank in a training step, and its peak."""
+    mapped = f"{size_text(estimate['mapped'])} memory-mapped from files, shared with other processes"
     rows = [
-        ("weights", needs["weights"], mapped if needs["mapped"] else ""),
-        ("optimizer state", needs["optimizer"], ""),
-        ("gradients", needs["gradients"], ""),
+        ("weights", estimate["weights"], mapped if estimate["mapped"] else ""),
+        ("optimizer state", estimate["optimizer"], ""),
+        ("gradients", estimate["gradients"], ""),
     ]
-    if needs["activations"]:
-        rows.append(("activations", needs["activations"] - needs["loss"], _batch(needs)))
+    if estimate["activations"]:
+        rows.append(("activations", estimate["activations"] - estimate["loss"], _batch(estimate)))
         optional = [
-            ("logits and loss", needs["loss"], ""),
-            ("heap", needs["heap"], "fragmentation, as measured on Linux"),
+            ("logits and loss", estimate["loss"], ""),
+            ("heap", estimate["heap"], "fragmentation, as measured on Linux"),
         ]
         rows += [row for row in optional if row[1]]
-    peak_note = "without Python and its imports, about 0.3 GiB" if needs["heap"] else ""
-    if needs["peak"] and needs["peak"] < sum(size for _, size, _ in rows):
+    peak_note = "excluding Python and its imports (about 0.3 GiB)" if estimate["heap"] else ""
+    if estimate["peak"] and estimate["peak"] < sum(size for _, size, _ in rows):
         freed = "activations are freed as gradients are computed"
         peak_note = freed + (f"; {peak_note}" if peak_note else "")
-    for name, size, note in [*rows, *([("peak", needs["peak"], peak_note)] if needs["peak"] else [])]:
+    for name, size, note in [*rows, *([("peak", estimate["peak"], peak_note)] if estimate["peak"] else [])]:
         yield f"{name:16}{size_text(size):>10}  {note}".rstrip()
 
 
@@ -345,9 +349,9 @@ VERB = Verb(
     description="""\
 Reports every mistake in a config, or `ok` and the memory of each rank: weights,
 gradients and optimizer state, computed without allocating the model, and an
-estimate of the activations at their peak. The tokenizer and a sample of rows are
-read if they are local files. Names, shapes and dtypes of the weights in local
-files are compared with the model.""",
+estimate of the activations at their peak. Reads the tokenizer and a sample of
+rows if they are local files. Compares the names, shapes and dtypes of weights in
+local files with the model.""",
     examples=(
         "tune validate lora_finetune --config smollm2_135m_lora",
         "tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune",

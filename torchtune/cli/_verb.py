@@ -1,6 +1,6 @@
-"""The declaration of a verb, from which its command line is parsed, its help page is made and completions are offered.
+"""The declaration of a verb, which defines its command line, help page and completions.
 
-Every call of `tune` imports this file, so it imports nothing slow.
+Every call of `tune` imports this file, so it must not import slow modules.
 """
 
 import sys
@@ -32,12 +32,13 @@ class Argument(NamedTuple):
     """A positional argument."""
 
     usage: str
-    """Its text in a usage line."""
+    """The text in a usage line."""
     completes: tuple[str, ...] = ()
-    """Its completions: RECIPES, CONFIGS, or the values themselves."""
+    """The completions: RECIPES, CONFIGS, or the values themselves."""
     min_count: int = 1
+    """The minimum number of values."""
     max_count: int = 1
-    """How many values it may have, at most."""
+    """The maximum number of values."""
 
 
 class Form(NamedTuple):
@@ -48,9 +49,9 @@ class Form(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """A verb of `tune`, the `VERB` of its file `torchtune/cli/_<name>.py`.
+    """A verb of `tune`, defined as `VERB` in the file `torchtune/cli/_<name>.py`.
 
-    The first line of that file is a docstring such as "`tune ls`: list recipes and their configs". The text after the
+    The first line of the file is a docstring such as "`tune ls`: list recipes and their configs". The text after the
     colon is the verb's line in `tune --help`.
     """
 
@@ -62,26 +63,26 @@ class Verb(NamedTuple):
     """The first paragraph of the help page."""
     examples: tuple[str, ...]
     notes: str = ""
-    """Text of the help page after the options."""
-    takes: str = ""
-    """A phrase for its arguments, for a call with too few or too many; empty if `run` checks them itself."""
+    """Text on the help page after the options."""
+    expects: str = ""
+    """The expected arguments, for the message about a wrong number of arguments; empty if `run` checks the number."""
     launch: tuple[Option, ...] = ()
-    """The options of torchrun that it accepts before the recipe."""
+    """The torchrun options that the verb accepts before the recipe."""
     show_recipe_help: Callable[[Call], int] | None = None
-    """Runs `--help` if a recipe is named. None: `--help` prints the help page."""
+    """Handles `--help` with a recipe. None: `--help` always prints the help page."""
 
     @property
     def takes_overrides(self) -> bool:
-        """Whether it takes a recipe and overrides of its config."""
+        """Whether the verb accepts a recipe and overrides of its config."""
         return OVERRIDE in self.options
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The options, without those of torchrun."""
+        """The options, without torchrun's options."""
         return tuple(dict.fromkeys(option for form in self.forms for option in form.options))
 
     def read(self, args: Sequence[str]) -> Call:
-        """Parse the arguments after the verb; mistakes in them are recorded in the result."""
+        """Parse the arguments after the verb; the result contains the mistakes in them."""
         return read_words(args, self.options, takes_launch=bool(self.launch), suggest=self.suggest)
 
     def suggest(self, flag: str, default: str) -> str:
@@ -127,7 +128,7 @@ class Verb(NamedTuple):
         return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
     def _pieces(self, form: Form) -> list[str]:
-        """Return the parts of a usage line after the verb, none of which is broken over lines."""
+        """Return the parts of a usage line after the verb; a line break is only allowed between parts."""
         launch = [option.usage for option in self.launch] if form is self.forms[0] else []
         chosen_by = [option.usage for option in form.options if option.required and not option.value]
         arguments = [argument.usage for argument in form.arguments]
@@ -135,7 +136,7 @@ class Verb(NamedTuple):
         return [*launch, *chosen_by, *arguments, *options]
 
     def _table(self) -> str:
-        """Return the table of options, without those of every run, which `tune run --help` explains."""
+        """Return the table of options, without the run options, which `tune run --help` explains."""
         run_options = () if self.name == "run" else (*LAUNCH_OPTIONS, *RUN_OPTIONS)
         return options_table([o for o in (*self.launch, *self.options) if o.help and o not in run_options])
 
@@ -151,17 +152,17 @@ def _wrapped(head: str, pieces: Sequence[str]) -> str:
 
 
 CONFIG_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW)
-"""The options that name a config and change it."""
+"""The options that select a config and change it."""
 JSON: Final = Option("--json", "print JSON")
 FORCE: Final = Option("--force", "overwrite an existing file")
 OUTPUT: Final = Option("-o, --output", "file to write (default: standard output)", "FILE")
 RECIPE: Final = Argument("<recipe>", (RECIPES,))
 COUNT_OPTIONS: Final = LAUNCH_OPTIONS[:2]
-"""The options of torchrun that set the number of ranks."""
+"""The torchrun options that set the number of ranks."""
 
 
 def write_output(call: Call, text: str) -> int:
-    """Write text to the file of `--output`, or to standard output.
+    """Write text to the `--output` file, or to standard output without this option.
 
     Raises:
         ConfigError: The file cannot be written.

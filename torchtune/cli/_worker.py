@@ -1,4 +1,4 @@
-"""One rank of a run, which reads the config that the parent process froze and runs the recipe."""
+"""Run one rank of a recipe with the config that the parent process froze."""
 
 import atexit
 import json
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one rank.
 
     Args:
-        argv: The recipe, the frozen config file, and `--file F` for each Python file that the user named.
+        argv: The recipe, the frozen config file, and `--file F` for each Python file on the user's command line.
     """
     from torchtune.config.model import trust_folder_of
     from torchtune.runs import load_recipe
@@ -33,14 +33,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_rank(argv: Sequence[str]) -> int:
-    """Run one rank and record its error for the parent, which reports one error for all ranks.
+    """Run one rank, and record its error for the parent process, which reports a single error for all ranks.
 
     Returns:
         The exit status.
     """
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), name="parent", daemon=True).start()
     statuses: list[int] = []
-    atexit.register(_exit_at_end, statuses)  # registered before all others, so called after them
+    atexit.register(_exit_at_end, statuses)  # registered first, so called last
     try:
         statuses.append(main(argv))
     except KeyboardInterrupt as error:
@@ -55,7 +55,7 @@ def run_rank(argv: Sequence[str]) -> int:
         else:
             sentence = "" if failure.details else failure.message
             record = {"message": failure.text, "sentence": sentence, "is_echo": _is_echo(error)}
-            record["timestamp"] = int(time.time())  # torchrun requires it, like the message
+            record["timestamp"] = int(time.time())  # torchrun requires a timestamp and a message
             Path(file).write_text(json.dumps(record), encoding="utf-8")
         sys.stdout.flush()
         os._exit(failure.status)  # do not wait for threads that are connected to ended ranks
@@ -65,9 +65,9 @@ def run_rank(argv: Sequence[str]) -> int:
 def _exit_at_end(statuses: list[int]) -> None:
     """Exit before the interpreter finalizes, if the rank has an exit status.
 
-    Threads of gloo may still hold tensors during finalization. A thread that releases the last reference to one then
-    waits for the finalized interpreter and aborts the process: "terminate called without an active exception"
-    (pytorch/pytorch, pull request 179291).
+    Threads of gloo may still reference tensors during finalization. A thread that releases the last reference to a
+    tensor then waits for the finalized interpreter and aborts the process: "terminate called without an active
+    exception" (pytorch/pytorch, pull request 179291).
     """
     if statuses:
         sys.stdout.flush()
@@ -76,14 +76,14 @@ def _exit_at_end(statuses: list[int]) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Exit when the launcher has ended; it starts ranks in separate sessions, which a kill of it does not reach."""
+    """Exit when the launcher has ended: ranks have their own sessions, so killing the launcher does not end them."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(INTERRUPTED)
 
 
 def _is_echo(error: Exception) -> bool:
-    """Return whether an error of gloo, nccl or the store is the consequence of another rank's end."""
+    """Return whether an error of gloo, nccl or the store is a consequence of the end of a different rank."""
     import torch.distributed as dist
 
     of_torch = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))

@@ -62,8 +62,8 @@ class Validation:
     min_improvement: float = field(default=0.0, validator=at_least(0))
     """Minimum decrease of the loss that counts as an improvement for `patience` (nats per token)."""
     prompts: list[str] = field(factory=list)
-    """Prompts to answer at every validation, formatted with the chat template or, if there is none, as Alpaca prompts.
-    Answers are written to `samples.jsonl`."""
+    """Prompts to answer at every validation, formatted with the tokenizer's chat template if it has one, otherwise as
+    Alpaca prompts. Answers are written to `samples.jsonl`."""
     max_new_tokens: int = field(default=64, validator=above(0))
     """Maximum length of an answer (tokens)."""
 
