@@ -92,7 +92,7 @@ OVERRIDES = {
     ("validation.intervl=3",): "validation.intervl: unknown field 'intervl'; did you mean 'interval'?",
     ("validation.interval=0",): "validation.interval: expected an int above 0, got 0",
     ("extra.0.packed=true",): "extra.0: index out of range; the list has 0 items, counted from 0",
-    ("+batch_size=3",): "batch_size: `+` needs a list; this field is not one",
+    ("+batch_size=3",): "batch_size: `+` requires a list, but this field is not a list",
     ("+nothing=3",): "nothing: unknown field 'nothing'",
     ("output_dir=default",): "",
     ("epochs=default", "batch_size=default"): "",

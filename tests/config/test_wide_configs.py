@@ -125,7 +125,7 @@ OVERRIDES: dict[str, list[str]] = {
         "--override part2.interval=3: part2.interval: part2 is the reference ${part}"
     ],
     "'tags=${part.words}' +tags=x": [
-        "--override +tags=x: tags: `+` needs a list; this field holds the reference ${part.words}"
+        "--override +tags=x: tags: `+` requires a list, but this field is set to the reference ${part.words}"
     ],
     "+pair=z": ["--override +pair=z: pair: expected a list of 2: an int, text, got [1, 'a', 'z']"],
     "tags.99999999999999999=x": [

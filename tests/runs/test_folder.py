@@ -127,7 +127,7 @@ def test_recipe_called_from_python_suggests_keywords_instead_of_flags(tmp_path: 
     assert "--overwrite" not in str(caught.value)
     (tmp_path / "other/final").mkdir(parents=True)
     cfg.output_dir = str(tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"choose another output_dir or pass overwrite=True"):
+    with pytest.raises(ConfigError, match=r"choose a different output_dir or pass overwrite=True"):
         sample.main(cfg)
 
 
@@ -164,7 +164,7 @@ def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(
         ConfigError,
-        match=r"config\.yaml is not a config; to start a new run, choose another output_dir or pass",
+        match=r"config\.yaml is not a config; to start a new run, choose a different output_dir or pass",
     ):
         sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}"]))
 

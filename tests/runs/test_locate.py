@@ -94,7 +94,7 @@ def test_an_adapter_and_its_base_may_both_be_named(base: Path, tmp_path: Path) -
     run = a_run(tmp_path / "run")
     final.rename(run / "final")
     assert locate_model(base, run) == ModelFolders(base, run / "final")
-    with pytest.raises(ValueError, match=r"are both adapters; name the base model instead"):
+    with pytest.raises(ValueError, match=r"are both adapters; pass the base model instead"):
         locate_model(run, run / "final")
     with pytest.raises(FileNotFoundError, match=r"is not an adapter: there is no adapter_config\.json in"):
         locate_model(base, base)

@@ -154,7 +154,7 @@ def test_a_change_stops_a_resumed_run_unless_it_is_accepted(
     status, text = project.run()
     assert status == 2
     assert "code, data or versions have changed since the run in run started; restore them, or pass" in text
-    assert "pass --accept-changes to resume anyway; to start a new run, choose another output_dir" in text
+    assert "pass --accept-changes to resume anyway; to start a new run, choose a different output_dir" in text
     assert f"\n  {path}: " in text
     assert "2 mistakes" in text, "nothing else is reported"
     assert "accepted" not in project.record
@@ -249,8 +249,8 @@ def test_results_of_unknown_origin_are_not_overwritten(project: Project, name: s
     project.write(f"run/{name}", "weights")
     status, text = project.run()
     assert status == 2
-    assert f"run/{name.partition('/')[0]} exists, but run has no config.yaml of a run" in text
-    assert "choose another output_dir or pass --overwrite" in text
+    assert f"run/{name.partition('/')[0]} exists, but run contains no config.yaml" in text
+    assert "choose a different output_dir or pass --overwrite" in text
     assert (project.folder / "run" / name).read_text() == "weights"
     assert project.run("--overwrite")[0] == 0
     assert not (project.folder / "run" / name).exists()
@@ -265,7 +265,7 @@ def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Pr
     (project.folder / "run/checkpoints").rmdir()
     status, text = project.run()
     assert status == 2
-    assert "run/run.json exists, but run has no config.yaml of a run" in text
+    assert "run/run.json exists, but run contains no config.yaml" in text
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_check_infers_the_recipe_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'smollm2_135m_lora'"):
         testing.check("smollm2_135m_lor")
     (tmp_path / "none.yaml").write_text("nothing: x\n")
-    with pytest.raises(ConfigError, match="its fields fit no recipe"):
+    with pytest.raises(ConfigError, match="its fields match no recipe"):
         testing.check(tmp_path / "none.yaml")
 
 

@@ -1,4 +1,4 @@
-"""Starting a run: the registry, config sources, overrides, recipes and output folders."""
+"""The start of a run: the registry, config sources, overrides, recipes and output folders."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Errors of components, located at the arguments that caused them rather than at the component's name."""
+"""Locate an error of a component at the arguments that caused the error, rather than at the component's dotpath."""
 
 import re
 from typing import Any, Final
@@ -15,17 +15,17 @@ from torchtune.config.model import (
 )
 
 MOST_REFERENCES: Final = 30
-"""How many references are followed in a row; circular references are rejected earlier."""
+"""The maximum length of a chain of references that is followed; circular references are rejected earlier."""
 
 
 def located_at_arguments(error: InstantiationError, layers: Layers) -> InstantiationError:
-    """Return a component's error, located at the arguments that were set separately from the component's name.
+    """Return a component's error, located at the arguments that were set separately from the component's dotpath.
 
-    If the cause mentions the values of some arguments, such as a missing file, only those are considered.
+    If the cause mentions the values of some arguments, such as a missing file, only these arguments are considered.
 
     Args:
-        error: An error located where the component was named; its cause is an exception of the component's code.
-        layers: The merged config, which records where each argument was set.
+        error: An error located at the component's dotpath; its cause is an exception raised by the component's code.
+        layers: The merged config, with the location of each argument.
     """
     cause = error.__cause__
     if cause is None or error.location is None:
@@ -33,7 +33,7 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
     arguments = _arguments(layers, error.path)
     mentioned = {path: value for path, value in arguments.items() if _is_named(value, str(cause))}
     origins = {path: layers.last_origin(path) for path in mentioned or arguments}
-    # An argument set in the same layer as the component is only to blame if the cause mentions it.
+    # An argument set in the same layer as the component is considered only if the cause mentions its value.
     first_layer = error.location.layer + (0 if mentioned else 1)
     later = {
         path: origin
@@ -51,13 +51,13 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
 
 
 def _is_named(value: object, message: str) -> bool:
-    """Return whether a message mentions a value as a separate word or path; very short values never count."""
+    """Return whether a message mentions a value as a separate word or path; very short values are ignored."""
     text = value if isinstance(value, str) else ""
     return len(text) > 2 and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w/-])", message) is not None
 
 
 def _arguments(layers: Layers, path: Path) -> dict[Path, Any]:
-    """Return the arguments of a component with their paths; a reference is replaced by the field it refers to."""
+    """Return the arguments of a component with their paths; a reference is replaced by its target."""
     try:
         component = value_at(layers.tree, path)
     except LookupError:
@@ -68,7 +68,7 @@ def _arguments(layers: Layers, path: Path) -> dict[Path, Any]:
 
 
 def _followed(layers: Layers, path: Path) -> tuple[Path, Any]:
-    """Return the path and value that a reference leads to; any other value is returned with its own path."""
+    """Follow references from a path, and return the path and value of the final target."""
     value = value_at(layers.tree, path)
     for _ in range(MOST_REFERENCES):
         target = reference_target(value)

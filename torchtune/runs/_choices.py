@@ -1,4 +1,4 @@
-"""Which components a field may hold: those of torchtune and of torch that fit its type."""
+"""Find the components of torchtune and torch that a field accepts."""
 
 import difflib
 import importlib
@@ -45,13 +45,13 @@ PACKAGES: Final = (
 )
 """Packages whose components are listed by schemas, help and suggestions."""
 MOST_LISTED: Final = 8
-"""How many components help and messages list by name; the others are counted."""
+"""The maximum number of components that help and messages list by name; the others are counted."""
 MOST_SUGGESTED: Final = 4
-"""How many components a suggestion names."""
+"""The maximum number of components in a suggestion."""
 
 
 def components_of_field(t: Any) -> list[str]:
-    """Return the dotpaths of the components that a field of a type may hold; empty if it accepts any value."""
+    """Return the dotpaths of the components that a field of type `t` accepts; empty if it accepts any value."""
     component = component_type_of(t)
     expected_type = (
         (typing.get_args(strip(component)) or (Any,))[0] if is_component_type(component) else component
@@ -62,7 +62,7 @@ def components_of_field(t: Any) -> list[str]:
 
 
 def format_components(paths: Sequence[str]) -> str:
-    """Format dotpaths as a list, torchtune's first, with the number of omitted ones."""
+    """Return dotpaths as a list, torchtune's own first, with the number of omitted dotpaths."""
     ordered, others = sorted(paths, key=_foreign_last), len(paths) - MOST_LISTED
     return ", ".join([*ordered[:MOST_LISTED], *([f"{others} others"] if others > 0 else [])])
 
@@ -70,8 +70,9 @@ def format_components(paths: Sequence[str]) -> str:
 def similar_components(name: str, paths: Sequence[str]) -> list[str]:
     """Return the dotpaths whose last part is similar to that of a name, most likely first.
 
-    Equal ones exclude all others. Otherwise those that contain the name are returned, with prefixes first; otherwise
-    the longest one contained in it, as `AdamW` is in `adamw_torch`; otherwise the one with the closest spelling.
+    If any last parts equal the name, only those are returned. Otherwise, parts that contain the name are returned,
+    prefixes first; otherwise the longest part that the name contains, such as `AdamW` for `adamw_torch`; otherwise the
+    part with the closest spelling.
     """
     word = _normalized(name)
     normalized = {path: _normalized(path) for path in sorted(paths, key=_foreign_last)}
@@ -92,18 +93,18 @@ def similar_components(name: str, paths: Sequence[str]) -> list[str]:
 
 
 def note_unknown_components(layers: Layers) -> None:
-    """Record a mistake for each component that does not exist, suggesting components that its field may hold."""
+    """Record a mistake for each component that does not exist, suggesting components that its field accepts."""
     for path, value, t in _component_values(layers.config_class or Any, layers.tree, ()):
         mistake = _missing_component(value) if isinstance(value, Mapping) else _not_a_mapping(value, t)
         if mistake is not None:
             suggestion = _suggestion(mistake, components_of_field(t))
             layers.mistakes.append(layers.located(mistake._replace(path=path, suggestion=suggestion)))
-            # Which arguments are dropped is unknown as long as the component is.
+            # The dropped arguments cannot be determined for an unknown component.
             layers.dropped = [dropped for dropped in layers.dropped if dropped.path != path]
 
 
 def _component_values(t: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield the path, value and type of each component, and of each string in a field that only takes components."""
+    """Yield the path, value and type of each component, and of each string in a field that accepts only components."""
     if is_component_tree(tree):
         yield path, tree, t
     field_slots = slots(t, tree)
@@ -111,12 +112,12 @@ def _component_values(t: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any
         inner = field_slots[key].type if key in field_slots else Any
         if isinstance(value, Mapping | list):
             yield from _component_values(inner, value, (*path, key))
-        elif isinstance(value, str) and not is_reference(value) and _takes_only_components(inner):
+        elif isinstance(value, str) and not is_reference(value) and _accepts_only_components(inner):
             yield (*path, key), value, inner
 
 
-def _takes_only_components(t: Any) -> bool:
-    """Return whether a field takes only a component or null."""
+def _accepts_only_components(t: Any) -> bool:
+    """Return whether a field accepts only a component or null."""
     types = [m for m in members(t if is_component_type(t) else strip(t)) if m is not type(None)]
     return bool(types) and all(component_type_of(m) is not None and not is_anything(m) for m in types)
 
@@ -138,9 +139,9 @@ def _not_a_mapping(text: str, t: Any) -> Mistake:
 
 
 def _suggestion(mistake: Mistake, allowed: Sequence[str]) -> str:
-    """Suggest components with a similar name, or those that the field may hold.
+    """Return a suggestion of components with a similar name, or else of components that the field accepts.
 
-    The mistake's own suggestion is kept for names in the user's packages.
+    For names in the user's packages, the mistake's own suggestion is kept.
     """
     name = mistake.got.strip("'")
     is_of_user = "." in name and name.partition(".")[0] not in (*OWN_PACKAGES, "torch")
@@ -171,7 +172,7 @@ def components_for(expected_type: Any, passed_arguments: Passed) -> Iterator[tup
             if name.startswith("_") or not callable(fn) or not admits(fn, expected_type, passed_arguments):
                 continue
             if "component" in parameters(fn):
-                continue  # it builds the component that a config names, as torchtune.training.build_optimizer does
+                continue  # a builder for a component in the config, such as torchtune.training.build_optimizer
             try:
                 path = dotpath(fn)
             except ValueError:
@@ -187,7 +188,7 @@ def _modules() -> Iterator[Any]:
     for name in PACKAGES:
         module = importlib.import_module(name)
         yield module
-        if name == "torchtune.models":  # its families are modules
+        if name == "torchtune.models":  # model families are separate modules
             for entry in pkgutil.iter_modules(module.__path__):
                 if not entry.name.startswith("_"):
                     yield importlib.import_module(f"{name}.{entry.name}")

@@ -1,4 +1,4 @@
-"""Check that this machine has a config's device, and measure memory use; torch is only imported when needed."""
+"""Check that this machine has a config's device, and measure memory use; torch is imported only when needed."""
 
 import os
 import resource
@@ -16,11 +16,11 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 def check_device(name: str, local_ranks: int = 1) -> None:
     """Check that this machine has a device, without creating a GPU context.
 
-    The run's parent process calls it before anything is written.
+    The run's parent process calls this function before anything is written.
 
     Args:
         name: A config's `device`, a `Device`.
-        local_ranks: Ranks that the run starts on this machine; on cuda each uses one GPU.
+        local_ranks: The number of ranks on this machine; on cuda, each rank uses one GPU.
 
     Raises:
         FieldError: The device is unknown or missing, or there are fewer devices than ranks.
@@ -58,7 +58,7 @@ def device_type(name: str) -> str:
 def peak_memory_bytes(device: "torch.device") -> int:
     """Return the peak memory so far: allocated on a GPU, or resident in this process on the CPU.
 
-    Apple GPUs share the machine's memory and record no peak, so the process's resident memory is returned for them too.
+    Apple GPUs share the machine's memory and record no peak, so the process's resident memory is returned instead.
     """
     if device.type == "cuda":
         import torch

@@ -17,7 +17,7 @@ from torchtune.runs._sources import load_module
 from torchtune.runs.command_line import Call
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
-"""The comment with which a YAML file names its recipe: `# recipe: lora_finetune`, or its editor's schema comment."""
+"""The comment that specifies a YAML file's recipe: `# recipe: lora_finetune`, or the schema comment for editors."""
 
 
 def load_recipe(name: str) -> Recipe[Any]:
@@ -40,11 +40,11 @@ def load_recipe(name: str) -> Recipe[Any]:
 def calls_in(folder: str) -> list[Call]:
     """Return a call for every config in a folder: YAML files, and functions of Python files that return a config.
 
-    Folders and files whose names begin with `.` or `_` are skipped. A config whose recipe cannot be inferred yields a
-    call without a recipe, which holds the mistake.
+    Folders and files whose names begin with `.` or `_` are skipped. If the recipe of a config cannot be inferred, its
+    call has no recipe and contains the mistake.
 
     Raises:
-        ConfigError: There is no such folder, or it contains no configs.
+        ConfigError: The folder does not exist or contains no configs.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -53,13 +53,13 @@ def calls_in(folder: str) -> list[Call]:
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
-        expected = "expected YAML files or Python functions that return one"
+        expected = "expected YAML files or Python functions that return a config"
         raise ConfigError.of_argument(folder, f"contains no config: {expected}")
     return calls
 
 
 def recipe_for(config: str | type) -> str:
-    """Return the recipe that a config is for: a registered name, a file as `--config` takes it, or a config class.
+    """Return the recipe for a config: a registered name, a file as for `--config`, or a config class.
 
     Raises:
         ConfigError: The recipe cannot be inferred.
@@ -71,7 +71,7 @@ def recipe_for(config: str | type) -> str:
         return _of_class(config.__name__, str(config))
     if ".py" not in config and not config.endswith((".yaml", ".yml")):
         if not Path(config).is_dir():
-            config_source(config)  # raises, as the name is not registered, and suggests a similar name
+            config_source(config)  # raises with a suggestion, because the name is not registered
         config = str(RunFolder(config).config)
     if config.endswith((".yaml", ".yml")):
         call = _call_of_yaml(Path(config), _recipes([])[0])
@@ -88,7 +88,7 @@ def recipe_for(config: str | type) -> str:
 
 
 def _own_recipe(file: str, names: set[str]) -> str | None:
-    """Return the file of the user's recipe whose config class the functions of a file return, or None."""
+    """Return the file of the user's recipe whose config class is returned by functions in `file`, or None."""
     module = load_module(file)
     for name in names:
         cls = getattr(module, name, None)
@@ -114,11 +114,11 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]:
-    """Return the registered recipes and those of a folder by name or file, and a call for each that fails to load."""
+    """Return registered recipes by name and recipes in `files` by file, and a call for each file that fails to load."""
     recipe_files = [
         str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))
     ]
-    # Before torchtune's packages are imported under names that the folder's project also uses.
+    # This must precede the import of torchtune packages whose names the folder's project also uses.
     for file in recipe_files:
         prefer_project_packages(file)
     recipes_by_name, broken = {name: load_recipe(name) for name in recipe_names()}, []
@@ -135,13 +135,13 @@ def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
         yield _call_of_yaml(file, recipes)
     elif file.suffix == ".py":
         for function, returns in functions_returning(str(file)):
-            fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
-            if fitting:
-                yield Call.for_config(fitting[-1], f"{file}:{function}")
+            matches = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
+            if matches:
+                yield Call.for_config(matches[-1], f"{file}:{function}")
 
 
 def functions_returning(file: str) -> Iterator[tuple[str, str]]:
-    """Yield the public functions of a Python file without required arguments, each with its return annotation."""
+    """Yield the name and return annotation of each public function without required arguments in a Python file."""
     try:
         body = syntax_tree(file).body
     except SyntaxError:
@@ -156,18 +156,18 @@ def functions_returning(file: str) -> Iterator[tuple[str, str]]:
 
 def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
     try:
-        fitting = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
+        matches = _declared_recipe(file) or _matching_recipes(read_yaml(str(file)).value, recipes)
     except ConfigError as error:
         return Call.for_config("", str(file), error.mistakes)
-    if len(fitting) == 1:
-        return Call.for_config(fitting[0], str(file))
-    message = f"its fields fit {' and '.join(fitting)}" if fitting else "its fields fit no recipe"
-    advice = f"name the recipe in a comment, `# recipe: {[*fitting, 'lora_finetune'][0]}`"
+    if len(matches) == 1:
+        return Call.for_config(matches[0], str(file))
+    message = f"its fields match {' and '.join(matches)}" if matches else "its fields match no recipe"
+    advice = f"specify the recipe in a comment, `# recipe: {[*matches, 'lora_finetune'][0]}`"
     return Call.for_config("", str(file), [Mistake.of_file(str(file), message, advice)])
 
 
-def _named(file: Path, visited: frozenset[Path] = frozenset()) -> list[str]:
-    """Return the recipe that a YAML file names in a comment, or the recipe of its base; empty if unknown."""
+def _declared_recipe(file: Path, visited: frozenset[Path] = frozenset()) -> list[str]:
+    """Return the recipe in a YAML file's comment, or the recipe of its base; empty if unknown."""
     comment = RECIPE_COMMENT.search(file.read_text(encoding="utf-8", errors="replace"))
     if comment:
         return [comment[1] or comment[2]]
@@ -177,12 +177,12 @@ def _named(file: Path, visited: frozenset[Path] = frozenset()) -> list[str]:
         return []
     base_file = file.parent / base
     if base_file.suffix in (".yaml", ".yml") and base_file.is_file():
-        return _named(base_file, visited | {file})
+        return _declared_recipe(base_file, visited | {file})
     return [recipe for recipe, names in config_names().items() if base in names]
 
 
-def _fitting(value: object, recipes: dict[str, Recipe[Any]]) -> list[str]:
-    """Return the recipes whose fields best match those of a YAML file: fewest unknown, then fewest omitted fields."""
+def _matching_recipes(value: object, recipes: dict[str, Recipe[Any]]) -> list[str]:
+    """Return the recipes whose fields best match a YAML file: fewest unknown fields, then fewest omitted fields."""
     keys = set(value) if isinstance(value, dict) else set()
     fields = {name: set(field_names(r.config_class)) for name, r in recipes.items() if r.config_class}
     distances = {

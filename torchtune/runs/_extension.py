@@ -1,4 +1,4 @@
-"""Whether new limits (epochs, optimizer steps) extend a finished fine-tuning run."""
+"""Check whether new limits (epochs, optimizer steps) extend a finished fine-tuning run."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,9 +20,9 @@ def reached_limit(previous: Mapping[str, Any], current: Mapping[str, Any], step:
     """Return the fields of a limit that a finished run has already reached; empty if no limit is known to be reached.
 
     Args:
-        previous: The config with which the run finished, references resolved.
-        current: The config with which it is to be extended.
-        step: The optimizer steps that it has taken.
+        previous: The config of the finished run, with references resolved.
+        current: The config for the extension.
+        step: The number of optimizer steps of the finished run.
     """
     epochs, max_steps, per_epoch = (current.get(name) for name in LENGTHS)
     if max_steps is not None:
@@ -36,12 +36,12 @@ def reached_limit(previous: Mapping[str, Any], current: Mapping[str, Any], step:
 
 
 def _steps_of(epochs: Any, per_epoch: Any, step: int) -> int:
-    """Return the total steps that a per-epoch limit allows; `step + 1` without such a limit."""
+    """Return the total number of steps that a per-epoch limit allows; `step + 1` without such a limit."""
     return step + 1 if per_epoch is None or epochs is None else int(epochs * per_epoch)
 
 
 def extended_limits(record: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the limits of an extended run by field: the original value, then that of each extension."""
+    """Return the limits of an extended run by field: the original value, then the value for each extension."""
     limits: dict[str, list[Any]] = {}
     for entry in record.get("extended", ()):
         for name in LENGTHS:

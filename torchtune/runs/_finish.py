@@ -1,4 +1,4 @@
-"""The summary that a run prints after its last step: where the model is, and what to do with it."""
+"""The summary that a run prints after its last step: the location of the model, and the next commands."""
 
 import shlex
 import sys
@@ -12,7 +12,7 @@ def closing_lines(folder: RunFolder) -> Iterator[str]:
     """Yield the summary of a finished run: its results, the best step, and the next commands.
 
     Args:
-        folder: The run's folder; without a trained model in it, nothing is yielded.
+        folder: The run's folder; if it contains no trained model, nothing is yielded.
     """
     if not folder.final.is_dir():
         return
@@ -30,7 +30,7 @@ def closing_lines(folder: RunFolder) -> Iterator[str]:
     adapter_config = folder.final / "adapter_config.json"
     is_adapter = adapter_config.is_file()
     if is_adapter and not read_json(adapter_config).get("base_model_name_or_path"):
-        return  # Without its base, an adapter can neither generate nor be merged.
+        return  # An adapter without a base model can neither generate nor be merged.
     path = shlex.quote(str(folder.path))
     yield f"try it: tune alpaca_generate --config generate model_directory={path}"
     if is_adapter:

@@ -1,4 +1,4 @@
-"""Command-line flags by tyro: every field and every component's argument, with its type, value and documentation."""
+"""Command-line flags, based on tyro, for every field and component argument, with type, value and documentation."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -27,13 +27,13 @@ from torchtune.runs.command_line import RUN_OPTIONS, options_table
 
 
 class Typed(str):
-    """The text typed for a flag; it is converted by its field's type once all fields are known."""
+    """The text of a flag; it is converted to its field's type after all fields are known."""
 
     __slots__ = ()
 
 
 class _Group:
-    """A config class, component or list as a group of flags; subclasses hold its tyro specification."""
+    """A group of flags for a config class, component or list; each subclass defines a tyro specification."""
 
     spec: Any = None
 
@@ -42,7 +42,7 @@ def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]
     """Parse overrides with tyro against the flags of a config.
 
     Returns:
-        The text for every key that is a flag. Unknown keys are omitted; the caller reports them.
+        The text of every key that is a flag. Unknown keys are omitted; the caller reports them.
     """
     import tyro
 
@@ -61,12 +61,12 @@ def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]
 
 
 def print_help(layers: Layers, prog: str, description: str) -> None:
-    """Print the options of a run, and the flags of a config: types, values and documentation, grouped by component.
+    """Print the options of a run, and the flags of a config with types, values and documentation, by component.
 
     Args:
-        layers: The config; without layers above the class's defaults, all values are shown as defaults.
+        layers: The config; if it has only the class's defaults, all values are shown as defaults.
         prog: The program's name.
-        description: What the program does.
+        description: A description of the program.
     """
     import tyro
 
@@ -76,7 +76,7 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
         layers.config_class or Any, layers.tree, "config", description, only_defaults=only_defaults
     )
     named: Any = {"prog": prog, "description": description}
-    with contextlib.suppress(SystemExit):  # tyro exits once it has printed
+    with contextlib.suppress(SystemExit):  # tyro exits after printing
         tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **named)
 
 
@@ -104,7 +104,7 @@ def _registry() -> Any:
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="VALUE",
-            instance_from_str=lambda words: Typed(words[0]),
+            instance_from_str=lambda args: Typed(args[0]),
             is_instance=lambda value: isinstance(value, str),
             str_from_instance=lambda value: [str(value)],
         )
@@ -113,7 +113,7 @@ def _registry() -> Any:
 
 
 def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = False) -> type[_Group]:
-    """Describe the slots of a value to tyro; `only_defaults` means that no config has set any of them."""
+    """Return a group with a flag for each slot of a value; `only_defaults` if no config sets any of them."""
     from tyro.constructors import StructConstructorSpec
 
     fields = []
@@ -158,7 +158,7 @@ def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
 
 
 def _choices(t: Any) -> str:
-    """List the components that a field may hold, after a colon; empty if it accepts any value."""
+    """Return the components that a field accepts, after a colon; empty if it accepts any value."""
     paths = components_of_field(t)
     return f": {format_components(paths)}, or your own package.module.Name" if paths else ""
 

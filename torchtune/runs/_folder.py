@@ -1,4 +1,4 @@
-"""The output folder of a run: its files, its lock, and whether a run in it can be resumed."""
+"""The output folder of a run: its files, its lock, and the checks before a run in it is resumed."""
 
 import fcntl
 import glob
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from torchtune.config.model import Difference, Layers
 
 _START_TIMEOUT = 10.0
-"""How long to wait for another start of a run, such as one on another node (seconds)."""
+"""How long to wait for a process that is starting a run in the folder, such as one on a different node (seconds)."""
 
 
 class LockedError(ValueError):
-    """Another process is using an output folder; the message says which."""
+    """Another process is using an output folder; the message identifies the process."""
 
 
 class RunFolder:
-    """The output folder of a run, with the paths of its files; it need not exist.
+    """The output folder of a run, with the paths of its files; the folder need not exist.
 
     Args:
         path: The config's `output_dir`.
@@ -46,25 +46,25 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         """The frozen config."""
         self.record = self.path / "run.json"
-        """Everything else that the run depends on, and when it started and finished."""
+        """The record: everything else that the run depends on, and the times of its start and finish."""
         self.metrics = self.path / "metrics.jsonl"
         """One JSON object for each optimizer step."""
         self.samples = self.path / "samples.jsonl"
         """Completions of fixed prompts."""
         self.checkpoints = self.path / "checkpoints"
-        """Everything needed to resume."""
+        """The state needed to resume."""
         self.final = self.path / "final"
         """The weights after the last step."""
         self.best = self.path / "best"
         """The weights with the lowest validation loss."""
         self.profile = self.path / "profile"
-        """Traces of torch.profiler."""
+        """Traces recorded by torch.profiler."""
         self.log = self.path / "log.txt"
         """Metrics as text."""
         self.wandb_id = self.path / "wandb_id.txt"
         """The run's id on Weights & Biases."""
         self.plot = self.path / "plot"
-        """The files of `tune plot`, without their two suffixes."""
+        """The files of `tune plot`, without suffixes."""
         self._plots = [self.plot.with_suffix(suffix) for suffix in (".png", ".html")]
         self.code = self.path / "code"
         """Copies of the user's code."""
@@ -86,12 +86,12 @@ class RunFolder:
         return self.config.is_file() or self.record.is_file()
 
     def owned_paths(self) -> list[Path]:
-        """Return the absolute paths of files and folders that the run writes; any others may be the user's."""
+        """Return the absolute paths of the files and folders that the run writes; any others may belong to the user."""
         paths = [self.config, self.record, *self._results, *self._copies()]
         return [self.path.resolve() / path.relative_to(self.path) for path in paths]
 
     def _copies(self) -> list[Path]:
-        """Return the copies of code that the record names; other files in `code` may be the user's."""
+        """Return the copies of code listed in the record; other files in `code` may belong to the user."""
         return [self.code / name for name in self.read_record().get("code", {})]
 
     @property
@@ -124,7 +124,7 @@ class RunFolder:
         self.update_record({"finished": timestamp()})
 
     def resume_hint(self) -> str:
-        """Return how to resume a stopped run: by the command in its record."""
+        """Return advice for resuming a stopped run, based on the command in its record."""
         command = self.read_record().get("command", ())
         return f"run the same command{' without --overwrite' * ('--overwrite' in command)} to resume"
 
@@ -134,7 +134,7 @@ class RunFolder:
 
         Args:
             holder: A description of the holder, for the messages of other processes.
-            timeout: How long to wait while another run starts in the folder, such as one on another node (seconds).
+            timeout: How long to wait for a process that is starting a run in the folder (seconds).
 
         Raises:
             LockedError: Another process holds the lock.
@@ -150,7 +150,7 @@ class RunFolder:
                     if other.startswith("a run") or time.monotonic() > deadline:
                         raise LockedError(
                             f"{self.path} is in use by {other or 'another process'}; wait until it ends, stop it, or"
-                            " choose another output_dir"
+                            " choose a different output_dir"
                         ) from None
                     time.sleep(0.05)
                 except OSError:  # a file system without locks
@@ -168,10 +168,10 @@ class RunFolder:
         Args:
             layers: The checked config.
             command: The command line, for the record.
-            allowed: How a run may start if the folder already holds one.
+            allowed: The permitted ways to start if the folder already contains a run.
 
         Raises:
-            ConfigError: The folder holds a finished run, a run with a different config, code or data, or results of
+            ConfigError: The folder contains a finished run, a run with a different config, code or data, or results of
                 unknown origin; or it is not writable.
         """
         if "\0" in str(self.path):
@@ -190,15 +190,15 @@ class RunFolder:
             raise _output_dir_error(layers, str(error)) from error
         except OSError as error:
             reason = f"cannot write to {self.path}: {error.strerror}"
-            raise _output_dir_error(layers, reason, "choose another output_dir") from error
+            raise _output_dir_error(layers, reason, "choose a different output_dir") from error
 
     def _check_empty(self, layers: "Layers", allowed: Resume) -> None:
-        """Reject results without a frozen config: it was deleted, or another program wrote the results."""
+        """Reject results without a frozen config: it was deleted, or a different program wrote the results."""
         results = [path for path in self._results if path.exists()]
         if "finished" in self.read_record():
             results.append(self.record)
         if results:
-            message = f"{results[0]} exists, but {self.path} has no {self.config.name} of a run"
+            message = f"{results[0]} exists, but {self.path} contains no {self.config.name}"
             raise _output_dir_error(layers, message, allowed.new_run_hint)
 
     def _start(self, layers: "Layers", command: list[str]) -> None:
@@ -210,7 +210,7 @@ class RunFolder:
         write_text(self.config, frozen.render())
 
     def _copy_code(self) -> None:
-        """Copy the code that the record names; differing copies of an earlier start are kept under another name."""
+        """Copy the code listed in the record; copies from an earlier start are renamed if they differ."""
         for name, entry in self.read_record().get("code", {}).items():
             copy, source = self.code / name, Path(entry["path"])
             if copy.exists() and copy.read_bytes() != source.read_bytes():
@@ -219,16 +219,16 @@ class RunFolder:
             shutil.copyfile(source, copy)
 
     def _resume(self, layers: "Layers", command: list[str], allowed: Resume) -> None:
-        """Resume the run in the folder, unless it has finished or differs from the one to be started."""
+        """Resume the run in the folder; reject a finished run, and one with a different config, code or data."""
         from torchtune.config.model import drop_paths, freeze, may_change, resolved_tree
 
         previous = read_yaml(str(self.config)).value
         if not isinstance(previous, dict) or not previous:
             raise _output_dir_error(layers, f"{self.config} is not a config", allowed.new_run_hint)
-        if layers.has_unspecified_seed:  # another node may have started this run since `choose_seed` looked
+        if layers.has_unspecified_seed:  # another node may have started this run after `choose_seed`
             layers.tree["seed"] = previous.get("seed")
         frozen, free = freeze(layers), {"output_dir", *may_change(layers.config_class)}
-        # The folder may have moved, or its path may be spelled differently; references to it are still equal.
+        # The folder may have moved, or its path may be spelled differently; references to the folder must not differ.
         same_folder = {"output_dir": str(self.path)}
         sides = [drop_paths(resolved_tree(tree | same_folder), free) for tree in (previous, frozen.tree)]
         changes = differences(*sides)
@@ -262,7 +262,7 @@ class RunFolder:
         write_text(self.config, frozen.render())
 
     def _check_extension(self, layers: "Layers", previous: Mapping[str, Any], allowed: Resume) -> None:
-        """Reject a finished run that is not extended, or cannot be."""
+        """Raise if a finished run is not to be extended, or cannot be extended."""
         from torchtune.config.model import resolved_tree
 
         previous, current = resolved_tree(previous), resolved_tree(layers.tree)
@@ -284,13 +284,13 @@ class RunFolder:
 
     @property
     def newest_step(self) -> int | None:
-        """The optimizer step of the newest checkpoint; None without checkpoints."""
+        """The optimizer step of the newest checkpoint; None if there are no checkpoints."""
         numbers = (path.name.removeprefix("step_") for path in self.checkpoints.glob("step_*"))
         return max((int(number) for number in numbers if number.isdecimal()), default=None)
 
     @property
     def extended_at(self) -> int | None:
-        """The optimizer step at which the run was last extended; None if it never was."""
+        """The optimizer step at which the run was last extended; None if the run was never extended."""
         extensions = self.read_record().get("extended", ())
         return extensions[-1].get("step") if extensions else None
 
@@ -301,7 +301,7 @@ class RunFolder:
         previous: Mapping[str, Any],
         tree: Mapping[str, Any],
     ) -> None:
-        """Update the record of a run that resumes: the accepted changes, and the limits to which it is extended."""
+        """Update the record of a resumed run with accepted changes and, for an extended run, the new limits."""
         altered = altered_inputs(saved, current)
         if altered:
             accepted = {d.path: [d.left, d.right] for d in altered if ABSENT not in (d.left, d.right)}
@@ -310,13 +310,13 @@ class RunFolder:
             lengths = {name: [previous.get(name), tree.get(name)] for name in LENGTHS}
             entry = {"when": timestamp(), "step": self.newest_step, **lengths}
             saved["extended"] = [*saved.get("extended", ()), entry]
-        # The current command is the one that yields the config as it is frozen now.
+        # The recorded command must be the one that produced the current frozen config.
         saved |= {name: current[name] for name in ("command", "folder", "allow", "trusted_folders")}
         self._write_record({**saved, **{kind: current[kind] for kind in KINDS if kind in current}})
         self._copy_code()
 
     def _has_progress(self) -> bool:
-        """Return whether the run wrote more than its start does, not counting files left half-written by a kill."""
+        """Return whether a run has written files after its start, ignoring partial files left by a killed process."""
         start_files = {self.config, self.record, self.code, self._lock, *self._plots}
         return any(path not in start_files and path.suffix != ".part" for path in self.path.iterdir())
 
@@ -331,8 +331,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files that a run writes, and nothing else in the folder.
 
-        Checkpoints are renamed first and the config is removed last, so that a kill in between never leaves a run
-        that would resume from the old checkpoints.
+        Checkpoints are renamed first and the config is removed last, so that a process killed in between never leaves a
+        run that would resume from the old checkpoints.
         """
         removed = self.path / ".checkpoints.removed"
         if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
@@ -372,11 +372,11 @@ def _output_dir_error(layers: "Layers", message: str, suggestion: str = "") -> C
 
 
 def choose_seed(layers: "Layers", *, overwrite: bool = False) -> None:
-    """Replace a null seed with that of the run in the output folder, or with a random one; nothing is written.
+    """Replace a null seed with the seed of the run in the output folder, or with a random seed, in memory only.
 
     Args:
-        layers: The config, not checked yet; without an output folder it stays unchanged.
-        overwrite: The run in the folder will not be resumed.
+        layers: The config, not checked yet; it is unchanged if it has no output folder.
+        overwrite: Ignore the run in the folder, because it will be overwritten.
     """
     from torchtune.config.model import REQUIRED, fields, resolve_tree
 
@@ -389,9 +389,9 @@ def choose_seed(layers: "Layers", *, overwrite: bool = False) -> None:
 
 
 def _seed_in(folder: RunFolder) -> Any:
-    """Return the seed of the run in a folder; None if there is no run."""
+    """Return the seed of the run in a folder, or None if the folder contains no run."""
     try:
         previous = read_yaml(str(folder.config)).value
-    except ValueError:  # there is no run, or its config is unreadable, which `claim` reports
+    except ValueError:  # no run, or an unreadable config, which `claim` reports
         return None
     return previous.get("seed") if isinstance(previous, dict) else None

@@ -1,4 +1,4 @@
-"""Find the user's files that a Python file imports, from its import statements, without running them."""
+"""Find the user's files that a Python file imports, by parsing its import statements, without executing any code."""
 
 import ast
 import importlib.util
@@ -11,14 +11,14 @@ from torchtune.runs._registry import syntax_tree
 def with_imports(
     files: Iterable[Path], folders: Sequence[Path], is_users_file: Callable[[Path], bool]
 ) -> list[Path]:
-    """Return files, and the user's files that they import directly or indirectly, including imports in functions.
+    """Return `files` and the user's files that they import, directly or indirectly, including imports in functions.
 
-    This finds modules that are only imported later in a run. Computed names (`importlib`) are not followed.
+    Modules that are only imported later in a run are thus included. Computed names (`importlib`) are not followed.
 
     Args:
         files: Files of any kind; Python files are parsed.
         folders: Folders to search for modules that are not importable yet.
-        is_users_file: Returns whether an imported file is the user's; others are skipped, with their imports.
+        is_users_file: Returns whether a file belongs to the user; other files and their imports are skipped.
     """
     reached = dict.fromkeys(files)
     waiting = list(reached)
@@ -51,7 +51,7 @@ def _imported_files(file: Path, folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _files_of_module(name: str, importer: Path, folders: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files of a module and of its parent packages; nothing for an installed module without a file."""
+    """Yield the files of a module and its parent packages; yield nothing for a built-in module."""
     root = _importable_root(name.partition(".")[0])
     for folder in [_import_root(importer), *folders] if root is None else [root]:
         files = list(_files_along(folder, name))
@@ -81,7 +81,7 @@ def _import_root(file: Path) -> Path:
 
 
 def _files_along(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the existing files that are executed when a dotted name is imported from a folder."""
+    """Yield the existing files that importing a dotted name from a folder executes."""
     for part in name.split("."):
         package, module = folder / part / "__init__.py", folder / f"{part}.py"
         if package.is_file():

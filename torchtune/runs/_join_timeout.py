@@ -1,4 +1,4 @@
-"""How long a run waits at the start for all ranks to join."""
+"""The time limit for all ranks to join at the start of a run."""
 
 import os
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from torchtune.runs.command_line import JOIN_TIMEOUT, Call
 
 _VARIABLE: Final = "TUNE_JOIN_TIMEOUT"
-"""The environment variable that passes the limit (seconds) to ranks."""
+"""The environment variable that passes the limit (seconds) to the ranks."""
 _DEFAULT: Final = 600.0
 
 
@@ -20,7 +20,7 @@ def join_timeout() -> float:
 
 
 def set_join_timeout(call: Call) -> None:
-    """Set the limit from a command line, for this process and those that it starts.
+    """Set the limit from a command line, for this process and its child processes.
 
     Raises:
         ConfigError: The value is not an integer above 0.

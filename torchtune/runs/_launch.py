@@ -1,4 +1,4 @@
-"""Load the recipe and the config that a command line names."""
+"""Load the recipe and the config of a command line."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from torchtune.runs.console import print_notes
 
 
 def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
-    """Return a call's recipe and its config with overrides merged, not yet checked.
+    """Return a call's recipe and its config with overrides merged, before any checks.
 
     Raises:
         ConfigError: The recipe or the config cannot be read.
     """
     if not call.recipe:
-        raise ConfigError.of_argument("", "name a recipe", "tune ls lists them")
+        raise ConfigError.of_argument("", "no recipe is specified", "tune ls lists the recipes")
     recipe = load_recipe(call.recipe)
     return recipe, recipe.layers_of_call(call)
 
 
 def checked_layers(call: Call) -> tuple[Recipe[Any], Layers, Any]:
-    """Return a call's recipe, its config, and the config object built from it; print the config's notes.
+    """Return a call's recipe, layers and checked config object; print the config's notes.
 
     Raises:
         ConfigError: With every mistake.

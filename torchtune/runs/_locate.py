@@ -1,4 +1,4 @@
-"""Find a model's weights by its Hugging Face folder, its adapter's folder or its run's folder."""
+"""Find a model's weights, given a Hugging Face folder, an adapter's folder or a run's folder."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ class ModelFolders:
     base: Path
     """The Hugging Face folder with the full weights."""
     adapter: Path | None = None
-    """The PEFT folder of an adapter to the base."""
+    """The PEFT folder of an adapter, if there is one."""
 
 
 def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolders:
@@ -33,19 +33,19 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
     Args:
         folder: A Hugging Face folder; a PEFT folder, whose adapter_config.json names its base; or the folder of a
             fine-tuning run, whose `best/` is used if it exists, else `final/`.
-        adapter: A PEFT folder or the folder of a LoRA run, if `folder` is its base. With None, `folder` itself may be
-            an adapter.
+        adapter: A PEFT folder or the folder of a LoRA run, if `folder` is its base. If None, `folder` itself may be an
+            adapter.
 
     Raises:
-        FileNotFoundError: The folder or an adapter's base is missing, or `adapter` holds no adapter.
-        ValueError: A run has written no weights yet, an adapter names no base, or both folders are adapters.
+        FileNotFoundError: The folder or an adapter's base is missing, or `adapter` contains no adapter.
+        ValueError: A run has written no weights yet, an adapter does not specify its base, or both are adapters.
     """
     weights = result_of(folder)
     if adapter is None:
         return ModelFolders(_base_of(weights), weights) if _is_adapter(weights) else ModelFolders(weights)
     if _is_adapter(weights):
         raise ValueError(
-            f"{folder} and {adapter} are both adapters; name the base model instead of {folder}, or omit one of them"
+            f"{folder} and {adapter} are both adapters; pass the base model instead of {folder}, or omit one of them"
         )
     adapter_weights = result_of(adapter)
     if not _is_adapter(adapter_weights):
@@ -58,10 +58,10 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 def result_of(folder: StrPath) -> Path:
     """Return the folder of weights in a run's folder; any other folder is returned unchanged.
 
-    If a run has both, `best/` is used rather than `final/`, and `weights_note` reports that.
+    If a run has both `best/` and `final/`, `best/` is used, and `weights_note` reports this.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: The folder does not exist.
         ValueError: The run has written no weights yet.
     """
     if not Path(folder).is_dir():
@@ -81,7 +81,7 @@ def result_of(folder: StrPath) -> Path:
 
 
 def weights_note(folder: StrPath) -> str | None:
-    """Return a note on which weights of a run's folder are used; None if there is no choice.
+    """Return a note about the choice between the weights in a run's folder; None if there is no choice.
 
     Args:
         folder: As in `locate_model`.
@@ -95,13 +95,13 @@ def weights_note(folder: StrPath) -> str | None:
 
 
 def check_full_model(folder: StrPath) -> None:
-    """Check that a folder holds a full model; an adapter's or a run's folder is rejected.
+    """Check that a folder is not an adapter or a run's folder, where a full model is expected.
 
     Args:
-        folder: A Hugging Face folder is expected.
+        folder: A Hugging Face folder; a missing folder is reported elsewhere.
 
     Raises:
-        ValueError: The folder is an adapter's or a run's; the message suggests another folder.
+        ValueError: The folder is an adapter or a run's folder; the message suggests a different folder.
     """
     folder = Path(folder)
     if (folder / _CONFIG).is_file():
@@ -115,18 +115,18 @@ def check_full_model(folder: StrPath) -> None:
         )
     if weights:
         raise ValueError(
-            f"{folder} is a run's folder; name the weights in it, {' or '.join(map(str, weights))}"
+            f"{folder} is a run's folder; use the weights in it, {' or '.join(map(str, weights))}"
         )
 
 
 def weights_in(folder: StrPath) -> list[Path]:
-    """Return the folders of weights in a run's folder, `final` first; empty for other folders."""
+    """Return the folders of weights in a run's folder, `final` first; empty for any other folder."""
     run = RunFolder(folder)
     return [path for path in (run.final, run.best) if path.is_dir()] if run.has_begun else []
 
 
 def _uses_of(adapter: Path) -> str:
-    """Explain how to use an adapter where a full model is expected."""
+    """Return advice for using an adapter where a full model is expected."""
     base = read_json(adapter / _ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE"
     return (
         f"merge it into its base (tune convert {adapter} NEW_FOLDER) and use that folder, or train the adapter further:"
@@ -138,7 +138,7 @@ def check_model_folder(folder: StrPath) -> None:
     """Check that `locate_model` accepts a folder, without reading its contents.
 
     Raises:
-        FileNotFoundError: The folder is missing or holds no model; the message says how to get one.
+        FileNotFoundError: The folder is missing or contains no model; the message explains how to get one.
         ValueError: A run has written no weights yet.
     """
     path = result_of(folder)
@@ -147,20 +147,20 @@ def check_model_folder(folder: StrPath) -> None:
 
 
 def missing_model_message(path: StrPath) -> str:
-    """Explain why a path is not a model's folder, and how to get one."""
+    """Return a message that explains why a path is not a model's folder, and how to get a model."""
     as_written, path = path, Path(path)
     target = f"models/{path.name.removesuffix(path.suffix) if path.is_file() else path.name}"
     if path.is_file():
         if path.suffix.lower() == ".gguf":
             return f"{path} is a GGUF file; convert it to a model folder with `tune convert {path} {target}`"
-        return f"{path} is a file, but a model is a folder; name the folder that contains the file"
+        return f"{path} is a file, but a model is a folder; pass the folder that contains the file"
     if not path.is_dir():
         hint = missing_model_hint(as_written)
         if hint:
             return f"folder {path} does not exist; {hint}"
         return (
-            f"folder {path} does not exist (relative paths start at {Path.cwd()}); name the folder of a Hugging Face"
-            " model, an adapter or a run; tune download fetches a model, tune convert converts other formats"
+            f"folder {path} does not exist (relative paths start at {Path.cwd()}); pass the folder of a Hugging Face"
+            " model, an adapter or a run; tune download downloads a model, tune convert converts other formats"
         )
     no_config = f"there is no {_CONFIG} in {path}"
     if (path / "params.json").is_file():
@@ -171,7 +171,7 @@ def missing_model_message(path: StrPath) -> str:
     files = sorted(path.glob("*.gguf"))
     if files:
         return f"{no_config}, only GGUF files; convert one with `tune convert {files[0]} {target}-hf`"
-    return f"{no_config}; expected the folder of a Hugging Face model (tune download fetches one)"
+    return f"{no_config}; expected the folder of a Hugging Face model (tune download downloads one)"
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -179,7 +179,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _base_of(adapter: Path) -> Path:
-    """Return the folder of an adapter's base, relative to the current folder or the one its run was started in."""
+    """Return the folder of an adapter's base, relative to the current folder or to the working directory of its run."""
     path = adapter / _ADAPTER_CONFIG
     named = read_json(path).get("base_model_name_or_path")
     if not isinstance(named, str | None):

@@ -11,16 +11,16 @@ from torchtune._similar_paths import similar_path
 StrPath = str | os.PathLike[str]
 
 _LOCAL = ("models", "runs", "checkpoints")
-"""First folders of paths that are local even if they do not exist yet."""
+"""First parts of paths that are local even if the folder does not exist yet."""
 _VARIANTS = {"instruct", "it", "pt", "chat", "base"}
-"""Parts of names that distinguish variants of one model size."""
+"""Parts of names that distinguish variants of a model with the same size."""
 
 
 def missing_model_hint(path: StrPath, accepts: Callable[[Path], bool] = Path.is_dir) -> str:
-    """Return how to get the missing model that a path names; empty if nothing is known about it.
+    """Return advice for getting the missing model at a path; empty without a similar folder or known model.
 
     Args:
-        path: As the user wrote it: `./a/b` is a path, and `a/b` may be a model id on the hub.
+        path: The path as the user typed it: `./a/b` is a path, but `a/b` may be a model id on the hub.
         accepts: Returns whether a path is of the expected kind.
     """
     similar = similar_path(path, accepts)
@@ -36,7 +36,7 @@ def missing_model_hint(path: StrPath, accepts: Callable[[Path], bool] = Path.is_
 
 
 def download_command(path: StrPath) -> str:
-    """Return the command that downloads the model that a missing path names; empty if it names none."""
+    """Return the command that downloads the model for a missing path; empty if no such model is known."""
     name = Path(path).name
     if _looks_like_hub_name(path):
         return f"tune download {path} --output-dir models/{name}"
@@ -52,7 +52,7 @@ def _looks_like_hub_name(path: StrPath) -> bool:
 
 
 def _known_name(name: str) -> str:
-    """Return the hub id of a known model, given its name without the owner; empty for others."""
+    """Return the hub id of a known model, given its name without the owner; empty for an unknown model."""
     owners: dict[str, str] = {}
     for hub_name in known_models():
         owner, _, model = hub_name.partition("/")
@@ -70,7 +70,7 @@ def _without_variant(name: str) -> str:
 def known_models() -> list[str]:
     """Return the hub ids that the model builders declare, without importing torch.
 
-    They are read from the source: string literals such as `"owner/name"` or `"owner/name or owner/other"`.
+    The ids are read from string literals in the source, such as `"owner/name"` or `"owner/name or owner/other"`.
     """
     files = sorted(Path(folder_of("torchtune"), "models").glob("*.py"))
     name = r"[\w-]+/[\w.-]+"

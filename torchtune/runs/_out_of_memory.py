@@ -1,4 +1,4 @@
-"""Recognize out-of-memory errors of any library."""
+"""Recognize out-of-memory errors from any library."""
 
 import errno
 import mmap
@@ -12,11 +12,11 @@ _TEXTS: Final = (
     "std::bad_alloc",
 )
 _RESERVED: Final = 768 * 2**20
-"""Bytes of address space for explaining an error: importing torch's fake tensors, and a model of them."""
+"""Bytes of address space for explaining an error, which imports fake tensors and builds a model from them."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python, torch or the system means that memory ran out."""
+    """Return whether an error from Python, torch or the system means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -25,15 +25,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Reserve:
-    """Reserved address space, released to explain an error after memory ran out.
+    """Reserved address space, which is released to explain an error after memory ran out.
 
-    It is never touched, so it uses no memory. It only matters if the address space of a process is limited
-    (`ulimit -v`): the explanation would then run out of memory, as the run did.
+    The space is never accessed, so it uses no memory. It matters only if the address space of a process is limited
+    (`ulimit -v`): without it, the explanation would run out of memory, like the run.
     """
 
     def __init__(self) -> None:
         self._space: mmap.mmap | None = None
-        with suppress(OSError, ValueError):  # the limit is too low even for the reserve
+        with suppress(OSError, ValueError):  # the limit is too low for the reserve
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             self._space = mmap.mmap(-1, _RESERVED, flags=flags, prot=mmap.PROT_READ)
 

@@ -1,4 +1,4 @@
-"""Apply overrides to layers: values are read by the type of their field, and the order of arguments is irrelevant."""
+"""Apply overrides to layers; each value is converted to its field's type, and the order of arguments is irrelevant."""
 
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ from torchtune.runs.command_line import Suggest, suggest_run_option
 
 @define
 class Overriding:
-    """Applies overrides to layers: first those that change the config's structure, outermost first, then values."""
+    """Applies overrides to layers: first structural changes, outermost first, then values."""
 
     layers: Layers
     suggest: Suggest = suggest_run_option
@@ -63,7 +63,7 @@ class Overriding:
     def apply(self, overrides: Sequence[Override]) -> list[Override]:
         """Apply the overrides that change the config's structure; return the others, which set single values.
 
-        The last of several overrides that replace the same value wins. Additions to a list, and mappings that change
+        If multiple overrides replace the same value, the last one wins. Additions to a list, and mappings that change
         arguments, are applied after the override that replaces the list or component, in any order of arguments.
         """
         last = {
@@ -77,7 +77,7 @@ class Overriding:
         return sorted(values, key=lambda o: o.position)
 
     def _with_config_spelling(self, override: Override) -> Override:
-        """Return an override with the field path as the config spells it: `batch_size` for `--batch-size`."""
+        """Return an override with the field path spelled as in the config: `batch_size` for `--batch-size`."""
         try:
             return Override(dotted(self._find(override.path)[1]), override.text, override.position)
         except RejectedError:
@@ -89,10 +89,10 @@ class Overriding:
             self._set(override)
 
     def _shapes(self, override: Override) -> bool:
-        """Apply an override if it swaps a component, adds to a list, or sets null, a default, a list or a mapping.
+        """Apply an override if it replaces a component, adds to a list, or sets null, a default, a list or a mapping.
 
         Returns:
-            Whether the override was of this kind.
+            Whether the override is of this kind.
         """
         try:
             t, path = self._find(override.path)
@@ -129,18 +129,18 @@ class Overriding:
     def _add(self, path: Path, t: Any, override: Override) -> None:
         current = self._value(path)
         if is_reference(current):
-            message = f"`+` needs a list; this field holds the reference {current}"
+            message = f"`+` requires a list, but this field is set to the reference {current}"
             self._note(override, Mistake("reference", message, "set the whole list", path))
             return
         if current is None:
             current = self._default(path)
         collection = next((m for m in members(strip(t)) if is_collection_type(m)), None)
         if is_component_tree(current) and collection is not None:
-            current = [current]  # a single component in a field that takes a list becomes its first item
+            current = [current]  # a single component in a field that accepts a list becomes the first item
             self._set_at(path, current, override.origin(self.layer))
         if not isinstance(current, list) and not (current is None and collection is not None):
             advice = f"use {dotted(path)}={override.text} to set it"
-            message = "`+` needs a list; this field is not one"
+            message = "`+` requires a list, but this field is not a list"
             self._note(override, Mistake("wrong_type", message, advice, path))
             return
         item = item_type(collection, len(current or ()))
@@ -180,7 +180,7 @@ class Overriding:
             self._set_at(path, value, override.origin(self.layer))
 
     def _read(self, override: Override, t: Any, path: Path) -> Any:
-        """Return a value, converted by the type of its field: verbatim for strings, parsed as YAML otherwise.
+        """Return the value of an override for a field of type `t`: verbatim for strings, parsed as YAML otherwise.
 
         Raises:
             RejectedError: A list, a mapping or a quoted string is not valid YAML.
@@ -218,16 +218,16 @@ class Overriding:
             self._set_at(path, unstructure(slot.default), override.origin(self.layer))
 
     def _default(self, path: Path) -> Any:
-        """Return the default at a path as a tree; None without a default."""
+        """Return the default at a path as a tree, or None if there is no default."""
         return _default_of(slots(self._type_of(path[:-1]), self._value(path[:-1])).get(path[-1]))
 
-    # Resolving field paths. An override of a field in an optional section that is null enables the section.
+    # The methods below resolve field paths. Overriding a field in an optional section that is null enables the section.
 
     def _type_of(self, path: Path) -> Any:
         return self._find(tuple(map(str, path)))[0] if path else self.layers.config_class or Any
 
     def _find(self, parts: tuple[str, ...]) -> tuple[Any, Path]:
-        """Return the type and the field path that the parts of a dotted path name.
+        """Return the type and the field path for the parts of a dotted path.
 
         Raises:
             RejectedError: There is no such field; the message has a suggestion.
@@ -238,13 +238,13 @@ class Overriding:
         for part in parts:
             key, t = self._step(t, tree, part, path)
             tree, above, path = self._below(tree, key), tree, (*path, key)
-            if tree is None and is_component_tree(above):  # an argument at its default may be a list
+            if tree is None and is_component_tree(above):  # the default of an argument may be a list
                 slot = slots(self._type_of(path[:-1]), above).get(key)
                 tree = _default_of(slot)
         return t, path
 
     def _step(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
-        """Return the key that a part of a path names, and the type of its value."""
+        """Return the key for one part of a path, and the type of its value."""
         known_slots = slots(t, tree)
         key: str | int = int(part) if isinstance(tree, list) and is_index(part) else part
         for spelling in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
@@ -293,7 +293,7 @@ class Overriding:
             return None
 
     def _set_at(self, path: Path, value: Any, origin: Location) -> None:
-        """Set a value, enabling the sections above it."""
+        """Set a value, and enable the sections that contain it."""
         for length in range(1, len(path)):
             if self._value(path[:length]) is not None:
                 continue
@@ -319,13 +319,13 @@ class Overriding:
 
 
 def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
-    """Apply overrides given as pairs of field path and text; mistakes are added to the layers."""
+    """Apply overrides, given as pairs of field path and text; mistakes are added to the layers."""
     overriding = Overriding(layers)
     overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
 
 
 def _default_of(slot: Slot | None) -> Any:
-    """Return the default of a slot as a tree; None without a default that YAML can represent."""
+    """Return the default of a slot as a tree, or None if there is no default that YAML can represent."""
     if slot is None or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
         return None
     try:
@@ -335,12 +335,12 @@ def _default_of(slot: Slot | None) -> Any:
 
 
 def is_dotpath(text: str) -> bool:
-    """Return whether a text looks like `package.module.Name`."""
+    """Return whether a string has the form `package.module.Name`."""
     return "." in text and all(part.isidentifier() for part in text.split("."))
 
 
 def item_type(collection: Any, index: int) -> Any:
-    """Return the type of a collection's next item; `Any` if unspecified."""
+    """Return the type of the item at `index` in a collection; `Any` if unspecified."""
     args = typing.get_args(collection)
     if typing.get_origin(collection) is tuple and Ellipsis not in args:
         return args[index] if index < len(args) else Any

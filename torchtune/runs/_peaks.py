@@ -23,7 +23,7 @@ PEAKS: dict[str, tuple[float, float]] = {
 
 
 def published_peak(name: str, dtype: str) -> float | None:
-    """Return a device's published peak (FLOP/s) by name, such as "NVIDIA H100 80GB HBM3"; None if unknown."""
+    """Return the published peak (FLOP/s) of a device such as "NVIDIA H100 80GB HBM3"; None if unknown."""
     for device_name, (half_peak, float_peak) in PEAKS.items():
         if device_name in name:
             return {"bf16": half_peak, "fp16": half_peak, "fp32": float_peak}.get(dtype)

@@ -1,4 +1,4 @@
-"""The provenance of a run in addition to its config: the user's code, the data, and package versions."""
+"""The inputs of a run in addition to its config: the user's code, the data, and package versions."""
 
 import glob
 import hashlib
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from torchtune.config.model import Layers
 
 _WHOLE = 64 * 2**20
-"""Files up to this size (bytes) are hashed entirely."""
+"""The maximum size (bytes) of a file that is hashed entirely."""
 _SAMPLES, _SAMPLE = 64, 2**16
-"""Of a larger file, this many evenly spaced pieces of this size (bytes) are hashed."""
+"""The number and size (bytes) of the evenly spaced pieces of a larger file that are hashed."""
 _MOST_FILES = 10_000
-"""How many files of a folder are hashed at most."""
+"""The maximum number of files in a folder that are hashed."""
 _WRITTEN = ("output_dir", "metric_logger", "profiling", "loading.token_cache")
-"""Fields that name files which the run writes."""
+"""Fields whose values are files that the run writes."""
 _INSTALLED = tuple({sys.prefix, sys.base_prefix})
 KINDS = ("code", "sources", "packages", "versions", "git")
 """Entries of a record whose changes may affect results."""
@@ -33,12 +33,12 @@ _SELF = ("torch", "torchtune", "recipes", "configs_py")
 
 
 def provenance(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence[Path]) -> dict[str, Any]:
-    """Return a run's code and data and the versions of its components' packages, as JSON-compatible values.
+    """Return a run's code, data and the versions of its components' packages, as JSON-compatible values.
 
     Args:
         layers: The checked config; its components have been imported.
         tree: The frozen config.
-        output_paths: Files and folders that the run writes (`RunFolder.owned_paths`), which are not the user's code.
+        output_paths: Files and folders that the run writes (`RunFolder.owned_paths`), excluded from the user's code.
     """
     files = code_files(layers, tree, output_paths)
     return {
@@ -53,8 +53,8 @@ def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence
     """Return the user's files that a run reads or imports, by the names of their copies.
 
     These are the recipe, the program that runs it, the config's files, the modules of its components, modules imported
-    from a folder in which the user named a file, and whatever these import, even later. Installed packages are recorded
-    by version instead.
+    from the folder of a file that the user passed, and all modules that these files import, even later. Installed
+    packages are recorded by version instead.
     """
     trust = current_trust()
     folders = [Path(folder) for folder in trust.folders]
@@ -96,7 +96,7 @@ def _is_installed(file: Path) -> bool:
 
 
 def _unused_name(file: Path, folders: Iterable[Path], copies: Mapping[str, Path]) -> str:
-    """Return the name of a copy: its path relative to the user's folder, with a number if the name is taken."""
+    """Return the name for a copy: its path relative to the user's folder, with a number if the name is in use."""
     folder = next((folder for folder in folders if file.is_relative_to(folder)), file.parent)
     name = unused = file.relative_to(folder).as_posix()
     number = 1
@@ -129,7 +129,7 @@ def _git_state(root: Path) -> dict[str, Any] | None:
 
 
 def _data_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the field path and value of each string in a config that names existing files."""
+    """Yield the field path and value of each string in a config that is the path of existing files."""
     for path, value in _strings(tree, ""):
         is_written = any(path == field or path.startswith(f"{field}.") for field in _WRITTEN)
         if not is_written and 0 < len(value) < 4096 and not path.endswith(COMPONENT_KEY) and files_of(value):
@@ -148,7 +148,7 @@ def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def files_of(text: str) -> list[Path]:
-    """Return the files that a text names: a file, the files in a folder, or the matches of a pattern; may be empty."""
+    """Return the files at a path: a single file, the files in a folder, or the matches of a pattern; may be empty."""
     if "\0" in text or "\n" in text:
         return []
     path = Path(text).expanduser()
@@ -168,7 +168,7 @@ def files_of(text: str) -> list[Path]:
 
 
 def fingerprint(text: str) -> dict[str, Any]:
-    """Return the number, total bytes and hash of the files that a text names, to detect edits.
+    """Return the number, total bytes and hash of the files at a path (see `files_of`), to detect edits.
 
     Files of up to 64 MiB are hashed entirely; of larger files, 64 pieces of 64 KiB are hashed.
     """
@@ -192,7 +192,7 @@ def _sha256(files: Iterable[Path]) -> str:
 
 
 def _packages(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions of the packages that components come from."""
+    """Return the versions of the packages that contain the config's components."""
     names = {dotpath.partition(".")[0] for dotpath in _dotpaths(tree)} - {*_SELF}
     versions = {name: _version(name) for name in sorted(names)}
     return {name: version for name, version in versions.items() if version is not None}
@@ -228,15 +228,15 @@ def _version(package: str) -> str | None:
 
 
 def altered_inputs(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[Difference]:
-    """Compare the provenance of two runs, as far as it may affect results.
+    """Return the differences between the inputs of two runs that may affect results.
 
     Args:
         previous: A run's record (`run.json`).
-        current: Another run's record, or the current values of `provenance` and `record`.
+        current: A different run's record, or the current values of `provenance` and `record`.
 
     Returns:
-        The differences, by paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and
-        `versions.torch`. Only entries in both records are compared; of code, only Python files.
+        The differences, with paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and
+        `versions.torch`. Only entries in both records are compared, and only the Python files among the code.
     """
     return [
         difference
@@ -251,13 +251,13 @@ def altered_inputs(previous: Mapping[str, Any], current: Mapping[str, Any]) -> l
 def _compared(
     kind: str, side: Mapping[str, Any], previous: Mapping[str, Any], current: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return one side's values of a kind in the form in which they are compared and printed."""
+    """Return the values of a kind in one record, in the form that is compared and printed."""
     values = side[kind]
     if kind == "git":
         return {"commit": values.get("commit")}
     if kind == "sources":
         return {name: _size(value) for name, value in values.items()}
-    # Some libraries are only loaded by one verb, and some files only belong to one of the configs.
+    # Some libraries are loaded by only one command, and some files belong to only one of the configs.
     common = previous[kind].keys() & current[kind].keys()
     if kind == "code":
         return {name: values[name]["sha256"][:12] for name in sorted(common) if name.endswith(".py")}
@@ -265,12 +265,12 @@ def _compared(
 
 
 def _size(value: Mapping[str, Any]) -> str:
-    """Format a fingerprint."""
+    """Return a fingerprint as text."""
     return f"{counted(value['files'], 'file')}, {counted(value['bytes'], 'byte')}, {value['sha256'][:12]}"
 
 
 def environment_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note for each change of the environment, which may affect results only in the last bits."""
+    """Yield a note for each change of the environment; such a change may affect results only in the last bits."""
     for kind in ("threads", "machine", "gpus"):
         for path, left, right in differences({kind: previous.get(kind)}, {kind: current.get(kind)}):
             yield f"{path} was {left} when the run started and is {right} now"

@@ -1,4 +1,4 @@
-"""The decorator that turns a `main(cfg)` into a recipe, which runs with `tune`, as a script and from Python."""
+"""The decorator that turns `main(cfg)` into a recipe, which can be run with `tune`, as a script or from Python."""
 
 import functools
 import inspect
@@ -37,9 +37,9 @@ C = TypeVar("C")
 
 
 class Recipe(Generic[C]):
-    """A recipe: its `main`, and the config class that `main` is annotated with.
+    """A recipe: its `main`, and the config class in the annotation of `main`.
 
-    Calling it with a config object runs it; calling it without one reads the command line, as `tune` does.
+    Calling a recipe with a config object runs it; calling it without arguments reads the command line, like `tune`.
     """
 
     def __init__(self, main: Callable[[C], None]) -> None:
@@ -49,10 +49,10 @@ class Recipe(Generic[C]):
 
     @functools.cached_property
     def config_class(self) -> type | None:
-        """The class that `main`'s argument is annotated with; None without an annotation.
+        """The class in the annotation of `main`'s argument; None if there is no annotation.
 
         Raises:
-            ConfigError: `main` does not take exactly one config, or is annotated with something else.
+            ConfigError: `main` does not have exactly one argument, or its annotation is not a config class.
         """
         if inspect.iscoroutinefunction(self.main) or inspect.isgeneratorfunction(self.main):
             raise self._main_error("must be a plain function")
@@ -87,14 +87,14 @@ class Recipe(Generic[C]):
         """Run the recipe with a config object, or with the command line.
 
         Args:
-            cfg: An object of the recipe's config class; None reads `sys.argv`.
+            cfg: An object of the recipe's config class; if None, `sys.argv` is read.
             overwrite: Remove an earlier run from the output folder and start a new one.
             extend: Continue a finished run whose epochs or step limits were raised.
-            accept_changes: Resume although code, data or versions have changed since the run started.
+            accept_changes: Resume even though code, data or versions have changed since the run started.
 
         Raises:
             ConfigError: The config has mistakes; all are listed, and nothing has been built.
-            SystemExit: The recipe was called with the command line and failed.
+            SystemExit: The recipe was called without a config object and failed.
         """
         if cfg is None:
             from torchtune.runs._script import run_recipe
@@ -114,7 +114,7 @@ class Recipe(Generic[C]):
         return layers
 
     def layers_of_function(self, make: Callable[[], C]) -> Layers:
-        """Call a config function and return its result as layers, with the line of every literal.
+        """Call a config function and return its result as layers, with the source line of every literal.
 
         Raises:
             ConfigError: The function fails, or does not return a config of this recipe.
@@ -129,9 +129,9 @@ class Recipe(Generic[C]):
         """Merge a named config with overrides.
 
         Args:
-            config: A registered config, a file, or a run's folder; None for the class's defaults.
-            args: Overrides as typed.
-            suggest: Suggests a correction for a flag that is not a field.
+            config: A registered config, a file, or a run's folder; None selects the class's defaults.
+            args: Overrides, as typed.
+            suggest: Returns a suggestion for a flag that is not a field.
 
         Raises:
             ConfigError: The config cannot be read; other mistakes are added to the layers.
@@ -147,8 +147,8 @@ class Recipe(Generic[C]):
         layers.mistakes += call.mistakes
         layers.incomplete |= call.has(CONFIG) and call.config is None  # `--config` without a value
         configs = config_names().get(self.name)
-        if call.config is None and configs and _lacks_several_fields(layers):
-            _note_no_config(layers, self.name, configs)
+        if call.config is None and configs and _lacks_multiple_fields(layers):
+            _report_missing_config(layers, self.name, configs)
         return layers
 
     def run(self, layers: Layers, allowed: Resume = RESUME_ONLY, command: list[str] | None = None) -> None:
@@ -188,7 +188,7 @@ class Recipe(Generic[C]):
         folder = RunFolder(output_dir)
         seed = layers.tree.get("seed")
         folder.claim(layers, command or sys.argv, allowed)
-        if layers.tree.get("seed") != seed:  # another node started this run in the meantime
+        if layers.tree.get("seed") != seed:  # another node has started this run in the meantime
             cfg = layers.build(subject)
         return cfg, folder
 
@@ -197,14 +197,14 @@ class Recipe(Generic[C]):
         return freeze(layers).render()
 
 
-def _lacks_several_fields(layers: Layers) -> bool:
-    """Return whether several required fields are not set, which suggests that a config was forgotten."""
+def _lacks_multiple_fields(layers: Layers) -> bool:
+    """Return whether multiple required fields are not set, which suggests that `--config` was forgotten."""
     needed = required_names(layers.config_class) if layers.config_class is not None else ()
     return sum(name not in layers.tree for name in needed) > 1
 
 
-def _note_no_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
-    """Add a mistake that no config is given, and drop consequential mistakes below the fields that it would set."""
+def _report_missing_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
+    """Add a mistake for the missing config, and drop mistakes in fields that the config would have set."""
     layers.mistakes = [m for m in layers.mistakes if len(m.path) < 2 or m.path[0] in layers.tree]
     available = f"configs of {recipe} are {', '.join(configs)}"
     example = f"pass {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
@@ -229,7 +229,7 @@ def _check_device(cfg: Any, layers: Layers) -> None:
 
 
 def apply_overrides(layers: Layers, args: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
-    """Apply overrides as typed; their mistakes are added to the layers."""
+    """Apply overrides, as typed; their mistakes are added to the layers."""
     overrides, mistakes = tokenize_overrides(
         args, suggest, field_names(layers.config_class) if layers.config_class else ()
     )
@@ -244,10 +244,10 @@ def apply_overrides(layers: Layers, args: Sequence[str], suggest: Suggest = sugg
 
 
 def parse(main: Callable[[C], None]) -> Recipe[C]:
-    """Turn a function that takes a config into a recipe.
+    """Turn a function of one argument, the config, into a recipe.
 
     Args:
-        main: A function of one argument. If annotated with an attrs class or a dataclass, it receives an object of that
-            class, checked and resolved; without an annotation, it receives a mapping with attribute access.
+        main: The function. If its argument is annotated with an attrs class or a dataclass, it receives an object of
+            that class, checked and resolved; without an annotation, it receives a mapping with attribute access.
     """
     return Recipe(main)

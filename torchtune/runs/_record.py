@@ -1,4 +1,4 @@
-"""A run's record of everything it depends on except its config: command, versions, threads, commit, machine."""
+"""The record of a run's environment: command, versions, threads, commit and machine."""
 
 import os
 import platform

@@ -1,7 +1,7 @@
-"""The file and line of every literal that a config function sets.
+"""Record the file and line of every literal that a config function sets.
 
-While a config function runs, the constructors and assignments of its config classes record the call or statement
-that used them. The line of each keyword in a multi-line call is then looked up in the syntax tree of the source.
+While a config function runs, the constructors and assignments of its config classes record the calling statement. The
+line of each keyword in a multi-line call is then looked up in the syntax tree of the source.
 """
 
 import ast
@@ -37,18 +37,18 @@ from torchtune.internals import Call, calling_line, is_constructing, watch_metho
 from torchtune.runs._registry import syntax_tree
 
 Locator = Callable[[Any, Path], Location | None]
-"""Finds the location of the innermost literal that contains a path of a config object; its layer is not set yet."""
+"""A function that returns the location of the innermost literal that contains a path of a config, without layer."""
 
 
 class IncompleteError(Exception):
-    """A config function omits a required field, so no object can be built; a recorded mistake names the field."""
+    """A config function omits a required field, so that no object can be built; a recorded mistake names the field."""
 
 
 @contextmanager
 def recording(*config_classes: type | None) -> Iterator["Recorder"]:
-    """Record where objects of config classes and their sections are created and changed.
+    """Record the locations at which objects of config classes and their sections are created and changed.
 
-    Validators are disabled in this context, as all mistakes are reported together after all layers are merged. A name
+    Validators are disabled in this context, because mistakes are reported together after all layers are merged. A name
     that is not a field is recorded as a mistake and ignored.
     """
     recorder = Recorder()
@@ -103,19 +103,19 @@ def _sections_in(value: Any, path: Path) -> Iterator[tuple[Path, object]]:
 
 @attrs.define
 class Recorder:
-    """Objects created and assignments made so far; it keeps the objects alive, so that their ids stay unique."""
+    """The created objects and assignments so far; the recorder keeps objects alive, so that their ids stay unique."""
 
     sections: dict[type, list[Path]] = attrs.field(factory=dict)
     """The field paths of each config class."""
     is_watching: bool = False
-    """Whether constructors and assignments are recorded; otherwise no lines are known, and `note_strays` is needed."""
+    """Whether constructors and assignments are recorded; otherwise, lines are unknown, and `note_strays` is needed."""
     mistakes: list[tuple[object, Mistake]] = attrs.field(factory=list)
-    """Unknown names, omitted fields and rejected values, each with the config or section that its path starts from."""
+    """Unknown names, omitted fields and rejected values, each with the object to which its path is relative."""
     created: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
     assigned: dict[tuple[int, str], Call] = attrs.field(factory=dict)
 
     def watched_init(self, init: Callable[..., None]) -> Callable[..., None]:
-        """Return a constructor that records its caller."""
+        """Wrap a constructor so that it records the calling statement."""
 
         @functools.wraps(init)
         def watched(instance: Any, *args: Any, **kwargs: Any) -> None:
@@ -129,7 +129,7 @@ class Recorder:
             try:
                 init(instance, *args, **keywords)
             except Exception as error:
-                # Values that the class's code rejects are checked again, and reported, after all layers are merged.
+                # Values rejected by the class's code are checked again, and reported, after all layers are merged.
                 is_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
                 if (
                     is_call
@@ -162,7 +162,7 @@ class Recorder:
     def _accepted_keywords(
         self, instance: object, use: Call | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the keywords of a constructor that are fields; record unknown and omitted ones as mistakes.
+        """Return the keywords of a constructor that are fields; record unknown and omitted keywords as mistakes.
 
         Raises:
             IncompleteError: An omitted required field has a converter, which would reject a placeholder.
@@ -194,7 +194,7 @@ class Recorder:
         self.mistakes.append((owner, mistake._replace(location=location or Location())))
 
     def note_strays(self, config: object) -> None:
-        """Record attributes of a config and its sections that are not fields, if assignments were not recorded."""
+        """Record a mistake for each attribute of a config or section that is not a field, if nothing was watched."""
         for _, section in () if self.is_watching else _sections_in(config, ()):
             cls: type = type(section)
             known_fields = fields(cls)
@@ -203,7 +203,7 @@ class Recorder:
                     self._note(section, None, unknown_name(name, known_fields, (name,)))
 
     def path_of(self, owner: object, config: object) -> Path:
-        """Return the field path of a section in a config; if it is not in the config, the only path of its class."""
+        """Return the field path of a section in a config; for a section outside it, the only path of its class."""
         for path, value in _sections_in(config, ()):
             if value is owner:
                 return path
@@ -211,7 +211,7 @@ class Recorder:
         return paths[0] if len(paths) == 1 else ()
 
     def watched_assign(self, assign: Callable[..., None]) -> Callable[..., None]:
-        """Return an assignment that records its statement."""
+        """Wrap a `__setattr__` so that it records the calling statement."""
 
         def watched(instance: Any, name: str, value: Any) -> None:
             cls: type = type(instance)
@@ -227,7 +227,7 @@ class Recorder:
         return watched
 
     def locate(self, config: Any, path: Path) -> Location | None:
-        """Return the location of the innermost literal that contains a path."""
+        """Return the location of the innermost literal that contains a path of a config."""
         location: Location | None = None
         value = config
         for key in path:
@@ -260,7 +260,7 @@ def _line_of(use: Call, line: int) -> Location:
 
 
 def _location_in_call(use: Call, key: str, component: Any, *, exact: bool = False) -> Location | None:
-    """Return the location of an argument in a call; if it is not written out, that of the call unless `exact`."""
+    """Return the location of an argument in a call, or of the call if the argument is implicit and not `exact`."""
     line, column = position_of(use.code, use.instruction)
     call = _calls(use.code.co_filename).get((line, column))
     if call is None:

@@ -29,7 +29,7 @@ def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
 def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
     file = Path(recipe.main.__code__.co_filename)
     trust_folder_of(file)
-    # Dotpaths resolve to the objects of the running script, not to those of a second import.
+    # Dotpaths resolve to the objects of the running script, rather than to duplicates from a second import.
     sys.modules.setdefault(file.stem, sys.modules[recipe.main.__module__])
     call = read_words([str(file), *argv], RUN_OPTIONS)
     allow(*call.allowed)

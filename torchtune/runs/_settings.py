@@ -1,4 +1,4 @@
-"""Settings that the library reads from configs of any class: the only place that looks fields up by name."""
+"""Settings that the library reads from configs of any class; only this module looks up fields by name."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ class RunSettings:
     device: str | None
     """A `Device`."""
     seed: int | None
-    """Seed of every random number of the run; with None, one is drawn."""
+    """The seed of all random numbers in the run; if None, a seed is drawn."""
 
 
 def settings_of(cfg: object) -> RunSettings:
-    """Return the run's settings from a config object of any class; values of other types are ignored."""
+    """Return the run's settings from a config object of any class; values of an unexpected type are ignored."""
     output_dir, device, seed = (getattr(cfg, name, None) for name in ("output_dir", "device", "seed"))
     return RunSettings(
         str(output_dir) if isinstance(output_dir, (str, Path)) else None,

@@ -39,14 +39,14 @@ from torchtune.runs._registry import config_names, config_source
 
 
 def config_layers(name: str | None, config_class: type | None) -> Layers:
-    """Return the layers of a named config, without those of the command line.
+    """Return the layers of a named config, without command-line overrides.
 
     Args:
-        name: A registered config, `file.yaml`, `file.py:function`, or a run's folder; None for only the defaults.
+        name: A registered config, `file.yaml`, `file.py:function`, or a run's folder; None selects the defaults.
         config_class: The recipe's config class, if it has one.
 
     Raises:
-        ConfigError: The config does not exist, cannot be read, or belongs to another recipe.
+        ConfigError: The config does not exist, cannot be read, or belongs to a different recipe.
     """
     layers = Layers.of_defaults(config_class)
     if name is not None:
@@ -54,28 +54,28 @@ def config_layers(name: str | None, config_class: type | None) -> Layers:
     return layers
 
 
-def _add(layers: Layers, name: str, above: tuple[str, ...]) -> None:
+def _add(layers: Layers, name: str, including_files: tuple[str, ...]) -> None:
     """Add a config to the layers, its bases first.
 
     Args:
         layers: The layers to extend.
-        name: The config's name, as the user or the last file of `above` wrote it.
-        above: The chain of YAML files whose bases lead to this config.
+        name: The config's name, as in the command line or in the last file of `including_files`.
+        including_files: The chain of YAML files that led to this config through `_base_`.
     """
-    file, function = _file_of(name, os.path.dirname(above[-1]) if above else "")  # noqa: PTH120
-    if file in above:
+    file, function = _file_of(name, os.path.dirname(including_files[-1]) if including_files else "")  # noqa: PTH120
+    if file in including_files:
         raise ConfigError.of_file(name, f"{BASE_KEY} leads back to this file")
     if function is None:
-        _add_yaml(layers, file, (*above, file))
+        _add_yaml(layers, file, (*including_files, file))
     else:
         add_function(layers, _function(load_module(file), file, function), file)
 
 
 def _file_of(name: str, folder: str) -> tuple[str, str | None]:
-    """Return the file that a name refers to, and the function in it if it is a Python file.
+    """Return the file that a name refers to, and the name of the function if it is a Python file.
 
-    A YAML file is relative to `folder`. A registered name takes precedence over a folder with the same name; write
-    `./name` for the folder.
+    The path of a YAML file is relative to `folder`. A registered name takes precedence over a folder with the same
+    name; use `./name` for the folder.
     """
     if not name.strip():
         raise ConfigError([Mistake("argument", "the config's name is empty", "tune ls lists configs")])
@@ -100,7 +100,7 @@ def _file_of(name: str, folder: str) -> tuple[str, str | None]:
 
 
 def _suggest_file(file: str) -> str:
-    """Suggest a file with a similar name in the folder of a missing one, or a registered config."""
+    """Return a suggestion for a missing file: a file with a similar name in its folder, or a registered config."""
     folder, name = os.path.split(file)
     stem = name.rpartition(".")[0]
     if not folder and stem in itertools.chain(*config_names().values()):
@@ -111,7 +111,7 @@ def _suggest_file(file: str) -> str:
     return ""
 
 
-def _add_yaml(layers: Layers, file: str, above: tuple[str, ...]) -> None:
+def _add_yaml(layers: Layers, file: str, including_files: tuple[str, ...]) -> None:
     if not os.path.exists(file):  # noqa: PTH110
         raise ConfigError.of_file(file, "no such file", _suggest_file(file))
     document = read_yaml(file)
@@ -122,7 +122,7 @@ def _add_yaml(layers: Layers, file: str, above: tuple[str, ...]) -> None:
             expected, got = "a registered config or a YAML file", yaml_repr(base)
             raise ConfigError([Mistake("source", "", "", (BASE_KEY,), expected, got, location=location)])
         try:
-            _add(layers, base, above)
+            _add(layers, base, including_files)
         except ConfigError as error:
             raise ConfigError(
                 [*(_with_base_location(location, m) for m in error.mistakes), *document.mistakes]
@@ -133,7 +133,7 @@ def _add_yaml(layers: Layers, file: str, above: tuple[str, ...]) -> None:
 
 
 def _note_misspelled_base(layers: Layers, document: Document, known_fields: Mapping[str, Any]) -> None:
-    """Report a misspelled `_base_` instead of a missing field for every field of the base."""
+    """Report a misspelled `_base_`, instead of a missing field for every field of the base."""
     for key in [k for k in document.value if k.strip("_").lower() == "base" and k not in known_fields]:
         del document.value[key]
         mistake = unknown_name(key, [BASE_KEY], (key,))
@@ -142,18 +142,18 @@ def _note_misspelled_base(layers: Layers, document: Document, known_fields: Mapp
 
 
 def _with_base_location(location: Location, mistake: Mistake) -> Mistake:
-    """Add to a base's mistake where the base was named, unless it has a path; one without a line is located there."""
+    """Locate a mistake in a base at its `_base_` if it has neither path nor line; without a path, add a note on it."""
     if mistake.path:
         return mistake
     if mistake.location.line:
-        named = f"this is the {BASE_KEY} of {location}"
-        return mistake._replace(suggestion="; ".join(filter(None, [mistake.suggestion, named])))
+        note = f"this is the {BASE_KEY} of {location}"
+        return mistake._replace(suggestion="; ".join(filter(None, [mistake.suggestion, note])))
     message = ": ".join(filter(None, [str(mistake.location), mistake.message]))
     return mistake._replace(message=message, path=(BASE_KEY,), location=location)
 
 
 def add_function(layers: Layers, make: Any, file: str) -> None:
-    """Call a config function and add its result to the layers, with the line of every literal.
+    """Call a config function and add its result to the layers, with the source line of every literal.
 
     Raises:
         ConfigError: The object is not a config function, it fails, or it does not return a config.
@@ -180,8 +180,8 @@ def _check_fit(
 ) -> None:
     """Check that a recipe accepts the result of a config function.
 
-    A recipe accepts objects of its config class. It also accepts objects of a class that its config class derives from
-    or, in a copied recipe, replaces, if its config class has every field that the config sets.
+    A recipe accepts objects of its config class. It also accepts objects of a base class or, in a copied recipe, of the
+    replaced class, if its config class has every field that the config sets.
 
     Raises:
         ConfigError: The recipe does not accept the config.
@@ -198,17 +198,17 @@ def _check_fit(
             return
         lacking_fields = f", which has no {', '.join(sorted(missing))}"
     got = "nothing" if config is None else article(cls.__name__)
-    takes = f"this recipe expects {article(config_class.__name__)}{lacking_fields}"
-    raise ConfigError([Mistake("source", f"{name} returns {got}", takes, location=location)])
+    expectation = f"this recipe expects {article(config_class.__name__)}{lacking_fields}"
+    raise ConfigError([Mistake("source", f"{name} returns {got}", expectation, location=location)])
 
 
 def _may_replace(config_class: type, cls: type) -> bool:
-    """Return whether a config class may belong to a copied recipe: it has the original's name, or is the user's."""
+    """Return whether a config class may belong to a copied recipe: it has the same name, or is defined by the user."""
     return config_class.__qualname__ == cls.__qualname__ or not is_own(config_class.__module__)
 
 
 def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[str]:
-    """Return the fields of a config that its function set, or whose values differ from their defaults.
+    """Return the fields of a config that its function set explicitly, or whose values differ from the defaults.
 
     Args:
         config: An object of a config class.
@@ -221,7 +221,7 @@ def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[
 
 
 def _recorded(recorder: Recorder, fallback: Location, config: Any) -> list[Mistake]:
-    """Return the mistakes recorded while a config function ran, such as unknown and omitted fields, with lines."""
+    """Return the mistakes recorded while a config function ran, such as unknown fields, with paths and locations."""
     return [
         m._replace(
             path=(*recorder.path_of(owner, config), *m.path),
@@ -232,7 +232,7 @@ def _recorded(recorder: Recorder, fallback: Location, config: Any) -> list[Mista
 
 
 def _failure(error: BaseException, file: str) -> list[Mistake]:
-    """Return the mistakes for an exception in a Python file, with its line; empty if they are recorded already."""
+    """Return the mistakes for an exception in a Python file, with its line; empty if already recorded."""
     if isinstance(error, IncompleteError):
         return []
     if isinstance(error, ConfigError):
@@ -270,10 +270,12 @@ def add_object(layers: Layers, config: Any, recorded: Locator, fallback: Locatio
         raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=fallback)])
     names = list(tree)
     if layers.config_class is not None and not isinstance(config, layers.config_class):
-        set_fields = _set_fields(config, tree, recorded)  # others take the defaults of this recipe's class
+        set_fields = _set_fields(
+            config, tree, recorded
+        )  # other fields keep the defaults of this recipe's class
         tree = {name: tree[name] for name in names if name in set_fields}
     for name, value in tree.items():
-        # A value that equals the default and was not set explicitly keeps the origin of the default.
+        # A value that equals the default and is not set explicitly keeps the origin of the default.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
             layers.tree.pop(name, None)  # the object is complete, so no arguments are dropped unexpectedly
             layers.set_value((name,), value, origin)
@@ -302,9 +304,9 @@ def _function(module: ModuleType, file: str, function: str) -> Any:
 
 
 def load_module(file: str) -> ModuleType:
-    """Import a Python file that the user named, or one of a registered package.
+    """Import a Python file that the user passed, or a file in a registered package.
 
-    Its folder becomes trusted and importable, so that dotpaths into it can be written and read.
+    The folder of the user's file becomes trusted and importable, so that dotpaths to its modules can be resolved.
 
     Raises:
         ConfigError: The file does not exist, or importing it failed.
@@ -330,13 +332,13 @@ def load_module(file: str) -> ModuleType:
 
 
 def _loaded_from(path: Path) -> ModuleType | None:
-    """Return the module that was imported from a file under any name, or None."""
+    """Return the module already imported from a file, under any name, or None."""
     modules = list(sys.modules.values())
     return next((m for m in modules if Path(str(getattr(m, "__file__", None))) == path), None)
 
 
 def _import_member(path: Path) -> ModuleType | None:
-    """Import a file inside a package under its full name, such as `configs_py.smollm2`; None outside packages."""
+    """Import a file under its full name in its package, such as `configs_py.smollm2`; None if it is in no package."""
     torchtune_name = own_name(path)
     if torchtune_name is not None:
         return importlib.import_module(torchtune_name)
@@ -349,7 +351,7 @@ def _import_member(path: Path) -> ModuleType | None:
     prefer_project_packages(path)
     spec = importlib.util.find_spec(parts[0])
     if spec is None or Path(str(spec.origin)).resolve().parent != folder / parts[0]:
-        return None  # another package has that name
+        return None  # a different package has that name
     trust_folder_of(path)
     return importlib.import_module(".".join(parts))
 
@@ -360,7 +362,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     if name in sys.modules:
-        message = f"another module named {name!r} is already loaded"
+        message = f"a different module named {name!r} is already loaded"
         raise ConfigError.of_file(display_path(str(path)), message, "rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -1,4 +1,4 @@
-"""Parse command-line arguments into overrides; three spellings yield the same list."""
+"""Parse command-line arguments into overrides; all supported spellings yield the same list."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,9 +12,9 @@ from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
 LONGEST_SHOWN: Final = 120
-"""How many characters of a value are shown in its location."""
+"""The maximum number of characters of a value in its location."""
 HYDRA_PREFIXES: Final = ("~", "++")
-"""Prefixes of keys in Hydra's overrides, which torchtune does not support."""
+"""Prefixes of keys in Hydra overrides, which torchtune does not support."""
 FLOW: Final = ("[", "{")
 """First characters of lists and mappings on the command line."""
 
@@ -27,7 +27,7 @@ class Override:
     """The dotted field path, with a leading `+` if the value is added to a list."""
     text: str
     position: int
-    """Its index among the arguments."""
+    """The index among the command-line arguments."""
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -36,12 +36,12 @@ class Override:
         return parts[:-1] if parts[-1] == COMPONENT_KEY and len(parts) > 1 else parts
 
     def with_text(self, text: str) -> "Override":
-        """Return the same override with another text."""
+        """Return the same override with different text."""
         return Override(self.key, text, self.position)
 
     @property
     def merges(self) -> bool:
-        """Whether the value is a mapping without a component, which is merged into the existing value."""
+        """Whether the value is a mapping without a component key, which is merged into the existing value."""
         return self.text.startswith("{") and COMPONENT_KEY not in self.text
 
     @property
@@ -58,12 +58,12 @@ class Override:
 def tokenize_overrides(
     argv: Sequence[str], suggest: Suggest = suggest_run_option, known_fields: Sequence[str] = ()
 ) -> tuple[list[Override], list[Mistake]]:
-    """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
+    """Parse `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` ends the key.
 
     Args:
         argv: The arguments.
-        suggest: Suggests a correction for a flag without a value.
-        known_fields: Names of the config's fields, which hints may name.
+        suggest: Returns a suggestion for a flag without a value.
+        known_fields: The names of the config's fields, for hints.
 
     Returns:
         The overrides, and a mistake for each argument that is not an override.
@@ -77,7 +77,7 @@ def tokenize_overrides(
             following, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
             if "=" not in following or following.startswith("--"):
                 mistakes.append(Mistake.of_argument(typed, "must be followed by key=value"))
-                if not following.startswith("--"):  # `--override batch_size 4` is one mistake
+                if not following.startswith("--"):  # `--override batch_size 4` counts as one mistake
                     next(arguments)
                     if "=" not in after and not after.startswith("--"):
                         next(arguments)

@@ -1,6 +1,6 @@
 """The options of a run, each declared once, and the parser of command lines.
 
-Every call of `tune` imports this file, so it imports nothing slow.
+Every call of `tune` imports this module, so it must not import anything slow.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,42 +12,42 @@ from torchtune.config import ConfigError, Mistake
 
 RECIPES: Final = "recipes"
 CONFIGS: Final = "configs"
-"""The registered names, for completion."""
+"""Placeholders for the registered names in `Option.completes`."""
 WIDTH: Final = 80
-"""Characters in a line of help."""
+"""The number of characters in a line of help."""
 WIDEST_ENTRY: Final = 21
-"""Characters of an option in the options table; the description of a longer one starts on the next line."""
+"""The maximum width of an option in the options table; a longer option has its description on the next line."""
 
 
 class Option(NamedTuple):
     """A command-line option, as used by the parser, help pages and completion."""
 
     text: str
-    """Its spellings, as help shows them: `-o, --output`; a usage line shows the first."""
+    """The spellings as in help pages, such as `-o, --output`; usage lines show only the first."""
     help: str = ""
     value: str = ""
-    """The name of its value in help; empty for a switch."""
+    """The placeholder for the value in help; empty for a switch."""
     choices: tuple[str, ...] = ()
     """The allowed values; empty if any value is allowed."""
     completes: tuple[str, ...] = ()
     """The values that completion offers: RECIPES or CONFIGS."""
     required: bool = False
     repeats: bool = False
-    """Whether it may occur more than once."""
+    """Whether the option may occur more than once."""
 
     @property
     def names(self) -> list[str]:
-        """Its spellings."""
+        """The spellings, as a list."""
         return self.text.split(", ")
 
     @property
     def with_value(self) -> str:
-        """The option with its value, as help pages list it."""
+        """The option with its value, as in help pages."""
         return f"{self.text} {self.value}".rstrip()
 
     @property
     def usage(self) -> str:
-        """The option as a usage line shows it."""
+        """The option as in a usage line."""
         text = f"{self.names[0]} {'|'.join(self.choices) or self.value}".rstrip()
         text += " ..." * (self.repeats and not text.endswith("..."))
         return text if self.required else f"[{text}]"
@@ -92,7 +92,7 @@ LAUNCH_OPTIONS: Final = (
         "STREAMS",
     ),
 )
-"""The options of torchrun that distributed runs commonly need; its others are accepted in the same position."""
+"""Options of torchrun that distributed runs commonly need; any other option is accepted in the same position."""
 LAUNCH_SWITCHES: Final = (
     "--standalone",
     "-m",
@@ -104,14 +104,14 @@ LAUNCH_SWITCHES: Final = (
 """All torchrun options without a value."""
 
 Suggest = Callable[[str, str], str]
-"""Takes an unknown flag and a fallback suggestion; returns the most likely suggestion.
+"""A function that returns the most likely suggestion, given an unknown flag and a fallback suggestion.
 
 Suggestions are clauses that follow a semicolon in a message, or empty.
 """
 
 
 def names_of(options: Sequence[Option]) -> list[str]:
-    """Return all spellings of options."""
+    """Return all spellings of the given options."""
     return [name for option in options for name in option.names]
 
 
@@ -130,7 +130,7 @@ def options_table(options: Sequence[Option]) -> str:
 
 
 def suggest_run_option(flag: str, fallback: str) -> str:
-    """Suggest the run option that a misspelled flag most likely means."""
+    """Return a suggestion of the run option that a misspelled flag most likely means."""
     return fallback or similar_option(flag, names_of((*RUN_OPTIONS, HELP)))
 
 
@@ -148,16 +148,16 @@ class Call(NamedTuple):
     words: Sequence[str]
     """All arguments, as typed."""
     arguments: list[str]
-    """The positional arguments; the first is the recipe, if one is named."""
+    """The positional arguments; the first one is the recipe, if any."""
     options: dict[str, list[str]]
-    """The values of each option by its first spelling; empty for a switch."""
+    """The values of each option, by its first spelling; an empty list for a switch."""
     overrides: list[str]
     """Overrides of a config, as typed."""
     launch: list[str]
     """Options of torchrun, with their values."""
     mistakes: list[Mistake]
     suggest: Suggest = suggest_run_option
-    """Suggests a correction for a flag that is not a field of the config."""
+    """Returns a suggestion for a flag that is not a field of the config."""
 
     @classmethod
     def for_config(cls, recipe: str, config: str, mistakes: Sequence[Mistake] = ()) -> "Call":
@@ -166,7 +166,7 @@ class Call(NamedTuple):
 
     @property
     def recipe(self) -> str:
-        """The name or the file of the recipe; empty if none is named."""
+        """The name or the file of the recipe; empty if not given."""
         return self.arguments[0] if self.arguments else ""
 
     @property
@@ -193,11 +193,11 @@ class Call(NamedTuple):
         return self.options.get(option.names[0], [])
 
     def value(self, option: Option) -> str | None:
-        """Return the value of an option; None if it is absent."""
+        """Return the value of an option; None if the option is absent."""
         return next(iter(self.values(option)), None)
 
     def number(self, option: Option) -> int | None:
-        """Return the value of an option as a positive integer; None if it is absent.
+        """Return the value of an option as a positive integer; None if the option is absent.
 
         Raises:
             ConfigError: The value is not an integer above 0.
@@ -218,11 +218,11 @@ def read_words(
     """Parse a command line; mistakes are collected in the result.
 
     Args:
-        words: The arguments after the program and its verb.
+        words: The arguments after the program and its command.
         options: The accepted options, in addition to `--help`. If they include OVERRIDE, the first positional argument
             is a recipe and the others are overrides.
         takes_launch: Pass unknown options before the recipe to torchrun.
-        suggest: Suggests a correction for an unknown option.
+        suggest: Returns a suggestion for an unknown option.
     """
     call = Call(words, [], {}, [], [], [], suggest)
     known_options = {
@@ -260,7 +260,7 @@ def read_words(
 
 
 def _prefer_packages_of(call: Call) -> None:
-    """Import `recipes` and `configs_py` from a named file's project, before torchtune's own take these names."""
+    """Import `recipes` and `configs_py` from the project of the call's files, before torchtune uses these names."""
     for named in (call.recipe, call.config or ""):
         file = named.rpartition(":")[0] if ".py:" in named else named
         if file.endswith(".py"):
@@ -268,7 +268,7 @@ def _prefer_packages_of(call: Call) -> None:
 
 
 def _set(call: Call, option: Option, name: str, text: str) -> None:
-    """Add the value of an option to a call."""
+    """Add a value of an option to a call, or a mistake."""
     values = call.options.setdefault(option.names[0], [])
     if not text:
         call.mistakes.append(Mistake.of_argument(name, "needs a value"))
@@ -282,7 +282,7 @@ def _set(call: Call, option: Option, name: str, text: str) -> None:
 
 
 def _expanded(call: Call, word: str, text: str) -> str:
-    """Expand a `~` that the shell did not: in `--config=~/x.yaml`, in quotes, or in arguments passed from Python."""
+    """Expand a `~` that the shell has not expanded: in `--config=~/x.yaml`, in quotes, or in arguments from Python."""
     try:
         return expand_path(text) if text.startswith("~") else text
     except ValueError as error:

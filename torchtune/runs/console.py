@@ -1,4 +1,4 @@
-"""Messages for the user: notes, errors and exit statuses, coloured on a terminal and plain in a pipe."""
+"""Messages for the user: notes, errors and exit statuses, coloured on a terminal but not in a pipe."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ CODES: Final = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Return whether to colour a stream: a terminal, unless NO_COLOR is set; FORCE_COLOR takes precedence."""
+    """Return whether to colour a stream: if it is a terminal and NO_COLOR is not set, or if FORCE_COLOR is set."""
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -45,13 +45,13 @@ def print_note(text: str, label: str = "note:") -> None:
 
 
 def print_notes(layers: "Layers") -> None:
-    """Print the notes of a config, such as arguments dropped when a component was swapped."""
+    """Print the notes of a config, such as arguments dropped when a component was replaced."""
     for note in layers.notes:
         print_note(note)
 
 
 def guarded(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Run a call and return its exit status; print the message of an error that ends it."""
+    """Run a call and return its exit status; print an error message if it fails."""
     try:
         return call(argv)
     except KeyboardInterrupt as error:
@@ -69,7 +69,7 @@ def guarded(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 
 
 class Failure(NamedTuple):
-    """The report of an error that ends a call."""
+    """The report of an error that ended a call."""
 
     status: int
     """The exit status: 2 for invalid input, 1 for a failed run."""
@@ -85,7 +85,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return the report of an error: only the message for a user's mistake, with a traceback for a bug."""
+    """Return the report of an error: only the message for a user's mistake, but a traceback for a bug."""
     import traceback
 
     from torchtune.runs._out_of_memory import is_out_of_memory
@@ -96,7 +96,7 @@ def failure_of(error: Exception) -> Failure:
         if _is_plain(error.__cause__):
             return Failure(2, str(error))
         return Failure(1, f"the run failed: {error}", _traceback(error.__cause__))
-    if is_out_of_memory(error) and not isinstance(error, MemoryError):  # such as an import of torch
+    if is_out_of_memory(error) and not isinstance(error, MemoryError):  # for example, while importing torch
         return Failure(1, f"out of memory: {error}")
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, OSError) and error.strerror and not _passed_user_file(files):
@@ -126,7 +126,7 @@ def _is_torchtune_file(file: str) -> bool:
 
 
 def _passed_user_file(files: Sequence[str]) -> bool:
-    """Return whether an exception passed through a Python file that the user named."""
+    """Return whether an exception passed through a Python file that the user passed to `tune`."""
     from torchtune.config.model import current_trust
 
     return any(file in current_trust().files for file in files)

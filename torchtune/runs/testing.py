@@ -1,4 +1,4 @@
-"""Test your configs with pytest: report every mistake, and show every change of their values in review.
+"""Test your configs with pytest: report every mistake, and make every change of their values visible in review.
 
     from torchtune.runs import testing
 
@@ -29,11 +29,11 @@ __all__ = ["check", "compare_with_golden", "functions_of"]
 def check(
     config: str | Path | Callable[[], Any], *overrides: str, recipe: Recipe[Any] | str | None = None
 ) -> Any:
-    """Check a config as `tune validate` does, and return it, resolved.
+    """Check a config like `tune validate`, and return the resolved config.
 
     Args:
         config: A registered name, a YAML file, `file.py:function`, or a function that returns a config.
-        *overrides: As on the command line, `"optimizer.lr=1e-4"`.
+        *overrides: Overrides as on the command line, such as `"optimizer.lr=1e-4"`.
         recipe: The recipe, its name or its file. By default it is inferred from the function's return annotation, the
             file's comment `# recipe: NAME` or its `_base_`, or its fields.
 
@@ -45,7 +45,7 @@ def check(
     """
     from torchtune.runs._discover import load_recipe, recipe_for
 
-    __tracebackhide__ = True  # pytest then shows the message without this frame
+    __tracebackhide__ = True  # pytest shows the message without this frame
     if isinstance(config, Path):
         config = str(config)
     if recipe is None:
@@ -79,15 +79,15 @@ def functions_of(module: ModuleType) -> list[Callable[[], Any]]:
 
 
 def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None:
-    """Compare a config's rendering with a file, so that changes of its values show in review.
+    """Compare a config's rendering with a file, so that changes of its values are visible in review.
 
     Args:
         config: A config object, or a function that returns one.
-        file: The rendering; with a folder, the file in it that has the function's name.
-        renew: Rewrite the file instead.
+        file: The file with the rendering, or a folder that contains a file with the function's name.
+        renew: Rewrite the file instead of comparing it.
 
     Raises:
-        AssertionError: The renderings differ, and the message lists the values; or the file does not exist yet.
+        AssertionError: The renderings differ (the message lists the changed values), or the file does not exist yet.
     """
     __tracebackhide__ = True
     if file.suffix not in (".yaml", ".yml"):
@@ -100,12 +100,15 @@ def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None
     if not file.is_file():
         raise AssertionError(f"{file} does not exist yet; create it with pytest --renew-configs")
     golden_text = file.read_text(encoding="utf-8")
-    changes = differences(parse_yaml(golden_text, str(file)).value, parse_yaml(text, "today").value)
+    changes = differences(parse_yaml(golden_text, str(file)).value, parse_yaml(text, "the config").value)
     if changes:
         lines = [f"  {d.path}: {_format_value(d.left)} -> {_format_value(d.right)}" for d in changes]
         raise AssertionError(
             "\n".join(
-                [f"{file} differs from the config; to accept the changes, pytest --renew-configs:", *lines]
+                [
+                    f"{file} differs from the config; to accept the changes, run pytest --renew-configs:",
+                    *lines,
+                ]
             )
         )
 
