@@ -1,4 +1,4 @@
-"""Generation with the model in any folder."""
+"""Config for generation with the model in any folder."""
 
 from torchtune.config import lazy
 from torchtune.formats import hf_decoder

@@ -1,4 +1,4 @@
-"""Llama 2 7B on the Stanford Alpaca dataset."""
+"""Configs for Llama 2 7B and the Stanford Alpaca dataset."""
 
 from torch.optim import AdamW
 
@@ -12,7 +12,7 @@ from torchtune.training import Lora, cosine_with_warmup
 
 
 def alpaca_llama2_full_finetune() -> FullFinetuneConfig:
-    """Full fine-tuning of Llama 2 7B on Alpaca, on several GPUs with FSDP."""
+    """Full fine-tuning of Llama 2 7B on Alpaca, on multiple GPUs with FSDP."""
     return FullFinetuneConfig(
         output_dir="runs/alpaca_llama2_full_finetune",
         device="cuda",

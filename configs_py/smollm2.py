@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, small enough for two CPU cores of a laptop."""
+"""Configs for SmolLM2-135M-Instruct, which is small enough to train on two CPU cores of a laptop."""
 
 from torch.optim import AdamW
 

@@ -1,4 +1,4 @@
-"""Answer a prompt, several prompts or a file of prompts, or chat.
+"""Answer one prompt, several prompts or a file of prompts, or chat.
 
 tune alpaca_generate --config generate model_directory=runs/mine prompt="Who are you?"
 """
@@ -50,7 +50,7 @@ def _check_effect(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: A
         message = f"the {cfg.template} template has no system message; set template=chat, or system=null"
         raise FieldError(message, name, "template")
     if name == "chat" and _is_chat(cfg) and is_plain:
-        message = f"the {cfg.template} template has no turns for a chat; set template=chat, or set prompt"
+        message = f"the {cfg.template} template does not support chats; set template=chat, or set prompt"
         raise FieldError(message, name, "template", "prompt")
     if name in ("top_k", "top_p", "min_p") and value is not None and cfg.temperature == 0:
         message = f"{name} has no effect at temperature 0; set temperature, or {name}=null"
@@ -62,28 +62,29 @@ class AlpacaGenerateConfig:
     """The config of the alpaca_generate recipe."""
 
     prompt: str | None = field(default=None, validator=[not_empty(), _check_one_source])
-    """A prompt; its answer is streamed to the terminal."""
+    """A single prompt; the answer is streamed to the terminal."""
     input: str = field(default="", validator=_check_effect)
     """Input for the prompt, such as an article to summarise; empty: none."""
     prefill: str = ""
     """Text at the start of every answer, which the model continues; a row of prompts_file can override it with its own
     `prefill`. Empty: none."""
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
-    """Several prompts, which are answered in batches."""
+    """A list of prompts, answered in batches."""
     prompts_file: LocalPath | None = None
-    """A file of prompts in any format of training data. Each row is a line of text, or has `prompt`, `instruction` and
-    optionally `input`, or `messages` and optionally `tools`; an answer at the end of `messages` is ignored."""
+    """A file of prompts in any format of training data. Each row is a line of text, or has one of `prompt`,
+    `instruction` (optionally with `input`) and `messages` (optionally with `tools`). An answer at the end of `messages`
+    is ignored."""
     continue_final_message: bool = field(default=False, validator=_check_effect)
     """Continue the answer at the end of each conversation in prompts_file, instead of ignoring it."""
     chat: bool | None = field(default=None, validator=_check_effect)
     """Chat, reading messages from the terminal or a pipe; null: chat if no prompts are set."""
     template: Template = "alpaca"
-    """How prompts are formatted. alpaca: Stanford Alpaca's template; chat: the tokenizer's chat template; plain:
+    """Format of the prompts. alpaca: Stanford Alpaca's template; chat: the tokenizer's chat template; plain:
     unchanged; auto: the chat template if there is one, otherwise plain."""
     system: str | None = field(default=None, validator=_check_effect)
     """The system message; null: the default of the chat template."""
     output_file: LocalPath | None = field(default=None, validator=_check_effect)
-    """Path of a new JSON Lines file for the answers: each prompt's row plus `generated`. Null: print the answers."""
+    """New JSON Lines file for the answers: each line is a prompt's row plus `generated`; null: print the answers."""
     batch_size: int = field(default=8, validator=above(0))
     """Number of prompts to answer at once; the answers do not depend on it."""
 
@@ -105,14 +106,14 @@ class AlpacaGenerateConfig:
     temperature: float = field(default=0.0, validator=at_least(0))
     """Sampling temperature; 0: always choose the most likely token."""
     top_k: int | None = field(default=None, validator=[above(0), _check_effect])
-    """Sample from this many of the most likely tokens; null: from all."""
+    """Number of most likely tokens to sample from; null: all tokens."""
     top_p: float | None = field(default=None, validator=[above(0), between(0, 1), _check_effect])
-    """Sample from the smallest set of most likely tokens whose probabilities sum to this (nucleus sampling); null: from
-    all."""
+    """Sample from the smallest set of most likely tokens whose total probability reaches this value (nucleus sampling);
+    null: all tokens."""
     min_p: float | None = field(default=None, validator=[above(0), between(0, 1), _check_effect])
-    """Sample from tokens with at least this fraction of the highest probability; null: from all."""
+    """Sample from tokens with at least this fraction of the highest probability; null: all tokens."""
     repetition_penalty: float = field(default=1.0, validator=above(0))
-    """Penalty on the logits of tokens already in the prompt or answer (CTRL, arXiv 1909.05858); 1: none."""
+    """Penalty on the logits of tokens already in the prompt or answer (CTRL, arXiv 1909.05858); 1: no penalty."""
     stop: list[str] = field(factory=list, validator=each(not_empty()))
     """Strings that end an answer; they are not included in it."""
 
@@ -121,12 +122,12 @@ class AlpacaGenerateConfig:
     device: Device = "auto"
     """Device to run on; auto: the first available of cuda, mps and cpu."""
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Precision of weights and computation; auto: bf16 on GPUs that support it, else fp32."""
+    """Precision of weights and computation; auto: bf16 on GPUs that support it, otherwise fp32."""
 
 
 @config.parse
 def main(cfg: AlpacaGenerateConfig) -> None:
-    """Answer prompts or chat, on standard output or into a file."""
+    """Answer prompts, or chat; answers are printed or written to a file."""
     prompts = prompts_of(cfg)
     with training.start(cfg) as world:
         folders = locate_model(cfg.model_directory, cfg.adapter_directory)
@@ -174,7 +175,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
 
 
 def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
-    """Return the prompts to answer; none for a chat."""
+    """Return the prompts to answer; an empty list for a chat."""
     if cfg.output_file is not None:
         if Path(cfg.output_file).exists():
             raise FileExistsError(

@@ -23,7 +23,7 @@ class FullFinetuneConfig(training.FinetuneConfig):
     dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
     """The training dataset; the recipe passes the tokenizer."""
     loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
-    """The loss: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sets reduction=sum."""
+    """The loss: a LinearCrossEntropy, or any loss that accepts (logits, labels); the recipe sets reduction=sum."""
 
 
 @config.parse
@@ -64,7 +64,7 @@ def main(cfg: FullFinetuneConfig) -> None:
                 run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
-                run.save_if_due()  # and stop if a signal requested it
+                run.save_if_due()  # and stops if a signal requested it
 
         training.save_model(cfg, model, world, "final")
 

@@ -24,7 +24,7 @@ class LoraFinetuneConfig(training.FinetuneConfig):
     dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
     """The training dataset; the recipe passes the tokenizer."""
     loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
-    """The loss: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sets reduction=sum."""
+    """The loss: a LinearCrossEntropy, or any loss that accepts (logits, labels); the recipe sets reduction=sum."""
     lora: training.Lora = field(factory=training.Lora)
     """The adapters to train."""
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
@@ -73,7 +73,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
                 run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
-                run.save_if_due()  # and stop if a signal requested it
+                run.save_if_due()  # and stops if a signal requested it
 
         training.save_model(cfg, model, world, "final")
 

@@ -1,4 +1,4 @@
-"""Fixtures of the recipe tests, which trust the components in `tests`."""
+"""Fixtures of the recipe tests; configs may use components in `tests`."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from torchtune.training import DTYPES
 
 @pytest.fixture
 def fp32_is_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run dtype fp32 in float64, so that rounding does not cause differences.
+    """Compute in float64 if dtype is fp32, so that rounding does not cause differences.
 
     Adam turns the rounding error of a gradient close to zero into a full step.
     """
@@ -19,6 +19,6 @@ def fp32_is_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def trusting_the_tests() -> Iterator[None]:
+def trust_tests() -> Iterator[None]:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         yield

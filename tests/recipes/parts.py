@@ -1,4 +1,4 @@
-"""Components for tests, and minimal configs of the recipes."""
+"""Components and minimal configs for the recipe tests."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ TINY = lazy(
 
 
 class PowerCut(MetricLogger):
-    """Interrupts the run at a step; it then creates a file, so that the next attempt is not interrupted."""
+    """Interrupts the run at a step, once: the file `mark` exists after the first interruption."""
 
     def __init__(self, step: int, mark: str) -> None:
         self._step, self._mark = step, Path(mark)
@@ -47,7 +47,7 @@ class PowerCut(MetricLogger):
 
 
 class HalfMasked(Dataset[Example]):
-    """Two rows, the first without a target."""
+    """A dataset of two examples, of which the first has no target."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokens = tokenizer.encode("abc")
@@ -64,7 +64,7 @@ class HalfMasked(Dataset[Example]):
 
 
 class Broken(nn.Module):
-    """A cross-entropy whose value or gradient is not finite at some of its calls, counted from 1."""
+    """A cross-entropy loss whose value or gradient is not finite in the given calls, counted from 1."""
 
     def __init__(self, reduction: str, calls: list[int], broken: str = "loss") -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def common(
 
 
 def sections(fields: dict[str, Any]) -> dict[str, Any]:
-    """Build sections from dotted fields such as `checkpoints.keep`."""
+    """Convert dotted fields, such as `checkpoints.keep`, to sections."""
     flat = {name: value for name, value in fields.items() if "." not in name}
     for name, kind in {"placement": Placement, "loading": Loading, "checkpoints": Checkpoints}.items():
         inner = {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
@@ -123,7 +123,7 @@ def lora_config(folder: Path, name: str = "lora", **changes: Any) -> LoraFinetun
 
 
 def metrics(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Read a run's metrics, without those that depend on time or the machine."""
+    """Return a run's metrics, except metrics that depend on time or the machine."""
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     timed = {"tokens_per_second", "peak_memory_bytes"}
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]

@@ -1,4 +1,4 @@
-"""The alpaca_generate recipe: prompts, files of prompts, chats, and mistakes in its config."""
+"""The alpaca_generate recipe: single prompts, files of prompts, chats, and mistakes in the config."""
 
 import io
 import json
@@ -30,12 +30,12 @@ OVERFIT: dict[str, Any] = {
 }
 
 
-def answering(text: str) -> list[dict[str, str]]:
+def rows_with_answer(text: str) -> list[dict[str, str]]:
     return [row | {"output": text} for row in ROWS]
 
 
 def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]:
-    """Encode a config's one prompt."""
+    """Return the token ids of a config's prompt."""
     assert cfg.prompt is not None
     prompt = Prompt.from_text(cfg.prompt, cfg.input, cfg.prefill)
     return encode_prompt(tokenizer, prompt, cfg.template, cfg.system)
@@ -56,15 +56,15 @@ def generate_config(base: Path, **changes: Any) -> AlpacaGenerateConfig:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a folder with weights that give the same answer to every prompt."""
+    """Train a model that gives the same answer to every prompt, and return its folder."""
     folder = tmp_path_factory.mktemp("base")
     with only_trusting(Trust(packages=frozenset({"tests"}))):
-        full_finetune.main(full_config(folder, rows=answering("It is so."), **OVERFIT))
+        full_finetune.main(full_config(folder, rows=rows_with_answer("It is so."), **OVERFIT))
     return folder / "full" / "final"
 
 
 def greedy(base: Path, adapter: Path, ids: list[int], max_tokens: int) -> str:
-    """Return the greedy answer, computed without a cache and with the adapter merged into the weights."""
+    """Compute the greedy answer without a cache, with the adapter merged into the weights."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, base)
     load_peft_adapter(model, adapter)
@@ -78,11 +78,11 @@ def greedy(base: Path, adapter: Path, ids: list[int], max_tokens: int) -> str:
     return tokenizer.decode(answer)
 
 
-def test_the_answers_of_a_model_and_of_its_adapter_are_printed(
+def test_answers_of_base_model_and_adapter_are_printed(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base_settings = {"model_directory": str(base), "tokenizer_directory": None, "epochs": 5}
-    lora_finetune.main(lora_config(tmp_path, rows=answering("Who knows?"), **OVERFIT | base_settings))
+    lora_finetune.main(lora_config(tmp_path, rows=rows_with_answer("Who knows?"), **OVERFIT | base_settings))
     adapter = tmp_path / "lora" / "final"
     capsys.readouterr()
     alpaca_generate.main(generate_config(base))
@@ -102,11 +102,11 @@ def test_an_answer_begins_with_the_prefill(
     alpaca_generate.main(generate_config(base, prefill="It is", template=template))
     out = capsys.readouterr().out
     assert out.startswith("It is")
-    if template == "chat":  # what the model was trained on
+    if template == "chat":  # the template of the training examples
         assert out == "It is so.\n"
 
 
-def test_prefills_in_a_file_of_prompts_begin_the_answers(base: Path, tmp_path: Path) -> None:
+def test_answers_begin_with_the_prefills_in_a_prompts_file(base: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It i"}]
     rows: list[dict[str, Any]] = [
         {"messages": turns},
@@ -126,7 +126,7 @@ def test_prefills_in_a_file_of_prompts_begin_the_answers(base: Path, tmp_path: P
 
 
 def expected_answer(cfg: AlpacaGenerateConfig) -> str:
-    """Return the prefill and the model's continuation of it."""
+    """Return a config's prefill, continued by the model."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, cfg.model_directory)
     ids = encoded_prompt(cfg, tokenizer)
@@ -183,7 +183,7 @@ QUESTIONS = ["What is 2 plus 2?", "What is 4 plus 4?", "Why?"]
 
 
 def expected_reply(base: Path, *turns: str) -> str:
-    """Return the reply to a conversation, whose turns alternate between user and model."""
+    """Return the model's reply to a conversation that alternates between user and model."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, base)
     roles = ("user", "assistant")
@@ -203,7 +203,7 @@ def test_several_prompts_are_printed_with_their_answers(
     assert expected_reply(base, QUESTIONS[0]) == "It is so."
 
 
-def test_a_file_of_prompts_becomes_json_lines(base: Path, tmp_path: Path) -> None:
+def test_answers_to_a_prompts_file_are_written_as_json_lines(base: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"instruction": "What is 2 plus 2?", "input": "", "id": 1},
         {"prompt": "Naïve?"},
@@ -224,7 +224,9 @@ def test_a_file_of_prompts_becomes_json_lines(base: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("fp32_is_float64")  # rounding could change which token is sampled
-def test_answers_of_a_seed_do_not_depend_on_the_batch(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sampled_answers_do_not_depend_on_the_batch_size(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     answers = []
     for batch_size in (1, 2, 3):
         sampling = {"temperature": 3.0, "top_p": 0.9, "seed": 1, "max_new_tokens": 8}
@@ -258,11 +260,11 @@ def test_a_chat_through_a_pipe_echoes_the_conversation(
     conversations: list[list[str]] = []
     render = ByteTokenizer.encode_template
 
-    def recording(self: ByteTokenizer, text: str, *args: Any) -> list[int]:
+    def recorded_render(self: ByteTokenizer, text: str, *args: Any) -> list[int]:
         conversations.append([turn.partition("<|im_end|>")[0] for turn in text.split("<|im_start|>")[1:]])
         return render(self, text, *args)
 
-    monkeypatch.setattr(ByteTokenizer, "encode_template", recording)
+    monkeypatch.setattr(ByteTokenizer, "encode_template", recorded_render)
     typed = "What is 2 plus 2?\n\n  Why?  \n/new\nWho?\n/exit\nNever asked\n"
     out, err = chat(base, typed, monkeypatch, capsys)
     second_answer = expected_reply(base, "What is 2 plus 2?", "It is so.", "Why?")
@@ -272,14 +274,14 @@ def test_a_chat_through_a_pipe_echoes_the_conversation(
     )
     assert err == ""
     first, second, third = ("user\nWhat is 2 plus 2?", "user\nWhy?", "user\nWho?")
-    answer, opened = "assistant\nIt is so.", "assistant\n"
-    assert [first, opened] in conversations
-    assert [first, answer, second, opened] in conversations
-    assert [third, opened] in conversations
+    answer, unanswered = "assistant\nIt is so.", "assistant\n"
+    assert [first, unanswered] in conversations
+    assert [first, answer, second, unanswered] in conversations
+    assert [third, unanswered] in conversations
     assert not any("Never" in turn for turns in conversations for turn in turns)
 
 
-def test_a_chat_ends_with_its_input(
+def test_a_chat_ends_when_the_input_ends(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert chat(base, "Why?", monkeypatch, capsys, chat=True) == ("> Why?\nIt is so.\n> \n", "")
@@ -307,8 +309,8 @@ def test_a_chat_reports_a_message_that_is_too_long_and_continues(
 def test_the_last_answer_of_a_chat_is_truncated_at_the_models_maximum_length(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    room = 256 - len(encoded_prompt(generate_config(base, prompt="x"), ByteTokenizer())) + 1
-    out, err = chat(base, "x" * (room - 4), monkeypatch, capsys)
+    max_length = 256 - len(encoded_prompt(generate_config(base, prompt="x"), ByteTokenizer())) + 1
+    out, err = chat(base, "x" * (max_length - 4), monkeypatch, capsys)
     assert len(out.splitlines()[1]) == 4
     assert err == ""
 
@@ -337,8 +339,8 @@ def _instantiate_with(tokenizer: ByteTokenizer) -> Any:
 
 
 @pytest.fixture
-def as_run(tmp_path: Path) -> Path:
-    """Build a run folder that the config `generate` can read."""
+def run_folder(tmp_path: Path) -> Path:
+    """Build a run folder for the config `generate`."""
     config = json.dumps(tokenizer_config())
     tokenizer_folder = write(
         tmp_path / "tokenizer", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config
@@ -364,7 +366,7 @@ def test_mistakes_in_the_config_are_reported_before_anything_is_loaded(tune: Tun
         "output_file=a": "the answers of a chat cannot be written to a file; set prompts, or remove output_file",
         "prompt=a template=plain system=b": "the plain template has no system message; set template=chat",
         "prompt=a template=alpaca system=b": "the alpaca template has no system message; set template=chat",
-        "template=alpaca": "the alpaca template has no turns for a chat",
+        "template=alpaca": "the alpaca template does not support chats",
         "prompt=a template=vicuna": "template: expected",
         "prompt=a top_k=5": "top_k has no effect at temperature 0; set temperature, or top_k=null",
         "prompt=a top_p=0.5": "top_p has no effect at temperature 0",
@@ -386,11 +388,11 @@ def test_mistakes_in_the_config_are_reported_before_anything_is_loaded(tune: Tun
 
 def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"texts": "a"}\n')
-    (tmp_path / "there").touch()
+    (tmp_path / "existing").touch()
     mistakes = {
         f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text or a row with one of",
         f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
-        f"prompt=a output_file={tmp_path / 'there'}": "already exists; choose a new file, or remove it",
+        f"prompt=a output_file={tmp_path / 'existing'}": "already exists; choose a new file, or remove it",
         "prompt=a": "folder nowhere does not exist (relative paths start at",
     }
     for args, message in mistakes.items():
@@ -400,30 +402,30 @@ def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_pa
 
 
 def test_a_prompt_that_is_too_long_is_reported_before_weights_are_read(
-    tune: Tune, as_run: Path, tmp_path: Path
+    tune: Tune, run_folder: Path, tmp_path: Path
 ) -> None:
-    (as_run / "final/model.safetensors").unlink()
+    (run_folder / "final/model.safetensors").unlink()
     (tmp_path / "a.txt").write_text("Who?\n" + "Who? " * 300)
     result = tune(
-        *CALL, f"model_directory={as_run}", f"prompts_file={tmp_path / 'a.txt'}", "max_new_tokens=8"
+        *CALL, f"model_directory={run_folder}", f"prompts_file={tmp_path / 'a.txt'}", "max_new_tokens=8"
     )
     assert result.status == 2
     assert "prompt 2 has " in result.err
     assert "exceeds the model's max_seq_len = 64" in result.err
 
 
-def test_the_config_generate_answers_from_a_run(tune: Tune, as_run: Path) -> None:
-    args = (f"model_directory={as_run}", "device=cpu", "max_new_tokens=8")
+def test_the_generate_config_answers_with_the_model_of_a_run(tune: Tune, run_folder: Path) -> None:
+    args = (f"model_directory={run_folder}", "device=cpu", "max_new_tokens=8")
     result = tune(*CALL, *args, "prompt=Who are you?")
     assert (result.status, result.err) == (0, "")
     assert len(result.out.strip()) > 3
-    several = tune(*CALL, *args, "prompts=[Who are you?, Why?]")
-    assert several.out.startswith(f"> Who are you?\n{result.out}\n> Why?\n")
+    multiple = tune(*CALL, *args, "prompts=[Who are you?, Why?]")
+    assert multiple.out.startswith(f"> Who are you?\n{result.out}\n> Why?\n")
     plain = tune(*CALL, *args, "prompt=Who are you?", "template=plain")
     assert plain.out != result.out
     validated = tune("validate", *CALL, *args)
     assert validated.out.startswith("ok: ")
-    (as_run / "final").rename(as_run / "other")
+    (run_folder / "final").rename(run_folder / "other")
     unfinished = tune(*CALL, *args, "prompt=Who are you?")
     assert unfinished.status == 2
     assert "has no weights yet (neither final/ nor best/)" in unfinished.err

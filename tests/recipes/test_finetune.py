@@ -1,3 +1,5 @@
+"""The fine-tuning recipes: learning, resuming, extending, incompatible settings and non-finite losses."""
+
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +104,7 @@ def test_a_run_interrupted_after_any_step_of_uneven_epochs_equals_an_uninterrupt
 
 
 @both_recipes
-def test_an_extended_run_equals_an_unextended_run_of_the_same_length(tmp_path: Path, run: Start) -> None:
+def test_an_extended_run_equals_a_single_run_of_the_same_length(tmp_path: Path, run: Start) -> None:
     changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "epochs": 3, "gradient_accumulation_steps": 1}
     run(tmp_path, "whole", changes)
     run(tmp_path, "extended", changes | {"epochs": 1})
@@ -117,7 +119,7 @@ def test_an_extended_run_equals_an_unextended_run_of_the_same_length(tmp_path: P
     assert file.read_bytes() == (tmp_path / "whole/final" / file.name).read_bytes()
 
 
-def test_a_run_without_a_due_checkpoint_can_be_extended(tmp_path: Path) -> None:
+def test_a_run_that_ends_between_checkpoints_can_be_extended(tmp_path: Path) -> None:
     changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "checkpoints.every_n_steps": 100}
     full_finetune.main(full_config(tmp_path, "whole", **changes, max_steps=5))
     full_finetune.main(full_config(tmp_path, "extended", **changes, max_steps=2))
@@ -125,7 +127,7 @@ def test_a_run_without_a_due_checkpoint_can_be_extended(tmp_path: Path) -> None:
     assert metrics(tmp_path, "extended") == metrics(tmp_path, "whole")
 
 
-def test_max_steps_per_epoch_limits_the_run_without_returning_to_the_first_rows(tmp_path: Path) -> None:
+def test_max_steps_per_epoch_limits_the_run_without_repeating_rows(tmp_path: Path) -> None:
     limited = QUICK | {"batch_size": 2, "gradient_accumulation_steps": 1, "shuffle": False, "epochs": 2}
     run_full(tmp_path, "limited", limited | {"max_steps_per_epoch": 2})
     run_full(tmp_path, "steps", limited | {"max_steps": 4})
@@ -142,7 +144,7 @@ def test_a_run_shorter_than_its_warm_up_works(tmp_path: Path) -> None:
     assert (tmp_path / "smoke" / "final").is_dir()
 
 
-def test_a_run_whose_steps_are_all_skipped_is_an_error_without_final_model(tmp_path: Path) -> None:
+def test_a_run_with_only_skipped_steps_raises_an_error_and_saves_no_model(tmp_path: Path) -> None:
     broken = {"loss": lazy(Broken, calls=[1, 2, 3, 4, 5, 6]), "non_finite": "skip", "epochs": 1}
     with pytest.raises(ValueError, match=r"the model was not trained: every step was skipped \(3 steps\)"):
         run_full(tmp_path, "skipped", QUICK | broken)
@@ -150,7 +152,7 @@ def test_a_run_whose_steps_are_all_skipped_is_an_error_without_final_model(tmp_p
 
 
 @pytest.mark.parametrize("changes", [{}, {"max_steps": 2}, {"lr_scheduler": None}])
-def test_rows_without_a_target_are_an_error_before_the_first_step(tmp_path: Path, changes: Any) -> None:
+def test_rows_without_targets_raise_an_error_before_the_first_step(tmp_path: Path, changes: Any) -> None:
     model = lazy(TINY.func, **{**TINY.keywords, "max_seq_len": 4})
     with pytest.raises(ValueError, match="none of 6 rows has a target"):
         run_full(tmp_path, "none", QUICK | {"model": model, **changes})
@@ -179,12 +181,12 @@ def test_an_interrupted_run_on_a_stream_resumes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fp32_is_float64")
 def test_packed_examples_train_like_separate_examples(tmp_path: Path) -> None:
-    run_full(tmp_path, "alone", QUICK | {"batch_size": 6, "shuffle": False, "epochs": 3})
+    run_full(tmp_path, "separate", QUICK | {"batch_size": 6, "shuffle": False, "epochs": 3})
     packed = {"batch_size": 1, "gradient_accumulation_steps": 1, "loading.packing": Packing(length=2000)}
     run_full(tmp_path, "packed", QUICK | {"shuffle": False, "epochs": 3} | packed)
-    assert losses(tmp_path, "packed") == pytest.approx(losses(tmp_path, "alone"), rel=FLOAT64)
-    shares = [line["padding_share"] for line in metrics(tmp_path, "packed")]
-    assert shares == [0.0] * 3
+    assert losses(tmp_path, "packed") == pytest.approx(losses(tmp_path, "separate"), rel=FLOAT64)
+    padding = [line["padding_share"] for line in metrics(tmp_path, "packed")]
+    assert padding == [0.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -250,14 +252,14 @@ def test_lora_finetuning_saves_an_adapter_and_keeps_the_base_weights(tmp_path: P
         assert torch.equal(p, model.get_parameter(name))
 
 
-def test_a_step_without_a_target_is_skipped_and_has_no_loss(tmp_path: Path) -> None:
+def test_a_step_without_targets_is_skipped_and_has_no_loss(tmp_path: Path) -> None:
     changes = {"dataset": lazy(HalfMasked), "batch_size": 1, "shuffle": False, "epochs": 2}
     run_full(tmp_path, "a", changes)
     assert [loss is None for loss in losses(tmp_path, "a")] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_a_non_finite_loss_or_gradient_ends_the_run_and_names_rows_and_checkpoint(
+def test_a_non_finite_loss_or_gradient_ends_the_run_and_reports_rows_and_checkpoint(
     tmp_path: Path, broken: str
 ) -> None:
     changes = QUICK | {
@@ -282,7 +284,7 @@ def test_a_non_finite_loss_can_be_skipped(tmp_path: Path, capsys: pytest.Capture
     assert "step 4/9: skipped (2 so far): the loss is nan; rows: " in capsys.readouterr().err
 
 
-def test_ten_non_finite_losses_in_a_row_end_the_run_even_if_skipping(tmp_path: Path) -> None:
+def test_ten_consecutive_non_finite_losses_end_the_run_even_with_skip(tmp_path: Path) -> None:
     changes = QUICK | {"loss": lazy(Broken, calls=list(range(3, 99))), "epochs": 9, "non_finite": "skip"}
     with pytest.raises(FloatingPointError, match="step 12: the loss is nan, in 10 steps in a row"):
         run_full(tmp_path, "a", changes)
@@ -304,7 +306,7 @@ def test_a_torch_loss_that_does_not_accept_logits_is_rejected(tmp_path: Path) ->
         run_full(tmp_path, "a", {"loss": lazy(MSELoss)})
 
 
-def test_adapters_resume_only_on_the_base_weights_they_started_with(tmp_path: Path) -> None:
+def test_adapters_resume_only_with_unchanged_base_weights(tmp_path: Path) -> None:
     run_full(tmp_path, "base", {"max_steps": 1})
     run_full(tmp_path, "other", QUICK | {"max_steps": 3})
     base = tmp_path / "base" / "final"
@@ -363,10 +365,10 @@ def test_bf16_weights_halve_the_checkpoint_and_learn(tmp_path: Path) -> None:
 
 def test_max_steps_overrides_epochs(tmp_path: Path) -> None:
     run_full(tmp_path, "a", QUICK | {"epochs": 1, "max_steps": 5})
-    assert len(losses(tmp_path, "a")) == 5  # an epoch has 3
+    assert len(losses(tmp_path, "a")) == 5  # an epoch has 3 steps
 
 
-def test_null_switches_off_logger_schedule_clipping_and_checkpoints(tmp_path: Path) -> None:
+def test_null_disables_logger_schedule_clipping_and_checkpoints(tmp_path: Path) -> None:
     off: dict[str, Any] = {"metric_logger": None, "lr_scheduler": None, "clip_grad_norm": None}
     off |= {"checkpoints.every_n_steps": None, "checkpoints.at_epoch_ends": False}
     run_full(tmp_path, "a", QUICK | off | {"seed": None, "max_steps_per_epoch": 2, "epochs": 2})
@@ -382,6 +384,6 @@ def test_the_seed_determines_the_run(tmp_path: Path) -> None:
     assert losses(tmp_path, "a") != losses(tmp_path, "c")
 
 
-def test_neither_recipe_config_is_a_subclass_of_the_other() -> None:
+def test_the_config_classes_are_not_subclasses_of_each_other() -> None:
     assert not issubclass(full_finetune.FullFinetuneConfig, lora_finetune.LoraFinetuneConfig)
     assert not issubclass(lora_finetune.LoraFinetuneConfig, full_finetune.FullFinetuneConfig)

@@ -1,4 +1,4 @@
-"""The recipe of the guide `docs/custom_recipe.md`: two loss terms with different counts, and `Scorer.prepare`."""
+"""The recipe in `docs/custom_recipe.md`, with two loss terms of different counts and `Scorer.prepare`."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def config(folder: Path, name: str, **changes: Any) -> pairs.PairsConfig:
     return pairs.PairsConfig(**common(folder, name, rows=ROWS, kind=PreferenceDataset, **(fields | changes)))
 
 
-def test_recipe_is_as_short_as_the_guide_says() -> None:
+def test_recipe_has_the_length_stated_in_the_guide() -> None:
     text = Path(pairs.__file__).read_text(encoding="utf-8")
     imports, _, _ = text.partition("@define")
     assert count_code(text) - count_code(imports) == 80
@@ -71,7 +71,7 @@ def test_preferences_are_learned_and_an_interrupted_run_equals_an_uninterrupted_
 
 
 @pytest.mark.usefixtures("fp32_is_float64")
-def test_metrics_do_not_depend_on_how_a_step_is_split_into_micro_batches(tmp_path: Path) -> None:
+def test_metrics_do_not_depend_on_the_micro_batch_size(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"lora": Lora(targets=["all-linear"], rank=4), "epochs": 3, "shuffle": False}
     pairs.main(config(tmp_path, "unsplit", **changes, batch_size=4))
     pairs.main(config(tmp_path, "split", **changes, batch_size=1, gradient_accumulation_steps=4))
@@ -81,18 +81,18 @@ def test_metrics_do_not_depend_on_how_a_step_is_split_into_micro_batches(tmp_pat
         assert [line[name] for line in split] == pytest.approx([line[name] for line in unsplit], rel=FLOAT64)
 
 
-def test_beta_is_constant_without_sensitivity_and_otherwise_follows_the_margin(tmp_path: Path) -> None:
+def test_beta_depends_on_the_margin_unless_sensitivity_is_zero(tmp_path: Path) -> None:
     section = pairs.Preference(beta=0.5, sensitivity=0.0)
     pairs.main(config(tmp_path, "constant", preference=section, epochs=3))
     assert [line["beta"] for line in metrics(tmp_path, "constant")] == pytest.approx([0.5] * 12)
-    pairs.main(config(tmp_path, "follows", preference=pairs.Preference(beta=0.5), epochs=3))
-    betas = [line["beta"] for line in metrics(tmp_path, "follows")]
+    pairs.main(config(tmp_path, "variable", preference=pairs.Preference(beta=0.5), epochs=3))
+    betas = [line["beta"] for line in metrics(tmp_path, "variable")]
     assert betas[0] == pytest.approx(0.5), "the model equals the reference before the first step"
     assert max(betas) > 0.55
 
 
 class UntypedRows:
-    """A dataset that does not declare what it yields."""
+    """A dataset that does not declare its item type."""
 
     def __init__(self, tokenizer: Any, kind: str, source: str) -> None:
         self._rows: Any = {"pairs": PreferenceDataset, "examples": InstructDataset}[kind](
@@ -107,10 +107,10 @@ class UntypedRows:
 
 
 class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # deliberately untyped
-    """`UntypedRows` as a dataset component."""
+    """`UntypedRows` as a subclass of `Dataset`, for use as a component."""
 
 
-def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path) -> None:
+def test_items_of_the_wrong_kind_raise_an_error_before_the_first_step(tmp_path: Path) -> None:
     plain = [{"instruction": row["prompt"], "input": "", "output": row["chosen"]} for row in ROWS]
     (tmp_path / "pair_rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     (tmp_path / "plain.json").write_text(json.dumps(plain), encoding="utf-8")
@@ -132,14 +132,14 @@ def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ("full_finetune", "--config", "smollm2_135m_full", "dataset=torchtune.datasets.PreferenceDataset"),
         (pairs.__file__, "--config", "smollm2_135m_lora"),
     ],
 )
-def test_validate_rejects_a_dataset_of_other_items(words: tuple[str, ...], tune: Tune) -> None:
-    result = tune("validate", *words)
+def test_validate_rejects_a_dataset_with_the_wrong_kind_of_item(args: tuple[str, ...], tune: Tune) -> None:
+    result = tune("validate", *args)
     assert result.status == 2
     (mistake,) = re.findall(r": dataset: torchtune.datasets.(.*)", result.err.partition("mistake")[2])
     kinds = {"InstructDataset": ("Example", "Pair"), "PreferenceDataset": ("Pair", "Example")}

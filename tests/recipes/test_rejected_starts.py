@@ -1,4 +1,4 @@
-"""Configs that a run rejects before it trains."""
+"""Configs that are rejected before training starts."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torchtune.config import ConfigError, lazy
         (FailsOnVectors, "its first step fails: AssertionError"),
     ],
 )
-def test_an_optimizer_that_rejects_the_parameters_is_one_mistake(
+def test_an_optimizer_that_rejects_the_parameters_is_reported_as_one_mistake(
     tmp_path: Path, optimizer: type, reason: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -29,17 +29,17 @@ def test_an_optimizer_that_rejects_the_parameters_is_one_mistake(
     lora_finetune.main(lora_config(tmp_path, optimizer=lazy(optimizer), max_steps=1))
 
 
-def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_it_trains(tmp_path: Path) -> None:
+def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_training(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    for folder in (empty, tmp_path / "nowhere"):
+    for folder in (empty, tmp_path / "missing"):
         with pytest.raises(ConfigError, match=r"tokenizer_directory: .*tokenizer"):
             full_finetune.main(full_config(tmp_path, tokenizer_directory=str(folder)))
     assert not (tmp_path / "full/metrics.jsonl").exists()
     lora_finetune.main(lora_config(tmp_path, tokenizer_directory=str(empty), max_steps=1))
 
 
-def test_an_extension_that_adds_no_step_is_an_error(tmp_path: Path) -> None:
+def test_extending_a_run_by_no_steps_raises_an_error(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"checkpoints.every_n_steps": 100}
     full_finetune.main(full_config(tmp_path, **changes, max_steps=2))
     with pytest.raises(

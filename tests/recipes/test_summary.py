@@ -1,4 +1,4 @@
-"""The lines that a run prints at its start, when it resumes, and at its end."""
+"""The lines that a run prints when it starts, resumes and ends."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,9 @@ from torchtune.training._global_batch import GlobalBatch
 VALIDATED: dict[str, Any] = {"validation": Validation(share=0.4, every_n_steps=1)}
 
 
-def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_starting_run_prints_model_data_and_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = VALIDATED | {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 1}
     full_finetune.main(full_config(tmp_path, "full", **changes))
     lines = capsys.readouterr().err.splitlines()
@@ -35,7 +37,7 @@ def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest
     assert not [line for line in lines if line.startswith("validation:")]
 
 
-def test_the_start_counts_packs_and_omits_epochs_if_max_steps_is_set(
+def test_a_starting_run_counts_packs_and_omits_epochs_if_max_steps_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes: dict[str, Any] = {"loading.packing": Packing(length=64), "max_steps": 3}
@@ -69,14 +71,14 @@ def test_a_run_of_few_steps_prints_a_hint(
     assert (line in capsys.readouterr().err) is is_warned
 
 
-def test_the_end_names_the_model_and_the_best_step(
+def test_a_finished_run_prints_the_folders_of_the_final_and_the_best_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora_finetune.main(lora_config(tmp_path, "a run", **VALIDATED))
     text = capsys.readouterr().err
     lines = text.splitlines()
     run = tmp_path / "a run"
-    assert "try it" not in text, "the config names no base"
+    assert "try it" not in text, "the config has no base model"
     assert f"finished: the trained model is in {run / 'final'}" in lines
     assert any(
         line.startswith("best: the model with the lowest validation loss (")
@@ -90,7 +92,7 @@ def test_the_end_names_the_model_and_the_best_step(
 
 
 @pytest.mark.parametrize("base", [None, "models/base"])
-def test_the_end_names_the_next_commands_unless_an_adapters_base_is_unknown(
+def test_a_finished_run_prints_the_next_commands_unless_the_base_model_is_unknown(
     tmp_path: Path, base: str | None
 ) -> None:
     run = RunFolder(tmp_path / "a run")
@@ -104,7 +106,7 @@ def test_the_end_names_the_next_commands_unless_an_adapters_base_is_unknown(
 
 
 @pytest.mark.parametrize("lr", [1e-2, 1.0])
-def test_after_early_stopping_the_best_and_the_final_model_are_both_named(
+def test_a_run_that_stops_early_prints_the_best_and_the_final_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float
 ) -> None:
     changes: dict[str, Any] = {"optimizer": lazy(AdamW, lr=lr), "epochs": 40, "batch_size": 4}
@@ -115,7 +117,7 @@ def test_after_early_stopping_the_best_and_the_final_model_are_both_named(
         line["step"]: line["validation_loss"] for line in metrics(tmp_path, "a") if "validation_loss" in line
     }
     assert max(losses) < 40, "it stopped early"
-    step = min(losses, key=lambda number: losses[number])
+    step = min(losses, key=lambda step: losses[step])
     assert bool(step) == (lr < 1)
     loss = f"{losses[step]:.4f}"
     expected = (
@@ -130,7 +132,7 @@ def test_after_early_stopping_the_best_and_the_final_model_are_both_named(
     assert note.startswith(f"step {max(losses)}: ")
 
 
-def test_a_run_that_resumes_names_the_step_and_the_checkpoint(
+def test_a_resumed_run_prints_the_step_and_the_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes: dict[str, Any] = {"checkpoints.every_n_steps": 1, "epochs": 2}
