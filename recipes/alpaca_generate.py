@@ -184,8 +184,8 @@ def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
         Path(cfg.output_file).parent.mkdir(parents=True, exist_ok=True)
     if cfg.prompts_file is not None:
         return read_prompts(cfg.prompts_file, continue_final_message=cfg.continue_final_message)
-    texts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])
-    return [Prompt.from_text(text, cfg.input) for text in texts]
+    prompts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])
+    return [Prompt.from_text(prompt, cfg.input) for prompt in prompts]
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def test_field_named_required_can_be_referenced() -> None:
 
 
 INVALID_MODEL_DIRECTORIES = {
-    "nowhere": "folder nowhere does not exist (relative paths start at ",
+    "nowhere": "folder nowhere does not exist (relative paths are resolved against ",
     "owner/some-model": "download it with `tune download owner/some-model --output-dir models/some-model`",
     "tiny.gguf": "tiny.gguf is a GGUF file; convert it to a model folder with `tune convert tiny.gguf models/tiny`",
     "rows.jsonl": "rows.jsonl is a file, but a model is a folder; pass the folder that contains the file",

@@ -393,7 +393,7 @@ def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_pa
         f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text or a row with one of",
         f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
         f"prompt=a output_file={tmp_path / 'existing'}": "already exists; choose a new file, or remove it",
-        "prompt=a": "folder nowhere does not exist (relative paths start at",
+        "prompt=a": "folder nowhere does not exist (relative paths are resolved against",
     }
     for args, message in mistakes.items():
         result = tune(*CALL, "model_directory=nowhere", *args.split())

@@ -76,7 +76,7 @@ def _counts_live_tensors() -> bool:
         excluded = torch.empty(8, device="cpu")
         with LiveBytes([excluded]) as live:
             first = excluded.view(2, 4) + 1  # 32 bytes; the view itself is excluded
-            second = first.flatten() + 1  # another 32 bytes
+            second = first.flatten() + 1  # 32 more bytes
             del first
     return (live.peak, live.current, second.numel()) == (64, 32, 8)
 
