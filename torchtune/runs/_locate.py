@@ -159,8 +159,9 @@ def missing_model_message(path: StrPath) -> str:
         if hint:
             return f"folder {path} does not exist; {hint}"
         return (
-            f"folder {path} does not exist (relative paths are resolved against {Path.cwd()}); pass the folder of a Hugging"
-            " Face model, an adapter or a run; tune download downloads a model, tune convert converts other formats"
+            f"folder {path} does not exist (relative paths are resolved against {Path.cwd()}); pass the"
+            " folder of a Hugging Face model, an adapter or a run; tune download downloads a model, tune"
+            " convert converts other formats"
         )
     no_config = f"there is no {_CONFIG} in {path}"
     if (path / "params.json").is_file():
