@@ -213,8 +213,8 @@ def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp
     )
     for part in (
         "model.quantize_base: the base is not quantized",
-        "model: torchtune.models.llama9.llama9_7b has no counterpart; choose another model",
-        "dataset: torchtune.datasets.fancy_dataset has no counterpart; choose another dataset",
+        "model: torchtune.models.llama9.llama9_7b has no counterpart; choose a different model",
+        "dataset: torchtune.datasets.fancy_dataset has no counterpart; choose a different dataset",
         "dtype: training in fp8 is not supported; the run uses fp32",
         "loss: torchtune.modules.loss.FancyLoss has no counterpart",
         "metric_logger: torchtune.training.metric_logging.CometLogger has no counterpart",

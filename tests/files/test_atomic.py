@@ -52,7 +52,7 @@ def test_an_empty_folder_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     fill(tmp_path / "b", "complete")
     (tmp_path / "c").touch()
-    with pytest.raises(FileExistsError, match="c is a file, but a folder would be written there"):
+    with pytest.raises(FileExistsError, match="c is a file; expected a folder"):
         fill(tmp_path / "c", "complete", overwrite=True)
 
 
@@ -79,7 +79,7 @@ def test_folders_that_cannot_be_renamed_are_rejected_before_anything_is_written(
     messages = {
         "/": "/ is the root of the file system; choose a folder in it",
         "/dev": "/dev is a mount point, which cannot be replaced; choose a folder in it",
-        ".": "b is the current directory or a parent of it, and would be replaced; choose a folder in it",
+        ".": "b is the current directory or one of its parents, and would be replaced; choose a folder in it",
         "..": "a is the current directory or a parent",
         "": "b is the current directory or a parent",
     }

@@ -1,4 +1,4 @@
-"""Checks of a config before a run, used by `tune validate`."""
+"""Check a config before a run, for `tune validate`."""
 
 from torchtune.checks._folders import tokenizer_errors, weight_errors
 from torchtune.checks._rows import held_out_errors, row_errors

@@ -1,4 +1,4 @@
-"""Errors of config fields."""
+"""Collect the errors that checks raise for config fields."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

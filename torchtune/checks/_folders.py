@@ -1,4 +1,4 @@
-"""Checks of a config's model, adapter and tokenizer folders, without reading weights."""
+"""Check a config's model, adapter and tokenizer folders, without reading weights."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ from torchtune.training import FinetuneConfig, find_tokenizer_files
 
 
 def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
-    """Check that the folders of a config match its model; folders that do not exist are not checked.
+    """Check that the folders of a config match its model; missing folders are ignored.
 
     Args:
         cfg: A config with a `model_directory`.
@@ -38,7 +38,7 @@ def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
 
 
 def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErrors:
-    """Check that a tokenizer matches a model, that it encodes prompts, and that its files can be copied.
+    """Check that a tokenizer matches a model and can encode the prompts, and that its files can be copied.
 
     Args:
         cfg: The config.

@@ -1,4 +1,4 @@
-"""Checks of a config's training and validation rows."""
+"""Check a config's training and validation rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,19 +24,19 @@ from torchtune.modules import Decoder
 from torchtune.training import FinetuneConfig, held_out_items
 
 _SAMPLE_SIZE = 64
-"""Held-out rows that are encoded first."""
+"""Number of held-out rows in the sample."""
 
 
 def row_errors(
     cfg: Any, tokenizer: Tokenizer, rows: Rows[Any], sample: Sequence[Encoded[Any]], model: Decoder
 ) -> FieldErrors:
-    """Check that the training rows contain a target.
+    """Check that at least one training row has a target.
 
     Args:
         cfg: A config; only a `FinetuneConfig` is checked.
         tokenizer: The config's tokenizer.
         rows: The config's dataset.
-        sample: Some encoded rows; only if none has a target are as many rows read as by a run.
+        sample: Some encoded rows; if none of them has a target, the dataset is read as in a run.
         model: The model, which limits the length of sequences; it may be on the meta device.
     """
     if not isinstance(cfg, FinetuneConfig) or not sample:
@@ -57,11 +57,11 @@ def row_errors(
 def held_out_errors(
     cfg: Any, rows: Rows[Any] | None, held_out: Rows[Any] | None, model: Decoder
 ) -> FieldErrors:
-    """Check that the held-out rows contain a target; all are read only if no row of a sample has one.
+    """Check that at least one held-out row has a target; all rows are read only if no row of a sample has a target.
 
     Args:
         cfg: A config; only a `FinetuneConfig` with validation is checked.
-        rows: The config's dataset, of which a share may be held out; None if it is not available.
+        rows: The config's dataset, part of which may be held out; None if it is not available.
         held_out: The config's `validation.dataset`; None if it is not set or not available.
         model: The model, which limits the length of sequences; it may be on the meta device.
     """
@@ -77,7 +77,7 @@ def _check_held_out(
     assert section is not None
     if section.share is not None and rows is not None:
         _, share = split_off(rows, section.share, cfg.seed or 0)
-        held_out = None if cfg.seed is None else share  # without a seed, the run holds out other rows
+        held_out = None if cfg.seed is None else share  # without a seed, the held-out rows differ
     if held_out is None or any(
         _has_target(held_out[i], longest) for i in sample_indices(held_out, _SAMPLE_SIZE)
     ):

@@ -1,4 +1,4 @@
-"""Checks of a config's learning rate schedule."""
+"""Check a config's learning rate schedule."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from torchtune.config import instantiate
 from torchtune.training import FinetuneConfig, build_scheduler
 
 _MANY_STEPS = 1_000_000
-"""Steps assumed for a run whose length depends only on its dataset: every warm-up fits."""
+"""Assumed number of steps if only the dataset determines the length of a run; it is longer than any warm-up."""
 
 
 def schedule_errors(cfg: Any) -> FieldErrors:
@@ -20,7 +20,7 @@ def schedule_errors(cfg: Any) -> FieldErrors:
         return
     try:
         optimizer: Optimizer = instantiate(cfg.optimizer, [nn.Parameter(torch.zeros(1, 1))])
-    except Exception:  # the optimizer may still accept the model's parameters; the schedule is not checked
+    except Exception:  # the optimizer may still accept the model's parameters, so the schedule is not checked
         return
     steps = cfg.step_limit or _MANY_STEPS
     yield from errors_of("lr_scheduler", build_scheduler, cfg.lr_scheduler, optimizer, steps)

@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, and JSON files."""
+"""Write files and folders atomically, and read and write JSON files."""
 
 from torchtune.files._atomic import atomic_folder, partial_path, resolve_folder, write_text
 from torchtune.files._json import read_json, unexpected_value, write_json

@@ -1,4 +1,4 @@
-"""Atomic writing: files and folders appear only once they are complete."""
+"""Write files and folders atomically: they appear only once they are complete."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder next to the target, and rename it to the target on success.
 
-    If the process is killed, `<folder>.torchtune-partial` remains, and is removed by the next attempt.
+    If the process is killed, `<folder>.torchtune-partial` remains; the next call for the same folder removes it.
 
     Args:
         folder: The target; parents are created, and symlinks are followed.
@@ -22,7 +22,8 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     Raises:
         FileExistsError: `folder` is a file, `folder` is not empty and `overwrite` is False, or a file has the name of
             the temporary folder.
-        ValueError: `folder` cannot be renamed: it is the root, a mount point, or the current directory or a parent.
+        ValueError: `folder` cannot be renamed, as it is the root, a mount point, the current directory, or a parent of
+            the current directory.
     """
     import shutil
 
@@ -46,7 +47,7 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a temporary file next to the target and rename it, so that a kill leaves the old file or the new one."""
+    """Write a file atomically: if the process is killed, the file has either its old or its new content."""
     partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)
@@ -56,8 +57,8 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
     """Resolve the symlinks of a folder, which need not exist.
 
     Raises:
-        ValueError: the folder must not be renamed: it is the root, a mount point, or the current directory or a parent;
-            or its symlinks form a loop.
+        ValueError: The symlinks form a loop, or the folder cannot be renamed, as it is the root, a mount point, the
+            current directory, or a parent of the current directory.
     """
     try:
         target = Path(folder).resolve()
@@ -69,7 +70,7 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{target} is a mount point, which cannot be replaced; choose a folder in it")
     if _contains_current_directory(target):
         raise ValueError(
-            f"{target} is the current directory or a parent of it, and would be replaced; choose a folder in it"
+            f"{target} is the current directory or one of its parents, and would be replaced; choose a folder in it"
         )
     return target
 
@@ -80,7 +81,7 @@ def partial_path(target: Path) -> Path:
 
 
 def _removed(folder: Path) -> Path:
-    """Remove the folder of a killed attempt, if any, and return its path."""
+    """Remove a temporary folder that a killed process left behind, if it exists, and return its path."""
     import shutil
 
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -101,6 +102,6 @@ def _contains_current_directory(target: Path) -> bool:
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{target} is a file, but a folder would be written there; choose another name")
+        raise FileExistsError(f"{target} is a file; expected a folder, or a path that does not exist")
     if target.is_dir() and not overwrite and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; remove it or choose another folder")

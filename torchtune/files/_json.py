@@ -1,4 +1,4 @@
-"""JSON files that hold an object."""
+"""Read and write JSON files that contain an object."""
 
 import json
 import reprlib
@@ -8,18 +8,18 @@ from typing import Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is not valid JSON, or does not hold an object.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not valid JSON, or does not contain an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}; download it again") from error
     if not isinstance(value, dict):
-        # The file is wrong, not an argument's type.
+        # The file is wrong, not the type of an argument.
         raise ValueError(f"{path} does not contain a JSON object; download it again")  # noqa: TRY004
     return value
 

@@ -1,6 +1,6 @@
 """Convert the original torchtune's dataset builders, argument by argument.
 
-Names, arguments and defaults are those of its documentation:
+Names, arguments and defaults are from its documentation:
 https://docs.pytorch.org/torchtune/stable/api_ref_datasets.html.
 """
 
@@ -21,9 +21,9 @@ class _Builder:
     component: str
     """The equivalent dataset of this torchtune."""
     rows: Tree = field(factory=dict)
-    """The rows that it reads by default, as arguments of the equivalent dataset."""
+    """Arguments with which the equivalent dataset reads the builder's default rows."""
     columns: Mapping[str, str] = field(factory=dict)
-    """The columns that it reads unless `column_map` overrides them, by the original's names."""
+    """The builder's default columns, by the keys of `column_map`."""
 
 
 _INPUT_OUTPUT: Final = {"input": "input", "output": "output"}
@@ -53,21 +53,21 @@ _BUILDERS: Final = {
 }
 
 _FILE_TYPES: Final = ("json", "jsonl", "csv", "text", "parquet", "arrow")
-"""Sources of `datasets.load_dataset` that are file types."""
+"""File types that `datasets.load_dataset` accepts as a source."""
 _CHATS: Final = ("ChatDataset", "SlimOrcaDataset")
 _STYLES: Final = (None, "openai", "sharegpt")
 
 
 @define
 class ImportedDataset:
-    """The conversion of a dataset."""
+    """The result of converting a dataset."""
 
     new: Tree | None = None
-    """The component; None without a counterpart."""
+    """The component; None if there is no counterpart."""
     unmapped: dict[str, str] = field(factory=dict)
-    """Arguments without a counterpart, with the reason; the key `""` stands for the whole dataset."""
+    """Arguments without a counterpart, with the reason; the key `""` refers to the whole dataset."""
     changed: str = ""
-    """How the component differs from the original, if it does."""
+    """The difference from the original's meaning; empty if there is no difference."""
     packing: Tree | None = None
     """The section `packing`; None without packing."""
 
@@ -76,9 +76,9 @@ def import_dataset(value: Any, max_seq_len: int | None, truncate: str | None) ->
     """Convert a dataset, or a list of datasets, which the original concatenates.
 
     Args:
-        value: The original's component, or a list of them.
+        value: A component of the original, or a list of components.
         max_seq_len: The length (tokens) to which the original's tokenizer truncates examples.
-        truncate: The end at which it truncates them.
+        truncate: The end at which the original's tokenizer truncates examples.
     """
     if not isinstance(value, list):
         return _import_one(value, max_seq_len, truncate)
@@ -146,7 +146,7 @@ def _rows(remaining: Tree, builder: _Builder) -> Tree:
 
 
 def _text_arguments(remaining: Tree, *, packed: bool) -> Tree:
-    """Return the arguments of a plain-text dataset; the original truncated long texts unless it packed them."""
+    """Return the arguments of a plain-text dataset; the original truncated long rows unless it packed them."""
     arguments = {
         name: remaining.pop(name) for name in ("column", "add_eos") if remaining.get(name) is not None
     }
@@ -164,7 +164,7 @@ def _prompt_arguments(remaining: Tree, builder: _Builder, imported: ImportedData
         imported.changed = "prompts are formatted with the chat template in the tokenizer's folder"
         if template:
             imported.unmapped["template"] = (
-                f"{template} has no counterpart; write one as the dataset's template"
+                f"{template} has no counterpart; set the dataset's template to your own prompt"
             )
     elif not is_alpaca:
         new["template"] = "alpaca"

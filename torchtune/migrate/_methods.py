@@ -1,4 +1,4 @@
-"""Detect configs of the original torchtune for methods that no recipe here supports."""
+"""Detect configs of the original torchtune for unsupported methods."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -33,14 +33,14 @@ _BY_COMPONENT: Final = {
     "ReverseKL": "knowledge distillation",
     "QAT": "quantization-aware training",
 }
-"""Parts of the dotpath of a loss, dataset or quantizer, and the method that they belong to."""
+"""Parts of the dotpath of a loss, dataset or quantizer, each with the method that it implies."""
 
 
 def other_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the unsupported method of an original config: neither supervised fine-tuning nor generation.
+    """Return the method of an original config if it is neither supervised fine-tuning nor generation.
 
     Returns:
-        The field that shows it, and the method; None if a recipe here supports the config.
+        The field that implies the method, and the method; None if a recipe supports the config.
     """
     for key, method in _BY_KEY.items():
         if tree.get(key) is not None:

@@ -1,4 +1,4 @@
-"""Map the original torchtune's model builders to those of this torchtune."""
+"""Map the original torchtune's model builders to the model builders of this torchtune."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _PACKAGES: Final = {
     "gemma2": "gemma",
     "qwen2_5": "qwen2",
 }
-"""Model families of the original that belong to another family's package here."""
+"""Model families of the original whose builders are in a different package here."""
 _RENAMED: Final = {
     "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
     "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",
@@ -24,11 +24,11 @@ _RENAMED: Final = {
 
 
 def candidate_models(family: str, name: str) -> list[str]:
-    """Return the dotpaths that a builder of the original may have here, most likely first.
+    """Return the possible dotpaths of a builder's counterpart, most likely first.
 
     Args:
-        family: The original's package, such as `torchtune.models.llama3_1`.
-        name: The original's name.
+        family: The package of the original's builder, such as `torchtune.models.llama3_1`.
+        name: The name of the original's builder.
     """
     parent, _, package = family.rpartition(".")
     base_name = name.removesuffix("_base").removesuffix("_instruct")

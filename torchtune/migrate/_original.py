@@ -1,7 +1,7 @@
-"""Convert a YAML config of the original torchtune: the mapping of its fields and components.
+"""Convert a YAML config of the original torchtune, field by field and component by component.
 
-Names are those of its public documentation and of the configs in its repository (versions 0.1 to 0.6):
-https://docs.pytorch.org/torchtune/stable/. Whatever has no counterpart is reported with the reason, never dropped
+Names are from its public documentation and from the configs in its repository (versions 0.1 to 0.6):
+https://docs.pytorch.org/torchtune/stable/. Fields without a counterpart are reported with the reason, and never dropped
 silently.
 """
 
@@ -38,14 +38,14 @@ SWITCHES: Final = {
     "memory_efficient_fsdp_wrap": "every layer is sharded separately",
     "custom_sharded_layers": "every layer is sharded separately",
     "save_adapter_weights_only": "a LoRA run always writes only the adapter",
-    "low_cpu_ram": "weights are always read tensor by tensor",
+    "low_cpu_ram": "weights are always read one tensor at a time",
     "use_fp8": "fp8 training is not supported",
     "enable_fp8_training": "fp8 training is not supported",
     "quantizer": "quantization is not supported",
     "enable_async_checkpointing": "checkpoints are written synchronously unless checkpoints.asynchronous is true",
     "async_save": "checkpoints are written synchronously unless checkpoints.asynchronous is true",
 }
-"""Fields that need no counterpart if false or null, with the reason why a true one has no counterpart."""
+"""Fields that have an effect only if true, each with the reason why it has no counterpart."""
 
 UNNEEDED: Final = {
     "log_peak_memory_stats",
@@ -73,7 +73,7 @@ LOGGERS: Final = {
     "TensorBoardLogger": ("log_dir",),
     "WandBLogger": ("log_dir", "project", "entity", "group", "name", "mode"),
 }
-"""Loggers with the same name here, and their arguments with the same meaning."""
+"""Loggers with the same name here, each with the arguments that have the same meaning."""
 MLP: Final = ["gate_proj", "up_proj", "down_proj"]
 TARGETS: Final = {"output_proj": "o_proj"}
 """Linear layers with different names here."""
@@ -96,13 +96,14 @@ class Import:
     unmapped: dict[str, str] = field(factory=dict)
     changed: dict[str, str] = field(factory=dict)
     """Fields whose counterpart has a different meaning, by path, with the difference."""
-    done: set[str] = field(factory=set)
+    converted: set[str] = field(factory=set)
+    """Fields of the original that have been converted."""
     max_seq_len: int | None = None
-    """The length to which the original's tokenizer truncated rows; here the dataset truncates them."""
+    """The length to which the original's tokenizer truncated rows; here, the dataset truncates them."""
     truncate: str | None = None
-    """The end at which it truncated them."""
+    """The end at which the original's tokenizer truncated rows."""
     checkpoint_output: str | None = None
-    """The output folder of the original's checkpointer; here everything is written to `output_dir`."""
+    """The output folder of the original's checkpointer; here, all files are written to `output_dir`."""
 
     @property
     def recipe(self) -> str:
@@ -128,24 +129,24 @@ class Import:
             self.validation()
             for part in (self.loss, self.optimizer, self.lr_scheduler, self.metric_logger):
                 part()
-        for name in self.old.keys() - self.done:
-            self.unknown(name, self.old[name])
+        for name in self.old.keys() - self.converted:
+            self.report_unknown(name, self.old[name])
 
     def take(self, name: str) -> Any:
         """Return a field of the original, and mark it as converted."""
-        self.done.add(name)
+        self.converted.add(name)
         return self.old.get(name)
 
     def component(self, name: str) -> tuple[str, Tree]:
-        """Return the dotpath and arguments of one of the original's components; empty without a component."""
+        """Return the dotpath and arguments of a component of the original; both are empty without a component."""
         tree = self.take(name)
         if not isinstance(tree, Mapping):
             return "", {}
         arguments = {key: value for key, value in tree.items() if key != "_component_"}
         return str(tree.get("_component_", "")), arguments
 
-    def lose(self, path: str, arguments: Tree, reason: str = "") -> None:
-        """Record arguments without a counterpart, except null and false ones, which need no counterpart."""
+    def report_unmapped(self, path: str, arguments: Tree, reason: str = "") -> None:
+        """Report arguments without a counterpart, unless their value is null or false, which has no effect."""
         for name, value in arguments.items():
             if value not in (None, False):
                 self.unmapped[f"{path}.{name}"] = reason or f"{value!r} has no counterpart"
@@ -160,13 +161,15 @@ class Import:
         if plain_name != name:
             self.lora(arguments)
             if name.startswith("qlora_") or arguments.pop("quantize_base", False):
-                self.unmapped["model.quantize_base"] = "the base is not quantized; it is loaded in dtype"
+                self.unmapped["model.quantize_base"] = (
+                    "the base model is loaded in `dtype`, without quantization"
+                )
         builder = next(
             (candidate for candidate in candidate_models(family, plain_name) if self.exists(candidate)), None
         )
         if builder is not None:
             self.new["model"] = {"_component_": builder}
-            self.lose("model", arguments)
+            self.report_unmapped("model", arguments)
         elif path:
             self.unmapped["model"] = no_counterpart(f"{family}.{plain_name}", "model")
 
@@ -186,18 +189,18 @@ class Import:
         self.new["lora"] = lora
 
     def checkpointer(self) -> None:
-        """Convert the folder that weights are read from; they are written to `output_dir`."""
+        """Convert the folder that weights are read from; here, they are written to `output_dir`."""
         path, arguments = self.component("checkpointer")
         self.new["model_directory"] = arguments.pop("checkpoint_dir", None)
         for name in ("checkpoint_files", "model_type", "safe_serialization", "should_load_recipe_state"):
-            arguments.pop(name, None)  # read from the folder's index and config.json
+            arguments.pop(name, None)  # these are read from the folder's index and config.json
         self.checkpoint_output = arguments.pop("output_dir", None)
         if path and "HF" not in path.rpartition(".")[2]:
             self.unmapped["checkpointer"] = "weights are read from a Hugging Face folder; see tune convert"
-        self.lose("checkpointer", arguments, "a run resumes from its output_dir")
+        self.report_unmapped("checkpointer", arguments, "a run resumes from its output_dir")
 
     def tokenizer(self) -> None:
-        """Convert the tokenizer; the path of its file is relative to the model's folder if it is in that folder."""
+        """Convert the tokenizer; the path of its file is relative to `tokenizer_directory`."""
         path, arguments = self.component("tokenizer")
         self.max_seq_len, self.truncate = (
             arguments.pop("max_seq_len", None),
@@ -213,7 +216,7 @@ class Import:
                 "_component_": new_tokenizer,
                 "path": f"${{tokenizer_directory}}/{file.name}",
             }
-            self.lose("tokenizer", arguments)
+            self.report_unmapped("tokenizer", arguments)
         elif path:
             self.unmapped["tokenizer"] = no_counterpart(path, "tokenizer")
 
@@ -229,7 +232,7 @@ class Import:
         for name, reason in SWITCHES.items():
             if self.take(name):
                 self.unmapped[name] = reason
-        self.done |= UNNEEDED
+        self.converted |= UNNEEDED
         self.placement(sharded=sharded)
         if self.recipe != "alpaca_generate":
             self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # the original does not clip by default
@@ -245,7 +248,7 @@ class Import:
         self.new["enable_fsdp"] = sharded
         if not sharded:
             self.changed["enable_fsdp"] = (
-                "was set to false, so each rank holds the full model; set it to true to shard the model"
+                "was set to false, so each rank has a full copy of the model; set it to true to shard the model"
             )
         section: Tree = {}
         if sharded and (on_cpu or resharded is False):
@@ -280,11 +283,11 @@ class Import:
 
     def dataset(self) -> None:
         """Convert the training data."""
-        done = self.rows("dataset", self.take("dataset"))
-        if done.new is not None:
-            self.new["dataset"] = done.new
-        if done.packing is not None:
-            self.new["loading"] = {"packing": done.packing}
+        imported = self.rows("dataset", self.take("dataset"))
+        if imported.new is not None:
+            self.new["dataset"] = imported.new
+        if imported.packing is not None:
+            self.new["loading"] = {"packing": imported.packing}
 
     def validation(self) -> None:
         """Convert the validation data; the original only uses it if both of its fields are set."""
@@ -292,10 +295,10 @@ class Import:
         batch_size = self.take("batch_size_val")
         if every_n_steps is None or rows is None:
             return
-        done = self.rows("dataset_val", rows)
-        if done.new is not None:
+        imported = self.rows("dataset_val", rows)
+        if imported.new is not None:
             section = {
-                "dataset": done.new,
+                "dataset": imported.new,
                 "every_n_steps": every_n_steps,
                 "at_start": False,
                 "keep_best": False,
@@ -303,12 +306,12 @@ class Import:
             self.new["validation"] = section | ({} if batch_size is None else {"batch_size": batch_size})
 
     def rows(self, name: str, value: Any) -> ImportedDataset:
-        """Convert a dataset, or a list of them, recording what has no counterpart."""
-        done = import_dataset(value, self.max_seq_len, self.truncate)
-        self.unmapped |= {f"{name}.{key}".rstrip("."): reason for key, reason in done.unmapped.items()}
-        if done.changed:
-            self.changed[name] = done.changed
-        return done
+        """Convert a dataset or a list of datasets, and report arguments without a counterpart."""
+        imported = import_dataset(value, self.max_seq_len, self.truncate)
+        self.unmapped |= {f"{name}.{key}".rstrip("."): reason for key, reason in imported.unmapped.items()}
+        if imported.changed:
+            self.changed[name] = imported.changed
+        return imported
 
     def loss(self) -> None:
         """Convert the loss, whose reduction and ignored label are fixed here."""
@@ -317,18 +320,18 @@ class Import:
             arguments.pop(name, None)
         if path in LOSSES:
             self.new["loss"] = {"_component_": "torchtune.modules.LinearCrossEntropy"}
-            self.lose("loss", arguments)
+            self.report_unmapped("loss", arguments)
         elif path:
-            self.keep("loss", path, arguments)
+            self.keep_component("loss", path, arguments)
 
     def optimizer(self) -> None:
         """Convert the optimizer."""
         path, arguments = self.component("optimizer")
         if path:
-            self.keep("optimizer", path, arguments)
+            self.keep_component("optimizer", path, arguments)
 
     def lr_scheduler(self) -> None:
-        """Convert the learning-rate schedule; without one the rate is constant."""
+        """Convert the learning rate schedule; without a schedule, the learning rate is constant."""
         path, arguments = self.component("lr_scheduler")
         if path in SCHEDULES:
             schedule = {"_component_": "torchtune.training.cosine_with_warmup"}
@@ -336,9 +339,9 @@ class Import:
             if arguments.pop("num_cycles", 0.5) != 0.5:
                 self.unmapped["lr_scheduler.num_cycles"] = "the schedule is always half a cosine"
             self.new["lr_scheduler"] = schedule
-            self.lose("lr_scheduler", arguments)
+            self.report_unmapped("lr_scheduler", arguments)
         elif path:
-            self.keep("lr_scheduler", path, arguments)
+            self.keep_component("lr_scheduler", path, arguments)
         else:
             self.new["lr_scheduler"] = None
 
@@ -352,7 +355,7 @@ class Import:
             if name != "StdoutLogger":
                 logger.setdefault("log_dir", "${output_dir}")
             self.new["metric_logger"] = logger
-            self.lose("metric_logger", arguments)
+            self.report_unmapped("metric_logger", arguments)
         elif path:
             self.unmapped["metric_logger"] = (
                 f"{path} has no counterpart; metrics.jsonl has the metrics of every step"
@@ -375,14 +378,14 @@ class Import:
             if value is not None:
                 self.unmapped[name] = f"{value} has no counterpart; use template=alpaca or template=chat"
 
-    def keep(self, name: str, path: str, arguments: Tree) -> None:
-        """Keep a component of another library, such as torch, or one with the same name here."""
+    def keep_component(self, name: str, path: str, arguments: Tree) -> None:
+        """Keep a component of a different library, such as torch, or a component with the same name here."""
         if path.startswith("torchtune.") and not self.exists(path):
             self.unmapped[name] = f"{path} has no counterpart"
             return
         self.new[name] = {"_component_": path, **arguments}
 
-    def unknown(self, name: str, value: Any) -> None:
-        """Record a field that the conversion does not know."""
+    def report_unknown(self, name: str, value: Any) -> None:
+        """Report an unknown field, unless it has an empty value."""
         if value not in (None, False, [], {}):
             self.unmapped[name] = "has no counterpart"

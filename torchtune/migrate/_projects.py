@@ -5,23 +5,23 @@ from typing import Any, Final
 
 from torchtune._hints import hint_for
 
-_OF_LLAMA_FACTORY: Final = {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir"}
+_LLAMA_FACTORY_KEYS: Final = {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir"}
 _METHOD_KEYS: Final = ("stage", "rl")
 _SUPERVISED: Final = ("sft", "pt")
 _UNNEEDED: Final = {
-    "attention": "the attention kernel is chosen by the device",
-    "attn_implementation": "the attention kernel is chosen by the device",
-    "flash_attention": "the attention kernel is chosen by the device",
-    "flash_attn": "the attention kernel is chosen by the device",
-    "sdp_attention": "the attention kernel is chosen by the device",
-    "xformers_attention": "the attention kernel is chosen by the device",
+    "attention": "the device determines the attention kernel",
+    "attn_implementation": "the device determines the attention kernel",
+    "flash_attention": "the device determines the attention kernel",
+    "flash_attn": "the device determines the attention kernel",
+    "sdp_attention": "the device determines the attention kernel",
+    "xformers_attention": "the device determines the attention kernel",
     "do_train": "fine-tuning recipes always train",
-    "low_cpu_mem_usage": "weights are always read tensor by tensor",
+    "low_cpu_mem_usage": "weights are always read one tensor at a time",
     "overwrite_cache": "token_cache is never out of date",
-    "pad_to_sequence_len": "examples are padded to the longest of their batch",
+    "pad_to_sequence_len": "examples are padded to the longest example of their batch",
     "plot_loss": "tune plot plots any run",
     "special_tokens": "special tokens are read from the tokenizer's folder",
-    "strict": "every unknown key is an error",
+    "strict": "unknown keys are always reported as mistakes",
     "tokenizer_use_fast": "the tokenizer is read from its files",
     "trust_remote_code": "models do not contain code",
     "use_fast_tokenizer": "the tokenizer is read from its files",
@@ -32,19 +32,19 @@ _WHOLE_BATCH: Final = (
 
 
 def project_of(tree: Mapping[str, Any]) -> str | None:
-    """Return the project that a YAML was written for, if it is one of the three."""
+    """Return the project that a YAML config belongs to; None if it is none of the three."""
     if "base_model" in tree:
         return "axolotl"
     if "model_name_or_path" in tree:
-        return "LLaMA-Factory" if tree.keys() & _OF_LLAMA_FACTORY else "TRL"
+        return "LLaMA-Factory" if tree.keys() & _LLAMA_FACTORY_KEYS else "TRL"
     return None
 
 
 def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield each key that is set, with what to write instead.
+    """Yield each key that is set, with its equivalent here.
 
     Args:
-        tree: The other project's config.
+        tree: The config of the other project.
         known_fields: The fields of the recipe.
     """
     for key, value in tree.items():
@@ -55,7 +55,7 @@ def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iter
 def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
     if key in _METHOD_KEYS:
         is_supported = value in _SUPERVISED
-        return "the recipes do this" if is_supported else f"{value} is not supported by any recipe"
+        return "is the method of the recipes" if is_supported else f"no recipe supports {value}"
     if key == "batch_size":
         return _WHOLE_BATCH
     if key in _UNNEEDED:

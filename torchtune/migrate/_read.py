@@ -11,15 +11,15 @@ from torchtune.migrate._projects import explain_keys, project_of
 from torchtune.runs import load_recipe
 
 _KEPT_REFERENCES: Final = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")
-"""References to fields whose names stay the same; other references are replaced by their values."""
+"""References to fields whose names stay the same; other references are replaced with their values."""
 
 
 def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
     """Return an original config with overrides applied, and references to renamed fields resolved.
 
     Args:
-        file: The YAML.
-        overrides: Overrides of the original's, `key=value`.
+        file: The YAML file.
+        overrides: Overrides with the original's field names, `key=value`.
 
     Raises:
         ConfigError: The file cannot be read, is not a config of the original, or is for an unsupported method.
@@ -53,31 +53,31 @@ def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _check_origin(document: Document, file: str) -> None:
-    """Check that a config is one of the original torchtune.
+    """Check that a config belongs to the original torchtune.
 
     Raises:
-        ConfigError: The config belongs to another project, whose keys are explained, or is of no known kind.
+        ConfigError: The config belongs to a different project, whose keys the error explains, or is of unknown origin.
     """
     tree = document.value if isinstance(document.value, dict) else {}
     project = project_of(tree)
     if project is not None:
         raise ConfigError(_explanations(document, project), file)
     if "model_directory" in tree:
-        message = "is already a config of this torchtune: it has a model_directory"
+        message = "is already a config of this torchtune, as it has a model_directory"
         raise ConfigError([Mistake.of_file(file, message)], file)
     if not {"model", "checkpointer"} & tree.keys():
-        message = "is not a config of the original torchtune: it has neither a model nor a checkpointer"
+        message = "is not a config of the original torchtune, as it has neither a model nor a checkpointer"
         raise ConfigError([Mistake.of_file(file, message)], file)
 
 
 def _explanations(document: Document, project: str) -> Sequence[Mistake]:
-    """Return a mistake for another project's config, and one for each key that says what to write instead."""
+    """Return a mistake for a different project's config, and a mistake for each key with its equivalent here."""
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
     message = (
         f"is a config of {project}, which cannot be imported, since its keys do not determine a full config"
     )
-    advice = "start from a copy, tune cp smollm2_135m_lora my.yaml, and write in it:"
+    advice = "start from a copy, tune cp smollm2_135m_lora my.yaml, and set its fields as follows:"
     explanations = explain_keys(document.value, field_names(config_class))
     return [
         Mistake.of_file(document.name, message, advice),

@@ -14,19 +14,19 @@ _RENAMED: Final = {
     "qwen2_5_tokenizer": "torchtune.models.qwen2.qwen2_tokenizer",
 }
 """Tokenizers with a different name here."""
-_OF_IMAGES: Final = ("vision", "clip", "flux", "llava", "multimodal", "cauldron", "vqa")
+_IMAGE_KEYWORDS: Final = ("vision", "clip", "flux", "llava", "multimodal", "cauldron", "vqa")
 
 
 def no_counterpart(path: str, kind: str) -> str:
     """Return the reason why a model, tokenizer or dataset of the original has no counterpart.
 
     Args:
-        path: Its dotpath.
-        kind: `model`, `tokenizer` or `dataset`.
+        path: The dotpath of the component.
+        kind: The kind of the component: `model`, `tokenizer` or `dataset`.
     """
-    if any(word in path for word in _OF_IMAGES):
+    if any(word in path for word in _IMAGE_KEYWORDS):
         return f"{path} reads images, but only text is supported"
-    return f"{path} has no counterpart; choose another {kind}"
+    return f"{path} has no counterpart; choose a different {kind}"
 
 
 def import_tokenizer(
@@ -35,13 +35,13 @@ def import_tokenizer(
     """Convert a tokenizer.
 
     Args:
-        path: The builder's dotpath.
-        arguments: Its arguments; those that are converted, or need no counterpart, are removed.
+        path: The dotpath of the original's builder.
+        arguments: The builder's arguments. Arguments that are converted, or need no counterpart, are removed.
         exists: Returns whether a dotpath names a component of this torchtune.
 
     Returns:
         The new component's dotpath, empty without a counterpart; the file that it reads; and the arguments without a
-        counterpart, with the reason.
+        counterpart, each with the reason.
     """
     new_path = _RENAMED.get(path.rpartition(".")[2], path)
     file = PurePosixPath(str(arguments.pop("path", None) or arguments.pop("vocab_path", None) or ""))
