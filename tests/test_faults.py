@@ -294,7 +294,7 @@ def test_damaged_checkpoint_ends_the_run_and_the_message_names_the_previous_one(
     output = run.run(status=2)
     assert output.strip().splitlines()[-1] == (
         f"tune: {saved[-1]} is damaged: __0_0.distcp has {data.stat().st_size} bytes, {data.stat().st_size + 100} were"
-        f" written; delete that folder to continue from {saved[-2].name}, or set another output_dir"
+        f" written; delete that folder to continue from {saved[-2].name}, or choose a different output_dir"
     )
 
 

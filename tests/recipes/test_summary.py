@@ -151,14 +151,18 @@ def test_a_resumed_run_prints_the_step_and_the_checkpoint(
         (
             1,
             2,
-            "the global batch is 4 rows now (was 8 on 2 ranks); set gradient_accumulation_steps=4 to keep it",
+            "the global batch size is now 4 rows (was 8 on 2 ranks); set gradient_accumulation_steps=4 to restore it",
         ),
         (
             4,
             2,
-            "the global batch is 16 rows now (was 8 on 2 ranks); set gradient_accumulation_steps=1 to keep it",
+            "the global batch size is now 16 rows (was 8 on 2 ranks); set gradient_accumulation_steps=1 to restore it",
         ),
-        (3, 1, "the global batch is 6 rows now (was 8 on 2 ranks); no gradient_accumulation_steps keeps it"),
+        (
+            3,
+            1,
+            "the global batch size is now 6 rows (was 8 on 2 ranks); no value of gradient_accumulation_steps",
+        ),
         (1, 4, ""),
         (2, 2, ""),
     ],

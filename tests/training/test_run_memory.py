@@ -258,8 +258,8 @@ def test_an_out_of_memory_error_names_the_line_and_memory_savings(tmp_path: Path
         main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
     assert re.fullmatch(
         r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when allocating 16,777,216\.00 GiB\."
-        r" Estimated savings for 6 rows of 256 tokens: .*[\d.]+ MiB by batch_size=3 gradient_accumulation_steps=2;"
-        r" .*[\d.]+ MiB by placement.activation_checkpointing.keep=inputs.*",
+        r" Estimated savings for 6 rows of 256 tokens: .*[\d.]+ MiB with batch_size=3 gradient_accumulation_steps=2;"
+        r" .*[\d.]+ MiB with placement.activation_checkpointing.keep=inputs.*",
         str(caught.value),
     )
 

@@ -80,7 +80,8 @@ def test_a_warm_up_below_one_is_a_share_of_the_run(
 
 def test_a_warm_up_of_a_step_and_a_half_is_rejected() -> None:
     with pytest.raises(
-        ValueError, match=r"expected a whole number of steps, or a share of the run below 1, got 1\.5"
+        ValueError,
+        match=r"expected a whole number of steps, or a fraction of the run \(less than 1\), got 1\.5",
     ):
         rates(lazy(cosine_with_warmup, warmup_steps=1.5), 10)
 
@@ -88,7 +89,10 @@ def test_a_warm_up_of_a_step_and_a_half_is_rejected() -> None:
 def test_a_decay_that_is_too_long_takes_the_steps_after_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
     component = lazy(warmup_stable_decay, warmup_steps=1, decay_steps=20)
     assert rates(component, 4) == rates(lazy(warmup_stable_decay, warmup_steps=1, decay_steps=3), 4)
-    assert "a run of 4 steps has only 3 after warm-up; the decay takes these instead of 20" in caplog.text
+    assert (
+        "a decay of 20 steps is too long for a run of 4 steps; shortened to the 3 after warm-up"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("component", [lazy(cosine_with_warmup), lazy(OneCycleLR, max_lr=2.0)])

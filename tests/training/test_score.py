@@ -182,7 +182,10 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
             Score({"a": Term(torch.ones(()))}, {"a": Term(torch.ones(()))}),
             "'a' cannot name a term or metric: another term",
         ),
-        (Score({"a": Term(torch.ones(()), "pairs")}), "a: no count 'pairs' in the batches, only targets"),
+        (
+            Score({"a": Term(torch.ones(()), "pairs")}),
+            "a: batches have no count 'pairs'; expected targets",
+        ),
     ],
 )
 def test_an_invalid_score_is_rejected(score: Score, message: str) -> None:
@@ -231,7 +234,9 @@ def test_a_count_that_held_out_rows_lack_is_rejected(tmp_path: Path) -> None:
     validator = Validator(
         held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
     )
-    with pytest.raises(ValueError, match="sum: no count 'pairs' in the batches, only targets, micro_batches"):
+    with pytest.raises(
+        ValueError, match="sum: batches have no count 'pairs'; expected targets, micro_batches"
+    ):
         validator._mean_loss()
 
 

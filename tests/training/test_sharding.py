@@ -147,7 +147,11 @@ def test_offloaded_memory_is_pinned_only_for_a_gpu(
 @pytest.mark.parametrize(
     ("replicas", "enable_fsdp", "message"),
     [
-        (3, True, "sharding.replicas: 4 ranks cannot be split into 3 equal groups; set a divisor of 4"),
+        (
+            3,
+            True,
+            "sharding.replicas: 4 ranks cannot be split into 3 equal groups; set replicas to a divisor of 4",
+        ),
         (8, True, "sharding.replicas: 4 ranks cannot be split into 8 equal groups"),
         (1, False, "sharding: has no effect without enable_fsdp=true"),
     ],

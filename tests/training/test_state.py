@@ -190,7 +190,8 @@ def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     other = Run(tmp_path, Lora(targets=["q_proj", "v_proj"], rank=5))
     before = copy.deepcopy(other.complete_state())
     with pytest.raises(
-        ValueError, match=r"for another model or adapter: 8 trained .*lora_a, had shape \[3, 16\] and now has"
+        ValueError,
+        match=r"for a different model or adapter: 8 trained .*lora_a, had shape \[3, 16\] and now has",
     ):
         other.state.resume()
     assert_same(other.complete_state(), before)
@@ -279,8 +280,8 @@ def test_a_checkpoint_of_another_config_is_rejected_and_names_the_field(tmp_path
     run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": 0.1}, "batch_size": 2}
     with pytest.raises(
         ValueError,
-        match=r"step_2 was written with another config: optimizer.lr was 0.2 and is now 0.1; "
-        "delete that folder to continue from step 1, or set another output_dir",
+        match=r"step_2 was written with a different config: optimizer.lr was 0.2 and is now 0.1; "
+        "delete that folder to continue from step 1, or choose a different output_dir",
     ):
         run.state.resume()
     shutil.rmtree(tmp_path / "checkpoints" / "step_2")
@@ -349,6 +350,7 @@ def test_resuming_adapters_on_other_base_weights_is_rejected(tmp_path: Path) -> 
     for change in (bytes(99_999) + b"x", bytes(100_001)):
         (base / "a.safetensors").write_bytes(change)
         with pytest.raises(
-            ValueError, match=r"step_1 was trained with other base weights .*: a.safetensors differs; restore"
+            ValueError,
+            match=r"step_1 was trained with base weights that differ from .*: a.safetensors differs; restore",
         ):
             state().resume()

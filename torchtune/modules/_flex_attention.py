@@ -96,7 +96,7 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
 
 
 def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the count `[b, 1, queries]` of selected key blocks and all indices `[b, 1, queries, keys]`, selected first."""
+    """Return the count `[b, 1, queries]` of selected key blocks and indices `[b, 1, queries, keys]`, selected first."""
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], indices.int()[:, None]
 

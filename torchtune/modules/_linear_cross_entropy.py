@@ -145,8 +145,8 @@ class ChunkedHead:
         self.hidden, self.labels = hidden, labels
         self.softcap, self.temperature = softcap, temperature
         self.sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
-        # On a CPU, use float32 throughout: it is more accurate, and bfloat16 products of this shape take up to 100 times as
-        # long on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
+        # On a CPU, use float32: it is more accurate, and bfloat16 products of this shape take up to 100 times
+        # as long on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
         self.compute_dtype = self.sum_dtype if hidden.device.type == "cpu" else hidden.dtype
         self.head = weight.to(self.compute_dtype)  # [v, d]
         # Inputs that were bfloat16 keep their values, so that products may be computed in bfloat16, which is several

@@ -22,9 +22,9 @@ class ActivationCheckpointing:
     keep: Literal["inputs", "matmuls"] = "inputs"
     """Tensors stored for the backward pass: a layer's input, or also the outputs of matrix products and attention."""
     every_n_layers: int = field(default=1, validator=above(0))
-    """Checkpoint layers 0, n, 2n, ...; the others store all activations."""
+    """Checkpoint layers 0, n, 2n, ...; the other layers store all activations."""
     offload: bool = False
-    """Store the inputs of those layers in CPU memory; requires keep=inputs and compile=false."""
+    """Store the inputs of checkpointed layers in CPU memory; requires keep=inputs and compile=false."""
 
     def __attrs_post_init__(self) -> None:
         self.check()
@@ -36,7 +36,7 @@ class ActivationCheckpointing:
             compiles: Whether layers are compiled.
 
         Raises:
-            FieldError: Only the inputs of uncompiled layers can be offloaded.
+            FieldError: `offload` is set with keep=matmuls or with compiled layers.
         """
         if self.offload and self.keep != "inputs":
             message = "only the inputs of layers can be offloaded; set keep=inputs or offload=false"
@@ -55,7 +55,7 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
 
     Args:
         model: The `run` method of its layers is replaced; modules and parameters keep their names.
-        section: Which layers, and what they store.
+        section: The layers to checkpoint, and the tensors that they store.
     """
     for layer in list(model.layers)[:: section.every_n_layers]:
         assert isinstance(layer, DecoderLayer)
@@ -129,8 +129,8 @@ _SAVED_OPERATORS = {
 }
 """Names of the operators whose outputs are expensive to compute and cheap to store.
 
-Flex attention is compiled even if the layer is not. The policy does not see operators inside compiled code, so flex
-attention is then recomputed.
+Flex attention is compiled even if the layer is not. As the policy does not see operators inside compiled code, such a
+layer recomputes flex attention.
 """
 
 

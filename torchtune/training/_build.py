@@ -26,7 +26,7 @@ def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
     """Build a config's tokenizer, and its model on the meta device.
 
     Raises:
-        InstantiationError: One of them rejects its arguments.
+        InstantiationError: The tokenizer or the model rejects its arguments.
         ConfigError: `model_directory` is not a model folder.
         ValueError: The tokenizer has ids outside the model's vocabulary.
     """
@@ -85,7 +85,7 @@ def _open(cfg: FinetuneConfig, component: Any, name: str, tokenizer: Tokenizer) 
 
 
 def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
-    """Count the optimizer steps of a run, which may be an estimate (`Batches.steps_in`).
+    """Return the number of optimizer steps of a run, which may be an estimate (`Batches.steps_in`).
 
     Args:
         cfg: The run's config, with its epochs and step limits.
@@ -101,11 +101,11 @@ def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
 
 
 def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[Any]) -> Schedule:
-    """Build the learning rate schedule; the run's length follows from its batches and the config's limits.
+    """Build the learning rate schedule; the run's length is determined by its batches and the config's limits.
 
     Raises:
         InstantiationError: The scheduler rejects its arguments.
-        ValueError: Recipes do not support the scheduler, or no row has a target.
+        ValueError: The scheduler is not supported, or no row has a target.
     """
     total_steps = count_steps(cfg, batches)
     return Schedule(build_scheduler(cfg.lr_scheduler, optimizer, total_steps), total_steps)
@@ -146,7 +146,7 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
     """Save a model in the run's folder, in Hugging Face or PEFT format; all ranks must call it.
 
     Adapters are saved as a PEFT folder that refers to the base model in `model_directory`; any other model is saved as
-    a Hugging Face folder, in the precision of computation. The tokenizer's files are copied to both; for an adapter,
+    a Hugging Face folder, in the compute precision. The tokenizer's files are copied to either folder; for an adapter,
     they may be missing.
 
     Args:

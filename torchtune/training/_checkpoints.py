@@ -1,4 +1,4 @@
-"""The config section that sets when checkpoints are written and which are retained."""
+"""The config section for the intervals and the retention of checkpoints."""
 
 from attrs import define, field
 
@@ -7,7 +7,7 @@ from torchtune.config import above
 
 @define(kw_only=True)
 class Checkpoints:
-    """When a run writes checkpoints, from which it can resume, and which of them it retains."""
+    """Intervals and retention of the checkpoints from which a run can resume."""
 
     every_n_steps: int | None = field(default=100, validator=above(0))
     """Optimizer steps between checkpoints; null: no step-based checkpoints."""

@@ -56,7 +56,7 @@ def _check_validation_dataset(cfg: "FinetuneConfig", _: object, value: Validatio
 
 
 _WARMUP = Rule(
-    "that is a whole number of steps, or a fraction of the run below 1",
+    "that is a whole number of steps, or a fraction of the run (less than 1)",
     lambda value: 0 <= value < 1 or (value >= 1 and value == int(value)),
     schema={"anyOf": [{"minimum": 0, "exclusiveMaximum": 1}, {"type": "integer", "minimum": 0}]},
 )
@@ -83,7 +83,7 @@ class FinetuneConfig:
     device: Device = "auto"
     """Device to train on; auto: the first available of cuda, mps and cpu."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Precision of computation and of frozen weights; auto: bf16 on GPUs that support it, else fp32. fp16 uses loss
+    """Compute precision, and precision of frozen weights; auto: bf16 on GPUs that support it, else fp32. fp16 uses loss
     scaling."""
     enable_fsdp: bool = False
     """Shard weights, gradients and optimizer state across ranks; false: each rank has a full copy."""
@@ -104,7 +104,7 @@ class FinetuneConfig:
     shuffle: bool = True
     """Shuffle the examples in every epoch."""
     loading: Loading = field(factory=Loading)
-    """How rows are read and batched: packing, workers, token cache."""
+    """Reading and batching of rows: packing, workers, token cache."""
     batch_size: int = field(default=4, validator=above(0))
     """Number of rows per forward pass on each rank."""
     gradient_accumulation_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
@@ -145,7 +145,7 @@ class FinetuneConfig:
     profiling: Annotated[Profiling | None, MayChange()] = None
     """The steps that torch.profiler records; null: none."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)
-    """When checkpoints are written, and which are retained."""
+    """Intervals and retention of checkpoints."""
 
     @property
     def step_limit(self) -> int | None:

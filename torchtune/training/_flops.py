@@ -15,7 +15,7 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 
     Args:
         device: The device of this rank.
-        dtype: The precision of computing, a key of `DTYPES`.
+        dtype: The compute precision, a key of `DTYPES`.
     """
     if device.type != "cuda":
         return None
@@ -25,24 +25,24 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     """Return a function that counts the FLOPs of the forward and backward passes over batches.
 
-    Each matrix weight takes two FLOPs per token in the forward pass, two for the gradient of its input, and two more
-    for its gradient if it is trained. The output head counts at every token; the embedding does not count. Attention
-    takes four FLOPs per query-key pair and head channel in the forward pass and eight in the backward pass; only pairs
-    that the mask admits count. Padding and recomputation do not count (model FLOPs as in PaLM, arXiv 2204.02311,
-    appendix B, which ignores the mask).
+    Each matrix weight requires two FLOPs per token in the forward pass, two for the gradient of its input, and two
+    more for its own gradient if it is trained. The output head is counted at every token; the embedding is not
+    counted. Attention requires four FLOPs per query-key pair and head channel in the forward pass and eight in the
+    backward pass; only pairs that the mask allows are counted. Padding and recomputation are not counted (model FLOPs
+    as in PaLM, arXiv 2204.02311, appendix B, which ignores the mask).
 
     Args:
         model: The model, with `requires_grad` set as in training. Weights that only some tokens use, such as experts,
-            count by their share of tokens (`active_fractions`).
+            are counted for that fraction of tokens (`active_fractions`).
     """
     architecture = model.architecture
     head = model.head_weight
-    shares = active_fractions(model)
+    fractions = active_fractions(model)
     named = model.named_parameters()
     matrices: list[tuple[Tensor, float]] = [(head, 1.0)]
-    matrices += [(p, shares[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
-    n_weights = sum(round(p.numel() * share) for p, share in matrices)
-    n_trained = sum(round(p.numel() * share) for p, share in matrices if p.requires_grad)
+    matrices += [(p, fractions[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
+    n_weights = sum(round(p.numel() * fraction) for p, fraction in matrices)
+    n_trained = sum(round(p.numel() * fraction) for p, fraction in matrices if p.requires_grad)
     width = architecture.attention.query_width
     flops_per_token = 4 * n_weights + 2 * n_trained
     windows = [architecture.attention.window_of(i) for i in range(architecture.num_layers)]
@@ -59,7 +59,7 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
 
 
 def pairs(length: int, window: int | None) -> int:
-    """Count the query-key pairs that a causal mask or a sliding window admits in a sequence."""
+    """Count the query-key pairs that a causal mask or a sliding window allows in a sequence."""
     if window is None or length <= window:
         return length * (length + 1) // 2
     return window * (window + 1) // 2 + (length - window) * window

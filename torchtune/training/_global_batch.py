@@ -1,4 +1,4 @@
-"""The global batch size, compared with that of the saved run when a run resumes."""
+"""The global batch size, compared with the saved run's when a run resumes."""
 
 import logging
 from typing import Any
@@ -35,15 +35,14 @@ class GlobalBatch:
         return {"n_rows": self.n_rows, "ranks": self._world.data_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with the saved run; log a difference, with the setting that restores the saved value."""
+        """Compare with the saved run; log a change, with the setting that restores the saved size."""
         saved, per_micro_batch = state["n_rows"], self._batch_size * self._world.data_size
         if saved == self.n_rows or not self._world.is_main:
             return
-        advice = f"set gradient_accumulation_steps={saved // per_micro_batch} to keep it"
+        advice = f"set gradient_accumulation_steps={saved // per_micro_batch} to restore it"
         if saved % per_micro_batch:
             ranks = counted(self._world.data_size, "rank")
-            advice = f"no gradient_accumulation_steps keeps it with this batch_size on {ranks}"
+            advice = f"no value of gradient_accumulation_steps restores it with this batch_size on {ranks}"
         ranks = f" on {counted(state['ranks'], 'rank')}"
-        _logger.warning(
-            "the global batch is %s now (was %d%s); %s", counted(self.n_rows, "row"), saved, ranks, advice
-        )
+        size = counted(self.n_rows, "row")
+        _logger.warning("the global batch size is now %s (was %d%s); %s", size, saved, ranks, advice)

@@ -13,14 +13,14 @@ from torchtune.runs import RunFolder
 
 @define(kw_only=True)
 class Packing:
-    """Combine several examples into packs, which leaves almost no padding; examples do not attend to each other."""
+    """Combine multiple examples into packs, which leaves almost no padding; examples do not attend to each other."""
 
     length: int = field(default=2048, validator=above(1))
     """Length of a pack (tokens); longer examples are truncated at their end."""
     fit: Literal["best", "first"] = "best"
-    """How packs are filled. best: longest examples first, each into the fullest pack with room; first: in order."""
+    """Packing strategy. best: longest examples first, each into the fullest pack with room; first: in order."""
     window: int = field(default=1024, validator=above(0))
-    """Examples packed together (the packing window); a larger window leaves less padding and uses more memory."""
+    """Number of examples packed together (packing window); a larger window leaves less padding and uses more memory."""
     share_prefixes: bool = True
     """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients do
     not change, except that the examples then share the dropout masks of the prefix."""
@@ -34,16 +34,16 @@ def _check_not_packed(section: "Loading", _: object, value: bool) -> None:
 
 @define(kw_only=True)
 class Loading:
-    """How rows are read, encoded and batched."""
+    """Reading, encoding and batching of rows."""
 
     packing: Packing | None = None
-    """Pack several examples into each row of a batch; null: one example per row, padded to the longest of the batch."""
+    """Pack multiple examples into each row of a batch; null: one example per row, padded to the batch's longest."""
     group_by_length: bool = field(default=False, validator=_check_not_packed)
     """Batch unpacked examples of similar length. This reduces padding and makes the order less random."""
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
     """Number of processes on each rank that encode rows in advance; 0: encode rows when they are needed."""
     token_cache: Annotated[LocalPath | None, MayChange()] = None
-    """Folder of a cache of encoded rows, which can be shared by several runs; null: no cache."""
+    """Folder of a cache of encoded rows, which multiple runs can share; null: no cache."""
 
     def batches(  # noqa: PLR0913 - batches depend on all of them.
         self,
@@ -60,15 +60,15 @@ class Loading:
         """Build the batches of this rank.
 
         Args:
-            dataset: The training rows; it has a length.
+            dataset: The training rows, which must have a length.
             tokenizer: The tokenizer, for its padding id.
             model: Limits the length of sequences; it may be on the meta device.
             world: The ranks of this run.
             batch_size: Rows of a micro-batch on each rank.
             shuffle: Shuffle the rows in every epoch.
-            output_dir: The run's folder; its `run.json` records how many rows were truncated or skipped. None: not
-                recorded.
-            logs: Log which rows were truncated or skipped.
+            output_dir: The run's folder; its `run.json` records the numbers of truncated and skipped rows. None: they
+                are not recorded.
+            logs: Whether to log the rows that were truncated or skipped.
 
         Raises:
             OSError: The token cache's folder cannot be created.

@@ -9,7 +9,7 @@ from torchtune.modules import AdapterKind, Decoder, add_lora
 
 @define(kw_only=True)
 class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) next to frozen weights."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) added to frozen weights."""
 
     targets: list[str] = field(factory=lambda: ["q_proj", "v_proj"], validator=not_empty())
     """Layers to adapt: names or patterns such as `layers.[0-9].*.q_proj`; `all-linear`: all linear layers except the
@@ -38,7 +38,7 @@ class Lora:
         Raises:
             FileNotFoundError: `adapter_directory` does not exist.
             ValueError: A target or module matches nothing in the model, a number is out of range, PEFT does not support
-                such adapters, or the adapter in `adapter_directory` has other settings.
+                such adapters, or the adapter in `adapter_directory` has different settings.
         """
         add_lora(model, **asdict(self, filter=lambda field, _: field.name != "adapter_directory"))
         check_peft_adapter(model)

@@ -1,4 +1,4 @@
-"""Estimate the memory that training a model takes, on meta and fake tensors."""
+"""Estimate the memory that training a model requires, using meta and fake tensors."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from torchtune.training._placement import DTYPES, Placement, set_dtype
 
 @frozen
 class MemoryEstimate:
-    """The memory of one rank, without the cache of the allocator."""
+    """The memory of one rank, without the allocator's cache."""
 
     parameters: int
     """Number of parameters of the model, over all ranks."""
@@ -37,7 +37,7 @@ class MemoryEstimate:
     activations: int = 0
     """Approximate peak bytes that a forward and backward pass add; 0 if no batch is passed."""
     loss: int = 0
-    """Bytes of `activations` for logits and loss; 0 if the peak is later."""
+    """Bytes of `activations` used for logits and loss; 0 if the peak occurs later."""
     heap: int = 0
     """Approximate bytes of heap fragmentation and of compiled bfloat16 kernels, on a CPU."""
     peak: int = 0
@@ -61,18 +61,18 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
     accumulates: bool = False,
     on_cpu: bool = False,
 ) -> MemoryEstimate:
-    """Estimate the memory that training a model takes on each rank.
+    """Estimate the memory that training a model requires on each rank.
 
     Args:
         model: On the meta device, with its adapters and with `requires_grad` set as in training. Its parameters are
-            cast, in place, to the precision in which a run holds them.
+            cast, in place, to the precision in which a run stores them.
         optimizer: The config's optimizer, whose state is measured after one step. None: nothing is trained.
         placement: The config's placement; None: `Placement()`.
-        dtype: The precision of computation, a key of `DTYPES`.
+        dtype: The compute precision, a key of `DTYPES`.
         ranks: Number of ranks.
         enable_fsdp: Whether parameters are sharded across ranks (by the first dimension, rounded up).
         batch: The number of batch rows on one rank and their length (tokens); None: activations are not estimated.
-        accumulates: Whether a step has several micro-batches, so that gradients exist during later forward passes.
+        accumulates: Whether a step has multiple micro-batches, so that gradients exist during later forward passes.
         on_cpu: Whether the run is on a CPU, where the loss is computed in float32 throughout.
 
     Raises:
@@ -114,18 +114,18 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
 
 @frozen
 class _PassMemory:
-    """Bytes that a forward and backward pass take, in addition to weights and gradients."""
+    """Bytes that a forward and backward pass require, in addition to weights and gradients."""
 
     saved: int = 0
     """Saved for the backward pass, at the end of the forward pass."""
     loss: int = 0
-    """Taken by the loss during its computation, in addition to `saved`."""
+    """Used by the loss during its computation, in addition to `saved`."""
     head: int = 0
     """Gradient of the output head, which exists from the loss until the embedding's gradient is added."""
     layers: int = 0
     """Peak of the layers' forward and backward passes."""
     embedding: int = 0
-    """Taken at the end of the backward pass, in the embedding."""
+    """Used at the end of the backward pass, in the embedding."""
 
     @property
     def peak(self) -> int:
@@ -136,7 +136,7 @@ class _PassMemory:
         """Return the peak including gradients, which are allocated layer by layer as activations are freed."""
         if accumulates:
             return self.peak + gradients
-        # `gradients` include the head's.
+        # `gradients` includes the head's gradient.
         return max(
             self.head + max(self.saved + self.loss, self.layers), gradients + self.embedding + self.head
         )
@@ -154,16 +154,16 @@ class _Workload:
     on_cpu: bool
 
     def measure(self, parts: int) -> _PassMemory:
-        """Measure the memory of the passes if FSDP splits each parameter into a number of parts.
+        """Measure the memory of the passes if FSDP splits each parameter into `parts` shards.
 
         The passes run on fake tensors through a few layers, and the result is extrapolated to all layers, which are
-        alike. Trained parameters in a wider precision than that of computation are cast: all for the whole pass, or,
-        with FSDP, two layers and the root at a time.
+        alike. Trained parameters wider than the compute precision are cast: all of them for the whole pass or, with
+        FSDP, two layers and the root module at a time.
         """
         model, compute = self.model, self.compute
         n = len(model.layers)
         period = 1 if self.section is None else self.section.every_n_layers
-        # Not from 0, as the first layer may save less than the others.
+        # Do not extrapolate from 0, as the first layer may save less than the other layers.
         few, several = min(2 * period, n), min(3 * period, n)
         saved, layers, embedding = self._peaks(few)
         if several > few:
@@ -253,7 +253,7 @@ class _Workload:
 
 
 def _with_layers(model: Decoder, n_layers: int) -> Decoder:
-    """Copy a model with only its first layers."""
+    """Return a copy of a model with only its first layers."""
     layers = model.layers
     model.layers = layers[:n_layers]
     try:
@@ -263,10 +263,10 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
 
 
 _PEAKS: dict[str, tuple[int, int, int]] = {}
-"""Cached results of `_peaks`, each of which takes about a second, by everything they depend on."""
+"""Cached results of `_peaks`, each of which takes about a second, by all values that they depend on."""
 _CHUNK = LinearCrossEntropy().chunk_size
 _HEAP = 0.27
-"""Fragmentation of glibc's heap as a share of activations, measured with the settings of `tune`."""
+"""Fragmentation of glibc's heap as a fraction of activations, measured with the settings of `tune`."""
 _KERNELS = 64 * 2**20
 """Bytes of oneDNN's bfloat16 kernels, measured with the cache size of `tune`."""
 

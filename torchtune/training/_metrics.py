@@ -34,16 +34,16 @@ class Metrics:
     - `lr`: learning rate of the first parameter group.
     - `grad_norm`: L2 norm of the gradient before clipping.
     - `tokens_per_second`: tokens of all ranks, without padding, divided by the time since the previous step.
-    - `padding_share`: share of the positions that are padding, from 0 to 1.
+    - `padding_share`: fraction of the positions that are padding, from 0 to 1.
     - `peak_memory_bytes`: peak memory of rank 0, allocated on its GPU or resident in its process.
-    - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a share of the devices' peak; missing if
-      the peak is unknown.
-    - by name: the terms of the loss if there are several, the metrics of the scorer, and further values that the recipe
-      passes to `Run.update`.
+    - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a fraction of the devices' peak; missing
+      if the peak is unknown.
+    - under their own names: the terms of the loss if there are several, the metrics of the scorer, and additional
+      values that the recipe passes to `Run.update`.
 
-    The loss, lr and grad_norm of a skipped step (no target token, or a NaN or infinite loss or gradient) are null. A
-    validation is a separate object, after that of its step: `step`, `validation_loss` (null if it is not finite),
-    `validation_targets`, and the terms and metrics, with the prefix `validation_`.
+    The loss, lr and grad_norm of a skipped step (no target token, or a NaN or infinite loss or gradient) are null.
+    Each validation is a separate object, which follows the object of its step: `step`, `validation_loss` (null if it
+    is not finite), `validation_targets`, and the terms and metrics, with the prefix `validation_`.
 
     On a terminal, a progress bar shows loss, speed, padding and remaining time. If standard error is not a terminal, a
     line is written every `log_every` steps instead.
@@ -59,7 +59,7 @@ class Metrics:
         total_steps: Optimizer steps of the whole run, which may be an estimate.
         log_every: Optimizer steps between calls of the loggers, and between lines of text.
         peak: Peak throughput of each device (FLOP/s); None: unknown.
-        profiling: Which steps are profiled; None: none.
+        profiling: The steps to profile; None: none.
     """
 
     _output_dir: str
@@ -123,7 +123,7 @@ class Metrics:
 
         Args:
             values: The step's values; loss, learning rate and gradient norm are not written.
-            reason: Why the step was skipped.
+            reason: The reason for skipping the step.
         """
         self._n_skipped += 1
         numbers: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
@@ -171,14 +171,14 @@ class Metrics:
         """Return the duration of a step (s), without the time passed to `exclude_time`.
 
         Args:
-            ended_at: When the step ended and the next one began (s, `time.perf_counter`).
+            ended_at: Time at which the step ended and the next step began (s, `time.perf_counter`).
         """
         seconds = ended_at - self._since
         self._since = ended_at
         return seconds
 
     def exclude_time(self, seconds: float) -> None:
-        """Exclude time, such as that of a validation, from the duration of the current step (s)."""
+        """Exclude time, such as a validation's, from the duration of the current step (s)."""
         self._since += seconds
 
     def note(self, text: str) -> None:
@@ -236,7 +236,7 @@ def cut_back(path: Path, step: int) -> None:
     """Remove the lines of a run's file that belong to later steps or are incomplete."""
     if not path.is_file():  # a device such as /dev/full would be endless
         return
-    # Not `splitlines`, which also splits at Unicode separators within a text.
+    # Not `splitlines`, which also splits at Unicode separators within a string.
     with path.open(encoding="utf-8", newline="\n") as file:
         remaining = [line for line in file if _is_up_to(line, step)]
     write_text(path, "".join(remaining))

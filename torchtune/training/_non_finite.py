@@ -1,4 +1,4 @@
-"""Skip, or end the run at, a step whose loss or gradient is NaN or infinite."""
+"""Handle a NaN or infinite loss or gradient: skip the step, or end the run."""
 
 import logging
 import math
@@ -31,11 +31,11 @@ class NonFiniteGuard:
 
     Optimizers whose kernels support it (torch's fused Adam and AdamW) skip the update on the device; for others, the
     host waits for a flag. `skip_reason` decides whether the run ends, once the step's values are on the host and before
-    the next update. The parameters are then as they were before the bad step.
+    the next update. At that point, the bad step has not changed the parameters.
 
     Args:
         non_finite: "stop" ends the run at a non-finite step; "skip" skips it, up to nine in a row.
-        scale: The loss scale; a gradient that overflows only because of it is not an error.
+        scale: The loss scale; a gradient that overflows only because of the scale does not end the run.
         dataset: The dataset, for the locations of rows in error messages.
         world: The ranks of this run.
         folder: The run's folder; error messages name its newest checkpoint.
@@ -89,13 +89,13 @@ class NonFiniteGuard:
             raise mistake from error
 
     def skip_reason(self, values: StepValues) -> str | None:
-        """Return why a step was skipped, or None if it was not; all ranks must call it.
+        """Return the reason why a step was skipped, or None if it was not skipped; all ranks must call it.
 
         Args:
             values: The values of the step, on the host.
 
         Raises:
-            FloatingPointError: The step is not finite and ends the run; parameters and optimizer are as before it.
+            FloatingPointError: The step is not finite and ends the run, without changing parameters or optimizer.
         """
         if values.n_counted == 0:
             return "no target token"
@@ -123,7 +123,7 @@ class NonFiniteGuard:
         )
 
     def _rows(self, values: StepValues) -> str:
-        """List the rows of the micro-batches whose loss is not finite, or of all if only the gradient is not."""
+        """List the rows of micro-batches with a non-finite loss, or all rows if only the gradient is not finite."""
         batches = list(zip(values.losses, values.micro_batches, strict=True))
         damaged = [row for loss, batch in batches if not math.isfinite(loss) for row in batch.rows]
         by_rank = self._world.gather((damaged, [row for _, batch in batches for row in batch.rows]))

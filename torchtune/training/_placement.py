@@ -6,7 +6,7 @@ Precisions:
 |---|---|---|---|---|
 | `fp32` | `fp32` | fp32 | fp32 | fp32 |
 | `bf16` | `fp32` | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
-| `fp16` | `fp32` | fp32 | fp16 | fp16; fp32 as with `bf16`; loss scaling (`LossScale`), as its range is small |
+| `fp16` | `fp32` | fp32 | fp16 | fp16, partly fp32 as with `bf16`; loss scaling (`LossScale`), as its range is small |
 | `bf16` | `bf16` | bf16 ("pure bf16": small updates are rounded to 0) | bf16 | as with `bf16` |
 
 Full fine-tuning in bf16 thus has fp32 master weights, and LoRA has a bf16 base model with fp32 adapters. The trained
@@ -52,12 +52,12 @@ def _check_offload(section: "Placement", _: object, value: bool) -> None:
 
 @define(kw_only=True)
 class Placement:
-    """How a model is held and computed during training."""
+    """Precision, sharding, activation checkpointing and compilation of a model during training."""
 
     weights_dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of trained weights, gradients and optimizer state; bf16 halves their memory, requires dtype=bf16."""
     sharding: Sharding | None = None
-    """How `enable_fsdp` shards the model; null: across all ranks, without offloading."""
+    """Options of `enable_fsdp` for sharding the model; null: across all ranks, without offloading."""
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
@@ -68,7 +68,7 @@ class Placement:
 
     @property
     def uses_lean_layers(self) -> bool:
-        """Whether lean layers are used; false with compile=true or keep=matmuls, which choose what is stored."""
+        """Whether lean layers are used; false with compile=true or keep=matmuls, which select the stored tensors."""
         section = self.activation_checkpointing
         keeps_matmuls = section is not None and section.keep == "matmuls"
         return self.lean_layers and not self.compile and not keeps_matmuls
@@ -77,7 +77,7 @@ class Placement:
         """Check that the section is compatible with other fields of the config.
 
         Args:
-            dtype: The precision of computation.
+            dtype: The compute precision.
             enable_fsdp: Whether the model is sharded.
 
         Raises:
@@ -101,21 +101,21 @@ class Placement:
     ) -> None:
         """Move a model from the meta device to this rank's device, in place, and load its weights.
 
-        With several ranks, FSDP2 shards the layers (`enable_fsdp`), or each rank holds the full model and gradients are
-        averaged. A single rank uses FSDP2 only to offload weights to CPU memory. On one CPU, weights that are not cast
-        are memory-mapped, so that only trained parameters take memory.
+        With multiple ranks, FSDP2 shards the layers (`enable_fsdp`), or each rank has the full model and gradients are
+        averaged. A single rank uses FSDP2 only to offload weights to CPU memory. On a single CPU rank, weights that
+        are not cast are memory-mapped, so that only trained parameters use memory.
 
         Args:
             model: Built on `torch.device("meta")`, with its adapters, and with `requires_grad` set as in training.
             world: The ranks of this run.
             directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
-            dtype: The precision of computation, a key of `DTYPES` or auto; see the table above.
+            dtype: The compute precision, a key of `DTYPES` or auto; see the table above.
             enable_fsdp: Shard every layer's parameters across the ranks.
 
         Raises:
             FileNotFoundError: The folder or a file in it is missing.
             FieldError: The section is incompatible with `dtype`, `enable_fsdp` or the number of ranks.
-            ValueError: The folder holds weights of another model.
+            ValueError: The folder contains weights of a different model.
         """
         dtype = resolve_dtype(dtype, world.device)
         self.check(dtype=dtype, enable_fsdp=enable_fsdp)
@@ -153,7 +153,7 @@ def _fill(
         load_hf_weights(model, model_directory)
         for _, _, adapter in adapted_layers(model):
             for name, parameter in list(adapter.named_parameters()):
-                # Not `empty_like`: of a meta tensor it imports torch._refs, which takes 0.5 s (torch 2.13).
+                # Not `empty_like`, which imports torch._refs for meta tensors; this takes 0.5 s (torch 2.13).
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                 setattr(adapter, name, nn.Parameter(empty))
     else:
@@ -172,11 +172,11 @@ def _fill(
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> None:
-    """Cast frozen parameters to the precision of computation, and trained ones to that or a wider one, in place.
+    """Cast frozen parameters to the compute precision, and trained ones to the same or a wider precision, in place.
 
     Args:
         model: The model, on the meta device or small.
-        compute: The precision of computation.
+        compute: The compute precision.
         weights: The precision of trained parameters, unless `compute` is wider.
     """
     weights = torch.promote_types(compute, weights)
@@ -191,10 +191,10 @@ def full_state(model: nn.Module, world: World, dtype: str | None = None) -> dict
     Args:
         model: The model, which may be sharded.
         world: The ranks of this run.
-        dtype: The precision to cast them to, a key of `DTYPES`; None: they are not cast.
+        dtype: The precision to cast the parameters to, a key of `DTYPES`; None: no cast.
 
     Returns:
-        Parameters by name, on rank 0; None on the others.
+        Parameters by name, on rank 0; None on other ranks.
     """
     state = {}
     for name, parameter in model.named_parameters():

@@ -34,7 +34,7 @@ class Profiling:
 
 @contextmanager
 def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterator[Callable[[], None]]:
-    """Profile the steps that a config selects; the yielded function must be called after every step.
+    """Profile the steps that a config selects; call the yielded function after every step.
 
     Each rank writes `profile/rank_<r>.json`, for https://ui.perfetto.dev or chrome://tracing, and
     `profile/rank_<r>.txt`, a table of operators sorted by time.

@@ -43,7 +43,7 @@ class _Pending:
     step: int
     lr: float
     launched_at: float
-    """When the host had launched all work of the step (s, `time.perf_counter`)."""
+    """Time at which the host had launched all work of the step (s, `time.perf_counter`)."""
     micro_batches: Sequence[Batch]
     reported: Mapping[str, float]
     readback: Readback
@@ -62,14 +62,14 @@ class Run:
         schedule: The learning rate schedule of the optimizer.
         batches: The batches of this rank.
         world: The ranks of this run.
-        parts: Further stateful parts to include in checkpoints, by name, such as the validator.
-        synchronous: Whether the host waits for the device after each step to read the step's values. If False, they are
-            read a step later, and the device skips updates if the optimizer's kernels support it. None: False on CUDA,
-            else True.
+        parts: Additional stateful parts to include in checkpoints, by name, such as the validator.
+        synchronous: Whether the host waits for the device after each step to read the step's values. If False, the
+            values are read a step later, and the device skips updates if the optimizer's kernels support it. None:
+            False on CUDA, else True.
 
     Raises:
-        ConfigError: The tokenizer's folder lacks the tokenizer files to be saved with the weights.
-        ValueError: The newest checkpoint is damaged, belongs to another run, or is past the last step of this run.
+        ConfigError: The tokenizer's folder lacks the tokenizer files that are saved with the weights.
+        ValueError: The newest checkpoint is damaged, belongs to a different run, or is past the last step of this run.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - a run consists of all of these.
@@ -119,7 +119,7 @@ class Run:
         self.state.resume()
         self._check_length()
         self._flops = step_flops(model)
-        self.metrics = _metrics_of(cfg, world, self.state.step, schedule.total_steps)
+        self.metrics = _build_metrics(cfg, world, self.state.step, schedule.total_steps)
         self._checkpoint_saver = CheckpointSaver(cfg.checkpoints, self.state, batches, world)
         self._stop_requests = StopRequests(world, RunFolder(cfg.output_dir).resume_hint())
         self._stack = ExitStack()
@@ -176,16 +176,16 @@ class Run:
             self.state.wait()
 
     def _check_extension(self) -> None:
-        """Raise if an extended run trained no step, which is known only once its checkpoint is loaded."""
+        """Raise if an extended run trained no step, which cannot be known before its checkpoint is loaded."""
         folder = RunFolder(self._cfg.output_dir)
         (is_unchanged,) = self._world.any(self.step == folder.extended_at)
         if not is_unchanged:
             return
         if self._world.is_main:
             folder.finish()
-        advice = "early stopping ended it (validation.patience); set another output_dir"
+        advice = "early stopping ended it (validation.patience); choose a different output_dir"
         if self.is_complete:
-            advice = "the run already has the steps that epochs or a step limit allow; raise the limit"
+            advice = "it has already reached the limit set by epochs or the step limits; raise that limit"
         raise ValueError(f"the run was not extended beyond step {self.step}: {advice}")
 
     def _finish_after(self, error: Exception) -> None:
@@ -205,10 +205,10 @@ class Run:
         Args:
             sums: The scores of the step's micro-batches.
             grad_norm: The result of `clip_gradients`.
-            **reported: Further values for `metrics.jsonl`, the loggers and plots, equal on all ranks.
+            **reported: Additional values for `metrics.jsonl`, the loggers and plots, equal on all ranks.
 
         Raises:
-            ValueError: The name of a further value is already in use.
+            ValueError: The name of an additional value is already in use.
             FloatingPointError: The loss or gradient of this or the previous step is not finite, and ends the run.
         """
         check_names(reported.keys() & (RESERVED | {*sums.reported}))
@@ -251,7 +251,7 @@ class Run:
         numbers = pending.readback.read()
         # If the host had to wait, the device has only just finished the step.
         ended_at = time.perf_counter() if pending.readback.has_waited else pending.launched_at
-        values = _values_of(pending, numbers, self.metrics.step_seconds(ended_at))
+        values = _build_step_values(pending, numbers, self.metrics.step_seconds(ended_at))
         reason = self._guard.skip_reason(values)
         if reason is None:
             self.metrics.log(values)
@@ -298,14 +298,14 @@ class Run:
             return
         raise ValueError(
             f"the run is already at step {self.step} of epoch {epochs}, past {end} of its config; raise epochs or the"
-            " step limits, or set another output_dir"
+            " step limits, or choose a different output_dir"
         )
 
 
 _STEP_SCALARS = ("loss", "grad_norm", "loss_scale", "n_counted")
 
 
-def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> StepValues:
+def _build_step_values(pending: _Pending, numbers: dict[str, float], seconds: float) -> StepValues:
     losses = [numbers.pop(f"loss of micro-batch {i}") for i in range(len(pending.micro_batches))]
     scalars = {
         name: numbers.pop(name) for name in (*_STEP_SCALARS, "n_tokens", "n_positions", "n_padding", "flops")
@@ -322,7 +322,7 @@ def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> 
     )
 
 
-def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) -> Metrics:
+def _build_metrics(cfg: FinetuneConfig, world: World, step: int, total_steps: int) -> Metrics:
     """Build the metrics of a run, with its loggers on rank 0."""
     loggers = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
     return Metrics(
@@ -342,7 +342,7 @@ class CheckpointSaver:
     """Decides when a checkpoint is due, and writes it.
 
     Args:
-        section: The config section that sets when checkpoints are due.
+        section: The config section for checkpoints.
         state: The state of the run, which writes checkpoints.
         batches: The batches of this rank, which count epochs.
         world: The ranks of this run.
@@ -359,7 +359,7 @@ class CheckpointSaver:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the run writes checkpoints at all; if so, also after its last step, from which it can be extended."""
+        """Whether the run writes checkpoints at all; if so, also one after its last step, for extending the run."""
         section = self._section
         return section.at_epoch_ends or (section.every_n_steps, section.every_n_minutes) != (None, None)
 
@@ -380,7 +380,7 @@ class CheckpointSaver:
         """Write a checkpoint; all ranks must call it.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The checkpoint cannot be written.
         """
         section = self._section
         saved_at = time.monotonic()

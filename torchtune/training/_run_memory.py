@@ -1,4 +1,4 @@
-"""Estimate the memory of a run from its config, and the settings that would reduce it."""
+"""Estimate the memory of a run from its config, and the effect of settings that would reduce it."""
 
 import linecache
 import re
@@ -25,7 +25,7 @@ from torchtune.training._placement import DTYPES
 from torchtune.training._sections import section_of
 
 DEFAULT_LENGTH = 1024
-"""Assumed length of a batch row (tokens) if neither the data nor packing limit it."""
+"""Assumed length of a batch row (tokens) if neither the data nor packing limits it."""
 
 _ADVICE = (
     "Reduce batch_size and raise gradient_accumulation_steps, set placement.activation_checkpointing.keep=inputs or"
@@ -34,12 +34,12 @@ _ADVICE = (
 
 
 class OutOfMemoryError(MemoryError):
-    """Memory ran out; the message names the line, and settings that would reduce memory."""
+    """Memory ran out; the message names the failed line, and settings that would reduce memory."""
 
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """The fields of any config that describes a model, of a fine-tuning recipe or another."""
+    """The fields of any config that describes a model, whether for a fine-tuning recipe or not."""
 
     @property
     def model(self) -> Component[Decoder]:
@@ -51,11 +51,11 @@ class ModelConfig(Protocol):
 
     @property
     def device(self) -> str:
-        """A `Device`."""
+        """The device, a value of `Device`."""
 
     @property
     def dtype(self) -> str:
-        """The precision of computation, a key of `DTYPES` or auto."""
+        """The compute precision, a key of `DTYPES` or auto."""
 
 
 def build_meta_model(cfg: object) -> Decoder | None:
@@ -73,7 +73,7 @@ def build_meta_model(cfg: object) -> Decoder | None:
         return None
     with torch.device("meta"):
         model: object = instantiate(cfg.model)
-    if not isinstance(model, Decoder):  # an untyped config may hold anything
+    if not isinstance(model, Decoder):  # an untyped config may contain anything
         return None
     lora = section_of(cfg, Lora)
     if lora is not None:
@@ -124,7 +124,7 @@ def estimate_run_memory(
 
 
 def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
-    """Return the bytes of frozen weights that are memory-mapped from their file: on one CPU, those that are not cast.
+    """Return the bytes of frozen weights that are memory-mapped: on a single CPU rank, weights that are not cast.
 
     Args:
         cfg: The config; the headers of its weight files are read, if the files exist.
@@ -193,7 +193,7 @@ def _estimated_bytes(cfg: FinetuneConfig, ranks: int) -> int | None:
 
 
 def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneConfig]]:
-    """Yield command-line overrides that may reduce memory, each with the config after it."""
+    """Yield command-line overrides that may reduce memory, each with the resulting config."""
     placement, packing = cfg.placement, cfg.loading.packing
     if cfg.batch_size > 1:
         rows = -(-cfg.batch_size // 2)
@@ -219,7 +219,7 @@ def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfM
     """Turn an out-of-memory error into one message that names settings that would reduce memory.
 
     Args:
-        error: An error for which `is_out_of_memory` holds.
+        error: An error for which `is_out_of_memory` returns True.
         cfg: The run's config.
         ranks: Number of ranks.
     """
@@ -234,8 +234,8 @@ def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfM
     try:
         model = build_meta_model(cfg)
         rows, length = (cfg.batch_size, DEFAULT_LENGTH) if model is None else batch_shape(cfg, model)
-        savings = "; ".join(f"{size_text(saved)} by {change}" for change, saved in memory_savings(cfg, ranks))
-    except Exception:  # any error, as memory may run out during the estimate as well
+        savings = "; ".join(f"{size_text(saved)} with {name}" for name, saved in memory_savings(cfg, ranks))
+    except Exception:  # any error, as memory may also run out during the estimate
         return OutOfMemoryError(f"{message}. {_ADVICE}")
     shape = f"{counted(rows, 'row')} of {counted(length, 'token')}"
     advice = f"Estimated savings for {shape}: {savings}" if savings else "Choose a smaller model"

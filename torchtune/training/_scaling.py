@@ -7,7 +7,7 @@ from torch import Tensor
 
 INITIAL_SCALE = 2.0**16
 MIN_SCALE = 2.0**-14
-"""The smallest normal number of fp16; gradients that overflow with this scale overflow with any."""
+"""The smallest normal number of fp16; gradients that overflow with this scale overflow with any scale."""
 _GROWTH_INTERVAL = 2000
 """Steps without an overflow after which the factor is doubled, as in torch.amp.GradScaler."""
 
@@ -15,12 +15,12 @@ _GROWTH_INTERVAL = 2000
 class LossScale:
     """The factor that multiplies losses before the backward pass and divides gradients after it.
 
-    In fp16 small gradients underflow to 0, so the loss is scaled up as far as gradients do not overflow (Micikevicius
-    et al. 2018, arXiv:1710.03740, section 3.2). After an overflow, the step is skipped and the factor is halved. In
-    other precisions the factor is 1. It stays on the device, so that the host does not wait for it.
+    In fp16 small gradients underflow to 0, so the loss is scaled up as far as is possible without overflow
+    (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2). After an overflow, the step is skipped and the factor is
+    halved. In other precisions the factor is 1. It stays on the device, so that the host does not wait for it.
 
     Args:
-        dtype: The precision of computation, a key of `DTYPES`.
+        dtype: The compute precision, a key of `DTYPES`.
         device: The device on which losses are computed.
     """
 
@@ -46,7 +46,7 @@ class LossScale:
         """Halve the factor after an overflow, and double it after many steps without one.
 
         Args:
-            has_overflowed: Whether the gradient is not finite although the loss is; a bool scalar on the factor's
+            has_overflowed: Whether the gradient is not finite even though the loss is; a bool scalar on the factor's
                 device.
         """
         if not isinstance(self.factor, Tensor):

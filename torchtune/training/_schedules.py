@@ -1,7 +1,7 @@
-"""Learning rate schedules with warm-up, and the building of schedulers and optimizers.
+"""Learning rate schedules with warm-up, and functions that build schedulers and optimizers.
 
-Each schedule is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
-So is any scheduler of torch. A `total_steps` argument is set to the length of the run, unless the config sets it.
+Each schedule is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`. Any
+torch scheduler is one, too. A `total_steps` argument is set to the length of the run, unless the config sets it.
 """
 
 import inspect
@@ -32,21 +32,19 @@ def build_scheduler(
     Args:
         component: The config's scheduler; None: constant learning rates.
         optimizer: The optimizer, passed as the first argument.
-        total_steps: Optimizer steps of the run; passed if the component takes it and the config does not set it.
+        total_steps: Optimizer steps of the run; passed if the component accepts it and the config does not set it.
 
     Raises:
-        ValueError: Recipes do not support the scheduler.
+        ValueError: The scheduler is not supported.
     """
     if component is None:
         return constant_with_warmup(optimizer)
-    takes_length = "total_steps" in inspect.signature(component.func).parameters
+    accepts_length = "total_steps" in inspect.signature(component.func).parameters
     is_unset = component.keywords.get("total_steps") is None
-    length = {"total_steps": total_steps} if takes_length and is_unset else {}
+    length = {"total_steps": total_steps} if accepts_length and is_unset else {}
     scheduler = instantiate(component, optimizer, **length)
     if isinstance(scheduler, ReduceLROnPlateau):
-        message = (
-            "ReduceLROnPlateau is not supported: recipes do not pass it a metric; choose another scheduler"
-        )
+        message = "ReduceLROnPlateau is not supported: recipes do not pass it a metric; choose a different scheduler"
         raise FieldError(message, "lr_scheduler")
     return scheduler
 
@@ -117,7 +115,7 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
 
     Raises:
         ConfigError: The optimizer rejects the parameters.
-        ValueError: Recipes do not support the optimizer.
+        ValueError: The optimizer is not supported.
     """
     avoid_dynamo_import()
     try:
@@ -128,10 +126,10 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
             raise
         raise mistake from error
     if isinstance(optimizer, LBFGS):
-        message = "LBFGS is not supported: recipes do not pass it a closure; choose another optimizer"
+        message = "LBFGS is not supported: recipes do not pass it a closure; choose a different optimizer"
         raise FieldError(message, "optimizer")
     if isinstance(optimizer, SparseAdam):
-        message = "SparseAdam is not supported: the gradients are dense; choose another optimizer"
+        message = "SparseAdam is not supported: the gradients are dense; choose a different optimizer"
         raise FieldError(message, "optimizer")
     avoid_dynamo_import_in_step(optimizer)
     return optimizer
@@ -231,15 +229,15 @@ def warmup_stable_decay(
     remaining = total_steps - warmup
     if decay > remaining:
         _logger.warning(
-            "decay_steps: a run of %d steps has only %d after warm-up; the decay takes these instead of %d",
+            "decay_steps: a decay of %d steps is too long for a run of %d steps; shortened to the %d after warm-up",
+            decay,
             total_steps,
             remaining,
-            decay,
         )
         decay = remaining
 
     def curve(done: float) -> float:
-        """Return 1 until the decay begins, then fall to 0."""
+        """Return 1 until the decay begins, then values that decrease to 0."""
         return min(1.0, (1 - done) * remaining / decay)
 
     return _warmed_up(optimizer, warmup, min_ratio, total_steps, curve)
@@ -254,13 +252,13 @@ def _warmed_up(
 ) -> LRScheduler:
     """Build a schedule from a decay curve, which maps progress from 0 to 1 to a factor from 1 to 0."""
     if not 0 <= min_ratio <= 1:
-        raise ValueError(f"min_ratio: expected a share from 0 to 1, got {min_ratio}")
+        raise ValueError(f"min_ratio: expected a number from 0 to 1, got {min_ratio}")
     if total_steps is None:
         raise ValueError(_NO_LENGTH)
     warmup = _warmup(warmup_steps, total_steps)
 
     def factor(step: int) -> float:
-        """Return the share of the peak learning rate at an optimizer step, counted from 0."""
+        """Return the fraction of the peak learning rate at an optimizer step, counted from 0."""
         if step < warmup:
             return (step + 1) / warmup
         done = min((step - warmup) / (total_steps - warmup), 1.0)
@@ -270,10 +268,10 @@ def _warmed_up(
 
 
 def _warmup(steps: float, total_steps: int | None) -> int:
-    """Return the optimizer steps of a warm-up; one as long as the run is shortened, and a warning is logged."""
+    """Return the number of warm-up steps; a warm-up as long as the run is shortened, with a warning."""
     if steps < 0 or (steps >= 1 and steps != int(steps)):
         raise ValueError(
-            f"warmup_steps: expected a whole number of steps, or a share of the run below 1, got {steps}"
+            f"warmup_steps: expected a whole number of steps, or a fraction of the run (less than 1), got {steps}"
         )
     if total_steps is None:
         raise ValueError(_NO_LENGTH)

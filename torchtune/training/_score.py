@@ -36,7 +36,7 @@ class Score:
     terms: Mapping[str, Term]
     """The terms of the loss by name; if there are several, each is also reported separately."""
     metrics: Mapping[str, Term] = field(factory=dict)
-    """Sums that are reported next to the loss, each divided by its count; no gradients flow from them."""
+    """Sums that are reported in addition to the loss, each divided by its count; no gradients flow from them."""
 
     @property
     def sums(self) -> dict[str, Term]:
@@ -74,12 +74,12 @@ def check_names(conflicts: Collection[str]) -> None:
         conflicts: The names that are already in use.
 
     Raises:
-        ValueError: There is such a name.
+        ValueError: `conflicts` is not empty.
     """
     if conflicts:
         name = min(conflicts)
         owner = "every run" if name in RESERVED else "another term, metric or value"
-        raise ValueError(f"{name!r} cannot name a term or metric: {owner} uses that name; choose another")
+        raise ValueError(f"{name!r} cannot name a term or metric: {owner} uses that name; rename it")
 
 
 def check_score(score: Score, counts: Collection[str]) -> None:
@@ -98,7 +98,7 @@ def check_score(score: Score, counts: Collection[str]) -> None:
     check_names(duplicates or RESERVED & score.sums.keys())
     for name, term in score.sums.items():
         if term.count not in counts:
-            raise ValueError(f"{name}: no count {term.count!r} in the batches, only {', '.join(counts)}")
+            raise ValueError(f"{name}: batches have no count {term.count!r}; expected {', '.join(counts)}")
 
 
 class ScoreSums:
@@ -122,7 +122,7 @@ class ScoreSums:
             is_counted: Whether to add the values; False for a filler, of which only the names are used.
 
         Raises:
-            ValueError: As for `check_score`, or the names differ from those of earlier scores.
+            ValueError: As for `check_score`, or the names differ from the names in earlier scores.
         """
         check_score(score, self._counts)
         if self._totals and self._totals.keys() != score.sums.keys():
@@ -137,7 +137,7 @@ class ScoreSums:
         """Sum over the ranks and divide by the counts; all ranks must call it, once.
 
         Args:
-            extra_sums: Further values of this rank to sum over the ranks.
+            extra_sums: Additional values of this rank to sum over the ranks.
 
         Returns:
             Scalars on the device by name: the mean of every term and metric, the mean `loss`, and the extra sums.
@@ -169,7 +169,7 @@ class Scorer(ABC):
         """Compute the sums of a micro-batch.
 
         Args:
-            model: The model in training mode; its trained parameters are in the precision of computation.
+            model: The model in training mode; its trained parameters are in the compute precision.
             batch: The micro-batch, on the model's device.
         """
 
@@ -177,8 +177,8 @@ class Scorer(ABC):
         """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before its first score.
 
         No gradients are recorded. Use `World.sum` to sum over all ranks, which must call it in the same order. All
-        ranks must call the model equally often, so a filler (`Batch.is_filler`) is computed like any batch, but is
-        excluded from sums.
+        ranks must call the model the same number of times, so a filler (`Batch.is_filler`) is computed like any batch,
+        but is excluded from sums.
 
         Args:
             model: As for `score`.
@@ -186,7 +186,7 @@ class Scorer(ABC):
         """
 
     def __call__(self, model: Decoder, batch: Batch) -> Score:
-        """Score a micro-batch, with the trained parameters cast to the precision of computation."""
+        """Score a micro-batch, with the trained parameters cast to the compute precision."""
         return in_compute_dtype(model, lambda: self.score(model, batch))
 
     @torch.no_grad()
@@ -200,7 +200,7 @@ class NextToken(Scorer):
     """The next-token loss, summed over targets.
 
     The output head is applied only at positions with a target. A `LinearCrossEntropy` is called with hidden states and
-    the head's weight, and never holds all logits; any other loss, such as `torch.nn.CrossEntropyLoss`, is called with
+    the head's weight, and never stores all logits; any other loss, such as `torch.nn.CrossEntropyLoss`, is called with
     (logits, labels). A batch without a target has loss 0 and zero gradients.
 
     Args:
@@ -244,7 +244,7 @@ def target_states(
 
 
 def target_log_probs(model: Decoder, batch: Batch, aggregates: dict[str, Tensor] | None = None) -> Tensor:
-    """Compute the log-probability of each target, without holding all logits.
+    """Compute the log-probability of each target, without storing all logits.
 
     Args:
         model: The model.
@@ -298,7 +298,7 @@ class _Call(nn.Module):
 
 
 def in_compute_dtype(model: Decoder, function: Callable[[], T]) -> T:
-    """Call a function with the trained parameters of a model cast to the precision of computation.
+    """Call a function with the trained parameters of a model cast to the compute precision.
 
     Gradients flow back to the original parameters. Sharded parameters are cast by FSDP instead.
 

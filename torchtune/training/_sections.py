@@ -17,7 +17,7 @@ def section_of(cfg: object, kind: type[S]) -> S | None:
         kind: The section's class, such as `Placement`; fields that declare a subclass also match.
 
     Raises:
-        ValueError: Several fields match.
+        ValueError: Multiple fields match.
     """
     if not has(type(cfg)):
         return None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @define(kw_only=True)
 class Sharding:
-    """How `enable_fsdp` shards a model across ranks."""
+    """Options of `enable_fsdp` for sharding a model across ranks."""
 
     replicas: int = field(default=1, validator=above(0))
     """Number of copies of the model (HSDP): each is sharded across a group of ranks; groups exchange only gradients."""
@@ -31,12 +31,11 @@ class Sharding:
         """Check the section against the number of ranks.
 
         Raises:
-            FieldError: The replicas do not divide the ranks.
+            FieldError: `replicas` does not divide the number of ranks.
         """
         if ranks % self.replicas:
-            message = (
-                f"{ranks} ranks cannot be split into {self.replicas} equal groups; set a divisor of {ranks}"
-            )
+            reason = f"{ranks} ranks cannot be split into {self.replicas} equal groups"
+            message = f"{reason}; set replicas to a divisor of {ranks}"
             raise FieldError(message, "sharding.replicas")
 
 
@@ -49,9 +48,9 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
     Args:
         model: The model, on the meta device.
         world: The ranks of this run.
-        compute: The precision of computation; gradients are reduced in fp32 or wider.
+        compute: The compute precision; gradients are reduced in fp32 or wider.
         sharding: The settings.
-        split: Whether to shard parameters; if False, each rank holds the full model and only gradients are exchanged.
+        split: Whether to shard parameters; if False, each rank has the full model and only gradients are exchanged.
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
@@ -76,7 +75,7 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
 
 
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":
-    """Build the device mesh: `[ranks]`, or `[replicas, ranks / replicas]` with several replicas.
+    """Build the device mesh: `[ranks]`, or `[replicas, ranks / replicas]` with multiple replicas.
 
     FSDP needs a process group, which a run on one rank lacks; it is created, and `start` destroys it.
     """

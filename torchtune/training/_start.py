@@ -18,21 +18,21 @@ from torchtune.runs import Reserve, RunFolder, is_out_of_memory, settings_of
 from torchtune.training._run_memory import out_of_memory_error
 
 UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
-"""Fields that may differ between ranks: rank 0's value is used, or each node uses its own."""
+"""Fields that may differ between ranks: rank 0's value is used, or each node uses its own value."""
 
 
 @contextmanager
 def start(cfg: object) -> Iterator[World]:
     """Start a run on this rank and yield its `World`; at the end, destroy the process group.
 
-    If torchrun's environment variables are set (WORLD_SIZE), the process joins the process group, with gloo for tensors
-    on the CPU and NCCL for those on GPUs. The random generators of Python, numpy and torch are seeded with
+    If torchrun's environment variables are set (WORLD_SIZE), the process joins the process group, with gloo for
+    tensors on the CPU and NCCL for tensors on GPUs. The random generators of Python, numpy and torch are seeded with
     `seed + data_rank`, so that dropout differs between ranks; draws that must agree on all ranks use `World.seed`.
 
-    A run with an `output_dir` holds the lock of that folder.
+    A run with an `output_dir` locks that folder.
 
     Raises:
-        ValueError: The device is not available, another process holds the lock of the folder, or the configs of the
+        ValueError: The device is not available, another process has locked the folder, or the configs of the
             ranks differ.
         OutOfMemoryError: Memory ran out; the message names settings that would reduce memory.
     """
@@ -61,7 +61,7 @@ def start(cfg: object) -> Iterator[World]:
         with _lock(settings.output_dir if world.is_main else None):
             _record_ranks(settings.output_dir, world)
             yield world
-            world.barrier()  # a rank that exits early closes connections that others still use
+            world.barrier()  # a rank that exits early closes connections that other ranks still use
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -102,7 +102,7 @@ def _lock(folder: str | None) -> AbstractContextManager[object]:
 
 
 def _agreed_seed(seed: int | None, size: int) -> int:
-    """Return the seed of rank 0: that of its config or, if null, a random one."""
+    """Return the seed of rank 0: its config's seed or, if null, a random one."""
     seeds: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
     if size > 1:
         dist.broadcast_object_list(seeds, src=0)

@@ -24,13 +24,13 @@ class Stateful(Protocol):
     """A part of a run whose state is saved in checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: numbers, strings, and lists and dictionaries of them, equal on all ranks."""
+        """Return the state: numbers, strings, and lists and dictionaries of such values, equal on all ranks."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Restore a state that `state_dict` returned.
 
         Raises:
-            ValueError: The state belongs to another run.
+            ValueError: The state belongs to a different run.
         """
 
 
@@ -38,15 +38,15 @@ class Stateful(Protocol):
 class State:
     """The step of a run, and its checkpoints: `checkpoints/step_<n>/` in the run's folder.
 
-    A checkpoint holds the trained parameters (with LoRA, only the adapters), the optimizer, the random state of every
-    rank, the step, and the state of each part. On the CPU, with the same versions and number of threads, a resumed run
-    is bitwise identical to an uninterrupted one.
+    A checkpoint contains the trained parameters (with LoRA, only the adapters), the optimizer, the random state of
+    every rank, the step, and the state of each part. On the CPU, with the same versions and number of threads, a
+    resumed run is bitwise identical to an uninterrupted one.
 
     Args:
         output_dir: The run's folder.
         model: The model; its trained parameters are those with `requires_grad`.
         optimizer: The optimizer of the trained parameters.
-        parts: Further stateful parts by name, such as the batches and the schedule.
+        parts: Additional stateful parts by name, such as the batches and the schedule.
         world: The ranks of this run.
         base: Folder of the frozen weights, whose files must not change before the run resumes; None: no weights are
             frozen, or they are random.
@@ -68,7 +68,7 @@ class State:
     def __attrs_post_init__(self) -> None:
         self._folder = Path(self.output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        # Computed now, as the files have just been read. Only rank 0 writes shared values.
+        # Compute them now, as the files have just been read. Only rank 0 writes shared values.
         self._fingerprints = (
             _fingerprints(Path(self._base)) if self._base is not None and self._world.is_main else None
         )
@@ -106,7 +106,7 @@ class State:
         if wait:
             write()
             return
-        # A daemon, as it would otherwise wait forever for ranks that have died.
+        # A daemon thread, because the process would otherwise wait forever for ranks that have died.
         self._writing = threading.Thread(
             target=self._run_in_background, args=(write,), name="checkpoint", daemon=True
         )
@@ -116,7 +116,7 @@ class State:
         """Wait until a background checkpoint is written.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The checkpoint cannot be written.
         """
         if self._writing is not None:
             self._writing.join()
@@ -129,7 +129,7 @@ class State:
         """Raise the error of a background checkpoint, if there was one.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The checkpoint cannot be written.
         """
         if self._failure is not None:
             self.wait()
@@ -157,7 +157,7 @@ class State:
             Whether there was a checkpoint; otherwise the run starts at step 0.
 
         Raises:
-            ValueError: The newest checkpoint is damaged or belongs to another run. Older ones are not tried.
+            ValueError: The newest checkpoint is damaged or belongs to a different run. Older checkpoints are not tried.
         """
         if self._world.is_main:
             checkpoint.remove_incomplete(self._folder)
@@ -185,7 +185,7 @@ class State:
 
     def _alternatives(self, steps: list[int]) -> str:
         outcome = f"continue from step {steps[-2]}" if len(steps) > 1 else "start again from step 0"
-        return f"delete that folder to {outcome}, or set another output_dir"
+        return f"delete that folder to {outcome}, or choose a different output_dir"
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors of a checkpoint by name, in the same order on all ranks."""
@@ -222,9 +222,10 @@ class State:
         changed = differences(json.loads(saved), config)
         if changed:
             first = changed[0]
+            more = f", and {len(changed) - 1} more differ" if len(changed) > 1 else ""
             raise ValueError(
-                f"{folder} was written with another config: {first.path} was {first.left!r} and is now {first.right!r}"
-                f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._alternatives(steps)}"
+                f"{folder} was written with a different config: {first.path} was {first.left!r} and is now"
+                f" {first.right!r}{more}; {self._alternatives(steps)}"
             )
 
     def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
@@ -234,13 +235,13 @@ class State:
         differ = sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name))
         name = differ[0]
         raise ValueError(
-            f"{folder} was written for another model or adapter: {len(differ)} trained parameters differ; the first,"
-            f" {name}, had shape {saved.get(name)} and now has {shapes.get(name)} (None: no such parameter); set"
-            " another output_dir"
+            f"{folder} was written for a different model or adapter: {len(differ)} trained parameters differ; the"
+            f" first, {name}, had shape {saved.get(name)} and now has {shapes.get(name)} (None means that there is"
+            " no such parameter); choose a different output_dir"
         )
 
     def _check_base(self, folder: Path, saved: dict[str, list[int]] | None) -> None:
-        """Raise on all ranks if the base weights, compared by rank 0, are not those of the saved run."""
+        """Raise on all ranks if the base weights, compared by rank 0, differ from the saved run's."""
         fingerprints = self._fingerprints
         differing = None
         if saved is not None and fingerprints is not None:
@@ -249,8 +250,8 @@ class State:
         differing = self._world.gather(differing)[0]
         if differing:
             raise ValueError(
-                f"{folder} was trained with other base weights than those in {self._base}: {differing} differs; restore"
-                " the original model_directory, or set another output_dir"
+                f"{folder} was trained with base weights that differ from {self._base}: {differing} differs; restore"
+                " the original model_directory, or choose a different output_dir"
             )
 
     def _load_parts(self, saved: Mapping[str, dict[str, Any]]) -> None:
@@ -262,7 +263,7 @@ class State:
         if (new or removed) and self._world.is_main:
             names = ", ".join(sorted(new | removed))
             _logger.warning(
-                "the parts of the saved run differ (%s): new parts start from their initial state, others are ignored",
+                "the saved run had different parts (%s): new parts keep their initial state, removed parts are ignored",
                 names,
             )
 
@@ -299,14 +300,14 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _describe(value: Any) -> Any:
-    """Describe a tensor of the optimizer state, or return any other value unchanged."""
+    """Describe a tensor of the optimizer state, or wrap any other value."""
     if not isinstance(value, Tensor):
         return {"value": value}
     return {"shape": list(value.shape), "dtype": value.dtype, "on_cpu": value.device.type == "cpu"}
 
 
 def _allocate(description: dict[str, Any], parameter: Tensor) -> Any:
-    """Allocate a described tensor; one of the parameter's shape is sharded like the parameter."""
+    """Allocate a described tensor, sharded like the parameter if it has the parameter's shape."""
     if "value" in description:
         return description["value"]
     shape, dtype = description["shape"], description["dtype"]

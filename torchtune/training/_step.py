@@ -49,11 +49,11 @@ class StepSums:
             score: The score.
 
         Returns:
-            Its contribution to the loss, a scalar from which gradients flow: the sum of terms, each divided by its
-            count, multiplied by the number of ranks, as gradients are averaged over ranks. It is 0 for a filler.
+            The contribution to the loss, a scalar from which gradients flow: the sum of terms, each divided by its
+            count, multiplied by the number of ranks, as gradients are averaged over ranks. 0 for a filler.
 
         Raises:
-            ValueError: The micro-batches have no such count, or the names differ from those of earlier scores.
+            ValueError: The micro-batches lack the count of a term, or the names differ from earlier scores.
         """
         is_filler = self.micro_batches[len(self.losses)].is_filler
         self._sums.add(score, is_counted=not is_filler)
@@ -65,7 +65,8 @@ class StepSums:
         return loss * self._world.data_size
 
     def _divided(self, total: Tensor, term: Term) -> Tensor:
-        dtype = torch.promote_types(total.dtype, torch.float32)  # bf16 and fp16 do not hold every count
+        # bf16 and fp16 cannot represent every count exactly.
+        dtype = torch.promote_types(total.dtype, torch.float32)
         mean = total.to(dtype) / self.counts[term.count].clamp(min=1).to(dtype)
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
@@ -80,12 +81,12 @@ class StepSums:
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | float = 1.0) -> Tensor:
-    """Clip the norm of the gradient, in place.
+    """Clip the gradients of a model to a maximum norm, in place.
 
     Args:
         model: The model. If its gradients are sharded, all ranks must call this.
         max_norm: The maximum norm; None: no clipping.
-        factor: The factor of the losses (`LossScale.factor`), by which gradients are divided first.
+        factor: The factor of the losses (`LossScale.factor`); gradients are divided by it before clipping.
 
     Returns:
         The L2 norm of the full gradient before clipping, a scalar on the gradient's device. If it is not finite, the

@@ -28,7 +28,7 @@ class StepValues:
     micro_batches: Sequence[Batch]
     """The step's micro-batches of this rank."""
     is_last: bool
-    """Whether it is the run's last step."""
+    """Whether this is the run's last step."""
     n_tokens: float
     """Tokens of all ranks, without padding."""
     n_positions: float
@@ -38,6 +38,6 @@ class StepValues:
     flops: float
     """FLOPs of the step on all ranks (`step_flops`)."""
     reported: Mapping[str, float]
-    """Terms, metrics and further values from the recipe, by name."""
+    """Terms, metrics and additional values from the recipe, by name."""
     seconds: float
     """Duration of the step (s)."""

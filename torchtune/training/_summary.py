@@ -11,8 +11,8 @@ from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._placement import resolve_dtype
 
 _FEW_STEPS = 10
-"""Runs with fewer steps than this barely change a model at usual learning rates."""
-_MUCH_PADDING = 0.2
+"""Runs with fewer steps than this barely change a model at typical learning rates."""
+_HIGH_PADDING_SHARE = 0.2
 """Padding share above which packing is suggested."""
 
 
@@ -23,7 +23,7 @@ def start_summary(
     world: World,
     total_steps: int,
 ) -> Iterator[str]:
-    """Yield the lines that describe a run: model, device, data and steps, with hints on few steps or much padding.
+    """Yield lines on a run's model, device, data and steps, with hints if there are few steps or a lot of padding.
 
     Args:
         cfg: The run's config.
@@ -47,7 +47,7 @@ def start_summary(
         shorter_packs = "" if cfg.loading.packing is None else ", or lower loading.packing.length"
         yield (f"steps: {counted(total_steps, 'optimizer step')} may be too few; raise epochs{shorter_packs}")
     padding = batches.padding_share()
-    if cfg.loading.packing is None and padding > _MUCH_PADDING:
+    if cfg.loading.packing is None and padding > _HIGH_PADDING_SHARE:
         length = min(2048, model.architecture.max_seq_len)
         yield (
             f"padding: about {padding:.0%} of all positions; loading.packing.length={length} avoids most of it"

@@ -41,7 +41,7 @@ def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None)
 
 @define(kw_only=True)
 class Validation:
-    """Which rows are held out, how often the validation loss is computed, and how it is used."""
+    """Held-out rows, and the frequency and use of validation."""
 
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
     """The validation dataset; the recipe passes the tokenizer. Null: a fraction of the training dataset (`share`)."""
@@ -71,7 +71,7 @@ class Validation:
         """Encode the held-out rows and the prompts.
 
         Args:
-            rows: The rows of `dataset`, or the held-out share of the training dataset.
+            rows: The rows of `dataset`, or the held-out fraction of the training dataset.
             tokenizer: Encodes prompts with its chat template, or with Alpaca's if it has none.
             model: Limits the length of sequences, which are truncated at their end; it may be on the meta device.
 
@@ -82,7 +82,7 @@ class Validation:
         return HeldOutSet(self, items, self.encode_prompts(tokenizer, model))
 
     def encode_prompts(self, tokenizer: Tokenizer, model: Decoder) -> list[list[int]]:
-        """Encode the prompts; the arguments are those of `hold_out`.
+        """Encode the prompts; the arguments are as for `hold_out`.
 
         Raises:
             ValueError: A prompt is too long.
@@ -111,7 +111,7 @@ def held_out_items(rows: Rows[ItemT], max_rows: int | None, longest: int) -> lis
     Args:
         rows: The dataset.
         max_rows: Maximum number of rows to use, evenly spaced; None: all.
-        longest: Maximum length of a sequence (tokens); longer ones are truncated at their end.
+        longest: Maximum length of a sequence (tokens); longer sequences are truncated at their end.
 
     Raises:
         ValueError: No row has a target.

@@ -60,7 +60,7 @@ class Validator:
     best_step: int | None = field(default=None, init=False)
     """The step at which the lowest loss was reached."""
     improved_to: float | None = field(default=None, init=False)
-    """The last loss that improved on the one before by more than `min_improvement`."""
+    """The last loss that improved on this attribute's previous value by more than `min_improvement`."""
     since_improved: int = field(default=0, init=False)
     """Number of validations since that improvement."""
     last_step: int | None = field(default=None, init=False)
@@ -70,7 +70,7 @@ class Validator:
         held_out = self._held_out
         self._section = None if held_out is None else held_out.section
         items = [] if held_out is None else held_out.items
-        # Sorted so that batches have items of similar length; the longest first, so that lack of memory shows at once.
+        # Batches have items of similar length, and the longest come first, so that lack of memory is noticed early.
         self._items = sorted(items, key=lambda item: -item.length)
         self._counts = total_counts(items)
         self._samples = RunFolder(self._output_dir).samples
@@ -140,7 +140,7 @@ class Validator:
         return loss
 
     def _begin(self, run: Run) -> None:
-        """Log a description of the validation, once."""
+        """Print a description of the validation, and remove a killed run's answers; once."""
         if self._section is not None and not self._has_begun:
             interval = self._section.every_n_steps
             schedule = {None: "after the last step", 1: "after every step"}.get(
@@ -198,7 +198,7 @@ class Validator:
         return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate items; a rank without items gets a filler, as all ranks must call the model."""
+        """Collate items; a rank without items gets a filler, as ranks must call the model the same number of times."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
@@ -230,7 +230,7 @@ class Validator:
         return {"rows": self._rows(), **{name: getattr(self, name) for name in _STATE_FIELDS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state, unless the saved run had other held-out rows."""
+        """Restore the state, unless the saved run had different held-out rows."""
         if state["rows"] in (None, self._rows()):
             for name in _STATE_FIELDS:
                 setattr(self, name, state[name])
@@ -240,5 +240,5 @@ class Validator:
             )
 
     def _rows(self) -> list[int] | None:
-        """Return the numbers of held-out rows and targets, by which changed rows are detected."""
+        """Return the numbers of held-out rows and targets, which serve to detect changed rows."""
         return None if self._section is None else [len(self._items), self._counts["targets"]]
