@@ -66,9 +66,9 @@ def train(
 def planned_bytes(args: list[str], width: int) -> int:
     """Return the estimate of `tune validate --memory` for rows of a width (bytes)."""
     from torchtune.cli._validate import validate_config
-    from torchtune.runs.command_line import RUN_OPTIONS, read_words
+    from torchtune.runs.command_line import RUN_OPTIONS, parse_command_line
 
     is_packed = any(arg.startswith("loading.packing.length=") for arg in args)
     length = f"loading.packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
-    needs = validate_config(read_words([*args, length], RUN_OPTIONS))
+    needs = validate_config(parse_command_line([*args, length], RUN_OPTIONS))
     return needs["peak"] if needs else 0

@@ -22,7 +22,7 @@ from torchtune.runs.command_line import (
     RUN_OPTIONS,
     Option,
     names_of,
-    read_words,
+    parse_command_line,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,7 +237,7 @@ def test_torchruns_options_match_the_installed_torch() -> None:
     for name, has_value in spellings.items():
         if name not in names_of((HELP,)):
             typed = [name, "3"] if has_value else [name]
-            call = read_words([*typed, "recipe", "x=3"], RUN_OPTIONS, takes_launch=True)
+            call = parse_command_line([*typed, "recipe", "x=3"], RUN_OPTIONS, allow_torchrun=True)
             assert (call.launch, call.arguments, call.overrides) == (typed, ["recipe"], ["x=3"])
 
 
@@ -251,10 +251,10 @@ def test_no_spelling_means_two_things_in_a_call() -> None:
 
 def test_arguments_are_parsed_in_any_order() -> None:
     args = ["recipe", "--config", "c", "--allow", "a", "--overwrite", "x.y=3", "--lr=1"]
-    call = read_words(args, RUN_OPTIONS)
+    call = parse_command_line(args, RUN_OPTIONS)
     for start in range(len(args)):
         if args[start - 1] not in ("--config", "--allow"):
-            rotated = read_words([*args[start:], *args[:start]], RUN_OPTIONS)
+            rotated = parse_command_line([*args[start:], *args[:start]], RUN_OPTIONS)
             assert rotated.options == call.options
             assert set(rotated.overrides) == set(call.overrides)
     assert (call.recipe, call.config, call.allowed) == ("recipe", "c", ["a"])

@@ -70,7 +70,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("lora_finetune", "--config"), "--config: needs a value"),
         (("lora_finetune", "--config", "none.yaml"), "none.yaml: no such file"),
         (("./none.py", "--config", "none.yaml"), "./none.py: no such file"),
-        (("validate",), "no recipe is specified; tune ls lists the recipes"),
+        (("validate",), "no recipe given; tune ls lists the recipes"),
         (("ls", "nothing"), "no recipe 'nothing'"),
         (("ls", "--what"), "--what: is not understood; tune ls --help lists the options"),
         (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),

@@ -11,7 +11,7 @@ from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
 from torchtune.config import ConfigError, Mistake, model
 from torchtune.config.model import ABSENT, Difference, differences
 from torchtune.runs import config_source, config_sources, folder_of
-from torchtune.runs.command_line import CONFIGS, RUN_OPTIONS, Call, read_words
+from torchtune.runs.command_line import CONFIGS, RUN_OPTIONS, Call, parse_command_line
 from torchtune.runs.console import paint
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _run_of_command(
     """Return the frozen config tree and the record of a run that the command would start now."""
     is_script = command[0].endswith(".py")  # `python my_recipe.py --config ...`
     args = command if is_script else [arg for arg in command[1:] if arg != "run"]
-    call = read_words(args, RUN_OPTIONS, takes_launch=True)
+    call = parse_command_line(args, RUN_OPTIONS, allow_torchrun=True)
     config.allow(*allowed, *call.allowed)
     recipe, layers = runs.layers_of(call)
     layers.build(f"the current config of {recipe.name}")

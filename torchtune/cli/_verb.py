@@ -21,7 +21,7 @@ from torchtune.runs.command_line import (
     Option,
     names_of,
     options_table,
-    read_words,
+    parse_command_line,
     similar_option,
 )
 
@@ -83,7 +83,7 @@ class Verb(NamedTuple):
 
     def read(self, args: Sequence[str]) -> Call:
         """Parse the arguments after the verb; the result contains the mistakes in them."""
-        return read_words(args, self.options, takes_launch=bool(self.launch), suggest=self.suggest)
+        return parse_command_line(args, self.options, allow_torchrun=bool(self.launch), suggest=self.suggest)
 
     def suggest(self, flag: str, default: str) -> str:
         """Return a hint for a flag that this verb does not accept.

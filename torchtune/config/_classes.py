@@ -27,7 +27,7 @@ from torchtune.config._types import accepts_null, describe, is_anything, members
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
-"""Marks a field without a default."""
+"""A placeholder for the default of a field without one."""
 
 
 @attrs.frozen
@@ -108,7 +108,7 @@ def default_values(cls: type) -> dict[str, Any]:
 
 
 def structure_section(tree: Any, cls: type, conv: cattrs.Converter) -> Any:
-    """Turn a mapping into an object of a config class.
+    """Convert a mapping to an object of a config class.
 
     Raises:
         RejectedError: With every unknown key, missing field, wrong value and failed validator.
@@ -179,13 +179,13 @@ def converter_mistake(field: Field, value: Any) -> Mistake | None:
 
 
 def _with_rule(field: Field, mistake: Mistake) -> Mistake:
-    """Add the field's rule to its expected type: `an int above 0`."""
+    """Return a mistake with the field's rule added to the expected type: `an int above 0`."""
     is_own_type = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
     return mistake._replace(expected=expectation(field)) if is_own_type else mistake
 
 
 def expectation(field: Field) -> str:
-    """Describe a field's type and rules for a message: `an int above 0 or null`."""
+    """Return a description of a field's type and rules: `an int above 0 or null`."""
     t = strip(field.type)
     conditions = [rule.words for rule in rules(field.validator)]
     type_text = " or ".join(describe(m) for m in members(t) if m is not type(None))

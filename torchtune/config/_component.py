@@ -59,7 +59,7 @@ else:
 
         Args:
             func: The class or function that builds the object; it must have a public dotpath.
-            *args: Positional arguments; written to YAML by name.
+            *args: Positional arguments; YAML represents them by name.
             **kwargs: Keyword arguments.
         """
 
@@ -95,7 +95,7 @@ else:
 
 
 def _create(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Create a lazy for `lazy` or `nested`, and record the location of that call."""
+    """Return a new lazy for `lazy` or `nested`, with the location of the call."""
     frame = calling_frame(2)
     flat = flattened(functools.partial(func, *args, **kwargs))
     component = functools.partial.__new__(cls, flat.func, *flat.args, **flat.keywords)

@@ -35,14 +35,14 @@ def structure_component(
     *,
     incomplete: bool = False,
 ) -> Any:
-    """Turn a mapping with `_component_` into a lazy.
+    """Convert a mapping with `_component_` to a lazy.
 
     Args:
         tree: The value in the config.
         expected: The class that the component must build; `Any` if the field has no type.
         conv: The converter that reads the arguments.
         recipe_args: The arguments that the recipe passes at run time.
-        incomplete: Let `instantiate` check for missing arguments, because the arguments passed later are unknown.
+        incomplete: Skip the check for missing arguments; `instantiate` performs it, when all arguments are known.
 
     Raises:
         RejectedError: With every mistake in the component and its arguments.
@@ -160,12 +160,12 @@ def admits(fn: Callable[..., Any], expected: Any, recipe_args: Passed) -> bool:
 
 
 def kind_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
-    """Return why a field of a type such as `Component[Dataset[Example]]` rejects a component, or None."""
+    """Return the reason why a field such as `Component[Dataset[Example]]` rejects a component, or None."""
     return result_mismatch(fn, typing.get_args(strip(declared))[0])
 
 
 def item_mismatch(item: object, declared: Any) -> str | None:
-    """Return why a field of a type such as `Component[Dataset[Example]]` rejects an item of a dataset, or None.
+    """Return the reason why a field such as `Component[Dataset[Example]]` rejects an item of a dataset, or None.
 
     This checks datasets whose class does not declare an item type, which `kind_mismatch` cannot check.
     """
@@ -178,7 +178,7 @@ def item_mismatch(item: object, declared: Any) -> str | None:
 
 
 def result_mismatch(fn: Callable[..., Any], expected: Any) -> str | None:
-    """Return why a field of type `expected` rejects a component, judged by the component's result type, or None."""
+    """Return the reason why a field of type `expected` rejects a component, based on its result type, or None."""
     if type(fn).__module__ == "torchtune.runs._recipe":
         return "is not allowed: a recipe cannot be used as a component"
     result = result_type(fn)
@@ -212,7 +212,7 @@ def builds(result: Any, expected: Any) -> bool:
 
 
 def _item_type_mismatch(result: Any, expected: Any) -> str | None:
-    """Return why the items of a container, such as a dataset, have the wrong type, or None if unknown or valid."""
+    """Return the reason why the items of a dataset (or other container) have the wrong type; None if valid or unknown."""
     container = _origin_of(expected)
     if is_union(expected) or not isinstance(container, type) or not typing.get_args(expected):
         return None

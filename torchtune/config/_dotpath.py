@@ -37,7 +37,7 @@ def _locate(path: str, trust: Trust) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ...]) -> Callable[..., Any]:
-    """Locate a dotpath, cached for each state of trust."""
+    """Return the object at a dotpath, cached for each state of trust."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise _unknown(path, f"{path!r} is not a dotpath", "use the form package.module.Name")
@@ -105,7 +105,7 @@ def _failed_import(path: str, module: str, reason: str) -> RejectedError:
 
 
 def _public_name(path: str, parts: list[str]) -> str:
-    """Suggest a public name from the package above a private segment, without importing anything private."""
+    """Return a suggestion of a public name in the package that contains a private segment, without private imports."""
     public = parts[: next(i for i, part in enumerate(parts) if part.startswith("_"))]
     try:
         holder, last = _walk(path, public) if len(public) > 1 else (None, "")

@@ -153,7 +153,7 @@ class _Resolver:
     def _resolve_each(
         self, values: Iterable[T], resolve: Callable[[T], Any], faults: Iterable[_Fault] = ()
     ) -> list[Any]:
-        """Resolve multiple values; raise if any fails or `faults` is not empty, with all faults."""
+        """Resolve multiple values; if any fail, or `faults` is not empty, raise an error with all faults."""
         resolved: list[Any] = []
         unresolved = list(faults)
         for value in values:
@@ -230,7 +230,7 @@ class _Resolver:
             self.in_progress.pop()
 
     def _suggestion(self, path: Path) -> str:
-        """Return a hint for an OmegaConf idiom, or suggest a name similar to the wrong segment."""
+        """Return a hint for an OmegaConf idiom, or a suggestion of a name similar to the wrong segment."""
         name = dotted(path)
         hint = hint_for(name) if ":" in name or name.startswith(("oc.", "x-")) else None
         if hint is not None:

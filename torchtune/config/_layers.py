@@ -101,7 +101,7 @@ class Layers:
         self.merge(fields_set, functools.partial(document.location, layer=self.depth))
 
     def merge(self, tree: Mapping[str, Any], origin: Origins, path: Path = ()) -> None:
-        """Merge a layer's mapping into the value at `path`; mappings are merged, other values replaced."""
+        """Merge a layer's mapping into the value at `path`; mappings are merged, other values are replaced."""
         holder = value_at(self.tree, path)
         for key, value in tree.items():
             child = (*path, key)

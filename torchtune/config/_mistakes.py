@@ -60,7 +60,7 @@ class Mistake(NamedTuple):
     message: str = ""
     """The problem; may be empty if `expected` and `got` are set."""
     suggestion: str = ""
-    """How to fix it."""
+    """The suggested fix."""
     path: Path = ()
     """The field path; empty for a file or the command line as a whole."""
     expected: str = ""
@@ -111,7 +111,7 @@ def printable(text: str) -> str:
 
 
 class ConfigError(ValueError):
-    """All mistakes of one config.
+    """An error with all mistakes in a config.
 
     Attributes:
         mistakes: Every mistake, in reading order.

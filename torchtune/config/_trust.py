@@ -34,7 +34,7 @@ TORCH_KINDS: Final = frozenset(
 )
 """Base classes of the components that a field without a type accepts.
 
-It also accepts torchtune functions that return instances. Packages register further bases as `COMPONENT_KINDS`.
+Such a field also accepts torchtune functions that return instances. Packages register more as `COMPONENT_KINDS`.
 """
 
 
@@ -103,7 +103,7 @@ def only_trusting(trust: Trust) -> Iterator[None]:
 
 
 def path_rejection(path: str) -> Rejection | None:
-    """Return why a dotpath must not be imported, or None, without importing anything.
+    """Return the reason why a dotpath must not be imported, or None, without importing anything.
 
     Args:
         path: A public dotpath of at least two segments.
@@ -130,7 +130,7 @@ def path_rejection(path: str) -> Rejection | None:
 
 
 def object_rejection(obj: Any) -> str | None:
-    """Return why an object is not trusted, judged by the module that defines it, or None."""
+    """Return the reason why an object is not trusted, judged by the module that defines it, or None."""
     module = getattr(obj, "__module__", None) or ""
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):

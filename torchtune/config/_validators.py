@@ -48,7 +48,7 @@ class Rule:
     """The rule as JSON Schema keywords."""
 
     def __call__(self, _instance: object, attribute: "Attribute[Any]", value: Any) -> None:
-        """Check a value. None passes, because the field's type determines whether null is valid.
+        """Check a value. None is accepted, because the field's type determines whether null is valid.
 
         Raises:
             FieldError: The value violates the rule. The message contains the field, the rule and the value.

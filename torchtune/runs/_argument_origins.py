@@ -14,7 +14,7 @@ from torchtune.config.model import (
     value_at,
 )
 
-MOST_REFERENCES: Final = 30
+MAX_REFERENCES: Final = 30
 """The maximum length of a chain of references that is followed; circular references are rejected earlier."""
 
 
@@ -31,7 +31,7 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
     if cause is None or error.location is None:
         return error
     arguments = _arguments(layers, error.path)
-    mentioned = {path: value for path, value in arguments.items() if _is_named(value, str(cause))}
+    mentioned = {path: value for path, value in arguments.items() if _is_mentioned(value, str(cause))}
     origins = {path: layers.last_origin(path) for path in mentioned or arguments}
     # An argument set in the same layer as the component is considered only if the cause mentions its value.
     first_layer = error.location.layer + (0 if mentioned else 1)
@@ -50,7 +50,7 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
     return InstantiationError(message_of(cause), ordered[-1]._replace(position=0, source=source), error.path)
 
 
-def _is_named(value: object, message: str) -> bool:
+def _is_mentioned(value: object, message: str) -> bool:
     """Return whether a message mentions a value as a separate word or path; very short values are ignored."""
     text = value if isinstance(value, str) else ""
     return len(text) > 2 and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w/-])", message) is not None
@@ -64,13 +64,13 @@ def _arguments(layers: Layers, path: Path) -> dict[Path, Any]:
         return {}
     if not is_component_tree(component):
         return {}
-    return dict(_followed(layers, (*path, name)) for name in component if name != COMPONENT_KEY)
+    return dict(_final_target(layers, (*path, name)) for name in component if name != COMPONENT_KEY)
 
 
-def _followed(layers: Layers, path: Path) -> tuple[Path, Any]:
+def _final_target(layers: Layers, path: Path) -> tuple[Path, Any]:
     """Follow references from a path, and return the path and value of the final target."""
     value = value_at(layers.tree, path)
-    for _ in range(MOST_REFERENCES):
+    for _ in range(MAX_REFERENCES):
         target = reference_target(value)
         if target is None:
             break

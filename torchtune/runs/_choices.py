@@ -44,9 +44,9 @@ PACKAGES: Final = (
     "torchtune.utils.metric_logging",
 )
 """Packages whose components are listed by schemas, help and suggestions."""
-MOST_LISTED: Final = 8
+MAX_LISTED: Final = 8
 """The maximum number of components that help and messages list by name; the others are counted."""
-MOST_SUGGESTED: Final = 4
+MAX_SUGGESTED: Final = 4
 """The maximum number of components in a suggestion."""
 
 
@@ -63,19 +63,18 @@ def components_of_field(t: Any) -> list[str]:
 
 def format_components(paths: Sequence[str]) -> str:
     """Return dotpaths as a list, torchtune's own first, with the number of omitted dotpaths."""
-    ordered, others = sorted(paths, key=_foreign_last), len(paths) - MOST_LISTED
-    return ", ".join([*ordered[:MOST_LISTED], *([f"{others} others"] if others > 0 else [])])
+    ordered, others = sorted(paths, key=_is_from_torch), len(paths) - MAX_LISTED
+    return ", ".join([*ordered[:MAX_LISTED], *([f"{others} others"] if others > 0 else [])])
 
 
 def similar_components(name: str, paths: Sequence[str]) -> list[str]:
-    """Return the dotpaths whose last part is similar to that of a name, most likely first.
+    """Return the dotpaths whose last part is similar to a name, most likely first.
 
-    If any last parts equal the name, only those are returned. Otherwise, parts that contain the name are returned,
-    prefixes first; otherwise the longest part that the name contains, such as `AdamW` for `adamw_torch`; otherwise the
-    part with the closest spelling.
+    Only exact matches are returned if there are any; otherwise parts that contain the name, prefixes first; otherwise
+    the longest part in the name, such as `AdamW` in `adamw_torch`; otherwise the part with the closest spelling.
     """
     word = _normalized(name)
-    normalized = {path: _normalized(path) for path in sorted(paths, key=_foreign_last)}
+    normalized = {path: _normalized(path) for path in sorted(paths, key=_is_from_torch)}
     equal = [path for path, last in normalized.items() if last == word]
     if equal or len(word) < 2:
         return equal
@@ -83,7 +82,7 @@ def similar_components(name: str, paths: Sequence[str]) -> list[str]:
     if containing:
         return sorted(
             containing,
-            key=lambda path: (not normalized[path].startswith(word), _foreign_last(path), len(path)),
+            key=lambda path: (not normalized[path].startswith(word), _is_from_torch(path), len(path)),
         )
     contained = [path for path, last in normalized.items() if len(last) > 2 and last in word]
     if contained:
@@ -149,7 +148,7 @@ def _suggestion(mistake: Mistake, allowed: Sequence[str]) -> str:
     if is_of_user or not (similar or allowed):
         return mistake.suggestion
     if similar:
-        *others, last = [repr(path) for path in similar[:MOST_SUGGESTED]]
+        *others, last = [repr(path) for path in similar[:MAX_SUGGESTED]]
         return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
     return f"choose one of {format_components(allowed)}, or your own package.module.Name"
 
@@ -159,7 +158,7 @@ def _normalized(name: str) -> str:
     return name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
 
 
-def _foreign_last(path: str) -> bool:
+def _is_from_torch(path: str) -> bool:
     return path.startswith("torch.")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torchtune.config.model import Difference, Layers
 
 _START_TIMEOUT = 10.0
-"""How long to wait for a process that is starting a run in the folder, such as one on a different node (seconds)."""
+"""The time to wait (seconds) for a process that is starting a run in the folder, such as one on a different node."""
 
 
 class LockedError(ValueError):
@@ -134,7 +134,7 @@ class RunFolder:
 
         Args:
             holder: A description of the holder, for the messages of other processes.
-            timeout: How long to wait for a process that is starting a run in the folder (seconds).
+            timeout: The time to wait (seconds) for a process that is starting a run in the folder.
 
         Raises:
             LockedError: Another process holds the lock.

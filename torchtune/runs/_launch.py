@@ -17,7 +17,7 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         ConfigError: The recipe or the config cannot be read.
     """
     if not call.recipe:
-        raise ConfigError.of_argument("", "no recipe is specified", "tune ls lists the recipes")
+        raise ConfigError.of_argument("", "no recipe given", "tune ls lists the recipes")
     recipe = load_recipe(call.recipe)
     return recipe, recipe.layers_of_call(call)
 

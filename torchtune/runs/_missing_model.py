@@ -17,7 +17,7 @@ _VARIANTS = {"instruct", "it", "pt", "chat", "base"}
 
 
 def missing_model_hint(path: StrPath, accepts: Callable[[Path], bool] = Path.is_dir) -> str:
-    """Return advice for getting the missing model at a path; empty without a similar folder or known model.
+    """Return advice for getting the missing model at a path; empty if there is no similar folder or known model.
 
     Args:
         path: The path as the user typed it: `./a/b` is a path, but `a/b` may be a model id on the hub.

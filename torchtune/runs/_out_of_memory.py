@@ -5,7 +5,7 @@ import mmap
 from contextlib import suppress
 from typing import Final
 
-_TEXTS: Final = (
+_MESSAGES: Final = (
     "DefaultCPUAllocator",  # torch, as a RuntimeError
     "failed to map segment from shared object",  # the dynamic loader, as an ImportError
     "Cannot allocate memory",
@@ -21,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(t in str(error) for t in _TEXTS)
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(t in str(error) for t in _MESSAGES)
 
 
 class Reserve:

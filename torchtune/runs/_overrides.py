@@ -73,7 +73,7 @@ class Overriding:
         }
         effective = [o for o in overrides if o.adds or o.merges or last[o.path] == o.position]
         ordered = sorted(effective, key=lambda o: (len(o.path), o.adds, o.merges, o.position))
-        values = [self._with_config_spelling(override) for override in ordered if not self._shapes(override)]
+        values = [self._with_config_spelling(o) for o in ordered if not self._apply_structural(o)]
         return sorted(values, key=lambda o: o.position)
 
     def _with_config_spelling(self, override: Override) -> Override:
@@ -88,7 +88,7 @@ class Overriding:
         for override in sorted(overrides, key=lambda o: len(o.path)):
             self._set(override)
 
-    def _shapes(self, override: Override) -> bool:
+    def _apply_structural(self, override: Override) -> bool:
         """Apply an override if it replaces a component, adds to a list, or sets null, a default, a list or a mapping.
 
         Returns:
@@ -97,10 +97,10 @@ class Overriding:
         try:
             t, path = self._find(override.path)
         except RejectedError as rejected:
-            shapes = override.adds or override.key.endswith(f".{COMPONENT_KEY}")
-            if shapes:
+            is_structural = override.adds or override.key.endswith(f".{COMPONENT_KEY}")
+            if is_structural:
                 self._note(override, *rejected.mistakes)
-            return shapes
+            return is_structural
         if override.adds:
             self._add(path, t, override)
         elif self._names_component(t, path, override):
@@ -236,26 +236,26 @@ class Overriding:
         tree: Any = self.layers.tree
         path: Path = ()
         for part in parts:
-            key, t = self._step(t, tree, part, path)
-            tree, above, path = self._below(tree, key), tree, (*path, key)
-            if tree is None and is_component_tree(above):  # the default of an argument may be a list
-                slot = slots(self._type_of(path[:-1]), above).get(key)
+            key, t = self._child_key(t, tree, part, path)
+            tree, parent, path = self._child(tree, key), tree, (*path, key)
+            if tree is None and is_component_tree(parent):  # the default of an argument may be a list
+                slot = slots(self._type_of(path[:-1]), parent).get(key)
                 tree = _default_of(slot)
         return t, path
 
-    def _step(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
+    def _child_key(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
         """Return the key for one part of a path, and the type of its value."""
         known_slots = slots(t, tree)
         key: str | int = int(part) if isinstance(tree, list) and is_index(part) else part
         for spelling in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
             if spelling in known_slots:
                 return spelling, known_slots[spelling].type
-        free = type_of_unlisted(t, tree, part)
-        if free is None:
+        unlisted_type = type_of_unlisted(t, tree, part)
+        if unlisted_type is None:
             raise self._unknown(path, part, tree, known_slots)
-        return part, free
+        return part, unlisted_type
 
-    def _below(self, tree: Any, key: str | int) -> Any:
+    def _child(self, tree: Any, key: str | int) -> Any:
         if isinstance(tree, list) and isinstance(key, int):
             return tree[key]
         return tree.get(key) if isinstance(tree, Mapping) else None
@@ -280,9 +280,11 @@ class Overriding:
         mistake = unknown_name(part, names, full_path)
         if path or hint_for(part, names) is not None:
             return RejectedError(mistake)
-        deep = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
+        nested = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
         suggestion = (
-            f"did you mean {dotted(deep[0])!r}?" if deep else self.suggest(f"--{part}", mistake.suggestion)
+            f"did you mean {dotted(nested[0])!r}?"
+            if nested
+            else self.suggest(f"--{part}", mistake.suggestion)
         )
         return RejectedError(mistake._replace(suggestion=suggestion))
 

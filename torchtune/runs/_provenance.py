@@ -16,13 +16,13 @@ from torchtune.runs._imports import with_imports
 if TYPE_CHECKING:
     from torchtune.config.model import Layers
 
-_WHOLE = 64 * 2**20
+_MAX_WHOLE_BYTES = 64 * 2**20
 """The maximum size (bytes) of a file that is hashed entirely."""
-_SAMPLES, _SAMPLE = 64, 2**16
+_PIECES, _PIECE_BYTES = 64, 2**16
 """The number and size (bytes) of the evenly spaced pieces of a larger file that are hashed."""
-_MOST_FILES = 10_000
+_MAX_FILES = 10_000
 """The maximum number of files in a folder that are hashed."""
-_WRITTEN = ("output_dir", "metric_logger", "profiling", "loading.token_cache")
+_OUTPUT_FIELDS = ("output_dir", "metric_logger", "profiling", "loading.token_cache")
 """Fields whose values are files that the run writes."""
 _INSTALLED = tuple({sys.prefix, sys.base_prefix})
 KINDS = ("code", "sources", "packages", "versions", "git")
@@ -131,7 +131,7 @@ def _git_state(root: Path) -> dict[str, Any] | None:
 def _data_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the field path and value of each string in a config that is the path of existing files."""
     for path, value in _strings(tree, ""):
-        is_written = any(path == field or path.startswith(f"{field}.") for field in _WRITTEN)
+        is_written = any(path == field or path.startswith(f"{field}.") for field in _OUTPUT_FIELDS)
         if not is_written and 0 < len(value) < 4096 and not path.endswith(COMPONENT_KEY) and files_of(value):
             yield path, value
 
@@ -158,7 +158,7 @@ def files_of(text: str) -> list[Path]:
         if path.is_dir():
             hidden = (p for p in sorted(path.rglob("*")) if p.is_file())
             files = (p for p in hidden if not any(part.startswith(".") for part in p.relative_to(path).parts))
-            return [file for _, file in zip(range(_MOST_FILES), files, strict=False)]
+            return [file for _, file in zip(range(_MAX_FILES), files, strict=False)]
         if glob.has_magic(text):
             matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- the pattern may be absolute
             return [match for match in map(Path, sorted(matches)) if match.is_file()]
@@ -182,12 +182,12 @@ def _sha256(files: Iterable[Path]) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
-            if size <= _WHOLE:
+            if size <= _MAX_WHOLE_BYTES:
                 digest.update(file.read())
                 continue
-            for i in range(_SAMPLES):
-                file.seek((size - _SAMPLE) * i // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE))
+            for i in range(_PIECES):
+                file.seek((size - _PIECE_BYTES) * i // (_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
     return digest.hexdigest()
 
 

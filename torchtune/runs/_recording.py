@@ -108,7 +108,7 @@ class Recorder:
     sections: dict[type, list[Path]] = attrs.field(factory=dict)
     """The field paths of each config class."""
     is_watching: bool = False
-    """Whether constructors and assignments are recorded; otherwise, lines are unknown, and `note_strays` is needed."""
+    """Whether calls are recorded; otherwise, lines are unknown, and `record_unknown_attributes` is needed."""
     mistakes: list[tuple[object, Mistake]] = attrs.field(factory=list)
     """Unknown names, omitted fields and rejected values, each with the object to which its path is relative."""
     created: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
@@ -193,7 +193,7 @@ class Recorder:
         location = None if use is None else _location_in_call(use, str(mistake.path[0]), None)
         self.mistakes.append((owner, mistake._replace(location=location or Location())))
 
-    def note_strays(self, config: object) -> None:
+    def record_unknown_attributes(self, config: object) -> None:
         """Record a mistake for each attribute of a config or section that is not a field, if nothing was watched."""
         for _, section in () if self.is_watching else _sections_in(config, ()):
             cls: type = type(section)

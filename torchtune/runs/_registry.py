@@ -27,15 +27,15 @@ class Source(NamedTuple):
 
 def recipe_names() -> Sequence[str]:
     """Return the registered recipes."""
-    return list(_lists()._RECIPE_LIST)  # noqa: SLF001 -- the specification's name
+    return list(_registry()._RECIPE_LIST)  # noqa: SLF001 -- the specification's name
 
 
 def config_names() -> Mapping[str, Sequence[str]]:
     """Return the names of the configs of every recipe, by recipe."""
-    return dict(_lists()._CONFIG_LISTS)  # noqa: SLF001 -- the specification's name
+    return dict(_registry()._CONFIG_LISTS)  # noqa: SLF001 -- the specification's name
 
 
-def _lists() -> Any:
+def _registry() -> Any:
     """Return the module of `recipes/__init__.py`."""
     return importlib.import_module("torchtune.recipes")
 

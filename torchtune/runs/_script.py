@@ -10,7 +10,7 @@ from torchtune.config.model import trust_folder_of
 from torchtune.runs._flags import print_help
 from torchtune.runs._join_timeout import set_join_timeout
 from torchtune.runs._resume import resume_options
-from torchtune.runs.command_line import RUN_OPTIONS, read_words
+from torchtune.runs.command_line import RUN_OPTIONS, parse_command_line
 from torchtune.runs.console import guarded, print_notes
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
     trust_folder_of(file)
     # Dotpaths resolve to the objects of the running script, rather than to duplicates from a second import.
     sys.modules.setdefault(file.stem, sys.modules[recipe.main.__module__])
-    call = read_words([str(file), *argv], RUN_OPTIONS)
+    call = parse_command_line([str(file), *argv], RUN_OPTIONS)
     allow(*call.allowed)
     layers = recipe.layers_of_call(call)
     if call.wants_help:

@@ -142,7 +142,10 @@ def _note_misspelled_base(layers: Layers, document: Document, known_fields: Mapp
 
 
 def _with_base_location(location: Location, mistake: Mistake) -> Mistake:
-    """Locate a mistake in a base at its `_base_` if it has neither path nor line; without a path, add a note on it."""
+    """Add the location of `_base_` to a mistake in a base config, unless the mistake has a field path.
+
+    If the mistake has no line either, this location becomes its own.
+    """
     if mistake.path:
         return mistake
     if mistake.location.line:
@@ -170,7 +173,7 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
         except (Exception, SystemExit) as error:
             raise ConfigError([*_recorded(recorder, location, None), *_failure(error, file)]) from error
     _check_fit(config, layers.config_class, recorder.locate, make.__name__, location)
-    recorder.note_strays(config)
+    recorder.record_unknown_attributes(config)
     add_object(layers, config, recorder.locate, location)
     layers.mistakes += _recorded(recorder, location._replace(layer=layers.depth), config)
 
@@ -270,9 +273,7 @@ def add_object(layers: Layers, config: Any, recorded: Locator, fallback: Locatio
         raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=fallback)])
     names = list(tree)
     if layers.config_class is not None and not isinstance(config, layers.config_class):
-        set_fields = _set_fields(
-            config, tree, recorded
-        )  # other fields keep the defaults of this recipe's class
+        set_fields = _set_fields(config, tree, recorded)  # other fields keep this recipe's defaults
         tree = {name: tree[name] for name in names if name in set_fields}
     for name, value in tree.items():
         # A value that equals the default and is not set explicitly keeps the origin of the default.

@@ -11,7 +11,7 @@ from torchtune.config.model import COMPONENT_KEY, Location, did_you_mean
 from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
-LONGEST_SHOWN: Final = 120
+MAX_SHOWN_LENGTH: Final = 120
 """The maximum number of characters of a value in its location."""
 HYDRA_PREFIXES: Final = ("~", "++")
 """Prefixes of keys in Hydra overrides, which torchtune does not support."""
@@ -51,7 +51,7 @@ class Override:
 
     def origin(self, layer: int) -> Location:
         """Return the override's location, always spelled as `--override key=value`."""
-        text = self.text if len(self.text) <= LONGEST_SHOWN else f"{self.text[:LONGEST_SHOWN]}..."
+        text = self.text if len(self.text) <= MAX_SHOWN_LENGTH else f"{self.text[:MAX_SHOWN_LENGTH]}..."
         return Location(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}", "command line")
 
 

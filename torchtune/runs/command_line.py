@@ -15,7 +15,7 @@ CONFIGS: Final = "configs"
 """Placeholders for the registered names in `Option.completes`."""
 WIDTH: Final = 80
 """The number of characters in a line of help."""
-WIDEST_ENTRY: Final = 21
+MAX_OPTION_WIDTH: Final = 21
 """The maximum width of an option in the options table; a longer option has its description on the next line."""
 
 
@@ -120,11 +120,11 @@ def options_table(options: Sequence[Option]) -> str:
     from textwrap import fill
 
     entries = [option.with_value for option in options]
-    width = max((len(entry) for entry in entries if len(entry) <= WIDEST_ENTRY), default=0) + 4
+    width = max((len(entry) for entry in entries if len(entry) <= MAX_OPTION_WIDTH), default=0) + 4
     lines = []
     for entry, option in zip(entries, options, strict=True):
         text = fill(option.help, WIDTH, initial_indent=" " * width, subsequent_indent=" " * width)
-        is_short = len(entry) <= WIDEST_ENTRY
+        is_short = len(entry) <= MAX_OPTION_WIDTH
         lines.append(f"  {entry}".ljust(width) + text[width:] if is_short else f"  {entry}\n{text}")
     return "\n".join(lines)
 
@@ -208,11 +208,11 @@ class Call(NamedTuple):
         return None if text is None else int(text)
 
 
-def read_words(
+def parse_command_line(
     words: Sequence[str],
     options: Sequence[Option],
     *,
-    takes_launch: bool = False,
+    allow_torchrun: bool = False,
     suggest: Suggest = suggest_run_option,
 ) -> Call:
     """Parse a command line; mistakes are collected in the result.
@@ -221,7 +221,7 @@ def read_words(
         words: The arguments after the program and its command.
         options: The accepted options, in addition to `--help`. If they include OVERRIDE, the first positional argument
             is a recipe and the others are overrides.
-        takes_launch: Pass unknown options before the recipe to torchrun.
+        allow_torchrun: Pass unknown options before the recipe to torchrun.
         suggest: Returns a suggestion for an unknown option.
     """
     call = Call(words, [], {}, [], [], [], suggest)
@@ -246,7 +246,7 @@ def read_words(
             call.mistakes.append(Mistake.of_argument(word, "is not understood", f"{name} takes no value"))
         elif option is not None:
             call.options.setdefault(option.names[0], [])
-        elif takes_launch and name.startswith("-") and not call.arguments and name != OVERRIDE.text:
+        elif allow_torchrun and name.startswith("-") and not call.arguments and name != OVERRIDE.text:
             has_value = not equals and name[:2] + name[2:].replace("-", "_") not in LAUNCH_SWITCHES
             call.launch.extend([word, *([remaining.pop(0)] if has_value and remaining else [])])
         elif OVERRIDE in options and (name.startswith("-") or equals or call.arguments):

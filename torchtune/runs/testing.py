@@ -103,14 +103,9 @@ def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None
     changes = differences(parse_yaml(golden_text, str(file)).value, parse_yaml(text, "the config").value)
     if changes:
         lines = [f"  {d.path}: {_format_value(d.left)} -> {_format_value(d.right)}" for d in changes]
-        raise AssertionError(
-            "\n".join(
-                [
-                    f"{file} differs from the config; to accept the changes, run pytest --renew-configs:",
-                    *lines,
-                ]
-            )
-        )
+        advice = "to accept the changes, run pytest --renew-configs"
+        message = f"{file} differs from the config; {advice}:"
+        raise AssertionError("\n".join([message, *lines]))
 
 
 def _format_value(value: Any) -> str:
