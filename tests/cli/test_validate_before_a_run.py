@@ -151,7 +151,7 @@ def test_a_run_that_is_shorter_than_its_schedule_is_valid_with_a_note(
             "folder owner/name does not exist; expected a PEFT adapter folder; if it is a model on the",
         ),
         ("model", "no adapter_config.json in model; expected a PEFT adapter folder"),
-        ("run", "run is a run's folder; name the adapter in it, run/final"),
+        ("run", "run is a run's folder; pass the adapter in it, run/final"),
     ],
 )
 def test_a_folder_without_an_adapter_is_one_mistake(verb: str, folder: str, message: str, tune: Tune) -> None:
@@ -242,7 +242,7 @@ def test_a_missing_tokenizer_folder_is_one_line_with_the_command_that_downloads_
 ) -> None:
     done = call(tune, "run", [CHAT], f"tokenizer_directory={name}")
     assert done.status == 2
-    assert f"no such folder: {name}; expected a tokenizer's folder or its tokenizer.json" in done.err
+    assert f"no such folder: {name}; expected a tokenizer folder or its tokenizer.json" in done.err
     assert "tune download" in done.err
     assert (
         f"tokenizer_directory: {name} does not exist yet"

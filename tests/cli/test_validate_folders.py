@@ -115,7 +115,7 @@ def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words
     change(tiny, quantization_config={"quant_method": "awq", "bits": 4})
     done = verb(tune, tiny, *words)
     assert done.status == 2
-    assert done.err.count("holds a quantized model (awq, 4 bits)") == 1
+    assert done.err.count("contains a quantized model (awq, 4 bits)") == 1
     assert "use the unquantized model" in done.err
     assert "Traceback" not in done.err
 
@@ -129,7 +129,7 @@ def test_weights_of_codes_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> Non
     done = verb(tune, tiny)
     assert (
         done.status,
-        "holds a quantized model, according to the dtype of model.layers.0.mlp" in done.err,
+        "contains a quantized model, according to the dtype of model.layers.0.mlp" in done.err,
     ) == (
         2,
         True,
@@ -175,7 +175,7 @@ def without_weights(folder: Path) -> str:
 def of_another_base(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
-    return "describes another model: rope_base is 5.0, expected "
+    return "describes a different model: rope_base is 5.0, expected "
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_an_adapter_of_another_model_is_rejected_before_generation(
     save_file({name.replace("layers.0", "layers.9"): tensor for name, tensor in tensors.items()}, file)
     done = tune(*call)
     field = "adapter_directory" if has_adapter_directory else "model_directory"
-    assert (done.status, f"{field}: the adapter in {folder} belongs to another model" in done.err) == (
+    assert (done.status, f"{field}: the adapter in {folder} belongs to a different model" in done.err) == (
         2,
         True,
     )

@@ -165,7 +165,7 @@ def test_quantized_weights_are_rejected(llama: Path, tmp_path: Path) -> None:
     save_file(weights, llama / "model.safetensors")
     with pytest.raises(
         ValueError,
-        match=r"base holds a quantized model, according to the dtype of model.layers.0.mlp.up_proj.weight",
+        match=r"base contains a quantized model, according to the dtype of model.layers.0.mlp.up_proj.weight",
     ):
         convert(llama, tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
@@ -280,7 +280,7 @@ def test_mismatched_or_damaged_tokenizer_is_rejected_before_weights_are_written(
         with pytest.raises(ValueError, match=message):
             convert(llama, tmp_path / "converted", tokenizer=path, progress=fail_on_progress)
     with pytest.raises(
-        ValueError, match=r"base/config.json is not a tokenizer's file; expected tokenizer.json, "
+        ValueError, match=r"base/config.json is not a tokenizer file; expected tokenizer.json, "
     ):
         convert(llama, tmp_path / "converted", tokenizer=llama / "config.json", progress=fail_on_progress)
     padded = tiny_tokenizer()
@@ -437,7 +437,8 @@ def test_adapter_of_another_model_is_rejected(llama: Path, tmp_path: Path) -> No
     source = write_adapter(tmp_path / "adapter", llama)
     for keep_adapter in (False, True):
         with pytest.raises(
-            ValueError, match=r"the adapter in .*adapter belongs to another model: .*expected shape \[32, 3\]"
+            ValueError,
+            match=r"the adapter in .*adapter belongs to a different model: .*expected shape \[32, 3\]",
         ):
             convert(source, tmp_path / "converted", base=tmp_path / "other", keep_adapter=keep_adapter)
     assert not (tmp_path / "converted").exists()
@@ -472,7 +473,7 @@ def test_error_for_a_run_folder_lists_its_weights(tmp_path: Path) -> None:
         (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run/config.yaml").touch()
     names = f"{tmp_path / 'run/final'} or {tmp_path / 'run/best'}"
-    with pytest.raises(ValueError, match=f"run is a run's folder, not a checkpoint; name .*, {names}$"):
+    with pytest.raises(ValueError, match=f"run is a run's folder, not a checkpoint; use .*, {names}$"):
         convert(tmp_path / "run", tmp_path / "converted")
 
 
@@ -521,7 +522,7 @@ def test_source_that_is_not_a_checkpoint_is_rejected(llama: Path, tmp_path: Path
     with pytest.raises(ValueError, match=r"empty is not a checkpoint; expected config.json .* \(PEFT\)$"):
         convert(tmp_path / "empty", tmp_path / "converted")
     write_gguf(tmp_path / "empty/tiny.gguf")
-    with pytest.raises(ValueError, match=r"\(PEFT\); to convert a GGUF file in it, name the file, tiny.gguf"):
+    with pytest.raises(ValueError, match=r"\(PEFT\); to convert a GGUF file in it, pass the file, tiny.gguf"):
         convert(tmp_path / "empty", tmp_path / "converted")
     with pytest.raises(ValueError, match=r"model.safetensors is not a GGUF file; .* name their folder"):
         convert(llama / "model.safetensors", tmp_path / "converted")

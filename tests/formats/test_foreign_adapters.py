@@ -146,7 +146,7 @@ def test_unknown_prefixes_of_adapters_are_rejected(folder: Path, prefix: str) ->
         {prefix + name.removeprefix("base_model.model."): t for name, t in load_file(file).items()}, file
     )
     with pytest.raises(
-        ValueError, match=rf"belongs to another model or has another kind: unexpected tensor {prefix}"
+        ValueError, match=rf"belongs to a different model or has a different kind: unexpected tensor {prefix}"
     ):
         load_peft_adapter(tiny_smollm2(), folder)
 
@@ -156,6 +156,6 @@ def test_quantized_adapter_is_rejected(folder: Path, dtype: torch.dtype) -> None
     file = folder / "adapter_model.safetensors"
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file)
     with pytest.raises(
-        ValueError, match=r"adapter holds a quantized model, according to the dtype of base_model"
+        ValueError, match=r"adapter contains a quantized model, according to the dtype of base_model"
     ):
         load_peft_adapter(tiny_smollm2(), folder)

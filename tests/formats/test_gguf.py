@@ -183,7 +183,7 @@ def test_other_sources_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing.gguf does not exist"):
         convert(tmp_path / "missing.gguf", tmp_path / "converted")
     with pytest.raises(
-        ValueError, match=r"is not a checkpoint; .*; to convert a GGUF file in it, name the file, model.gguf"
+        ValueError, match=r"is not a checkpoint; .*; to convert a GGUF file in it, pass the file, model.gguf"
     ):
         convert(tmp_path, tmp_path / "converted")
 

@@ -331,7 +331,7 @@ def test_target_modules_are_as_short_as_possible(tmp_path: Path, folder: Path) -
             "rank_pattern of 'q_proj' is 2.5; expected a whole number above 0",
         ),
         ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern of 'q_proj' is '2'; expected a number above 0"),
-        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern has '\(', which is not a regular expression"),
+        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern contains an invalid regular expression, '\('"),
         (
             {"base_model_name_or_path": 5},
             "base_model_name_or_path is 5; expected a folder or the name of a model",
@@ -379,7 +379,7 @@ def test_adapter_of_another_model_is_rejected(
         tensors[name] = tensor
     save_file(tensors, folder / "adapter_model.safetensors")
     model = tiny_smollm2()
-    with pytest.raises(ValueError, match=f"the adapter in .* belongs to another model.*: .*{message}"):
+    with pytest.raises(ValueError, match=f"the adapter in .* belongs to a different model.*: .*{message}"):
         load_peft_adapter(model, folder)
     assert not has_adapters(model)
 

@@ -160,7 +160,9 @@ def test_resuming_with_other_trained_modules_is_rejected(tmp_path: Path) -> None
     base = write_family_base("Llama", tmp_path / "base")
     save_peft_adapter(adapted_model(base, CHANGES["modules"]), tmp_path / "adapter", base_model=str(base))
     model = adapted_model(base, {"targets": ["down_proj"], "modules_to_save": ["embed_tokens"]})
-    message = r"lora.modules_to_save: .* trains other modules in full: lm_head.weight is only in the adapter"
+    message = (
+        r"lora.modules_to_save: .* trains different modules in full: lm_head.weight is only in the adapter"
+    )
     with pytest.raises(ValueError, match=message):
         check_same_adapters(model, tmp_path / "adapter")
 

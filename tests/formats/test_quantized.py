@@ -69,7 +69,7 @@ def test_config_reveals_the_method_before_weights_are_read(
 ) -> None:
     set_config_keys(folder, quantization_config=settings)
     with pytest.raises(
-        ValueError, match=rf"base holds a quantized model \({method}\), according to .*{HINT}"
+        ValueError, match=rf"base contains a quantized model \({method}\), according to .*{HINT}"
     ):
         hf_decoder(str(folder))
 
@@ -202,7 +202,7 @@ def test_merging_into_a_quantized_base_is_rejected(folder: Path) -> None:
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     adapter = folder.parent / "adapter"
     save_peft_adapter(model, adapter, base_model=str(folder))
-    with pytest.raises(ValueError, match=rf"base holds a quantized model \(gptq, 4 bits\).*{HINT}"):
+    with pytest.raises(ValueError, match=rf"base contains a quantized model \(gptq, 4 bits\).*{HINT}"):
         convert(adapter, folder.parent / "merged")
 
 

@@ -88,7 +88,7 @@ def test_invalid_additions_are_rejected(tmp_path: Path, capsys: pytest.CaptureFi
         ValueError, match="is 299; expected at least 300, since embeddings cannot be shortened"
     ):
         convert(tmp_path / "source", tmp_path / "extended", vocab_size=299)
-    with pytest.raises(ValueError, match="a special token needs a text"):
+    with pytest.raises(ValueError, match="special tokens must not be empty"):
         convert(tmp_path / "source", tmp_path / "extended", add_tokens=[""])
     save_hf_folder(tiny_smollm2(), tmp_path / "no_tokenizer")
     with pytest.raises(FileNotFoundError, match=r"no tokenizer"):

@@ -151,9 +151,7 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"no tokenizer.json in .*; expected a tokenizer's tokenizer.json or"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.json in .*; expected a tokenizer.json or"):
         HFTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no other.json in"):
         HFTokenizer(str(tmp_path / "other.json"))

@@ -257,9 +257,7 @@ def test_a_chat_template_in_the_config_is_used(folder: Path, tmp_path: Path) -> 
 
 
 def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"no tokenizer.model in .*; expected a tokenizer's tokenizer.model or"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.model in .*; expected a tokenizer.model or"):
         SentencePieceTokenizer(str(tmp_path))
     model = (folder / "tokenizer.model").read_bytes()
     for damaged in (b"\x0adamaged", model[: len(model) // 2], b"\x0f", b"{}"):

@@ -106,9 +106,9 @@ def test_the_written_tokenizer_json_encodes_like_the_original(file: Path, tmp_pa
     [
         (b"", r"has 0 tokens, but Llama 3's has 128,000"),
         (b"IQ== 0\nIg== 1\n", r"has 2 tokens, but Llama 3's has 128,000"),
-        (b"IQ== 0\nIg== 7\n", r"tokenizer.model, line 2: not a token and its rank \(expected rank 1\)"),
-        (b"IQ== 0\n*** 1\n", r"tokenizer.model, line 2: not a token and its rank"),
-        (b"IQ== 0\nIg==", r"tokenizer.model, line 2: not a token and its rank"),
+        (b"IQ== 0\nIg== 7\n", r"tokenizer.model, line 2: expected a token and its rank \(expected rank 1\)"),
+        (b"IQ== 0\n*** 1\n", r"tokenizer.model, line 2: expected a token and its rank"),
+        (b"IQ== 0\nIg==", r"tokenizer.model, line 2: expected a token and its rank"),
     ],
 )
 def test_damaged_files_are_named(lines: bytes, message: str, tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) ->
     [
         ("vocab.json", "[]", r"vocab.json does not contain a JSON object; download it again"),
         ("vocab.json", "{", r"vocab.json is not valid JSON"),
-        ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b'; expected an integer from 0"),
+        ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b'; expected a non-negative integer"),
         ("vocab.json", '{"a": 0, "b": 0}', r"vocab.json: two tokens have the same id"),
         ("vocab.json", "{}", r"eos_token is None|merges do not fit"),
         (

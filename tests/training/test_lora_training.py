@@ -312,11 +312,11 @@ def test_training_can_continue_an_adapter(tmp_path: Path, lora: Lora) -> None:
         ({"kind": "dora"}, "lora.kind is dora, but the adapter in .* has lora"),
         (
             {"targets": ["q_proj"]},
-            "lora.targets: the adapter in .* adapts other layers: .* is only in the adapter",
+            "lora.targets: the adapter in .* adapts different layers: .* is only in the adapter",
         ),
         (
             {"targets": ["all-linear"]},
-            "lora.targets: the adapter in .* adapts other layers: .* is only in the config",
+            "lora.targets: the adapter in .* adapts different layers: .* is only in the config",
         ),
     ],
 )

@@ -95,8 +95,8 @@ def chat_tokens(
 
     Raises:
         ValueError: the tokenizer has no chat template; the template rejects the messages, renders the prompt
-        differently when an answer follows, or does not render what the assistant does; or an answer does not end with
-            a stop id.
+            differently when an answer follows, or does not render what the assistant does; or an answer does not end
+            with a stop id.
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
     rendered, starts = renderer.answered()

@@ -31,9 +31,9 @@ class Merge:
     """An adapter that was merged into its base."""
 
     base: Path
-    """The base's file or folder."""
+    """The file or folder of the base model."""
     change: LogitChange
-    """How much the logits changed, since merged weights are rounded to the output dtype."""
+    """The change of the logits, caused by rounding merged weights to the output dtype."""
 
 
 def convert(
@@ -56,16 +56,16 @@ def convert(
     Args:
         source: The file or folder.
         target: The folder to write, with config, weights and tokenizer.
-        base: The base model of an adapter, in any of the other formats. None: as named in adapter_config.json.
+        base: The base model of an adapter, in any of the other formats. None: the model named in adapter_config.json.
         keep_adapter: Keep an adapter separate instead of merging it. The target is a PEFT folder with the adapter's
             tokenizer; it names `base` if this is not None.
         tokenizer: A folder with the tokenizer to write, or one of its files. None: the tokenizer of the source; for an
-            adapter whose folder has none, the tokenizer of its base.
+            adapter without a tokenizer, the tokenizer of its base.
         dtype: The dtype of the weights. None: as in the source, or bfloat16 for GGUF files.
         add_tokens: Special tokens to add to the tokenizer. The embedding table and the output head get a row for each,
             the mean of the existing rows.
         vocab_size: Rows of the embedding table and the output head; at least the current number. None: the current
-            number, or as many as the added tokens need.
+            number, or the number that the added tokens need.
         progress: Called after each tensor with the number of converted tensors and the total.
 
     Returns:
@@ -74,7 +74,7 @@ def convert(
     Raises:
         FileNotFoundError: The source, its base or one of their files is missing.
         FileExistsError: The target exists and is not empty.
-        OSError: The disk has no space for the target.
+        OSError: There is not enough disk space for the target.
         ValueError: The source has an unknown format, is damaged or is not supported; or an argument has no effect on
             it.
     """
@@ -132,7 +132,7 @@ def _check_paths(target: Path, *sources: Path | None) -> None:
         if path is not None and any(
             path.resolve().is_relative_to(folder) for folder in (target_folder, partial_path(target_folder))
         ):
-            raise ValueError(f"{path} would be overwritten by the target {target}; choose another target")
+            raise ValueError(f"{path} would be overwritten by the target {target}; choose a different target")
 
 
 def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
@@ -164,7 +164,7 @@ def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
     if path.is_file():
         if path.suffix.lower() != ".gguf" and not is_gguf(path):
             raise ValueError(
-                f"{path} is not a GGUF file; to convert weights in another format, name their folder"
+                f"{path} is not a GGUF file; to convert weights in another format, pass the folder that contains them"
             )
         if tokenizer is not None:
             raise ValueError(f"{path} contains a tokenizer; remove tokenizer (--tokenizer)")
@@ -185,5 +185,5 @@ def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
     raise ValueError(
         f"{path} is not a checkpoint; expected config.json (Hugging Face), params.json and consolidated.00.pth (Meta),"
         f" or {ADAPTER_CONFIG} (PEFT)"
-        + (f"; to convert a GGUF file in it, name the file, {first_names(files)}" if files else "")
+        + (f"; to convert a GGUF file in it, pass the file, {first_names(files)}" if files else "")
     )

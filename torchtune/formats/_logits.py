@@ -1,4 +1,4 @@
-"""Compute the logits of a checkpoint layer by layer, and how much rounding its weights changes them."""
+"""Compute the logits of a checkpoint layer by layer, and the change caused by rounding its weights."""
 
 import os
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class LogitChange:
 
 
 def logit_change(before: Checkpoint, folder: str | os.PathLike[str]) -> LogitChange:
-    """Compare the logits of a checkpoint with those of the Hugging Face folder written from it, in float32.
+    """Compare the logits of a checkpoint, in float32, with the logits of the Hugging Face folder written from it.
 
     Only the weights of one layer at a time are in memory.
 

@@ -1,4 +1,4 @@
-"""Detect checkpoints with quantized weights, whose tensors hold codes instead of floating-point values.
+"""Detect checkpoints with quantized weights, whose tensors contain codes instead of floating-point values.
 
 The names are those that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
 compressed-tensors, EETQ, HQQ, AQLM, optimum-quanto, torchao, NVIDIA's ModelOpt and MLX.
@@ -36,7 +36,7 @@ _TENSORS = {
 
 _HINT = (
     "quantized weights cannot be trained, merged or converted yet; use the unquantized model that they were"
-    " made from"
+    " created from"
 )
 
 
@@ -54,12 +54,14 @@ def check_unquantized_config(folder: Path, config: Mapping[str, Any]) -> None:
         method = _method(config.get(key))
         if method:
             raise ValueError(
-                f"{folder} holds a quantized model ({method}), according to {key} in its config.json; {_HINT}"
+                f"{folder} contains a quantized model ({method}), according to {key} in its config.json; {_HINT}"
             )
     for name in _CONFIG_FILES:
         if (folder / name).is_file():
             method = _method(read_json(folder / name)) or "an unknown method"
-            raise ValueError(f"{folder} holds a quantized model ({method}), according to its {name}; {_HINT}")
+            raise ValueError(
+                f"{folder} contains a quantized model ({method}), according to its {name}; {_HINT}"
+            )
 
 
 def check_unquantized_tensors(path: Path, source: TensorSource, model_names: Collection[str]) -> None:
@@ -78,8 +80,8 @@ def check_unquantized_tensors(path: Path, source: TensorSource, model_names: Col
         names = [name for name in unknown if re.search(rf"({pattern})$", name)]
         if names:
             raise ValueError(
-                f"{path} holds a quantized model ({method}), according to its tensors {_source_names(source, names)};"
-                f" {_HINT}"
+                f"{path} contains a quantized model ({method}), according to its tensors"
+                f" {_source_names(source, names)}; {_HINT}"
             )
     codes = [
         name
@@ -88,7 +90,7 @@ def check_unquantized_tensors(path: Path, source: TensorSource, model_names: Col
     ]
     if codes:
         raise ValueError(
-            f"{path} holds a quantized model, according to the dtype of {_source_names(source, codes)}"
+            f"{path} contains a quantized model, according to the dtype of {_source_names(source, codes)}"
             f" (expected float64, float32, float16 or bfloat16); {_HINT}"
         )
 
@@ -103,7 +105,7 @@ def _method(settings: Any) -> str | None:
         return str(settings) if settings else None
     if not settings:
         return None
-    inner = settings.get("quantization")  # ModelOpt's
+    inner = settings.get("quantization")  # ModelOpt's key
     if isinstance(inner, Mapping):
         settings = inner
     by_flag = [

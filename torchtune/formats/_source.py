@@ -39,10 +39,10 @@ class Checkpoint:
 
     Raises:
         FileNotFoundError: A required tokenizer is missing.
-        ValueError: The tokenizer is damaged or belongs to another model.
+        ValueError: The tokenizer is damaged or belongs to a different model.
     """
     config: Mapping[str, Any] | None = None
-    """The content of its config.json, whose keys are kept; None if it has none."""
+    """The contents of its config.json, whose keys are kept; None if there is no config.json."""
     tokenizer: Path | None = None
     """Path of the tokenizer, for messages. If None, the same as `path`."""
     dtype: torch.dtype | None = None
@@ -69,9 +69,9 @@ def write_checkpoint(
     Raises:
         FileExistsError: The folder exists and is not empty.
         FileNotFoundError: The tokenizer is missing.
-        OSError: The disk has no space for the folder.
+        OSError: There is not enough disk space for the folder.
         ValueError: The weights do not match the model, are quantized, or exceed the range of the dtype; or the
-            tokenizer is damaged or belongs to another model.
+            tokenizer is damaged or belongs to a different model.
     """
     model = checkpoint.model
     shapes = expected_shapes(model)

@@ -166,7 +166,7 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
         ):  # torch warns about files that it then reads or rejects
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged file may cause any exception
-        # The message of torch advises to allow the code, so it is not shown.
+        # Torch's message advises allowing the code, so it is not shown.
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is not None:
             raise ValueError(

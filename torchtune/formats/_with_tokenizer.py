@@ -19,9 +19,9 @@ from torchtune.tokenizers import (
 
 
 def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Return a checkpoint with another tokenizer.
+    """Return a checkpoint with a different tokenizer.
 
-    Generation settings are kept, except that special ids which only the new tokenizer has are added.
+    Generation settings are kept; special ids that only the new tokenizer has are added.
 
     Args:
         checkpoint: A checkpoint with or without a tokenizer.
@@ -35,7 +35,7 @@ def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 
     def write_tokenizer(target: Path) -> SpecialIds:
         old_ids = SpecialIds()
-        with suppress(FileNotFoundError):  # Meta's tokenizer may be in another folder than the weights.
+        with suppress(FileNotFoundError):  # Meta's tokenizer may be in a different folder from the weights.
             old_ids = checkpoint.write_tokenizer(target)
         remove_tokenizer(target)
         copy_tokenizer(folder, target)

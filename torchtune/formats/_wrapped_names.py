@@ -6,7 +6,7 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 """Segments that DataParallel, torch.compile, FSDP 1 and activation checkpointing add anywhere in a name."""
 
 _HOLDERS = frozenset({"base_model", "model", "transformer"})
-"""First segments in classes of transformers, PEFT and Lightning that hold the decoder as an attribute."""
+"""First segments in classes of transformers, PEFT and Lightning that store the decoder as an attribute."""
 
 
 def unwrapped(name: str) -> str:
@@ -23,7 +23,7 @@ def without_wrappers(name: str) -> str:
 
 
 def is_wrapped(name: str) -> bool:
-    """Return whether a name has a segment of a wrapper."""
+    """Return whether a name contains a wrapper segment."""
     return not _WRAPPERS.isdisjoint(name.split("."))
 
 

@@ -35,12 +35,12 @@ Question = str | Prompt | EncodedPrompt | Sequence[Message] | Sequence[int]
 
 
 class AnswerOptions(SamplingOptions, total=False):
-    """Options of an answer; those not passed keep the assistant's values."""
+    """Options of an answer; omitted options keep the assistant's values."""
 
     max_new_tokens: int
     """Maximum length of an answer, in tokens; 256 by default."""
     stop: Sequence[str]
-    """Stop strings; an answer ends before the first of them."""
+    """Stop strings; an answer ends before the first one that occurs."""
     prefill: str
     """Text that an answer begins with and includes; the `answer` of a `Prompt` takes precedence."""
     seed: int | None
@@ -72,12 +72,12 @@ class Assistant:
     Args:
         model: The model, with its weights loaded. It is in evaluation mode while it answers.
         tokenizer: The model's tokenizer.
-        template: How questions are formatted.
-        system: System prompt of conversations that have none.
+        template: The format of questions.
+        system: System prompt for conversations without one.
         options: Defaults of the answers; each call may override them.
 
     Raises:
-        ValueError: The tokenizer does not have the template, or an option is out of range or has no effect.
+        ValueError: The tokenizer does not support the template, or an option is out of range or has no effect.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class Assistant:
         self.template = pick_template(tokenizer, template, system)
         self._settings = _Settings().updated(options)
         self.n_tokens = 0
-        """Number of tokens generated so far, stop tokens excluded."""
+        """Number of tokens generated so far, excluding stop tokens."""
         self.seconds = 0.0
-        """Seconds spent generating them, prefill included."""
+        """Seconds spent generating these tokens, including prefill."""
 
     def encode(self, question: Question, **options: Unpack[AnswerOptions]) -> list[int]:
         """Format a question with the template, and tokenize it.
@@ -120,7 +120,9 @@ class Assistant:
             ids = [part for part in question if isinstance(part, int)]
             if len(ids) == len(question):
                 if settings.prefill:
-                    raise ValueError("prefill: has no effect on a prompt's token ids; add its tokens to them")
+                    raise ValueError(
+                        "prefill: has no effect on a prompt's token ids; append its tokens to the ids"
+                    )
                 return EncodedPrompt(ids)
             question = Prompt([part for part in question if not isinstance(part, int)])
         if question.answer is None and settings.prefill:
@@ -154,7 +156,7 @@ class Assistant:
         return chain([prompt.prefill], pieces) if prompt.prefill else pieces
 
     def answer(self, question: Question, **options: Unpack[AnswerOptions]) -> str:
-        """Return an answer; the arguments are those of `stream`."""
+        """Return an answer; the arguments are as in `stream`."""
         return "".join(self.stream(question, **options))
 
     def answers(
@@ -165,7 +167,7 @@ class Assistant:
         first_index: int = 0,
         **options: Unpack[AnswerOptions],
     ) -> list[str]:
-        """Answer questions in batches; each answer is the one that the question gets alone, up to rounding.
+        """Answer questions in batches; each answer equals the answer to the question on its own, up to rounding.
 
         Args:
             questions: The questions.
@@ -253,5 +255,5 @@ class Assistant:
             self.n_tokens += 1
             self.seconds += time.perf_counter() - started
             yield token
-            started = time.perf_counter()  # The caller's time between two tokens does not count.
+            started = time.perf_counter()  # The caller's time between two tokens is not counted.
         self.seconds += time.perf_counter() - started

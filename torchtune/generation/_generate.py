@@ -65,8 +65,8 @@ def generate_batch(  # noqa: PLR0913 -- all but three are options
 ) -> list[list[int]]:
     """Continue several prompts in one batch; their lengths may differ.
 
-    Each answer is the one that the prompt gets alone, up to the rounding of batched matrix products: batch rows have
-    their own positions and random numbers, and do not attend to each other. Finished rows leave the batch.
+    Each answer equals the answer to the prompt on its own, up to the rounding of batched matrix products: batch rows
+    have their own positions and random numbers, and do not attend to each other. Finished rows leave the batch.
 
     If the model is sharded, all ranks must pass the same prompts and, unless decoding is greedy, the same seed.
 
@@ -75,8 +75,8 @@ def generate_batch(  # noqa: PLR0913 -- all but three are options
         prompts: Token ids, at least one for each prompt.
         max_new_tokens: Maximum number of generated tokens for each prompt.
         stop_ids: Ids that end an answer; they are not part of it.
-        sampling: How tokens are chosen.
-        seed: Seeds the draws, together with the prompt's index; without one, torch's default generator draws it.
+        sampling: Options for choosing tokens.
+        seed: Seed of the random draws, combined with the prompt's index. None: torch's default generator draws a seed.
         first_index: Index of the first prompt, if these are a slice of a longer list.
 
     Returns:
@@ -102,7 +102,7 @@ def generate_batch(  # noqa: PLR0913 -- all but three are options
 
 
 def row_generators(seed: int, count: int, first_index: int = 0) -> list[torch.Generator]:
-    """Return a generator for each batch row; `seed` and `first_index` are those of `generate_batch`."""
+    """Return a generator for each batch row; `seed` and `first_index` are as in `generate_batch`."""
     return [row_generator(seed, first_index + row) for row in range(count)]
 
 
@@ -119,13 +119,13 @@ def resolve_seed(seed: int | None, sampling: Sampling) -> int:
 def check_prompt(
     model: Decoder, tokens: Sequence[int], max_new_tokens: int, label: str = "the prompt"
 ) -> None:
-    """Raise if the model cannot read a prompt or cannot continue it by `max_new_tokens` tokens.
+    """Raise ValueError if the model cannot read a prompt, or cannot continue it by `max_new_tokens` tokens.
 
     Args:
         model: The model; it may be on the meta device.
         tokens: Token ids of the prompt.
         max_new_tokens: Maximum number of generated tokens.
-        label: Names the prompt in error messages.
+        label: The name of the prompt in error messages.
 
     Raises:
         ValueError: The prompt is empty, has ids outside the vocabulary or is too long, or `max_new_tokens` is below 1.
@@ -162,13 +162,14 @@ def decode_steps(  # noqa: PLR0913 -- all but three are options
     """Decode one token for every unfinished batch row per step, until all rows are finished.
 
     Args:
-        model: The model, which is in evaluation mode meanwhile.
+        model: The model, which is in evaluation mode while it decodes.
         prompts: Token ids that `check_prompt` accepts.
         max_new_tokens: Maximum number of generated tokens for each prompt.
         stop_ids: Ids that end an answer; they are not yielded.
-        sampling: How tokens are chosen.
+        sampling: Options for choosing tokens.
         generators: One for each prompt.
-        is_finished: Returns whether the prompt of an index needs no further token; called once its token was yielded.
+        is_finished: Returns whether the prompt with an index needs no further token; called after its token was
+            yielded.
 
     Yields:
         The prompt's index and the next token of every unfinished row.
@@ -180,7 +181,6 @@ def decode_steps(  # noqa: PLR0913 -- all but three are options
     longest = max(lengths)
     with eval_mode(model):
         cache = KVCache(model.architecture.num_layers, longest + max_new_tokens, grows=True)
-        # What fills up a shorter row is masked until it is overwritten; its own last token is not new to it.
         # Padding is masked until it is overwritten. It repeats the row's last token, which marks no new token as seen.
         padded = [tokens + tokens[-1:] * (longest - len(tokens)) for tokens in prompts]
         tokens = torch.tensor(padded, device=model.head_weight.device)  # [b, s]

@@ -11,7 +11,7 @@ from torchtune._similar_paths import did_you_mean_path
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 
 Template = Literal["auto", "chat", "alpaca", "plain"]
-"""How a prompt is formatted: with the tokenizer's chat template, in Stanford Alpaca's format, or as plain text. `auto`
+"""The format of a prompt: the tokenizer's chat template, Stanford Alpaca's format, or plain text. `auto`
 is `chat` if the tokenizer has a chat template, otherwise `plain`."""
 
 
@@ -31,7 +31,7 @@ class Prompt:
     """The row that the prompt was read from."""
 
     @classmethod
-    def from_text(cls, text: str, input: str = "", prefill: str = "") -> "Prompt":  # noqa: A002 -- the data set's name
+    def from_text(cls, text: str, input: str = "", prefill: str = "") -> "Prompt":  # noqa: A002 -- the dataset's name
         """Build a prompt from one text, optionally with an input and the beginning of the answer."""
         answer = _answer_start(prefill) if prefill else None
         return cls([Message(role="user", content=text)], input, answer=answer, row={"prompt": text})
@@ -53,10 +53,10 @@ def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool =
 
     Args:
         path: A file of rows that `torchtune.datasets.open_source` reads: `.txt` with one prompt per line, `.json`,
-            `.jsonl`, `.csv`, Parquet and others. A row holds a text (`prompt` or `text`); an `instruction`, optionally
+            `.jsonl`, `.csv`, Parquet and others. A row contains text (`prompt` or `text`); an `instruction`, optionally
             with `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or turns in `prompt`),
-            optionally with `tools` and `system`, whose final answer is dropped. Any row may have a `prefill`, a text
-            that the answer begins with. Other fields are kept in `Prompt.row`.
+            optionally with `tools` and `system`, whose final answer is dropped. Any row may have a `prefill`, text that
+            the answer begins with. Other fields are kept in `Prompt.row`.
         continue_final_message: Continue the final answer of a conversation instead of dropping it.
 
     Raises:

@@ -40,12 +40,12 @@ class SamplingOptions(TypedDict, total=False):
     min_p: float | None
     """Sample from tokens with at least this fraction of the highest probability; None: from all."""
     repetition_penalty: float
-    """Penalty of tokens that occur already; 1 disables it."""
+    """Penalty for tokens that already occur; 1 disables it."""
 
 
 @frozen(kw_only=True)
 class Sampling:
-    """How tokens are chosen.
+    """Options for choosing tokens.
 
     The fields change the logits in the order of transformers, with the same results: repetition penalty, temperature,
     top-k, top-p, min-p.
@@ -60,7 +60,7 @@ class Sampling:
     temperature: float = field(default=0.0, validator=_is_temperature)
     """Divisor of the logits; 0 is greedy decoding."""
     top_k: int | None = field(default=None, validator=_is_count)
-    """Sample from this many of the likeliest tokens, and from ties with the last of them; None: from all."""
+    """Sample from this many of the likeliest tokens, including ties with the last one; None: from all."""
     top_p: float | None = field(default=None, validator=_is_fraction)
     """Sample from the smallest set of likeliest tokens with this total probability (arXiv 1904.09751); None: all."""
     min_p: float | None = field(default=None, validator=_is_fraction)
@@ -81,7 +81,7 @@ class Sampling:
 
         Args:
             logits: `[b, v]`.
-            seen_tokens: `[b, v]`, True for the tokens of prompt and answer; required by a repetition penalty only.
+            seen_tokens: `[b, v]`, True for the tokens of prompt and answer; required only by a repetition penalty.
             generators: One per batch row; each draws one number unless the temperature is 0. Numbers are drawn on the
                 generator's device, so that CPU generators give the same answers on every device.
 
@@ -145,14 +145,14 @@ class Sampling:
 
 
 GREEDY = Sampling()
-"""Greedy decoding: the likeliest token, always."""
+"""Greedy decoding, which always chooses the likeliest token."""
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:
     """Return a CPU generator for one batch row.
 
-    It depends only on the seed and the row's index, so that an answer does not depend on the rest of the batch. They
-    are hashed, so that row 1 of seed 0 differs from row 0 of seed 1.
+    It depends only on the seed and the row's index, so that an answer does not depend on the rest of the batch. The
+    seed and the index are hashed, so that row 1 of seed 0 differs from row 0 of seed 1.
 
     Args:
         seed: Seed of the batch.

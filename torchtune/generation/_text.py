@@ -14,8 +14,8 @@ class AnswerText:
     text, where SentencePiece drops a space, and within a character. Each new token is therefore decoded together with
     the tokens of the last piece, rather than with the whole answer.
 
-    The text ends before the stop string that is complete first; of several that end together, before the longest. Stop
-    strings are searched for in the text, not in the tokens, and text that may begin one is held back.
+    The text ends before the stop string that is completed first; if several end together, before the longest one. Stop
+    strings are searched for in the text, not in the tokens, and text that may begin a stop string is held back.
 
     The joined pieces equal the tokens decoded at once, with one exception: if bytes that form no character follow
     characters that are also encoded as bytes, some tokenizers would replace those characters as well.
@@ -35,7 +35,7 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tail = list(after)
-        # The number of the tail's tokens whose text was returned already, and that text.
+        # The number of the tail's tokens whose text was already returned, and that text.
         self._num_emitted = len(self._tail)
         self._emitted = tokenizer.decode(self._tail) if self._tail else ""
         self._held = ""
@@ -51,7 +51,7 @@ class AnswerText:
         last = self._tail[self._num_emitted :]
         piece = self._after_emitted(text, last)
         last_text = self._tokenizer.decode(last)
-        # If the last tokens decode alone as they do here, they are context enough; their leading space was emitted.
+        # If the last tokens decode the same on their own, they are enough context; their leading space was emitted.
         if last_text and text.endswith(last_text):
             self._tail = last
             text = last_text
@@ -60,7 +60,7 @@ class AnswerText:
         return self._until_stop(piece)
 
     def end(self) -> str:
-        """Return the text that was held back, after the last token."""
+        """Return the text that is still held back after the last token."""
         if self.is_finished:
             return ""
         remaining = self._after_emitted(self._tokenizer.decode(self._tail), self._tail[self._num_emitted :])
@@ -87,7 +87,7 @@ class AnswerText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of a text begin a stop string."""
+    """Count the characters at the end of a text that begin a stop string."""
     return next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
 
 

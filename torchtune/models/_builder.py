@@ -1,4 +1,4 @@
-"""Builders of models of a fixed size, and of any size."""
+"""Functions that build models of a fixed size or of any size."""
 
 import inspect
 import sys
@@ -34,10 +34,10 @@ def size(checkpoint: str, like: Builder | None = None) -> Callable[..., Builder]
 
     Args:
         checkpoint: Source of the sizes: a model on the Hugging Face hub, with its config.json.
-        like: Builder of another size, from which this one differs in some values; None: all values are passed.
+        like: Builder of a different size, whose values are the defaults. None: all values must be passed.
 
     Returns:
-        A function that takes the values, as in `Architecture.from_values`, and returns the builder.
+        A function that accepts the values, as in `Architecture.from_values`, and returns the builder.
     """
 
     def declare(**values: Any) -> Builder:
@@ -69,11 +69,11 @@ def defaults_of(build: Callable[..., Decoder]) -> dict[str, Any]:
 
 
 def with_defaults(build: Callable[P, Decoder], like: Builder, summary: str) -> Callable[P, Decoder]:
-    """Return a copy of a builder whose default arguments are those of a size.
+    """Return a copy of a builder with the sizes of another builder as default arguments.
 
     Args:
         build: The builder to copy. A default of None is kept.
-        like: Builder of the size.
+        like: The builder that has the sizes.
         summary: First line of the docstring.
     """
     assert isinstance(build, FunctionType)

@@ -106,7 +106,9 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
     base = 10_000.0 if rope_theta is None else float(rope_theta)
     name = parameters.get("rope_type", parameters.get("type", "default"))
     if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise ValueError("rotary embeddings of a part of each head (partial_rotary_factor) are not supported")
+        raise ValueError(
+            "rotary embeddings on only a part of each head (partial_rotary_factor) are not supported"
+        )
     if name == "default":
         return base, None
     if name == "linear":
@@ -123,7 +125,7 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
 
 
 def write_rope(a: Architecture) -> dict[str, Any]:
-    """Return the config.json entries of the rotary frequencies, if there are any (for transformers since 4.43)."""
+    """Return the config.json entries of the rotary frequencies, if there are any (for transformers 4.43 or later)."""
     if not isinstance(a.positions, RotarySpec):
         return {}
     base, scaling = a.positions.rope_base, a.positions.rope_scaling

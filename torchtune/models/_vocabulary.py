@@ -11,7 +11,7 @@ def check_vocabulary(tokenizer: Tokenizer, model: Decoder) -> None:
     Gemma 3 in the text-only models.
 
     Raises:
-        ValueError: A token has no embedding; the message has the first one.
+        ValueError: A token has no embedding; the message names the first such token.
     """
     n = model.architecture.vocab_size
     if tokenizer.vocab_size <= n:
@@ -36,5 +36,5 @@ def _used_ids(tokenizer: Tokenizer) -> set[int | None]:
     used_ids |= {i for text, i in tokenizer.special_tokens.items() if text in source}
     try:
         return used_ids | {*chat_prompt(tokenizer, [Message(role="user", content="Hello")])}
-    except ValueError:  # the template supports other conversations only
+    except ValueError:  # the template does not support this conversation
         return used_ids

@@ -16,7 +16,7 @@ from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, check_options,
 
 
 def _of_width(checkpoint: str, like: Builder, embed_dim: int) -> Callable[..., Builder]:
-    """Declare a size of another width; embeddings are scaled by its square root."""
+    """Declare a size with a different width; embeddings are scaled by the square root of the width."""
     return partial(size(checkpoint, like), embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim))
 
 
@@ -86,8 +86,8 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
 
     Args:
         path: The model's tokenizer.json or tokenizer.model, or its folder. The turn and image tokens are special here,
-            although the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
-        **options: Options of every tokenizer.
+            even though the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
+        **options: Options that all tokenizers accept.
     """
     check_options(options)
     options["stop_tokens"] = [_TURNS[1], *(options.get("stop_tokens") or ())]

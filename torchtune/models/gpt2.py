@@ -49,7 +49,7 @@ def gpt2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpti
 
     Args:
         path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return load_tokenizer(path, options, split="gpt-2")
 

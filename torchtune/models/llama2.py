@@ -22,7 +22,7 @@ def llama2(
     norm_eps: float = 1e-5,
     tied_embeddings: bool = False,
 ) -> Decoder:
-    """Build a Llama of any size, with random weights; the defaults are those of Llama 2 7B.
+    """Build a Llama of any size, with random weights; the defaults are the sizes of Llama 2 7B.
 
     Args:
         vocab_size: Number of token ids.
@@ -38,7 +38,7 @@ def llama2(
         tied_embeddings: Whether the output head is the embedding table.
 
     Raises:
-        ValueError: A size is not above 0, numbers of heads do not divide, or the width of a head is odd.
+        ValueError: A size is not above 0, the numbers of heads are not divisible, or the width of a head is odd.
     """
     if head_dim is None and embed_dim % num_heads:
         raise ValueError(
@@ -81,7 +81,7 @@ def llama2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOp
 
     Args:
         path: The model's tokenizer.json or tokenizer.model, or its folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return auto_tokenizer(path, **options)
 

@@ -48,7 +48,7 @@ def llama3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOp
 
     Args:
         path: The model's tokenizer.json, Meta's tokenizer.model, or its folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return auto_tokenizer(path, **options)
 

@@ -19,7 +19,7 @@ def mistral_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerO
 
     Args:
         path: The model's tokenizer.json, tokenizer.model or tekken.json, or its folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return auto_tokenizer(path, **options)
 

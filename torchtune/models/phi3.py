@@ -30,7 +30,7 @@ def phi3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpti
 
     Args:
         path: The model's tokenizer.json, tokenizer.model, vocab.json or merges.txt, or their folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return load_tokenizer(path, options, split="dbrx")
 

@@ -44,7 +44,7 @@ def qwen2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
 
     Args:
         path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return load_tokenizer(path, options, split="qwen2")
 

@@ -28,7 +28,7 @@ smollm2_1_7b = size("HuggingFaceTB/SmolLM2-1.7B", smollm2_135m)(
 smollm2 = with_defaults(
     llama2,
     smollm2_135m,
-    "Build a SmolLM2 of any size, with random weights; the defaults are those of the 135M model.",
+    "Build a SmolLM2 of any size, with random weights; the defaults are the sizes of the 135M model.",
 )
 
 
@@ -37,7 +37,7 @@ def smollm2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerO
 
     Args:
         path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
     """
     return load_tokenizer(path, options, split="smollm")
 

@@ -27,7 +27,7 @@ def add_special_tokens(folder: Path, tokens: Sequence[str]) -> int:
         ValueError: The tokenizer is not a tokenizer.json, its files are damaged, or a text is empty.
     """
     if "" in tokens:
-        raise ValueError("a special token needs a text; one of the tokens to add is empty")
+        raise ValueError("special tokens must not be empty; remove the empty token")
     tokenizer = auto_tokenizer(str(folder))
     new = [token for token in dict.fromkeys(tokens) if token not in tokenizer.special_tokens]
     if not new:

@@ -23,11 +23,11 @@ def auto_tokenizer(
 
     Args:
         path: A tokenizer.json, a tokenizer.model (SentencePiece, or tiktoken as in Llama 3), Mistral's tekken.json, a
-            vocab.json with a merges.txt, or the folder of one. If a folder has several, the first in this order is
-            read, as in transformers. For the folder of an adapter or a run, the tokenizer of the model that
-            `locate_model` finds is loaded; an adapter without a tokenizer uses that of its base model.
-        special_tokens: SentencePiece only: pieces that are special although the model treats them as text.
-        **options: Options of every tokenizer.
+            vocab.json with a merges.txt, or a folder with one of these. If a folder has several, the first in this
+            order is read, as in transformers. For the folder of an adapter or a run, the tokenizer of the model that
+            `locate_model` finds is loaded; an adapter without a tokenizer uses its base model's tokenizer.
+        special_tokens: SentencePiece only: pieces that are special even though the model treats them as text.
+        **options: Options that all tokenizers accept.
 
     Raises:
         FileNotFoundError: The tokenizer does not exist.
@@ -49,13 +49,13 @@ def load_tokenizer(
     special_tokens: Sequence[str] = (),
     split: str | None = None,
 ) -> BaseTokenizer:
-    """Load a tokenizer, with options that only some kinds use.
+    """Load a tokenizer, with options that only some kinds of tokenizer accept.
 
     Args:
         path: A tokenizer's file or folder, as in `auto_tokenizer`.
-        options: Options of every tokenizer.
+        options: Options that all tokenizers accept.
         special_tokens: As in `auto_tokenizer`.
-        split: How a vocab.json with a merges.txt splits texts into words (`BPETokenizer`).
+        split: The word splitting of a vocab.json with a merges.txt (`BPETokenizer`).
 
     Raises:
         FileNotFoundError: As in `auto_tokenizer`.

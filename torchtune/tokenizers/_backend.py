@@ -128,7 +128,7 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
     A token that is in both has the id of the vocabulary and the flags of the configuration.
 
     Raises:
-        ValueError: A new token would get another id than in the configuration.
+        ValueError: A new token would get a different id from the one in the configuration.
     """
     existing = {repr(token) for token in backend.get_added_tokens_decoder().values()}
     tokens = config.added_tokens()

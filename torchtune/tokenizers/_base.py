@@ -36,7 +36,7 @@ class BaseTokenizer(ABC):
     unknown_id: int | None
     """Id for text that no token can represent; None if every text can be represented."""
     bos_id: int | None
-    """None also for models whose texts do not begin with the token, such as SmolLM2."""
+    """The id that begins texts; None if the model's texts do not begin with one, as in SmolLM2."""
     eos_id: int
     pad_id: int
     stop_ids: frozenset[int]
@@ -96,7 +96,7 @@ class BaseTokenizer(ABC):
         return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle only the arguments: the libraries do not pickle which special tokens stay text."""
+        """Pickle only the arguments: the libraries do not pickle the set of special tokens that stay text."""
         kind: Callable[..., BaseTokenizer] = type(self)  # its path is a string
         return partial(kind, str(self._path), **self._settings, **self._options), ()
 
@@ -138,7 +138,7 @@ class BaseTokenizer(ABC):
             if self._token_id(token) is None:
                 raise unknown_token("special_tokens_in_content", token, self.special_tokens)
             raise ValueError(
-                f"special_tokens_in_content: {token!r} is not a special token, so texts may contain it anyway;"
+                f"special_tokens_in_content: {token!r} is not a special token, so texts may contain it in any case;"
                 " remove it"
             )
         return frozenset(tokens)

@@ -60,9 +60,10 @@ class BPETokenizer(BackendTokenizer):
 
     Args:
         path: One of the two files, or their folder.
-        split: How texts are split into words, by llama.cpp's names: "gpt-2", "smollm", "llama-bpe", "dbrx" or "qwen2".
+        split: The method of splitting texts into words, by llama.cpp's names: "gpt-2", "smollm", "llama-bpe", "dbrx" or
+            "qwen2".
             Null: according to `tokenizer_class` in tokenizer_config.json, or else to `model_type` in config.json.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
 
     Raises:
         FileNotFoundError: One of the two files is missing.
@@ -90,7 +91,7 @@ class BPETokenizer(BackendTokenizer):
             backend = byte_level(self._vocabulary, merges, self._class.split, space_prefix=prefix)
         except ValueError as error:
             raise ValueError(
-                f"{self._path.parent}: {error}; fetch {VOCABULARY} and {MERGES} again"
+                f"{self._path.parent}: {error}; download {VOCABULARY} and {MERGES} again"
             ) from error
         add_configured_tokens(backend, self._config)
         return backend
@@ -100,7 +101,7 @@ class BPETokenizer(BackendTokenizer):
 
 
 def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
-    """Return how texts are split into words, and the default special tokens."""
+    """Return the tokenizer class, which defines the word splitting and the default special tokens."""
     file = config.folder / "tokenizer_config.json"
     name = config.values.get("tokenizer_class")
     model = config.folder / "config.json"
@@ -115,7 +116,7 @@ def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
     if bpe_class is None:
         raise ValueError(
             f"{file}: tokenizer_class {name!r} is not supported, only {', '.join(CLASSES)}; set `split` of"
-            " torchtune.tokenizers.BPETokenizer, or fetch the tokenizer.json"
+            " torchtune.tokenizers.BPETokenizer, or download the tokenizer.json"
         )
     return bpe_class
 
@@ -129,7 +130,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     vocabulary = read_json(path)
     for token, number in vocabulary.items():
         if type(number) is not int or number < 0:
-            raise unexpected_value(path, repr(token), number, "an integer from 0")
+            raise unexpected_value(path, repr(token), number, "a non-negative integer")
     if len({*vocabulary.values()}) < len(vocabulary):
         raise ValueError(f"{path}: two tokens have the same id; download it again")
     return vocabulary

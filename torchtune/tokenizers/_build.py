@@ -1,7 +1,7 @@
 """Conversion of other tokenizer formats to the `tokenizers` library, whose format is tokenizer.json.
 
-How texts are split before byte-level merging follows the tokenizer.json of each model family; the splits have the names
-of llama.cpp (`tokenizer.ggml.pre`).
+The splitting of texts before byte-level merging follows the tokenizer.json of each model family; the splits have the
+names of llama.cpp (`tokenizer.ggml.pre`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\
 
 @frozen
 class Split:
-    """How a text is split into words before their bytes are merged."""
+    """A method of splitting text into words, whose bytes are then merged."""
 
     pattern: str | None = None
     """Regular expression of a word; None: GPT-2's."""
@@ -50,7 +50,7 @@ def byte_level(
     Args:
         vocabulary: Ids by token; bytes are represented by GPT-2's printable characters.
         merges: Pairs of tokens to merge, in order of priority.
-        split: How texts are split into words.
+        split: The method of splitting texts into words.
         space_prefix: Prepend a space to every text.
 
     Raises:
@@ -85,8 +85,8 @@ def from_ranks(ranks: Mapping[bytes, int], split: Split, special_tokens: Sequenc
 
     Args:
         ranks: The rank of each token.
-        split: How texts are split into words.
-        special_tokens: Special tokens, with ids from 0 on; the ranks follow them.
+        split: The method of splitting texts into words.
+        special_tokens: Special tokens, with ids starting at 0; the ranks follow them.
 
     Raises:
         ValueError: The plain text of a special token would be encoded as that token.
@@ -118,7 +118,7 @@ def from_pieces(
     Args:
         pieces: Pieces in the order of their ids. Bytes outside all pieces become `<0x00>` to `<0xFF>`.
         scores: Scores of the pieces; parts of pieces with higher scores are merged first.
-        unknown: The piece for text that the others cannot represent.
+        unknown: The piece for text that the other pieces cannot represent.
         space_prefix: Prepend a space to every text.
 
     Raises:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED = "added_tokens_decoder"
 _UNNAMED = ("extra_special_tokens", "additional_special_tokens")
-"""Keys of unnamed special tokens: that of transformers 5, and that of earlier versions."""
+"""Keys of unnamed special tokens: the key of transformers 5, and the key of earlier versions."""
 _NAMED = ("model_specific_special_tokens", "extra_special_tokens")
 """Keys of model-specific special tokens by name."""
 
@@ -34,14 +34,12 @@ def tokenizer_file(path: str | os.PathLike[str], name: str) -> Path:
     if file.is_dir():
         file /= name
     if not file.is_file():
-        if not file.name.endswith((".json", ".model", ".txt")):  # not the name of a file either
-            hint = missing_model_hint(path) or "tune download fetches one"
+        if not file.name.endswith((".json", ".model", ".txt")):  # it does not look like a file name
+            hint = missing_model_hint(path) or "download one with tune download"
             raise FileNotFoundError(
-                f"no such folder: {file}; expected a tokenizer's folder or its {name}; {hint}"
+                f"no such folder: {file}; expected a tokenizer folder or its {name}; {hint}"
             )
-        raise FileNotFoundError(
-            f"no {file.name} in {file.parent}; expected a tokenizer's {name} or its folder"
-        )
+        raise FileNotFoundError(f"no {file.name} in {file.parent}; expected a {name} or its folder")
     return file
 
 
@@ -74,7 +72,7 @@ class TokenizerConfig:
     """Contents of tokenizer_config.json and the files next to it."""
 
     values: dict[str, Any]
-    """Contents of tokenizer_config.json, with those of special_tokens_map.json; empty if neither file exists."""
+    """Contents of tokenizer_config.json and special_tokens_map.json; empty if neither file exists."""
     folder: Path
 
     @classmethod
@@ -142,16 +140,16 @@ class TokenizerConfig:
             added[content] = AddedToken(i, special, **flags)
         return dict(sorted(added.items(), key=lambda item: item[1].id))
 
-    def prefixes_everywhere(self) -> bool:
-        """Return whether SentencePiece's leading space precedes each text between special tokens, or only the first.
+    def adds_space_to_every_segment(self) -> bool:
+        """Return whether SentencePiece prepends a space to each text between special tokens, not only the first.
 
-        As in transformers 5, `legacy` decides. Without a tokenizer_config.json, it precedes each text, as in the code
-        of the models' authors.
+        As in transformers 5, `legacy` decides. Without a tokenizer_config.json, each text gets the space, as in the
+        code of the models' authors.
         """
         return bool(self.values.get("legacy", not self._file.is_file()))
 
     def eos_ids(self) -> list[int]:
-        """Read the ids that end generation: those of generation_config.json, then those of config.json."""
+        """Read the ids that end generation from generation_config.json, then from config.json."""
         files = [self.folder / GENERATION_CONFIG, self.folder / "config.json"]
         return [i for file in files for i in read_ids(file, [EOS]).eos_ids()]
 
@@ -171,4 +169,4 @@ def _text(token: Any) -> str | None:
 
 def _check_added(path: Path, text: Any, i: Any) -> None:
     if not isinstance(text, str) or not text or type(i) is not int or i < 0:
-        raise unexpected_value(path, "an added token", [i, text], "a whole number from 0, and its text")
+        raise unexpected_value(path, "an added token", [i, text], "a non-negative integer id and its text")

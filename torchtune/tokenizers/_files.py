@@ -51,10 +51,10 @@ def tokenizer_folder(path: Path) -> Path:
 
     Raises:
         FileNotFoundError: The folder has no tokenizer.
-        ValueError: The file is not a tokenizer's.
+        ValueError: The file is not a tokenizer file.
     """
     if path.is_file() and path.name not in TOKENIZER_FILES:
-        raise ValueError(f"{path} is not a tokenizer's file; expected {EXPECTED}, or their folder")
+        raise ValueError(f"{path} is not a tokenizer file; expected {EXPECTED}, or their folder")
     folder = path.parent if path.is_file() else path
     if not has_tokenizer(folder):
         raise missing_tokenizer_error(folder)
@@ -99,7 +99,7 @@ def remove_tokenizer(folder: Path) -> None:
 
 
 def copy_files(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy the named files and folders, as far as they exist."""
+    """Copy the named files and folders that exist."""
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

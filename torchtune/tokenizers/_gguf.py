@@ -18,7 +18,7 @@ _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot
 """GGUF's names of the special tokens, in `tokenizer.ggml.<name>_token_id`."""
 
 _TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
-"""Tokens that end a turn in the families' chat formats, for files that do not declare theirs."""
+"""Tokens that end a turn in the families' chat formats, for files that do not declare such tokens."""
 
 
 def gguf_tokenizer_writer(metadata: dict[str, Any]) -> Callable[[Path], SpecialIds]:
@@ -39,7 +39,7 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
     """Build the tokenizer of a GGUF file: byte-level BPE, or SentencePiece BPE.
 
     Raises:
-        ValueError: The tokenizer is of another kind, or inconsistent.
+        ValueError: The tokenizer is of an unsupported kind, or inconsistent.
         KeyError: An entry of the metadata is missing.
     """
     kind, tokens = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.tokens"]

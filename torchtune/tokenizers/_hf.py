@@ -16,7 +16,7 @@ class HFTokenizer(BackendTokenizer):
 
     Args:
         path: A tokenizer.json with a tokenizer_config.json next to it, or their folder.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
 
     Raises:
         FileNotFoundError: tokenizer.json or tokenizer_config.json does not exist.

@@ -28,7 +28,7 @@ def write_meta_tokenizer(file: Path, folder: Path) -> SpecialIds:
         `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
 
     Raises:
-        ValueError: The file is damaged, or another model's.
+        ValueError: The file is damaged, or belongs to a different model.
     """
     write = write_tiktoken_tokenizer if is_tiktoken(file) else _write_sentencepiece
     return write(file, folder)
@@ -62,7 +62,7 @@ def _write_sentencepiece(file: Path, folder: Path) -> SpecialIds:
 
 
 def sentencepiece_backend(model: "SentencePieceProcessor", pieces: Mapping[str, str]) -> "Backend":
-    """Convert a plain BPE model to the `tokenizers` library; `named` maps `bos`, `eos` and `unk` to pieces."""
+    """Convert a plain BPE model to the `tokenizers` library; `pieces` maps `bos`, `eos` and `unk` to pieces."""
     ids = range(model.vocab_size())
     backend = from_pieces(
         [model.id_to_piece(i) for i in ids],

@@ -1,4 +1,4 @@
-"""Options of every tokenizer."""
+"""Options that all tokenizers accept."""
 
 import datetime as dt
 import json
@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 
 class TokenizerOptions(TypedDict, total=False):
-    """Options of every tokenizer; null is the default."""
+    """Options that all tokenizers accept; null is the default."""
 
     chat_template: str | os.PathLike[str] | None
     """Chat template: the path of a Jinja file, or the name of a template that is stored with the tokenizer, such as
@@ -43,7 +43,7 @@ def check_options(options: TokenizerOptions) -> None:
 
 
 def options_text(options: TokenizerOptions) -> str:
-    """Return a canonical text of the options that are set."""
+    """Return a canonical string representation of the options that are set."""
     values: Mapping[str, Any] = options
     return json.dumps({name: values[name] for name in TokenizerOptions.__annotations__ if values.get(name)})
 
@@ -60,7 +60,7 @@ def unknown_token(option: str, token: str, known_tokens: Iterable[str]) -> Value
     """Return the error for a token of an option that is not in the vocabulary."""
     suggestion = did_you_mean(token, known_tokens)
     return ValueError(
-        f"{option}: {token!r} is not a token of the vocabulary{suggestion or '; remove it, or name another token'}"
+        f"{option}: {token!r} is not a token of the vocabulary{suggestion or '; remove it, or use a different token'}"
     )
 
 

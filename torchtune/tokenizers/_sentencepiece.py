@@ -18,14 +18,14 @@ class SentencePieceTokenizer(BaseTokenizer):
     """A SentencePiece model (arXiv 1808.06226), as in Llama 2, Mistral, Gemma and Phi-3.
 
     Its special tokens are the model's control pieces, the tokens that a tokenizer_config.json or added_tokens.json next
-    to it adds or declares, and `special_tokens`. In plain text, they stay text unless the options say otherwise.
+    to it adds or declares, and `special_tokens`. In plain text, they stay text unless the options specify otherwise.
 
     Args:
         path: A tokenizer.model, or its folder. A tokenizer_config.json next to it may contain a chat template and
             further special tokens.
-        special_tokens: Pieces that are special although the model treats them as text, such as Gemma's
+        special_tokens: Pieces that are special even though the model treats them as text, such as Gemma's
             `<start_of_turn>`. Pieces that the model does not have are ignored.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
 
     Raises:
         FileNotFoundError: tokenizer.model does not exist.
@@ -74,7 +74,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         self._in_text = _Tokens(in_text) if in_text else None
         self._in_content = _Tokens({**in_text, **in_content})
         self._outside |= {token.id: text for text, token in in_content.items()}
-        self._prefixes_everywhere = config.prefixes_everywhere()
+        self._adds_space_to_every_segment = config.adds_space_to_every_segment()
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
@@ -83,8 +83,8 @@ class SentencePieceTokenizer(BaseTokenizer):
             text: The text.
             plain: Start and end, in characters, of the spans in which special tokens stay text.
 
-        The model prepends a space to a text, also after a special token, as Llama 2 was trained. With a
-        tokenizer_config.json next to it, it does so after special tokens only if that contains `"legacy": true`.
+        The model prepends a space to a text, even after a special token, as in the training of Llama 2. If there is a
+        tokenizer_config.json, the model does so after special tokens only if that file contains `"legacy": true`.
         """
         return self._split(text, self._in_template, plain)
 
@@ -114,7 +114,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return ids
 
     def _load(self, special: Collection[str]) -> "tuple[SentencePieceProcessor, SentencePieceProcessor]":
-        """Load the model twice: as it is, and without the space that it prepends to texts."""
+        """Load the model twice: unchanged, and without the space that it prepends to texts."""
         from sentencepiece import SentencePieceProcessor
 
         full, inner = SentencePieceProcessor(), SentencePieceProcessor()
@@ -162,7 +162,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return ids + self._part(text[position:], position)
 
     def _part(self, text: str, position: int) -> list[int]:
-        is_first = position == 0 or self._prefixes_everywhere
+        is_first = position == 0 or self._adds_space_to_every_segment
         model = self._model if is_first and not text.startswith(" ") else self._inner
         ids: list[int] = model.encode(text)
         return ids

@@ -42,7 +42,7 @@ def as_control(model: bytes, texts: Collection[str]) -> bytes:
 
 
 def is_plain_bpe(model: bytes) -> bool:
-    """Return whether a model is BPE without text normalisation, as Llama 2's.
+    """Return whether a model is BPE without text normalisation, such as Llama 2's.
 
     Raises:
         ValueError: The bytes are not a SentencePiece model, or are damaged.

@@ -8,7 +8,7 @@ from torchtune.data import Tokenizer
 from torchtune.files import read_json, unexpected_value
 
 GENERATION_CONFIG = "generation_config.json"
-"""The file of a Hugging Face folder that names the tokens that end an answer."""
+"""The file of a Hugging Face folder that defines the tokens that end an answer."""
 
 EOS = "eos_token_id"
 _NAMES = ("bos_token_id", EOS, "pad_token_id")
@@ -40,13 +40,13 @@ class SpecialIds(dict[str, Any]):
         return SpecialIds({name: value for name, value in self.items() if value not in (None, [])})
 
     def completed(self, tokenizer: Tokenizer) -> "SpecialIds":
-        """Add a tokenizer's ids if there is no EOS id; transformers would assume Llama 2's."""
+        """Add a tokenizer's ids if there is no EOS id; transformers would assume Llama 2's EOS id."""
         return self if self.eos_ids() else SpecialIds({**self.from_tokenizer(tokenizer), **self.non_null()})
 
     def joined(self, others: "SpecialIds") -> "SpecialIds":
-        """Combine these ids, which come with the weights, with those of another tokenizer.
+        """Combine these ids, which come with the weights, with the ids of a different tokenizer.
 
-        These ids take precedence if they include all EOS ids of the others. Otherwise they belong to another
+        These ids take precedence if they include all EOS ids of `others`. Otherwise they belong to a different
         vocabulary, or the model was later trained with a further EOS token.
         """
         joined = SpecialIds({**others, **self, **others.non_null()})
@@ -56,7 +56,7 @@ class SpecialIds(dict[str, Any]):
 
 
 def read_ids(path: Path, names: Sequence[str] = _NAMES) -> SpecialIds:
-    """Read the ids in a file, including null ones; a missing file has none.
+    """Read the ids in a file, including null ones; a missing file contains no ids.
 
     Raises:
         ValueError: The file is damaged, or a value is not an id.

@@ -63,7 +63,7 @@ class TekkenTokenizer(BackendTokenizer):
     Args:
         path: The file, or its folder. A tokenizer_config.json next to it may declare other BOS and EOS tokens, and a
             chat template.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
 
     Raises:
         FileNotFoundError: tekken.json does not exist.
@@ -103,10 +103,10 @@ def read_tekken(path: Path) -> "Backend":
 
 
 def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
-    """Return the texts of the special tokens in the order of their ids; unlisted ones have Mistral's default names."""
+    """Return the texts of the special tokens by id; unlisted tokens have Mistral's default names."""
     entries = values.get("special_tokens")
     if entries is None:
-        _check_may_list_none(path, values["config"].get("version"))
+        _check_may_omit_special_tokens(path, values["config"].get("version"))
         texts = [*_OLDER_SPECIAL_TOKENS]
     else:
         texts = _texts(path, entries)
@@ -129,7 +129,7 @@ def _texts(path: Path, entries: Any) -> list[str]:
     return [str(entry["token_str"]) for entry in entries]
 
 
-def _check_may_list_none(path: Path, version: Any) -> None:
+def _check_may_omit_special_tokens(path: Path, version: Any) -> None:
     number = re.match(r"v(\d+)", version) if isinstance(version, str) else None
     if number is None or int(number[1]) > _LAST_WITHOUT_SPECIAL_TOKENS:
         raise ValueError(
@@ -150,7 +150,7 @@ def _ranks(path: Path, entries: Any, n: int) -> dict[bytes, int]:
             ranks[base64.b64decode(entry["token_bytes"], validate=True)] = i
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path}: vocab[{i}] is not a token and its rank ({error}); download it again"
+                f"{path}: vocab[{i}] is not a valid token entry ({error}); download it again"
             ) from error
     if len(ranks) < n or any(bytes([byte]) not in ranks for byte in range(256)):
         raise ValueError(f"{path}: vocab lacks some bytes, or has duplicate tokens; download it again")
@@ -160,5 +160,5 @@ def _ranks(path: Path, entries: Any, n: int) -> dict[bytes, int]:
 def _number(path: Path, config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if type(value) is not int or value < 0:
-        raise unexpected_value(path, f"config.{name}", value, "an integer from 0")
+        raise unexpected_value(path, f"config.{name}", value, "a non-negative integer")
     return value

@@ -60,7 +60,7 @@ def read_tiktoken(path: Path) -> "Backend":
     """Build Llama 3's tokenizer.
 
     Raises:
-        ValueError: The file is damaged, or another model's.
+        ValueError: The file is damaged, or belongs to a different model.
     """
     ranks = _read_ranks(path)
     backend = from_ranks(ranks, SPLITS["llama-bpe"])
@@ -76,11 +76,11 @@ class TiktokenTokenizer(BackendTokenizer):
         path: The file, or its folder. Unless a tokenizer_config.json next to it declares an EOS token, texts begin with
             `<|begin_of_text|>` and end with `<|end_of_text|>`. Unless generation_config.json or config.json has other
             EOS ids, answers also end at `<|eot_id|>` and `<|eom_id|>`.
-        **options: Options of every tokenizer.
+        **options: Options that all tokenizers accept.
 
     Raises:
         FileNotFoundError: tokenizer.model does not exist.
-        ValueError: The file is damaged or another model's, or an option has no effect.
+        ValueError: The file is damaged or belongs to a different model, or an option has no effect.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
@@ -109,7 +109,7 @@ def write_tiktoken_tokenizer(file: Path, folder: Path) -> SpecialIds:
         `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
 
     Raises:
-        ValueError: The file is damaged, or another model's.
+        ValueError: The file is damaged, or belongs to a different model.
     """
     return write_tokenizer(folder, read_tiktoken(file).to_str(), _config(), _special_ids())
 
@@ -144,11 +144,11 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = i
         except ValueError as error:
             raise ValueError(
-                f"{path}, line {i + 1}: not a token and its rank ({error}); download it again"
+                f"{path}, line {i + 1}: expected a token and its rank ({error}); download it again"
             ) from error
     if len(ranks) != N_RANKS or any(bytes([b]) not in ranks for b in range(256)):
         raise ValueError(
             f"{path} has {len(ranks):,} tokens, but Llama 3's has {N_RANKS:,} including every byte; the file is"
-            " truncated, or another model's"
+            " truncated, or belongs to a different model"
         )
     return ranks

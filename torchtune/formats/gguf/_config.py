@@ -96,7 +96,7 @@ def _llama3(divisors: Any, base: float) -> dict[str, Any]:
         base: The RoPE base.
 
     Raises:
-        ValueError: The scaling differs from that of Llama 3.1 to 3.3.
+        ValueError: The scaling differs from the scaling of Llama 3.1 to 3.3.
     """
     factor = round(float(divisors.max()))
     low, high, length = _LLAMA3_ROPE.values()
@@ -104,5 +104,5 @@ def _llama3(divisors: Any, base: float) -> dict[str, Any]:
     turns = length / (2 * math.pi) * base ** (-np.arange(n) / n)
     unscaled_share = np.clip((turns - low) / (high - low), 0, 1)
     if not np.allclose(divisors * (unscaled_share + (1 - unscaled_share) / factor), 1, rtol=1e-4):
-        raise ValueError("the RoPE scaling differs from that of Llama 3.1 to 3.3")
+        raise ValueError("the RoPE scaling differs from the scaling of Llama 3.1 to 3.3")
     return {"rope_type": "llama3", "factor": float(factor), **_LLAMA3_ROPE}

@@ -23,7 +23,7 @@ def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str
         model: The decoder.
         base: config.json of the model that the decoder was trained or converted from. Its keys are kept, including
             unknown ones, except where the decoder differs from that model. The maximum sequence length is the larger of
-            the two, since a run may use a smaller one to save memory.
+            both, since a run may use a smaller one to save memory.
     """
     dtype = str(next(model.norm.parameters()).dtype).removeprefix("torch.")
     if base is None:

@@ -31,7 +31,8 @@ def save_hf_folder(
     Args:
         model: A model without adapters (`merge_lora` merges them).
         folder: The folder to write; it appears only once it is complete.
-        tokenizer_directory: Folder whose tokenizer files are copied, and its generation_config.json if `base` has none.
+        tokenizer_directory: Folder whose tokenizer files are copied; its generation_config.json is copied if `base` has
+            none.
         base: Folder of the model that this one was trained from: the keys of its config.json are kept (`hf_config`),
             and so is its generation_config.json, with the special ids of the tokenizer. None: there is no such folder.
         state: Tensors to write instead of `model.state_dict()`, such as weights gathered from shards.
@@ -40,7 +41,7 @@ def save_hf_folder(
 
     Raises:
         FileExistsError: The folder is not empty and `overwrite` is False.
-        FileNotFoundError: `tokenizer_directory` contains no tokenizer, or `base` no config.json.
+        FileNotFoundError: `tokenizer_directory` contains no tokenizer, or `base` contains no config.json.
         ValueError: The model has LoRA adapters, or the tokenizer files are damaged.
     """
     if has_adapters(model):
@@ -72,7 +73,7 @@ def _write_generation_config(folder: Path, sources: Sequence[Path], ids: Special
 
     Args:
         folder: The folder to write to.
-        sources: Folders; the last one is that of the tokenizer.
+        sources: Folders; the last one contains the tokenizer.
         ids: The special ids of the tokenizer.
     """
     path = next(
@@ -121,7 +122,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors with the metadata that transformers requires.
 
     Raises:
-        OSError: The file cannot be written, for example since the disk is full.
+        OSError: The file cannot be written, for example because the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file

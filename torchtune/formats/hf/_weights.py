@@ -53,8 +53,8 @@ def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: The folder, its config.json or its weights are missing.
-        ValueError: The folder contains another model (sizes, constants, or missing, unexpected or misshapen tensors),
-            or a file is damaged.
+        ValueError: The folder contains a different model (different sizes or constants, or missing, unexpected or
+            wrongly shaped tensors), or a file is damaged.
     """
     parameters = dict(model.named_parameters())
     for name, tensor in read_hf_weights(model, folder):
@@ -166,7 +166,7 @@ def is_transposed(architecture: Architecture, name: str) -> bool:
 
 
 def _check_architecture(model: Decoder, folder: Path) -> None:
-    """Compare settings that shapes do not show: with a wrong rope_base, weights load but the output is nonsense."""
+    """Compare settings that tensor shapes do not reveal: with a wrong rope_base, weights load but outputs are wrong."""
     expected, config = model.architecture.flat(), read_hf_config(folder).flat()
     different = [
         f"{key} is {config[key]}, expected {expected[key]}"
@@ -174,11 +174,11 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
         if expected[key] != config[key] and key != "max_seq_len"
     ]
     if different:
-        raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
+        raise ValueError(f"{folder}/config.json describes a different model: {'; '.join(different)}")
 
 
 def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str) -> TensorSource:
-    """Rename tensors as in the model, and drop tensors that some checkpoints contain needlessly.
+    """Rename tensors as in the model, and drop redundant tensors of some checkpoints.
 
     These are rotary tables, and a copy of a tied output head.
     """
@@ -195,12 +195,12 @@ def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, path: P
     """Check that a source has the tensors that a model expects.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or misshapen.
+        ValueError: Tensors are missing, unexpected, or have the wrong shape.
     """
     source_shapes = source.shapes
     missing = sorted(map(source.source_name, shapes.keys() - source_shapes.keys()))
     unexpected = sorted(map(source.source_name, source_shapes.keys() - shapes.keys()))
-    misshapen = [
+    wrong_shapes = [
         f"{source.source_name(name)} has shape {list(source_shapes[name])}, expected {shape}"
         for name, shape in shapes.items()
         if name in source_shapes and list(source_shapes[name]) != shape
@@ -208,7 +208,7 @@ def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, path: P
     mistakes = [
         *([f"missing {first_names(missing)}"] if missing else []),
         *([f"unexpected {first_names(unexpected)}"] if unexpected else []),
-        *([first_names(sorted(misshapen), "; ")] if misshapen else []),
+        *([first_names(sorted(wrong_shapes), "; ")] if wrong_shapes else []),
     ]
     if any(map(is_wrapped, unexpected)):
         mistakes.append(

@@ -1,6 +1,6 @@
 """The weight files of Meta's checkpoints, one for each GPU.
 
-A model for several GPUs is split into as many files, `consolidated.00.pth` and so on, by tensor parallelism (arXiv
+A model for several GPUs is split into one file per GPU, `consolidated.00.pth` and so on, by tensor parallelism (arXiv
 1909.08053, section 3): each file has some rows of column-parallel layers, some columns of row-parallel layers, and all
 of the norms. The split of each matrix is defined in `Transformer` of `llama/model.py` in
 https://github.com/meta-llama/llama and of `models/llama3/model.py` in https://github.com/meta-llama/llama-models.
@@ -35,7 +35,7 @@ _QUERIES = "layers.0.attention.wq.weight"
 
 @define
 class MetaFiles:
-    """The tensors of Meta's files under Meta's names; their parts are joined when they are read.
+    """The tensors of Meta's files under Meta's names; the parts of a tensor are joined when it is read.
 
     Args:
         folder: Contains `consolidated.00.pth` and so on.
@@ -43,7 +43,7 @@ class MetaFiles:
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is damaged, contains objects other than tensors, or does not match the others.
+        ValueError: A file is damaged, contains objects other than tensors, or does not match the other files.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class MetaFiles:
     shapes: dict[str, list[int]] = field(init=False, factory=dict)
     dtypes: Mapping[str, torch.dtype] = field(init=False)
     _files: dict[Path, TensorSource] = field(init=False)
-    """In the order of the GPUs."""
+    """The files, in the order of the GPUs."""
 
     def __attrs_post_init__(self) -> None:
         self._files = {path: one_file(path) for path in _weight_files(self.folder)}
@@ -86,12 +86,12 @@ class MetaFiles:
         return torch.equal(self.read(HEAD), self.read(EMBEDDINGS))
 
     def _check_file_count(self) -> None:
-        """Compare the number of files with the share of a matrix in the first file."""
+        """Compare the number of files with the fraction of a matrix in the first file."""
         (path, first), *_ = self._files.items()
         n = len(self._files)
         rows = _rows(first, _QUERIES)
         if not rows or self.params.dim % rows:
-            return  # reported later, with all missing and misshapen tensors
+            return  # reported later, with all missing and wrongly shaped tensors
         expected = self.params.dim // rows
         if expected > n:
             raise FileNotFoundError(
@@ -125,7 +125,7 @@ class MetaFiles:
         return shape
 
     def _split(self, name: str) -> int | None:
-        """Return the dimension along which a tensor is split; None if every file has all of it."""
+        """Return the dimension along which a tensor is split; None if every file contains the whole tensor."""
         if name == EMBEDDINGS:
             return self._split_of_embeddings()
         if name.endswith(_BY_ROWS):
@@ -143,7 +143,7 @@ class MetaFiles:
             return 1
         raise ValueError(
             f"{EMBEDDINGS} has shape {shape} in {path}; expected {dim} columns, or 1/{len(self._files)} of them;"
-            " params.json belongs to another model"
+            " params.json belongs to a different model"
         )
 
     def _n_same(self, name: str) -> int:

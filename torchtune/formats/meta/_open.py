@@ -29,7 +29,7 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is damaged or does not match the others, or the model is not supported.
+        ValueError: A file is damaged or does not match the other files, or the model is not supported.
     """
     params = read_params(folder)
     files = MetaFiles(folder, params)

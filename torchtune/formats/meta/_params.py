@@ -32,7 +32,7 @@ cannot be distinguished from Llama 2 (4096 tokens)."""
 
 _WITH_SCALING = {False: llama3_1_8b.architecture, True: llama3_2_1b.architecture}
 """Models with scaled RoPE, by whether embeddings are tied. (Meta's code uses a factor of 8 for all of them; the
-config.json of those with tied embeddings has 32.)"""
+config.json of models with tied embeddings has 32.)"""
 
 
 @frozen(kw_only=True)
@@ -71,7 +71,7 @@ class MetaParams:
                 Llama 3.2 1B and 3B.
 
         Raises:
-            ValueError: The numbers of heads do not divide, or the width of a head is odd.
+            ValueError: The numbers of heads are not divisible, or the width of a head is odd.
         """
         like = _WITH_SCALING[tied_embeddings] if self.use_scaled_rope else _WITHOUT_SCALING[self.rope_theta]
         return Architecture.from_values(

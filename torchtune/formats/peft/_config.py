@@ -31,7 +31,7 @@ _OFF = {
     "velora_config": None,
     "megatron_config": None,
 }
-"""`PLAIN`, and such settings of newer releases of PEFT, which are not written because older releases reject them."""
+"""`PLAIN`, and similar settings of newer PEFT releases, which are not written because older ones reject them."""
 
 _READ = frozenset(
     {
@@ -72,7 +72,7 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 """Keys that are ignored, since they do not change the meaning of trained tensors: tensor names identify the layers,
-and `init_lora_weights` tells whether initialization changed the base. From `LoraConfig` of PEFT 0.21."""
+and `init_lora_weights` indicates whether initialization changed the base. From `LoraConfig` of PEFT 0.21."""
 
 _CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initializations that subtract something from the base weights; PEFT repeats this when it loads the adapter."""
@@ -85,13 +85,13 @@ _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
 
 
 def _missing_adapter_message(folder: Path) -> str:
-    """Return why a folder is not an adapter, and which folder may be meant."""
+    """Return the error message for a folder that is not an adapter, with a suggestion."""
     if not folder.is_dir():
         hint = missing_model_hint(folder) or "download it with `tune download`"
         return f"folder {folder} does not exist; expected a PEFT adapter folder; {hint}"
     run_adapters = [path for path in (folder / "final", folder / "best") if (path / ADAPTER_CONFIG).is_file()]
     if run_adapters:
-        return f"{folder} is a run's folder; name the adapter in it, {' or '.join(map(str, run_adapters))}"
+        return f"{folder} is a run's folder; pass the adapter in it, {' or '.join(map(str, run_adapters))}"
     return f"no {ADAPTER_CONFIG} in {folder}; expected a PEFT adapter folder"
 
 
@@ -100,8 +100,8 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is damaged, or has a setting that changes the result and is not supported: only LoRA,
-            rsLoRA and DoRA are.
+        ValueError: The file is damaged, or has a setting that changes the result and is not supported. Only LoRA,
+            rsLoRA and DoRA are supported.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
@@ -124,7 +124,7 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
 
 
 def layer_setting(config: Mapping[str, Any], key: str, layer: str, default: Any) -> Any:
-    """Return the rank or alpha of a layer, whose patterns PEFT matches with the end of the layer's name."""
+    """Return the rank or alpha of a layer; PEFT matches patterns with the end of the layer's name."""
     patterns: Mapping[str, Any] = config.get(key) or {}
     return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), default)
 
@@ -177,7 +177,8 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
                 re.compile(_ending(pattern))
             except re.error as error:
                 raise ValueError(
-                    f"{path}: {name} has {pattern!r}, which is not a regular expression ({error}); download it again"
+                    f"{path}: {name} contains an invalid regular expression, {pattern!r} ({error});"
+                    " download it again"
                 ) from error
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str | None):
@@ -187,7 +188,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _expect(path: Path, name: str, value: Any, expected: str, below: float = torch.finfo().max) -> None:
-    """Raise unless a value is a number of the expected type above 0 and below a bound."""
+    """Raise ValueError unless a value is a number of the expected type above 0 and below a bound."""
     types = {int} if expected == _RANK else {int, float}
     if type(value) not in types or not 0 < value < below:
         raise unexpected_value(path, name, value, expected)

@@ -12,7 +12,7 @@ from torchtune.modules import ADAPTERS, EMBEDDING_ADAPTERS, Adapter, AdapterKind
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
 TABLE, HEAD = "embed_tokens", "lm_head"
-"""Names of the embedding table and the output head in our models; checkpoints also name the head so."""
+"""Names of the embedding table and the output head in our models; checkpoints use the same name for the head."""
 
 
 def peft_layers(model: Decoder) -> dict[str, tuple[str, ...]]:
@@ -60,6 +60,6 @@ class CheckpointAdapter:
 
     def tied_head(self, peft_names: Mapping[str, str]) -> "CheckpointAdapter":
         """Return the adapter of the tied output head of an adapted embedding table: the transpose."""
-        # Cloned, since a safetensors file cannot hold a tensor twice.
+        # Cloned, since a safetensors file cannot store a tensor twice.
         tensors = {"lora_a": self.tensors["lora_b"].T.clone(), "lora_b": self.tensors["lora_a"].T.clone()}
         return CheckpointAdapter(tensors=tensors, alpha=self.alpha, peft_names=peft_names)

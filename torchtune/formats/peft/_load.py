@@ -43,7 +43,7 @@ from torchtune.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES, copy_files
 def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Add the adapters of a PEFT folder to a model, and load them and the modules that were trained in full.
 
-    Where the checkpoint fuses several model layers, each of these gets its rows of the adapter. The output head of a
+    Where the checkpoint fuses several model layers, each model layer gets its rows of the adapter. The output head of a
     tied model is untied if the folder changes the head and the embedding table differently.
 
     Args:
@@ -52,7 +52,7 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: One of the two files is missing.
-        ValueError: A file is damaged, the adapter belongs to another model, or it uses a feature of PEFT other than
+        ValueError: A file is damaged, the adapter belongs to a different model, or it uses a feature of PEFT other than
             LoRA, rsLoRA and DoRA.
     """
     folder = Path(folder)
@@ -124,7 +124,7 @@ class PeftAdapter:
     layers: dict[str, LayerAdapter]
     """The adapters by the checkpoint names of the layers."""
     full_tensors: TensorSource
-    """Tensors that replace those of the base, by checkpoint name: `modules_to_save`, and the base's embeddings, which
+    """Tensors that replace tensors of the base, by checkpoint name: `modules_to_save`, and the base's embeddings, which
     PEFT writes along with an adapter of them."""
     is_untied: bool
     """Whether the embedding table and the output head are tied in the base but changed differently."""
@@ -190,7 +190,7 @@ class _Reader:
         self.kind = kind_of(config)
         self.by_layer = peft_layers(model)
         self.parameters = expected_shapes(model)
-        # PEFT's name of each possible adapter tensor, to its checkpoint layer and its parameter name in our models.
+        # Maps PEFT's names of all possible adapter tensors to checkpoint layers and parameter names in our models.
         self.parts: dict[str, tuple[str, str]] = {}
         for layer, names in self.by_layer.items():
             adapter = adapter_class(self.kind, names[0])
@@ -209,7 +209,7 @@ class _Reader:
         return {layer: self._layer(layer) for layer in adapted}
 
     def full_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that replace those of the base, by checkpoint name."""
+        """Return the tensors that replace tensors of the base, by checkpoint name."""
         tensors = {
             name.removeprefix(PREFIX): tensor
             for name, tensor in self.tensors.items()
@@ -261,12 +261,13 @@ class _Reader:
         known_names = {*self.parts, *(f"{PREFIX}{name}" for name in self.parameters)}
         for name in sorted(self.tensors.keys() - known_names):
             raise ValueError(
-                f"the adapter in {self.folder} belongs to another model or has another kind: unexpected tensor {name}"
+                f"the adapter in {self.folder} belongs to a different model or has a different kind:"
+                f" unexpected tensor {name}"
             )
 
     def _mismatch(self, name: str, expected: list[int], shape: list[int] | None) -> str:
         problem = "is missing" if shape is None else f"has shape {shape}"
-        return f"the adapter in {self.folder} belongs to another model: {name} {problem}; expected shape {expected}"
+        return f"the adapter in {self.folder} belongs to a different model: {name} {problem}; expected shape {expected}"
 
 
 def _meta_adapter(
@@ -279,7 +280,7 @@ def _meta_adapter(
     *,
     rank_stabilized: bool = False,
 ) -> Adapter:
-    """Return an adapter on the meta device, for a layer of this name and these widths."""
+    """Return an adapter on the meta device for a layer with the given name and widths."""
     build_adapter = adapter_class(kind, name)
     assert build_adapter is not None
     layer = Embedding if name == TABLE else Linear

@@ -1,4 +1,4 @@
-"""Continue to train an adapter: load a PEFT folder into a model that already has the same adapters."""
+"""Continue training an adapter: load a PEFT folder into a model that already has the same adapters."""
 
 import os
 from collections.abc import Collection
@@ -41,7 +41,7 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
         )
     layers = _by_layer(peft_adapter)
     adapters = {name: adapter for name, _, adapter in adapted_layers(model)}
-    _check_same("targets", "adapts other layers", adapters.keys(), layers.keys(), folder)
+    _check_same("targets", "adapts different layers", adapters.keys(), layers.keys(), folder)
     # With adapters of embeddings, PEFT also writes the embeddings of the base.
     fully_trained = {
         name
@@ -50,7 +50,7 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
     }
     _check_same(
         "modules_to_save",
-        "trains other modules in full",
+        "trains different modules in full",
         fully_trained_parameters(model).keys(),
         fully_trained,
         folder,
@@ -64,7 +64,7 @@ def load_same_adapters(model: Decoder, folder: _StrPath) -> None:
     """Load the adapters and fully trained modules of a PEFT folder into a model that already has the same ones.
 
     Args:
-        model: `check_same_adapters` holds for it; its parameters may be sharded.
+        model: A model that passes `check_same_adapters`; its parameters may be sharded.
         folder: As in `load_peft_adapter`.
     """
     adapters = {name: adapter for name, _, adapter in adapted_layers(model)}

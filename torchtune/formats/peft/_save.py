@@ -71,7 +71,7 @@ def save_peft_adapter(
 
 
 def check_peft_adapter(model: Decoder) -> None:
-    """Check that a PEFT folder can hold the adapters of a model, which may be on the meta device.
+    """Check that a PEFT folder can store the adapters of a model, which may be on the meta device.
 
     Raises:
         ValueError: The model has no adapters; they are of several kinds, or of a kind that PEFT does not support; a
@@ -83,12 +83,12 @@ def check_peft_adapter(model: Decoder) -> None:
         raise ValueError("the model has no LoRA adapters to save; add them first (add_lora)")
     if len({(_linear_kind(adapter), adapter.rank_stabilized) for adapter in adapters.values()}) > 1:
         raise ValueError(
-            "a PEFT folder holds adapters of one kind, but the model has several; use the same kind, and the same"
+            "a PEFT folder contains adapters of one kind, but the model has several; use the same kind, and the same"
             " rank_stabilized, for all layers"
         )
     kind = _kind(model)
     if not kind.peft_tensors:
-        raise ValueError(f"PEFT does not support {kind.__name__} adapters; choose another kind")
+        raise ValueError(f"PEFT does not support {kind.__name__} adapters; choose a different kind")
     _check_modules(model)
     per_row = _per_row(kind)
     if not per_row:
@@ -143,7 +143,7 @@ def _full_tensors(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tens
     tensors = {name: hf_tensor(a, state, name, parts) for name, parts in groups.items()}
     table = tensors.get(f"{table_name(model)}.weight")
     if a.tied_embeddings and table is not None:
-        tensors[f"{HEAD}.weight"] = table.clone()  # a safetensors file cannot hold a tensor twice
+        tensors[f"{HEAD}.weight"] = table.clone()  # a safetensors file cannot store a tensor twice
     return tensors
 
 
@@ -178,7 +178,7 @@ def _joined(
     names: tuple[str, ...],
     state: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Join the adapters of the layers that a checkpoint layer fuses, with the scale of the first.
+    """Join the adapters of the layers that a checkpoint layer fuses, with the scale of the first adapter.
 
     The result has a larger rank: the A matrices are stacked, and the B matrices become the blocks of a block-diagonal
     matrix, so that each adapter still changes only its rows. Adapters that share one A, such as those that were split
