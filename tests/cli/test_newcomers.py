@@ -72,7 +72,7 @@ def test_help_of_a_verb_can_be_requested_in_two_ways(tune: Tune) -> None:
 def test_help_lists_configs_and_marks_defaults(tune: Tune) -> None:
     text = " ".join(tune("lora_finetune", "--help").out.replace("│", " ").split())
     assert "configs: alpaca_llama2_lora_finetune, smollm2_135m_lora" in text
-    assert "(here:" not in text
+    assert "(config:" not in text
 
 
 def test_help_of_a_recipe_lists_each_option_on_a_separate_line(tune: Tune) -> None:

@@ -212,7 +212,7 @@ def builds(result: Any, expected: Any) -> bool:
 
 
 def _item_type_mismatch(result: Any, expected: Any) -> str | None:
-    """Return the reason why the items of a dataset (or other container) have the wrong type; None if valid or unknown."""
+    """Return the reason why items of a container, such as a dataset, have the wrong type; None if valid or unknown."""
     container = _origin_of(expected)
     if is_union(expected) or not isinstance(container, type) or not typing.get_args(expected):
         return None

@@ -171,7 +171,7 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> An
         text_of_default = hint = "(required)"
     else:
         text_of_default = value if isinstance(value, str) else inline_yaml(value)
-        hint = f"({'default' if is_default else 'here'}: {text_of_default or repr(text_of_default)})"
+        hint = f"({'default' if is_default else 'config'}: {text_of_default or repr(text_of_default)})"
     text = Typed(text_of_default)
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)

@@ -172,7 +172,7 @@ def missing_model_message(path: StrPath) -> str:
     files = sorted(path.glob("*.gguf"))
     if files:
         return f"{no_config}, only GGUF files; convert one with `tune convert {files[0]} {target}-hf`"
-    return f"{no_config}; expected the folder of a Hugging Face model (tune download downloads one)"
+    return f"{no_config}; expected the folder of a Hugging Face model (download one with tune download)"
 
 
 def _is_adapter(folder: Path) -> bool:
