@@ -212,7 +212,7 @@ def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp
         tune, tmp_path, text, "loss._component_=torchtune.modules.loss.FancyLoss", "weird=3"
     )
     for part in (
-        "model.quantize_base: the base is not quantized",
+        "model.quantize_base: the base model is loaded in `dtype`, without quantization",
         "model: torchtune.models.llama9.llama9_7b has no counterpart; choose a different model",
         "dataset: torchtune.datasets.fancy_dataset has no counterpart; choose a different dataset",
         "dtype: training in fp8 is not supported; the run uses fp32",

@@ -71,7 +71,7 @@ def test_the_page_of_long_runs_is_small_and_keeps_spikes() -> None:
     assert (12_346, 1e6) in page.points(3, "grad_norm")
     assert (23_457, 0.25) in page.points(0, "loss")
     assert page.data["panels"][2]["log"]
-    assert "validations; samples.jsonl has all" in page.text
+    assert "validations; samples.jsonl contains all" in page.text
 
 
 def a_series(draw: Any) -> list[tuple[int, float]]:

@@ -81,7 +81,7 @@ def partial_path(target: Path) -> Path:
 
 
 def _removed(folder: Path) -> Path:
-    """Remove a temporary folder that a killed process left behind, if it exists, and return its path."""
+    """Remove the temporary folder of a killed process, if it exists, and return its path."""
     import shutil
 
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):

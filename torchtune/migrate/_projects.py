@@ -32,7 +32,7 @@ _WHOLE_BATCH: Final = (
 
 
 def project_of(tree: Mapping[str, Any]) -> str | None:
-    """Return the project that a YAML config belongs to; None if it is none of the three."""
+    """Return the project that a YAML config belongs to; None for any other project."""
     if "base_model" in tree:
         return "axolotl"
     if "model_name_or_path" in tree:

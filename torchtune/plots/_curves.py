@@ -1,4 +1,4 @@
-"""Reduce metrics to curves with few points that keep every spike, for `tune plot`."""
+"""Reduce metrics to curves with few points, without losing spikes, for `tune plot`."""
 
 from collections.abc import Iterator, Sequence
 from math import fsum
@@ -9,7 +9,7 @@ from attrs import frozen
 from torchtune.plots._run import PlottedRun
 
 Series = Sequence[tuple[int, float]]
-"""Increasing steps, and their values."""
+"""Pairs of a step and a value, ordered by step."""
 
 
 @frozen(kw_only=True)
@@ -17,7 +17,7 @@ class Panel:
     """A plot of one metric over the steps."""
 
     metric: str
-    """Its name in `metrics.jsonl`."""
+    """The metric's name in `metrics.jsonl`."""
     title: str
     unit: str
     scale: float = 1.0
@@ -25,19 +25,19 @@ class Panel:
     is_noisy: bool = True
     """Whether a moving average is drawn too."""
     marks: str = ""
-    """Another metric with the same unit, whose values are drawn as points."""
+    """A second metric with the same unit, whose values are drawn as points."""
     is_common: bool = True
-    """Whether every run reports it; otherwise it is a loss term or metric of the run's recipe."""
+    """Whether every run reports the metric; otherwise, it is a loss term or metric of a recipe."""
 
 
 _SMALLEST, _LARGEST = 1e-38, 1e38
-"""Approximately the range of float32."""
+"""The approximate range of float32."""
 
 PANELS = (
-    Panel(metric="loss", title="Loss", unit="nats a token", marks="validation_loss"),
+    Panel(metric="loss", title="Loss", unit="nats per token", marks="validation_loss"),
     Panel(metric="lr", title="Learning rate", unit="", is_noisy=False),
     Panel(metric="grad_norm", title="Gradient norm", unit="L2, before clipping"),
-    Panel(metric="tokens_per_second", title="Speed", unit="useful tokens a second"),
+    Panel(metric="tokens_per_second", title="Speed", unit="useful tokens per second"),
     Panel(metric="peak_memory_bytes", title="Peak memory", unit="GiB", scale=2**-30, is_noisy=False),
     Panel(metric="mfu", title="Model FLOPs utilization", unit="%", scale=100),
 )
@@ -54,7 +54,7 @@ class Column:
     """The mean of a metric over the neighbouring steps that share a pixel column."""
 
     step: float
-    """The middle of the steps that have a value."""
+    """The midpoint of the first and last step with a value."""
     mean: float
     count: int
 
@@ -65,13 +65,13 @@ class Curve:
 
     points: list[tuple[int, float]]
     columns: list[Column]
-    """One column per point if there are few points."""
+    """The means for smoothing; one column per point if there are few points."""
 
 
 def panels_of(runs: Sequence[PlottedRun]) -> list[Panel]:
-    """Return the panels for which some run has values: always the loss, then common metrics, then those of recipes.
+    """Return the panel of the loss, and the panels for which any run has values: common metrics, then recipe metrics.
 
-    Metrics of recipes are loss terms, metrics, and numbers passed to `Run.update`, by name.
+    Recipe metrics are loss terms, metrics, and numbers passed to `Run.update`.
     """
     panels = [*PANELS, *(_panel_of(name) for name in _recipe_metrics(runs))]
     return [panel for panel in panels if panel.metric == "loss" or _has_values(runs, panel)]
@@ -105,8 +105,8 @@ def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
     Args:
         series: Steps and values. Values outside the range of float32 are clipped to it.
         scale: A factor for the values.
-        n_columns: The width of the plot in pixels. With more than two points per column, only the first and last point
-            of the curve, and the minimum and maximum of each column, are kept; columns have equal widths.
+        n_columns: The width of the plot in pixels. If there are more than two points per column, the curve only keeps
+            its first and last point, and the minimum and maximum of each column. Columns have equal widths.
     """
     scaled = [(step, _bounded(value * scale)) for step, value in series]
     if len(scaled) <= 2 * n_columns:
@@ -116,7 +116,7 @@ def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
 
 
 def _bounded(value: float) -> float:
-    """Return a value clipped so that axes, which compute powers and differences of their limits, do not overflow."""
+    """Return a clipped value, so that axes, which compute powers and differences of their limits, do not overflow."""
     return max(-_LARGEST, min(_LARGEST, value)) if abs(value) >= _SMALLEST else 0.0
 
 
@@ -150,11 +150,11 @@ def _mean(bucket: Sequence[tuple[int, float]]) -> Column:
 
 
 def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float]]:
-    """Return a centred moving average: for each column, over `n_steps // 2` steps before and after its middle.
+    """Return a centred moving average of columns, over `n_steps // 2` steps before and after each column's middle.
 
-    Weights decrease linearly with the distance, so that a spike becomes a triangle rather than a rectangle. The average
-    does not lag, so it can be compared with the validation loss. Fewer steps are averaged near the ends, and steps
-    without a value, such as skipped ones, are ignored.
+    Weights decrease linearly with the distance, so that a spike becomes a triangle, not a rectangle. The average does
+    not lag, so it can be compared with the validation loss. Near the ends, the average includes fewer steps. Steps
+    without a value, such as skipped steps, are ignored.
     """
     half = n_steps // 2
     low = high = 0
@@ -167,24 +167,24 @@ def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float
         window = columns[low:high]
         weights = [each.count * (half + 1 - abs(each.step - column.step)) for each in window]
         total = fsum(weights)
-        # Each weight is divided first, so that the mean of values near the largest float does not overflow.
+        # Each weight is divided before the multiplication, so that the mean of very large values does not overflow.
         mean = fsum(each.mean * (weight / total) for each, weight in zip(window, weights, strict=True))
         averages.append((column.step, mean))
     return averages
 
 
 def default_smoothing(runs: Sequence[PlottedRun]) -> int:
-    """Return the default smoothing, an odd number of steps: 1/25 of the longest run, but up to 15 for short runs."""
+    """Return the default smoothing, an odd number of steps: 1/25 of the longest run, or up to 15 for short runs."""
     n = last_step(runs)
     return max(n // 25, min(15, n // 5)) // 2 * 2 + 1
 
 
 def last_step(runs: Sequence[PlottedRun]) -> int:
-    """Return the last step of all runs; 0 without steps."""
+    """Return the largest step of all runs; 0 if there are no steps."""
     return max((line["step"] for run in runs for line in run.metrics.lines), default=0)
 
 
 def needs_log_axis(curves: Sequence[Any]) -> bool:
-    """Return whether values span two orders of magnitude or more, so that a logarithmic axis is needed."""
+    """Return whether the values span at least two orders of magnitude, so that a logarithmic axis is needed."""
     values = [value for curve in curves for _, value in curve.points if value > 0]
     return bool(values) and max(values) >= 100 * min(values)

@@ -1,6 +1,6 @@
-"""The image of `tune plot`: the loss above a table of the runs, with the other common metrics on the right.
+"""Draw the image of `tune plot`: the loss above a table of the runs, with the other common metrics on the right.
 
-Metrics of recipes are between the loss and the table, two per line.
+Recipe metrics are between the loss and the table, two per line.
 """
 
 import io
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 1600, 1000
-"""Pixels; the image is taller with many runs in the table, or with panels of recipes."""
+"""The size in pixels; the image is taller with many runs in the table, or with recipe metrics."""
 PANEL_HEIGHT = 210
-"""Pixels of a line of panels of recipes, including margins."""
+"""The height in pixels of a line of panels for recipe metrics, including margins."""
 COLOURS = ("#0072b2", "#d55e00", "#10a37f", "#4b1260", "#a284d2", "#6b4a10")
-"""Distinguishable on white with any kind of colour blindness (minimum distance 0.098 in OKLab under the matrices of
-Machado et al., 2009), each with a contrast of at least 3."""
+"""Colours that can be distinguished on white with any kind of colour blindness: the minimum distance is 0.098 in OKLab
+under the matrices of Machado et al. (2009), and the contrast of each colour is at least 3."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 """Line styles; runs beyond the number of colours reuse the colours with the next style."""
 _STYLE: dict[Any, Any] = {
@@ -68,9 +68,9 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
 
     Args:
         runs: At least one run.
-        smooth: Steps over which the thick curves are averaged.
+        smooth: Number of steps in the moving average, which is drawn as a thick curve.
     """
-    # matplotlib would log which fonts it finds, and that a home folder is not writable.
+    # Otherwise, matplotlib logs the fonts that it finds, and warns about a read-only home folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -96,7 +96,7 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
             return file.getvalue()
 
 
-def _draw_panels(  # noqa: PLR0917 - all describe one figure
+def _draw_panels(  # noqa: PLR0917 - the arguments describe one figure
     figure: Any,
     panels: Sequence[Panel],
     runs: Sequence[PlottedRun],
@@ -104,7 +104,7 @@ def _draw_panels(  # noqa: PLR0917 - all describe one figure
     height: int,
     loss_height: int,
 ) -> None:
-    """Draw the loss, the panels of recipes below it, and the other panels in a column on the right."""
+    """Draw the loss, the recipe metrics below it, and the other metrics in a column on the right."""
     loss, *others = [panel for panel in panels if panel.is_common]
     _draw(_add_axes(figure, (72, 48, 950, loss_height - 48 - 66), height), loss, runs, smooth)
     each = (height - 20) / max(1, len(others))
@@ -120,7 +120,7 @@ def _draw_panels(  # noqa: PLR0917 - all describe one figure
 
 
 def _add_axes(figure: Any, box: tuple[float, float, float, float], height: int) -> "Axes":
-    """Add axes with a box (left, top, width, height), in pixels from the top left corner."""
+    """Add axes in a box (left, top, width, height), in pixels from the top left corner of the figure."""
     left, top, width, box_height = box
     bounds = (left / WIDTH, 1 - (top + box_height) / height, width / WIDTH, box_height / height)
     axes: Axes = figure.add_axes(bounds)

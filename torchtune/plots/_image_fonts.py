@@ -1,4 +1,4 @@
-"""Fonts for the image of `tune plot`; characters that no installed font has are replaced, which avoids warnings."""
+"""Select fonts for the image of `tune plot`, and replace characters without a glyph, to avoid warnings."""
 
 from functools import cache
 
@@ -41,5 +41,5 @@ def _characters() -> frozenset[int]:
 
 
 def replace_missing_characters(text: str) -> str:
-    """Return text with each character that no font has replaced by a box."""
+    """Return text in which a box replaces each character without a glyph in any font."""
     return "".join(c if ord(c) in _characters() else "\N{WHITE SQUARE}" for c in text)

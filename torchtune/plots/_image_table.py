@@ -1,4 +1,4 @@
-"""The table in the image of `tune plot`; it also serves as the legend, so that no legend covers a curve."""
+"""Draw the table in the image of `tune plot`, which is also the legend, so that a legend does not cover curves."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,19 +15,19 @@ _GAP = 20
 _SWATCH = 34
 _SIZE = 10
 _LONGEST = 26
-"""Characters in a cell; longer texts are truncated at the start, which paths and keys tend to share."""
+"""Maximum number of characters in a cell. Longer text is truncated at the start, which rows often have in common."""
 _SHOWN_COLUMNS = (1, 2, 3, 6)
-"""Columns shown in addition to the run's name and the differing fields; the others have panels."""
+"""Columns of `row_of` to show in addition to the run's name and the differing fields; other columns have panels."""
 
 
 def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Sequence[Any]) -> None:
-    """Draw a line for each run, with as many differing fields as fit.
+    """Draw a table with a row for each run, and as many of the differing fields as fit.
 
     Args:
         axes: The axes to fill; their size must be final.
-        canvas: Used to measure text.
-        runs: The runs, one per line of the table.
-        looks: The styles of their curves: `colour` and `dash`.
+        canvas: The canvas that measures text.
+        runs: The runs, one per row of the table.
+        looks: The styles of the runs' curves: `colour` and `dash`.
     """
     box = axes.get_window_extent()
     axes.set_axis_off()
@@ -51,8 +51,8 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
         )
     axes.plot([0, box.width], [_ROW, _ROW], color="#c9ced4", linewidth=0.8)
     if n_drawn < len(columns):
-        foot = f"{len(columns) - n_drawn} more fields differ; the HTML page lists all"
-        axes.text(0, _ROW * (len(runs) + 1.6), foot, va="center", fontsize=_SIZE - 1, color="#4a5058")
+        footer = f"{len(columns) - n_drawn} more fields differ; the HTML page lists all fields"
+        axes.text(0, _ROW * (len(runs) + 1.6), footer, va="center", fontsize=_SIZE - 1, color="#4a5058")
 
 
 def _columns(runs: Sequence[PlottedRun]) -> Iterator[list[str]]:

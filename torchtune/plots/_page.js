@@ -1,5 +1,5 @@
 "use strict";
-// Draws the panels of `tune plot` from the page's JSON. Texts become text nodes, so names and prompts are never parsed as markup.
+// Draws the panels of `tune plot` from the page's JSON. All text is inserted as text nodes, so that names and prompts are never parsed as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
@@ -25,7 +25,7 @@
   }
 
   // Format a number for an axis or the tooltip.
-  function written(value, digits) {
+  function formatNumber(value, digits) {
     const size = Math.abs(value);
     if (value !== 0 && (size < 1e-3 || size >= 1e7)) return String(Number(value.toPrecision(digits)).toExponential()).replace("e+", "e");
     return value.toLocaleString("en", { maximumSignificantDigits: digits, useGrouping: true });
@@ -54,7 +54,7 @@
     return ticks;
   }
 
-  // The mean that _curves.py describes, of columns of (middle, mean, count).
+  // Compute the moving average described in _curves.py from columns of (middle, mean, count).
   function smoothed(columns, steps) {
     const half = Math.floor(steps / 2);
     let low = 0;
@@ -101,18 +101,18 @@
     const isLog = state.log.has(panel.metric);
     const [low, high] = domainOf(panel, isLog);
     const ticks = (isLog ? logTicks : niceTicks)(low, high, Math.max(2, Math.floor(height / 55)));
-    const names = ticks.map((tick) => written(tick, 4));
-    const left = 14 + 6.6 * Math.max(3, ...names.map((name) => name.length));
+    const labels = ticks.map((tick) => formatNumber(tick, 4));
+    const left = 14 + 6.6 * Math.max(3, ...labels.map((label) => label.length));
     const [right, top, bottom] = [14, 10, height - 24];
     const x = (step) => left + ((step - data.first) / (data.last - data.first)) * (width - left - right);
-    const at = isLog ? (v) => Math.log(v / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
-    const y = (value) => bottom - at(value) * (bottom - top);
+    const fraction = isLog ? (v) => Math.log(v / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
+    const y = (value) => bottom - fraction(value) * (bottom - top);
     svg.replaceChildren();
     make(svg, "title", { id: `title-${panel.metric}` }, `${panel.title} ${panel.unit} of ${visible().map((r) => r.name).join(", ")} over the steps`);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     ticks.forEach((tick, i) => {
       make(svg, "line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) });
-      make(svg, "text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, names[i]);
+      make(svg, "text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, labels[i]);
     });
     make(svg, "line", { class: "axis", x1: left, x2: width - right, y1: bottom, y2: bottom });
     const steps = niceTicks(data.first, data.last, Math.max(2, Math.floor((width - left) / 90))).filter(Number.isInteger);
@@ -147,7 +147,7 @@
     }
   }
 
-  // The point of a curve nearest to a step; -1 if there is none.
+  // Return the index of the point nearest to a step; -1 for a curve without points.
   function nearest(points, step) {
     let [low, high] = [0, points.length - 1];
     while (low < high) {
@@ -166,17 +166,17 @@
     return Math.abs(point[0] - step) <= width ? point : null;
   }
 
-  const cell = ([at, value], step) => written(value, 5) + (at === step ? "" : ` (step ${at.toLocaleString("en")})`);
+  const cell = ([pointStep, value], step) => formatNumber(value, 5) + (pointStep === step ? "" : ` (step ${pointStep.toLocaleString("en")})`);
 
-  function stepNear(chart, wanted) {
-    let found = null;
+  function stepNear(chart, target) {
+    let closest = null;
     for (const run of visible()) {
       for (const points of [curveOf(run, chart.panel).points, marksOf(run, chart.panel)]) {
-        const point = points[nearest(points, wanted)];
-        if (point && (found === null || Math.abs(point[0] - wanted) < Math.abs(found - wanted))) found = point[0];
+        const point = points[nearest(points, target)];
+        if (point && (closest === null || Math.abs(point[0] - target) < Math.abs(closest - target))) closest = point[0];
       }
     }
-    return found;
+    return closest;
   }
 
   function cross(chart) {
@@ -202,12 +202,12 @@
       const point = pointAt(curveOf(run, panel), step);
       make(row, "td", { class: "number" }, point ? cell(point, step) : "–");
       const mark = marksOf(run, panel).find(([at]) => at === step);
-      if (hasMarks) make(row, "td", { class: "number" }, mark ? `validation ${written(mark[1], 5)}` : "");
+      if (hasMarks) make(row, "td", { class: "number" }, mark ? `validation ${formatNumber(mark[1], 5)}` : "");
     }
     tip.hidden = false;
     const [inner, outer] = [svg.getBoundingClientRect(), chart.figure.getBoundingClientRect()];
-    const at = inner.left - outer.left + chart.x(step);
-    const left = at + 14 + tip.offsetWidth < chart.figure.clientWidth ? at + 14 : Math.max(4, at - 14 - tip.offsetWidth);
+    const x = inner.left - outer.left + chart.x(step);
+    const left = x + 14 + tip.offsetWidth < chart.figure.clientWidth ? x + 14 : Math.max(4, x - 14 - tip.offsetWidth);
     tip.style.left = `${left}px`;
     tip.style.top = `${inner.top - outer.top + 10}px`;
   }
@@ -225,8 +225,8 @@
     const steps = visible().flatMap((run) => curveOf(run, chart.panel).points.map(([step]) => step));
     const side = { ArrowRight: (s) => s > from, ArrowLeft: (s) => s < from, Home: () => true, End: () => true }[key];
     const isFirst = key === "ArrowRight" || key === "Home";
-    const found = steps.filter(side).reduce((a, b) => (a === null || (isFirst ? b < a : b > a) ? b : a), null);
-    if (found !== null) show(chart, found);
+    const next = steps.filter(side).reduce((a, b) => (a === null || (isFirst ? b < a : b > a) ? b : a), null);
+    if (next !== null) show(chart, next);
   }
 
   function addChart(panel, number) {
@@ -249,8 +249,8 @@
     });
     const point = (event) => {
       const offset = event.clientX - svg.getBoundingClientRect().left - chart.left;
-      const share = offset / (chart.width - chart.left - chart.right);
-      show(chart, stepNear(chart, data.first + share * (data.last - data.first)));
+      const fraction = offset / (chart.width - chart.left - chart.right);
+      show(chart, stepNear(chart, data.first + fraction * (data.last - data.first)));
     };
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
@@ -281,18 +281,18 @@
     }
     const label = make(bar, "label");
     make(label, "span", {}, "smoothing");
-    // The slider is finer where it is small: its cube is the share of the run.
+    // The fraction of the run is the cube of the slider's position, so that small values can be set more precisely.
     const slider = make(label, "input", { type: "range", min: 0, max: 100, step: 1 });
     const output = make(label, "output");
     const most = Math.max(3, data.last - data.first, data.smooth);
-    const tell = () => (output.textContent = state.smooth > 1 ? `${state.smooth.toLocaleString("en")} steps` : "none");
+    const updateLabel = () => (output.textContent = state.smooth > 1 ? `${state.smooth.toLocaleString("en")} steps` : "none");
     slider.value = 100 * Math.cbrt((data.smooth - 1) / most);
     slider.addEventListener("input", () => {
       state.smooth = 2 * Math.round(((slider.value / 100) ** 3 * most) / 2) + 1;
-      tell();
+      updateLabel();
       charts.forEach(draw);
     });
-    tell();
+    updateLabel();
   }
 
   const panels = document.getElementById("panels");

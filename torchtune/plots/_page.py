@@ -1,4 +1,4 @@
-"""The HTML page of `tune plot`: one self-contained file, with the curves as JSON for its script."""
+"""Render the HTML page of `tune plot`: a self-contained file with a script, and the curves as JSON."""
 
 import json
 from base64 import b64encode
@@ -14,14 +14,14 @@ from torchtune.plots._samples import samples_of
 from torchtune.plots._table import HEADS, leaves_that_differ, row_of
 
 N_COLOURS = 6
-"""`--c0` to `--c5` of the style sheet, distinguishable with any kind of colour blindness: the minimum distance in OKLab
-under the matrices of Machado et al. (2009) is 0.098 on the light page and 0.161 on the dark one; each has a contrast of
-3."""
+"""Number of colours in the style sheet (`--c0` to `--c5`). They can be distinguished with any kind of colour blindness:
+the minimum distance in OKLab under the matrices of Machado et al. (2009) is 0.098 on the light page and 0.161 on the
+dark page. Each colour has a contrast of 3."""
 DASHES = ("none", "7 3", "2 2.5", "9 2.5 2 2.5")
 _POINTS = 40_000
 """Maximum number of points on a page, which keeps it below 2 MB."""
 _NUMBERS = {"steps", "last loss", "tokens/s", "peak memory"}
-"""Right-aligned columns."""
+"""Columns of numbers, which are right-aligned."""
 
 
 def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] = ()) -> str:
@@ -29,7 +29,7 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] 
 
     Args:
         runs: At least one run.
-        smooth: Steps over which the thick curves are averaged at first.
+        smooth: Initial number of steps in the moving average, which is drawn as a thick curve.
         image_files: Images of the same curves in the same folder.
     """
     folder = Path(__file__).parent
@@ -54,13 +54,13 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] 
 
 
 def _policy(script: str) -> str:
-    """Return a policy that only allows this page's script and styles: no network access and no injected scripts."""
+    """Return a content security policy that allows only this page's script and styles, and no network access."""
     digest = b64encode(sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def _json(data: Any) -> str:
-    """Return JSON that is safe inside a script element, whatever strings it contains."""
+    """Return JSON that is safe inside a script element even if its strings contain HTML."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -68,8 +68,8 @@ def _json(data: Any) -> str:
 def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
     """Return the data for the script.
 
-    Curves are lists of steps and values, with seven digits, the precision of float32. A curve that was reduced also has
-    `columns`: the middle, mean and number of steps of each.
+    Curves are lists of steps and values with seven digits, the precision of float32. Reduced curves also have
+    `columns`, each with its middle, its mean and its number of steps.
     """
     panels = panels_of(runs)
     n_columns = max(50, min(1000, _POINTS // (2 * len(panels) * len(runs))))
@@ -157,11 +157,11 @@ def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
     if len(runs) > max(6, len(leaves)):
         yield _matrix("run", paths, names, list(zip(*values, strict=True)))
     else:
-        yield _matrix("leaf", names, paths, values)
+        yield _matrix("field", names, paths, values)
 
 
 def _matrix(corner: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an HTML table of escaped texts."""
+    """Return an HTML table; all arguments except `corner` contain HTML."""
     body = "".join(
         f"<tr><th>{name}{''.join(f'<td class=value><div>{cell}</div>' for cell in row)}"
         for name, row in zip(names, rows, strict=True)

@@ -1,4 +1,4 @@
-"""Find, name and read the runs of `tune plot`; of a run's folder, only the metrics are required."""
+"""Find, label and read the runs of `tune plot`; only the metrics in a run's folder are required."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchtune.utils.metric_logging import RunMetrics
 
 _PLOT_SUFFIXES = (".png", ".html")
-"""Suffixes of files that `tune plot` writes, which a shell's `runs/*` may therefore include next time."""
+"""Extensions of files that `tune plot` writes to a folder of runs, so that `runs/*` matches them the next time."""
 
 
 @frozen
@@ -29,10 +29,10 @@ class Sample:
 
 @frozen
 class PlottedRun:
-    """The data of a run to plot."""
+    """The data of a run for plotting."""
 
     name: str
-    """A name that is unique among the plotted runs."""
+    """The label, which is unique among the plotted runs."""
     folder: Path
     metrics: "RunMetrics"
     config: dict[str, Any]
@@ -41,19 +41,19 @@ class PlottedRun:
     """`run.json`; empty if missing."""
     samples: list[Sample]
     notes: list[str]
-    """Sentences about unreadable parts."""
+    """Messages about unreadable files and lines."""
 
 
 def read_runs(args: Sequence[str]) -> list[PlottedRun]:
-    """Read the runs that a command line names.
+    """Read the runs on a command line.
 
     Args:
-        args: Each a run's folder or its metrics file, optionally as `label=path`. If there are several, images and
-            pages are skipped.
+        args: Run folders or metrics files, optionally as `label=path`. If there are several arguments, images and pages
+            are skipped.
 
     Raises:
-        FileNotFoundError: A folder does not exist, or is not a run's.
-        ValueError: A run or a label is named twice, or a file contains no metrics.
+        FileNotFoundError: A folder does not exist, or is not a run's folder.
+        ValueError: Two arguments refer to the same run or have the same label, or a file contains no metrics.
         OSError: A file cannot be read.
     """
     labelled_paths = [_split(arg) for arg in args]
@@ -65,14 +65,14 @@ def read_runs(args: Sequence[str]) -> list[PlottedRun]:
     for _, path in labelled_paths:
         file = RunFolder(path.resolve()).metrics if path.is_dir() else path.resolve()
         if file in paths_by_file:
-            raise ValueError(f"{path} and {paths_by_file[file]} are the same run; name each run once")
+            raise ValueError(f"{path} and {paths_by_file[file]} are the same run; pass each run once")
         paths_by_file[file] = path
     names = _names(labelled_paths)
     return [_read(name, path) for name, (_, path) in zip(names, labelled_paths, strict=True)]
 
 
 def _split(arg: str) -> tuple[str, Path]:
-    """Return an argument's label, which may be empty, and its path; of `a=b=c`, the split whose path exists."""
+    """Return an argument's label, which may be empty, and its path; split `a=b=c` so that the path exists."""
     parts = arg.split("=")
     splits = [("=".join(parts[:i]), Path("=".join(parts[i:]))) for i in range(len(parts))]
     existing = [(label, path) for label, path in splits if path != Path() and path.exists()]
@@ -83,11 +83,11 @@ def _split(arg: str) -> tuple[str, Path]:
 
 
 def _names(named: Sequence[tuple[str, Path]]) -> list[str]:
-    """Return the labels, and for runs without a label the distinctive part of their paths."""
+    """Return a name for each run: its label or, without a label, the distinctive part of its path."""
     labels = [label for label, _ in named if label]
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
-        raise ValueError(f"two runs are labelled {twice!r}; give each another label")
+        raise ValueError(f"two runs have the label {twice!r}; use different labels")
     short = iter(_distinct([path for label, path in named if not label]))
     names = [label or next(short) for label, _ in named]
     return [
@@ -97,7 +97,7 @@ def _names(named: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
-    """Return paths without their common leading and trailing parts; never empty.
+    """Return paths without their common leading and trailing parts; at least one part of each path remains.
 
     >>> _distinct([Path("runs/a/out"), Path("runs/b/out")])
     ['a', 'b']
@@ -113,12 +113,14 @@ def _distinct(paths: Sequence[Path]) -> list[str]:
 
 def _n_shared(sequences: Sequence[Sequence[str]]) -> int:
     """Return the length of the common prefix of all sequences."""
-    levels = zip(*sequences, strict=False)  # as long as the shortest
+    levels = zip(*sequences, strict=False)  # ends with the shortest sequence
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def _folder_parts(path: Path) -> tuple[str, ...]:
-    absolute = path.resolve() if ".." in path.parts else path.absolute()  # keep the name of a link
+    absolute = (
+        path.resolve() if ".." in path.parts else path.absolute()
+    )  # `absolute` keeps the names of symlinks
     if absolute.name == "metrics.jsonl":
         return absolute.parent.parts
     return (absolute if absolute.is_dir() else absolute.with_suffix("")).parts
@@ -126,7 +128,7 @@ def _folder_parts(path: Path) -> tuple[str, ...]:
 
 def _read(name: str, path: Path) -> PlottedRun:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder; name a run's output_dir, or its metrics.jsonl")
+        raise FileNotFoundError(f"{path} does not exist; expected a run's output_dir, or its metrics.jsonl")
     run = RunFolder(path if path.is_dir() else path.parent)
     metrics = _metrics(path)
     notes = []
@@ -144,12 +146,12 @@ def _metrics(path: Path) -> "RunMetrics":
 
     run = RunFolder(path)
     if run.has_begun and not run.metrics.exists():
-        return RunMetrics([], [])  # it has not reached its first step
+        return RunMetrics([], [])  # the run has not completed its first step
     if path.is_dir() and not run.metrics.is_file() and _has_runs(path):
         raise FileNotFoundError(f"{path} is a folder of runs; plot them with `tune plot {path / '*'}`")
     metrics = read_metrics(path)
     if path.is_file() and metrics.broken and not metrics.lines:
-        raise ValueError(f"{path}: contains no metrics; name a run's folder, or its metrics.jsonl")
+        raise ValueError(f"{path} contains no metrics; expected a run's folder, or its metrics.jsonl")
     return metrics
 
 
@@ -158,7 +160,7 @@ def _has_runs(folder: Path) -> bool:
 
 
 def _config(file: Path) -> tuple[dict[str, Any], str]:
-    """Return a frozen config, and why it is unreadable; both are empty if the file is missing."""
+    """Return a frozen config, and the reason if it is unreadable; both are empty if the file does not exist."""
     if not file.exists():
         return {}, ""
     try:
@@ -171,7 +173,7 @@ def _config(file: Path) -> tuple[dict[str, Any], str]:
 
 
 def _samples(file: Path) -> tuple[list[Sample], list[int]]:
-    """Return the answers, the later ones of repeated steps, and the line numbers of unreadable lines."""
+    """Return the answers, and the numbers of unreadable lines; for a repeated step, the last answers are returned."""
     from torchtune.utils.metric_logging import json_lines
 
     samples: dict[tuple[int, str], Sample] = {}
@@ -196,5 +198,5 @@ def _lines(numbers: Sequence[int]) -> str:
 
 
 def _printable(name: str) -> str:
-    """Return a name with unprintable characters replaced, for a terminal or an image."""
+    """Return a name without unprintable characters, which are replaced, for a terminal or an image."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

@@ -1,4 +1,4 @@
-"""The models' answers on the page of `tune plot`: a collapsed table for each prompt, a line for each validation."""
+"""Render the answers on the page of `tune plot`: a collapsed table for each prompt, with a row for each validation."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -7,13 +7,13 @@ from torchtune._counted import counted
 from torchtune.plots._run import PlottedRun
 
 _BUDGET = 400_000
-"""Characters of all answers on a page; beyond it, the answers of some steps are omitted."""
+"""Maximum number of characters in all answers on a page; the answers of some steps are omitted if it is exceeded."""
 _LONGEST = 4_000
-"""Characters of an answer; longer ones are truncated."""
+"""Maximum number of characters in an answer; longer answers are truncated."""
 
 
 def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
-    """Yield the tables; nothing if no run has answers."""
+    """Yield the HTML of the tables; yield nothing if no run has answers."""
     answers = {
         (sample.prompt, sample.step, number): sample.answer
         for number, run in enumerate(runs)
@@ -27,7 +27,8 @@ def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
     yield "<h2>Answers</h2>"
     if len(steps) < len(all_steps):
         yield (
-            f"<p class=dim>Showing {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl has all.</p>"
+            f"<p class=dim>Showing {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl contains"
+            " all answers.</p>"
         )
     several = len(runs) > 1
     heads = "".join(f"<th>{escape(run.name)}" for run in runs) if several else "<th>answer"
@@ -48,7 +49,7 @@ def _cell(answer: str | None, longest: int) -> str:
 
 
 def _fit_budget(answers: dict[tuple[str, int, int], str]) -> tuple[list[int], int]:
-    """Return the steps to show, including the first and last, and the length of answers, so that all of them fit."""
+    """Return the steps to show, including the first and last, and the maximum length of an answer."""
     steps = sorted({step for _, step, _ in answers})
 
     def size() -> int:

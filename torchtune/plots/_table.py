@@ -1,4 +1,4 @@
-"""The tables of `tune plot`: a line for each run, and the differences between their configs."""
+"""Compute the tables of `tune plot`: a row for each run, and the differences between their configs."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torchtune.plots._run import PlottedRun
 
 HEADS = ("run", "steps", "last loss", "best validation", "tokens/s", "peak memory", "state")
 NO_VALUE = "\N{EN DASH}"
-"""Shown if a run has no value."""
+"""Text for a missing value."""
 
 
 @frozen
@@ -20,7 +20,7 @@ class Leaf:
 
     path: str
     values: list[str]
-    """The value in each run, as YAML; a dash if it is absent or there is no config."""
+    """The value in each run, as YAML; a dash if the leaf or the config is missing."""
 
 
 def row_of(run: PlottedRun) -> list[str]:
@@ -34,7 +34,7 @@ def row_of(run: PlottedRun) -> list[str]:
         _steps(run, len(loss)),
         f"{loss[-1][1]:.4f}" if loss else NO_VALUE,
         f"{best[1]:.4f} at step {best[0]:,}" if best else NO_VALUE,
-        # The median, as the first steps are slow.
+        # The median is shown, as the first steps are slow.
         f"{statistics.median(value for _, value in speed):,.0f}" if speed else NO_VALUE,
         f"{max(value for _, value in memory) / 2**30:.2f} GiB" if memory else NO_VALUE,
         state_of(run),
@@ -50,7 +50,7 @@ def _steps(run: PlottedRun, n_with_loss: int) -> str:
 
 
 def state_of(run: PlottedRun) -> str:
-    """Return a run's progress; only its record shows whether it has finished."""
+    """Return a run's progress as text; without a record, it is unknown whether the run has finished."""
     if "finished" in run.record:
         return "finished"
     if not run.metrics.lines:
@@ -60,7 +60,7 @@ def state_of(run: PlottedRun) -> str:
 
 
 def _total(config: dict[str, Any]) -> str:
-    """Return the total number of steps as text, if the config determines it; it does not contain the dataset's size."""
+    """Return the total number of steps as text; empty if it depends on the size of the dataset."""
     steps = config.get("max_steps")
     if isinstance(steps, int):
         return f" of {steps:,}"
@@ -74,12 +74,12 @@ def _total(config: dict[str, Any]) -> str:
 def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
     """Compare the configs of runs, leaf by leaf.
 
-    Output folders, and paths within them, count as equal. The seed comes last.
+    Output folders, and paths in them, count as equal. The seed is the last leaf.
     """
     trees = [_without_folder(run.config) for run in runs if run.config]
     if len(trees) < 2:
         return []
-    # All are compared with the first config, so a leaf without a difference has the first config's value.
+    # All configs are compared with the first, so leaves without a difference have the value of the first config.
     changes = [{d.path: d for d in differences(trees[0], tree)} for tree in trees]
     first = {path: d.left for of_run in changes for path, d in of_run.items()}
     leaves = [first | {path: d.right for path, d in of_run.items()} for of_run in changes]
@@ -94,7 +94,7 @@ def _as_text(value: Any) -> str:
 
 
 def _without_folder(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config without its output folder, and with paths in that folder written as references to it."""
+    """Return a config without its output folder; paths in the folder are replaced with references to it."""
     folder = config.get("output_dir")
     others = {name: value for name, value in config.items() if name != "output_dir"}
     relative_config: dict[str, Any] = (

@@ -1,4 +1,4 @@
-"""Modules that the specification requires at these dotpaths."""
+"""Utilities at the dotpaths that existing configs use."""
 
 from torchtune.utils import metric_logging
 

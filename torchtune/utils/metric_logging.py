@@ -29,8 +29,8 @@ Scalar = float | int
 class MetricLogger(ABC):
     """A destination for metrics, one optimizer step at a time.
 
-    A subclass implements `log_dict` for the metrics of one step. `close` is called once, at the end of the run, even if
-    the run fails. A logger that raises is reported and removed; the run continues without it.
+    A subclass implements `log_dict`, which records the metrics of one step. `close` is called once, at the end of the
+    run, even if the run fails. If a logger raises an exception, a note is printed and the run continues without it.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +38,7 @@ class MetricLogger(ABC):
 
     @abstractmethod
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
-        """Record several metrics of one step.
+        """Record metrics of one step.
 
         Args:
             metrics: Values by name, such as `{"loss": 1.5, "lr": 2e-5}`.
@@ -49,7 +49,7 @@ class MetricLogger(ABC):
         """Record one metric of one step."""
         self.log_dict({name: value}, step)
 
-    def close(self) -> None:  # noqa: B027 -- most loggers have nothing to close.
+    def close(self) -> None:  # noqa: B027 -- most loggers have nothing to close
         """Flush pending metrics and close files and connections; closing twice is harmless."""
 
 
@@ -61,9 +61,9 @@ def metric_line(metrics: Mapping[str, Scalar], step: int) -> str:
 class DiskLogger(MetricLogger):
     """Append one line of text per step to a file: `step=3 | loss=1.5 | lr=2e-05`.
 
-    The file is opened at the first line and flushed after each line, so that it can be followed during the run. A
-    resumed run appends to it and may therefore repeat the steps after its last checkpoint; `metrics.jsonl` has each
-    step once.
+    The file is opened at the first line and flushed after each line, so that you can follow it during the run. A
+    resumed run appends to the file, which may therefore contain the steps after the last checkpoint twice;
+    `metrics.jsonl` contains each step once.
 
     Args:
         log_dir: Folder of the file; created if missing.
@@ -109,8 +109,8 @@ class StdoutLogger(MetricLogger):
 class TensorBoardLogger(MetricLogger):
     """Write scalars for TensorBoard; needs the package `tensorboard`.
 
-    The event file is created at the first metric. A resumed run starts a new file, which tells TensorBoard to discard
-    the steps of earlier files from its first step on.
+    The event file is created at the first metric. A resumed run creates a new file, which tells TensorBoard to discard
+    steps in earlier files that are not before the first step of the new file.
 
     Args:
         log_dir: Folder of the event files; created if missing.
@@ -168,7 +168,7 @@ class WandBLogger(MetricLogger):
     _group: str | None = None
     _name: str | None = None
     _mode: Literal["online", "offline"] = "online"
-    # wandb's types come with the package, which may not be installed.
+    # Any, because the package with wandb's types may not be installed.
     _run: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -214,11 +214,11 @@ class WandBLogger(MetricLogger):
 
 
 class Loggers:
-    """Several loggers combined; a logger that raises is reported and removed.
+    """A list of loggers; if a logger raises an exception, it is reported and removed.
 
     Args:
         loggers: The loggers, in the order in which they are called.
-        note: Prints a line for the user.
+        note: Prints a message for the user.
     """
 
     def __init__(self, loggers: Sequence[MetricLogger], note: Callable[[str], None]) -> None:
@@ -255,7 +255,7 @@ def check_packages(logger: type[MetricLogger]) -> None:
     """Check that a logger's packages are installed.
 
     Raises:
-        ValueError: A package is missing; the message says how to install it.
+        ValueError: A package is missing; the message contains the command that installs it.
     """
     for package in logger.packages:
         if find_spec(package) is None:
@@ -269,12 +269,12 @@ class RunMetrics:
     """The contents of a run's `metrics.jsonl`."""
 
     lines: list[dict[str, Any]]
-    """The file's objects in order: one for each optimizer step, and for each validation in between."""
+    """The objects in the file, in order: one for each optimizer step and one for each validation."""
     broken: list[int]
     """Line numbers, from 1, of unreadable lines, such as the last line of a killed run."""
 
     def series(self, name: str) -> list[tuple[int, float]]:
-        """Return the steps and values of a metric, only finite ones; the later value of a repeated step wins."""
+        """Return the steps and finite values of a metric; for a repeated step, the last value is returned."""
         values_by_step: dict[int, float] = {}
         for line in self.lines:
             value = line.get(name)
@@ -283,7 +283,7 @@ class RunMetrics:
         return sorted(values_by_step.items())
 
     def frame(self) -> "pd.DataFrame":
-        """Return a data frame with the index `step` and a column for each metric.
+        """Return a data frame with `step` as its index and a column for each metric.
 
         Missing values are NaN: a skipped step has no loss, and most steps have no `validation_loss`.
         """
@@ -306,7 +306,7 @@ def _is_finite(value: float) -> bool:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the line number, from 1, and JSON value of each non-empty line of a file; None for unreadable lines."""
+    """Yield the line number, from 1, and the JSON value of each non-empty line; None for unreadable lines."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -324,7 +324,7 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
         run: The run's folder, or its `metrics.jsonl`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         OSError: The file cannot be read.
     """
     path = Path(run)
@@ -342,4 +342,4 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
 
 
 COMPONENT_KINDS = (MetricLogger,)
-"""Classes whose subclasses a config may name in fields without a declared type."""
+"""Classes whose subclasses are accepted as components in fields without a declared type."""
