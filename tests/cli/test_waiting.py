@@ -128,7 +128,7 @@ def test_only_one_rank_of_a_host_prints_messages(tmp_path: Path) -> None:
     text = process.communicate(timeout=60)[1]
     assert process.returncode == 2
     assert text.startswith("tune: rank 0 did not join at 127.0.0.1:")
-    assert "within 4 s; start it, check that its host can reach that address" in text
+    assert "within 4 s; start any missing rank, check that its host can reach that address" in text
     assert len(text.splitlines()) == 1
 
 

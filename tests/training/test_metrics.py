@@ -8,7 +8,7 @@ import torch
 from tests.training.tiny import ALONE, batch_of, examples, step_values
 from torchtune.runs import peak_memory_bytes
 from torchtune.training import Metrics
-from torchtune.training._metrics import cut_back
+from torchtune.training._metrics import remove_later_lines
 from torchtune.utils.metric_logging import MetricLogger, read_metrics
 
 BATCHES = [batch_of(examples()[:2]), batch_of(examples()[3:5])]
@@ -75,18 +75,18 @@ def test_resuming_removes_lines_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_cut_back_keeps_lines_up_to_the_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    cut_back(path, 1)
+    remove_later_lines(path, 1)
     assert not path.exists()
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n[]\n{"step": 1}')
-    cut_back(path, 1)
+    remove_later_lines(path, 1)
     assert path.read_text() == '{"step": 1}\n'
     path.write_text('{"step": 1, "answer": "a\u2028b\u0085c"}\n{"step": 2}\n', "utf-8")
-    cut_back(path, 1)
+    remove_later_lines(path, 1)
     assert path.read_text("utf-8") == '{"step": 1, "answer": "a\u2028b\u0085c"}\n'
     path.write_text('{"step": 0, "validation_loss": 1.0}\n{"step": 1}\n')
-    cut_back(path, 0)
+    remove_later_lines(path, 0)
     assert path.read_text() == '{"step": 0, "validation_loss": 1.0}\n'
-    cut_back(path, -1)
+    remove_later_lines(path, -1)
     assert path.read_text() == ""
 
 

@@ -83,8 +83,8 @@ class _Wait:
         waited = time.monotonic() - self._started
         if waited > join_timeout():
             raise ValueError(
-                f"{missing} did not join at {self._address} within {join_timeout():g} s; start it, check that its host"
-                f" can reach that address, or wait longer with --join-timeout{_hint(self._size)}"
+                f"{missing} did not join at {self._address} within {join_timeout():g} s; start any missing rank, check"
+                f" that its host can reach that address, or wait longer with --join-timeout{_hint(self._size)}"
             )
         if waited > self._report_after:
             self._report_after *= 2

@@ -167,7 +167,7 @@ def attend(
         k: `[b, kv_heads, keys, head_dim]`.
         v: `[b, kv_heads, keys, head_dim]`.
         mask: `[b or 1, 1, s, keys]`, True where a query attends to a key; None: see `is_causal`.
-        is_causal: Query i attends to keys 0 to i.
+        is_causal: Whether query i attends only to keys 0 to i.
         scale: Scale factor applied to the scores.
         softcap: Bound of the scores; None: no soft cap.
 

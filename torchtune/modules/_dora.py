@@ -16,7 +16,7 @@ class DoRA(LoRA):
     """A layer whose weight is `m (W + s B A) / ||W + s B A||`, row by row.
 
     See arXiv 2402.09353, equation 5; its columns are the rows of torch's weights. `lora_magnitude`, m, starts as the
-    norms of W's rows, so that the layer is unchanged at first; the norm in the denominator is treated as a constant in
+    norms of W's rows, so that the layer is initially unchanged; the norm in the denominator is treated as a constant in
     the backward pass (section 4.3). A row of zeros has no direction and stays zero.
 
     Dropout applies only to the inputs of the low-rank update; in PEFT, it also affects the product with W if m differs

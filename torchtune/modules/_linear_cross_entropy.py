@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 class LinearCrossEntropy(nn.Module):
     """Cross-entropy of `softmax(hidden @ weight.T)`, computed in chunks of tokens.
 
-    The logits have `tokens x vocabulary` elements, and a plain backward pass stores several copies. Here the forward
-    pass computes the gradients of each chunk together with its logits, and then frees the logits. Positions without a
-    target cost nothing, a frozen weight gets no gradient, and sums are in float32 or wider. A batch without targets has
-    loss 0 and zero gradients.
+    The logits have `tokens x vocabulary` elements, and an ordinary backward pass stores several copies. Here the
+    forward pass computes the gradients of each chunk together with its logits, and then frees the logits. Positions
+    without a target cost nothing, a frozen weight gets no gradient, and sums are in float32 or wider. A batch without
+    targets has loss 0 and zero gradients.
 
     Args:
         reduction: "sum" over the targets, or their "mean" (0 without targets).
@@ -88,7 +88,7 @@ class ChunkSoftmax(NamedTuple):
     log_probs: Tensor
     """`[c, 1]`, at the labels."""
     slopes: Tensor | None
-    """`[c, v]`, derivatives of the capped logits with respect to the plain ones; None: no soft cap."""
+    """Derivatives of the capped logits with respect to the uncapped logits, `[c, v]`, or None without a soft cap."""
     temperature: float
     """Divisor of the (capped) logits."""
 
@@ -145,8 +145,8 @@ class ChunkedHead:
         self.hidden, self.labels = hidden, labels
         self.softcap, self.temperature = softcap, temperature
         self.sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
-        # On a CPU, use float32: it is more accurate, and bfloat16 products of this shape take up to 100 times
-        # as long on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
+        # On a CPU, use float32: it is more accurate, and bfloat16 products of this shape take up to 100 times as long
+        # on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
         self.compute_dtype = self.sum_dtype if hidden.device.type == "cpu" else hidden.dtype
         self.head = weight.to(self.compute_dtype)  # [v, d]
         # Inputs that were bfloat16 keep their values, so that products may be computed in bfloat16, which is several

@@ -49,7 +49,7 @@ class ActivationCheckpointing:
 
 
 def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> None:
-    """Recompute the activations of layers in the backward pass instead of storing them, in place.
+    """Change layers, in place, to recompute activations in the backward pass instead of storing them.
 
     Results are bitwise identical, dropout included. A forward pass without gradients, or with a cache, is unchanged.
 
@@ -65,8 +65,8 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
 def compile_layers(model: Decoder) -> None:
     """Compile each layer with `torch.compile`, in place; compilation happens in the first steps.
 
-    Call it after `checkpoint_activations`, so that the compiler sees the recomputation, and before FSDP, so that its
-    hooks are not compiled.
+    Call it after `checkpoint_activations`, so that the compiler sees the recomputation, and before FSDP, so that
+    FSDP's hooks are not compiled.
     """
     for layer in model.layers:
         assert isinstance(layer, DecoderLayer)

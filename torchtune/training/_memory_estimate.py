@@ -164,12 +164,12 @@ class _Workload:
         n = len(model.layers)
         period = 1 if self.section is None else self.section.every_n_layers
         # Do not extrapolate from 0, as the first layer may save less than the other layers.
-        few, several = min(2 * period, n), min(3 * period, n)
-        saved, layers, embedding = self._peaks(few)
-        if several > few:
-            of_several = self._peaks(several)
-            saved += (of_several[0] - saved) * (n - few) // (several - few)
-            layers += (of_several[1] - layers) * (n - few) // (several - few)
+        n_small, n_large = min(2 * period, n), min(3 * period, n)
+        saved, layers, embedding = self._peaks(n_small)
+        if n_large > n_small:
+            larger = self._peaks(n_large)
+            saved += (larger[0] - saved) * (n - n_small) // (n_large - n_small)
+            layers += (larger[1] - layers) * (n - n_small) // (n_large - n_small)
         master = [p for p in model.parameters() if p.requires_grad and p.dtype != compute]
         casts = sum(p.numel() for p in master) * compute.itemsize
         if parts > 1:
@@ -191,7 +191,7 @@ class _Workload:
         if compute_bytes < float_bytes:
             per_logit += compute_bytes  # cast for the matrix products
         size = min(_CHUNK, positions) * a.vocab_size * per_logit + 2 * positions * a.embed_dim * compute_bytes
-        n = a.vocab_size * (a.embed_dim + rank)  # of the head with the rows of its adapter appended
+        n = a.vocab_size * (a.embed_dim + rank)  # elements of the head with its adapter's rows appended
         if rank:
             size += n * compute_bytes
         if self.on_cpu and compute_bytes < float_bytes:
@@ -199,7 +199,7 @@ class _Workload:
         return size, float_bytes * n if head.requires_grad or rank else 0
 
     def _peaks(self, n_layers: int) -> tuple[int, int, int]:
-        """Return the bytes that a pass through the first layers saves, its peak, and its peak in the embedding."""
+        """Return the saved bytes of a pass through the first layers, its peak, and its peak in the embedding."""
         model, compute, section = self.model, self.compute, self.section
         layer = model.layers[:1]
         head = any(p.requires_grad for p in model.embed_tokens.parameters())
@@ -263,7 +263,7 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
 
 
 _PEAKS: dict[str, tuple[int, int, int]] = {}
-"""Cached results of `_peaks`, each of which takes about a second, by all values that they depend on."""
+"""Cached results of `_peaks`, each of which takes about a second, by all values that determine them."""
 _CHUNK = LinearCrossEntropy().chunk_size
 _HEAP = 0.27
 """Fragmentation of glibc's heap as a fraction of activations, measured with the settings of `tune`."""

@@ -45,8 +45,8 @@ class Metrics:
     Each validation is a separate object, which follows the object of its step: `step`, `validation_loss` (null if it
     is not finite), `validation_targets`, and the terms and metrics, with the prefix `validation_`.
 
-    On a terminal, a progress bar shows loss, speed, padding and remaining time. If standard error is not a terminal, a
-    line is written every `log_every` steps instead.
+    If standard error is a terminal, a progress bar shows loss, speed, padding and remaining time; otherwise, a line is
+    written every `log_every` steps.
 
     Use it as a context manager, so that the loggers are closed even if the run fails.
 
@@ -80,7 +80,9 @@ class Metrics:
         self._stack = ExitStack()
         self._path = RunFolder(self._output_dir).metrics
         if self._world.is_main:
-            cut_back(self._path, self._step or -1)  # at step 0, the first validation is repeated as well
+            remove_later_lines(
+                self._path, self._step or -1
+            )  # at step 0, the first validation is repeated as well
 
     def __enter__(self) -> Self:
         self._stack.callback(self._loggers.close)
@@ -232,8 +234,8 @@ def _quote(text: str, longest: int) -> str:
     return f"“{line}”" if len(line) <= longest else f"“{line[: longest - 1].rstrip()}…”"
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Remove the lines of a run's file that belong to later steps or are incomplete."""
+def remove_later_lines(path: Path, step: int) -> None:
+    """Remove the lines of a run's file that belong to steps after `step` or are incomplete."""
     if not path.is_file():  # a device such as /dev/full would be endless
         return
     # Not `splitlines`, which also splits at Unicode separators within a string.

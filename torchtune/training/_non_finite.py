@@ -29,9 +29,9 @@ _MAX_ROWS_LISTED = 8
 class NonFiniteGuard:
     """Skips the update of a step whose loss or gradient is not finite, consistently on all ranks.
 
-    Optimizers whose kernels support it (torch's fused Adam and AdamW) skip the update on the device; for others, the
-    host waits for a flag. `skip_reason` decides whether the run ends, once the step's values are on the host and before
-    the next update. At that point, the bad step has not changed the parameters.
+    Optimizers whose kernels support it (torch's fused Adam and AdamW) skip the update on the device; for other
+    optimizers, the host waits for a flag. `skip_reason` decides whether the run ends, once the step's values are on
+    the host and before the next update. At that point, the bad step has not changed the parameters.
 
     Args:
         non_finite: "stop" ends the run at a non-finite step; "skip" skips it, up to nine in a row.
@@ -58,7 +58,7 @@ class NonFiniteGuard:
         """Step the optimizer, unless loss or gradient is not finite or there is no target, and update the loss scale.
 
         Args:
-            optimizer: The optimizer; its parameters hold the gradients of the step.
+            optimizer: The optimizer; its parameters have the gradients of the step.
             loss: The mean loss over all ranks, a scalar.
             grad_norm: L2 norm of the full gradient, a scalar.
             n_targets: The sum of all counts of all ranks, a scalar; 0 if there is no target.

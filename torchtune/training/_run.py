@@ -154,7 +154,7 @@ class Run:
             yield f"resuming from {self.state.last_checkpoint()}, after step {self.step}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Report the last step and wait for pending checkpoints, unless the run failed on one of several ranks."""
+        """Report the last step and wait for pending checkpoints, unless the run failed on one of multiple ranks."""
         try:
             if error is None:
                 self._finish()
@@ -189,7 +189,7 @@ class Run:
         raise ValueError(f"the run was not extended beyond step {self.step}: {advice}")
 
     def _finish_after(self, error: Exception) -> None:
-        """Finish after an error in the loop; further errors are added to it as notes."""
+        """Finish after an error in the loop; add any further errors to it as notes."""
         for finish in (self.read_numbers, self.state.wait):
             try:
                 finish()
@@ -197,7 +197,7 @@ class Run:
                 error.add_note(f"a second error followed: {type(other).__name__}: {other}")
 
     def update(self, sums: StepSums, grad_norm: Tensor, **reported: float) -> None:
-        """Step the optimizer, the learning rate and the loss scale, and report the step; all ranks must call it.
+        """Update the parameters, the learning rate and the loss scale, and report the step; all ranks must call it.
 
         The update is skipped if the loss or gradient is not finite (`NonFiniteGuard`). The learning rate depends only
         on the number of steps, skipped ones included.

@@ -1,7 +1,7 @@
 """Learning rate schedules with warm-up, and functions that build schedulers and optimizers.
 
-Each schedule is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`. Any
-torch scheduler is one, too. A `total_steps` argument is set to the length of the run, unless the config sets it.
+Each schedule is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
+torch's schedulers can also be used. `total_steps` is set to the length of the run, unless the config sets it.
 """
 
 import inspect
@@ -145,7 +145,7 @@ def cosine_with_warmup(
     """Warm up linearly, then decay along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:
-        optimizer: The optimizer; its learning rates are the peaks.
+        optimizer: The optimizer; its learning rates are the peak rates.
         warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
             at peak / warmup_steps. If it would last the whole run, it is shortened to a tenth of the run.
         min_ratio: Final learning rate as a fraction of the peak.
@@ -169,7 +169,7 @@ def linear_with_warmup(
     """Warm up linearly, then decay linearly.
 
     Args:
-        optimizer: The optimizer; its learning rates are the peaks.
+        optimizer: The optimizer; its learning rates are the peak rates.
         warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
             at peak / warmup_steps. If it would last the whole run, it is shortened to a tenth of the run.
         min_ratio: Final learning rate as a fraction of the peak.
@@ -187,7 +187,7 @@ def constant_with_warmup(
     """Warm up linearly, then keep the learning rate constant.
 
     Args:
-        optimizer: The optimizer; its learning rates are the peaks.
+        optimizer: The optimizer; its learning rates are the peak rates.
         warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
             at peak / warmup_steps.
         total_steps: Number of optimizer steps to which a fractional warmup_steps refers; null: the whole run.
@@ -210,7 +210,7 @@ def warmup_stable_decay(
     """Warm up linearly, stay constant, then decay linearly (Hu et al. 2024, arXiv:2404.06395, section 4).
 
     Args:
-        optimizer: The optimizer; its learning rates are the peaks.
+        optimizer: The optimizer; its learning rates are the peak rates.
         warmup_steps: Linear warm-up in optimizer steps or, if below 1, as a fraction of the run (rounded up). It starts
             at peak / warmup_steps. If it would last the whole run, it is shortened to a tenth of the run.
         decay_steps: Number of final optimizer steps over which the rate decays; null: a tenth of the run.

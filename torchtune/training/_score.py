@@ -119,7 +119,7 @@ class ScoreSums:
 
         Args:
             score: The score, with the same names as earlier scores.
-            is_counted: Whether to add the values; False for a filler, of which only the names are used.
+            is_counted: Whether to add the values; False for a filler, which contributes only its names.
 
         Raises:
             ValueError: As for `check_score`, or the names differ from the names in earlier scores.

@@ -1,4 +1,4 @@
-"""Start a run on each of its ranks, and end it."""
+"""Start and end a run on each of its ranks."""
 
 import os
 import random

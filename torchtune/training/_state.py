@@ -222,20 +222,20 @@ class State:
         changed = differences(json.loads(saved), config)
         if changed:
             first = changed[0]
-            more = f", and {len(changed) - 1} more differ" if len(changed) > 1 else ""
+            remaining = f", and {len(changed) - 1} more differ" if len(changed) > 1 else ""
             raise ValueError(
                 f"{folder} was written with a different config: {first.path} was {first.left!r} and is now"
-                f" {first.right!r}{more}; {self._alternatives(steps)}"
+                f" {first.right!r}{remaining}; {self._alternatives(steps)}"
             )
 
     def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
         shapes = {name: list(p.shape) for name, p in self._parameters.items()}
         if saved == shapes:
             return
-        differ = sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name))
-        name = differ[0]
+        names = sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name))
+        name = names[0]
         raise ValueError(
-            f"{folder} was written for a different model or adapter: {len(differ)} trained parameters differ; the"
+            f"{folder} was written for a different model or adapter: {len(names)} trained parameters differ; the"
             f" first, {name}, had shape {saved.get(name)} and now has {shapes.get(name)} (None means that there is"
             " no such parameter); choose a different output_dir"
         )

@@ -13,7 +13,7 @@ from torchtune.training._placement import resolve_dtype
 _FEW_STEPS = 10
 """Runs with fewer steps than this barely change a model at typical learning rates."""
 _HIGH_PADDING_SHARE = 0.2
-"""Padding share above which packing is suggested."""
+"""Fraction of padding above which packing is suggested."""
 
 
 def start_summary(

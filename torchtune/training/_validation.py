@@ -41,7 +41,7 @@ def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None)
 
 @define(kw_only=True)
 class Validation:
-    """Held-out rows, and the frequency and use of validation."""
+    """Selection of held-out rows, frequency of validation, and use of its results."""
 
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
     """The validation dataset; the recipe passes the tokenizer. Null: a fraction of the training dataset (`share`)."""

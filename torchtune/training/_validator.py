@@ -16,7 +16,7 @@ from torchtune.distributed import World, random_state, set_random_state
 from torchtune.generation import eval_mode, generate_batch
 from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
-from torchtune.training._metrics import Metrics, cut_back
+from torchtune.training._metrics import Metrics, remove_later_lines
 from torchtune.training._readback import Readback
 from torchtune.training._run import Run
 from torchtune.training._score import Scorer, ScoreSums
@@ -116,7 +116,7 @@ class Validator:
             The loss; nats per token for `NextToken`.
         """
         assert self._section is not None
-        self._cut_back_samples(step)
+        self._remove_later_answers(step)
         started = time.perf_counter()
         random_numbers = random_state(self._world.device)
         try:
@@ -147,12 +147,12 @@ class Validator:
                 interval, f"every {interval} steps"
             )
             run.metrics.note(f"validation: {counted(len(self._items), 'held-out row')}, {schedule}")
-        self._cut_back_samples(run.step)
+        self._remove_later_answers(run.step)
 
-    def _cut_back_samples(self, step: int) -> None:
+    def _remove_later_answers(self, step: int) -> None:
         """Remove, once, the answers that a killed run wrote after its last checkpoint."""
         if self._world.is_main and self._section is not None and not self._has_begun:
-            cut_back(self._samples, step if self.last_step == step else step - 1)
+            remove_later_lines(self._samples, step if self.last_step == step else step - 1)
         self._has_begun = True
 
     def _write_answers(self, step: int, answers: Sequence[tuple[str, str]]) -> None:
