@@ -1,11 +1,11 @@
-"""A tokenizer without files, whose tokens are bytes."""
+"""A tokenizer whose tokens are bytes; it needs no files."""
 
 import re
 from collections.abc import Sequence
 
 from torchtune.data import ChatTemplate
 
-# The format of ChatML, https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
+# ChatML, https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -16,7 +16,7 @@ SPECIAL_TOKENS = {"<|bos|>": 256, "<|eos|>": 257, "<|pad|>": 258, "<|im_start|>"
 
 
 class ByteTokenizer:
-    """Implements torchtune.data.Tokenizer: ids below 256 are bytes, those above the special tokens."""
+    """Implements torchtune.data.Tokenizer: ids below 256 are bytes, and higher ids are special tokens."""
 
     vocab_size = 261
     bos_id = SPECIAL_TOKENS["<|bos|>"]

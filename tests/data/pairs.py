@@ -1,4 +1,4 @@
-"""Pairs of random tokens."""
+"""Builds preference pairs of random tokens."""
 
 import random
 
@@ -6,7 +6,7 @@ from torchtune.data import IGNORE_INDEX, Example, Pair
 
 
 def pair_of(prompt: list[int], chosen: list[int], rejected: list[int]) -> Pair:
-    """Build a pair whose targets are the answers."""
+    """Build a pair whose targets are the two answers."""
     chosen_example, rejected_example = (
         Example(prompt + answer, [IGNORE_INDEX] * len(prompt) + answer) for answer in (chosen, rejected)
     )

@@ -1,4 +1,4 @@
-"""Answers are located in the tokens whatever a template does: several blocks, all forms of JSON, long conversations."""
+"""Answers are located in the tokens with every template: multiple blocks, all JSON options, long conversations."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from tests.datasets.expected_examples import (
 from torchtune.data import ChatTemplate, Pair, chat_example
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
 
-# Several blocks in one answer
+# Multiple blocks in one answer
 
 SPLIT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
@@ -37,7 +37,7 @@ THOUGHT = assistant("A", reasoning_content="Hm.")
 RENDERED: list[Piece] = [Target("<r>Hm.</r>"), "\n", answer_target()]
 
 
-def test_each_turns_answer_may_be_in_several_blocks() -> None:
+def test_every_answer_may_be_split_into_multiple_blocks() -> None:
     tokenizer = ByteTokenizer(SPLIT)
     turns = [user(), THOUGHT, user("And?"), assistant("B"), user(), THOUGHT]
     actual = ChatDataset(tokenizer, [{"messages": turns}])[0]
@@ -56,7 +56,7 @@ def test_each_turns_answer_may_be_in_several_blocks() -> None:
     assert last == example(before, *RENDERED)
 
 
-def test_flags_and_preferences_select_all_blocks_of_an_answer() -> None:
+def test_flags_and_preferences_apply_to_all_blocks_of_an_answer() -> None:
     tokenizer = ByteTokenizer(SPLIT)
     turns = [user(), {**THOUGHT, "weight": 0}, user("And?"), THOUGHT]
     before = f"{question_text()}<r>Hm.</r>\nA<|im_end|>\n{question_text('And?')}"
@@ -70,7 +70,7 @@ def test_flags_and_preferences_select_all_blocks_of_an_answer() -> None:
 
 
 class AllowingTokenizer(ByteTokenizer):
-    """Allows one special token in content."""
+    """A tokenizer that allows one special token in content."""
 
     content_tokens = frozenset({"<|pad|>"})
 
@@ -120,7 +120,7 @@ def test_special_tokens_in_tool_calls_and_reasoning_stay_text() -> None:
     assert sorted(note.split("'")[1] for note in notes_of(actual)) == ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
-# Forms of JSON
+# JSON options
 
 FORMS = [
     "tojson(ensure_ascii=False, separators=(',', ':'), sort_keys=True)",
@@ -142,7 +142,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("expression", ["c.function.arguments", "c", "m.tool_calls"])
-def test_json_equals_that_of_transformers(form: str, expression: str) -> None:
+def test_json_matches_transformers(form: str, expression: str) -> None:
     template = (
         "{% if tools %}{{ tools | FORM }}{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
         "{% for c in m.tool_calls %}{{ c.function.name }}{{ VALUE | FORM }}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -157,7 +157,7 @@ def test_json_equals_that_of_transformers(form: str, expression: str) -> None:
         call["function"] = {"name": "f", "arguments": arguments}
         actual = ChatDataset(ByteTokenizer(template), [{"messages": turns, "tools": tools}])[0]
         tokens = getattr(actual, "tokens", None)
-        assert tokens == example(expected[0][0]).tokens[:-1], "except the line break after the last answer"
+        assert tokens == example(expected[0][0]).tokens[:-1], "all tokens are traced except the line break after the last answer"
 
 
 # Long conversations
@@ -173,7 +173,7 @@ INSTRUCTIONS = (
 
 
 class CountingTokenizer(ByteTokenizer):
-    """Counts the characters that it encodes."""
+    """A tokenizer that counts the characters that it encodes."""
 
     encoded = 0
 
@@ -203,7 +203,7 @@ def turns_of(n: int, *, special: bool = False, tools: bool = False) -> list[Any]
         (INSTRUCTIONS, {}),
     ],
 )
-def test_rendering_and_encoding_cost_is_linear_in_the_conversations_length(
+def test_rendering_and_encoding_cost_is_linear_in_conversation_length(
     template: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered: list[int] = []
@@ -224,14 +224,14 @@ def test_rendering_and_encoding_cost_is_linear_in_the_conversations_length(
         assert CountingTokenizer.encoded <= 3 * len(ByteTokenizer().decode(actual.tokens))
 
 
-def test_encoding_cost_of_texts_and_preferences_is_linear() -> None:
+def test_text_and_preference_encoding_cost_is_linear() -> None:
     CountingTokenizer.encoded = 0
     turns = turns_of(200)
     pair = PreferenceDataset(CountingTokenizer(), [{"prompt": turns[:-1], "chosen": "A", "rejected": "B"}])[0]
     assert isinstance(pair, Pair)
     length = len(ByteTokenizer().decode(pair.chosen.tokens))
     assert CountingTokenizer.encoded <= 3 * 2 * 2 * length + 1000, (
-        "two answers, twice: the first row is also checked"
+        "both answers are encoded twice, because the first row is also checked"
     )
     text = "word " * 20_000
     actual = TextCompletionDataset(ByteTokenizer(), [{"text": text}], max_seq_len=100)[0]

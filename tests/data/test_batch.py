@@ -1,4 +1,4 @@
-"""Collation is compared with a loop over single tokens."""
+"""Collated batches are compared with the results of a loop over single tokens."""
 
 import random
 
@@ -12,7 +12,7 @@ from torchtune.data import IGNORE_INDEX, Batch, Example, collate
 PAD = 9
 ROWS = [
     Example([1, 2, 3, 4], [IGNORE_INDEX, IGNORE_INDEX, 3, 4]),
-    Example([5, PAD], [IGNORE_INDEX, PAD]),  # the padding id as a target
+    Example([5, PAD], [IGNORE_INDEX, PAD]),  # the last target equals the padding id
     Example([6, 7, 8], [6, 7, 8]),
 ]
 
@@ -44,7 +44,7 @@ def test_the_first_token_is_not_a_target() -> None:
 
 
 def packed_rows(seed: int) -> tuple[list[list[Example]], Batch]:
-    """Draw random packs, some of whose examples have no target, and collate them."""
+    """Build a batch of random packs in which some examples have no target."""
     draw = random.Random(seed)
     rows = []
     for _ in range(draw.randint(1, 5)):
@@ -57,7 +57,7 @@ def packed_rows(seed: int) -> tuple[list[list[Example]], Batch]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_batch_has_the_position_and_sequence_of_each_target(seed: int) -> None:
+def test_a_batch_contains_the_position_and_sequence_of_each_target(seed: int) -> None:
     rows, batch = packed_rows(seed)
     positions, sequences, number = [], [], 0
     for row, examples in enumerate(rows):
@@ -77,7 +77,7 @@ def test_a_batch_has_the_position_and_sequence_of_each_target(seed: int) -> None
     assert sums.tolist() == [example.n_targets for examples in rows for example in examples]
 
 
-def test_a_filler_has_the_same_tensors_and_counts_of_zero() -> None:
+def test_a_filler_batch_has_the_same_tensors_and_zero_counts() -> None:
     batch = evolve(collate(ROWS, PAD), rows=(1, 2))
     filler = batch.as_filler()
     assert filler.is_filler

@@ -1,4 +1,4 @@
-"""The order of batches is compared with a brute-force computation over small datasets and numbers of ranks."""
+"""The batch order is compared with brute force on small datasets and a few ranks."""
 
 import itertools
 import json
@@ -17,19 +17,19 @@ def rows(n: int) -> list[Example]:
 
 
 def indices(batches: Batches[Example], calls: int) -> list[list[int]]:
-    """Draw batches, and return the row indices in them."""
+    """Draw batches and return their row indices."""
     return [next(batches).tokens[:, 0].tolist() for _ in range(calls)]
 
 
 def row_indices(batch: Batch) -> list[int]:
-    """Return the row indices of a batch; a filler has none."""
+    """Return the row indices of a batch, which are empty for a filler."""
     return [] if batch.is_filler else batch.tokens[:, 0].tolist()
 
 
 def steps(
     n: int, batch_size: int, size: int, n_micro_batches: int, epochs: int, *, shuffle: bool = True
 ) -> list[list[int]]:
-    """Return the row indices of each optimizer step of some epochs, drawn on all ranks."""
+    """Return the row indices of each optimizer step, drawn on all ranks, for a number of epochs."""
     ranks = [
         Batches(rows(n), batch_size, shuffle=shuffle, seed=3, pad_id=0, rank=rank, size=size)
         for rank in range(size)
@@ -54,7 +54,7 @@ SHAPES = list(itertools.product([1, 2, 3, 8, 30], [1, 2, 3], [1, 2, 4], [1, 4]))
 
 @pytest.mark.parametrize(("n", "batch_size", "size", "n_micro_batches"), SHAPES)
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_every_epoch_holds_every_row_once(
+def test_every_epoch_contains_every_row_once(
     n: int, batch_size: int, size: int, n_micro_batches: int, shuffle: bool
 ) -> None:
     by_step = steps(n, batch_size, size, n_micro_batches, 3, shuffle=shuffle)
@@ -70,7 +70,7 @@ def test_every_epoch_holds_every_row_once(
     assert batches.steps_in(3, n_micro_batches) == len(expected)
 
 
-def test_a_step_reads_the_same_rows_for_any_split_into_ranks_and_micro_batches() -> None:
+def test_ranks_and_micro_batches_do_not_change_the_rows_of_a_step() -> None:
     four_ranks = steps(21, 2, 4, 1, 2)
     assert four_ranks == steps(21, 2, 2, 2, 2) == steps(21, 2, 1, 4, 2) == steps(21, 1, 2, 4, 2)
 
@@ -94,7 +94,7 @@ def test_an_epoch_ends_even_if_its_last_rows_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("stop", range(8))
-def test_a_resumed_stream_equals_the_uninterrupted_one(stop: int) -> None:
+def test_a_resumed_stream_matches_an_uninterrupted_stream(stop: int) -> None:
     uninterrupted = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
     expected = indices(uninterrupted, 12)
     first = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
@@ -104,7 +104,7 @@ def test_a_resumed_stream_equals_the_uninterrupted_one(stop: int) -> None:
     assert before + indices(second, 12 - stop) == expected
 
 
-def test_a_stream_resumes_on_another_number_of_ranks() -> None:
+def test_a_stream_resumes_on_a_different_number_of_ranks() -> None:
     expected = steps(9, 2, 2, 1, 2)
     first = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0, size=2)
     indices(first, 2)
@@ -130,13 +130,13 @@ def test_resuming_does_not_read_earlier_windows() -> None:
 
 
 def documents(n: int, longest: int = 30) -> list[Example]:
-    """Build examples of various lengths, whose tokens all are the example's index."""
+    """Build examples of various lengths; every token of an example is its index."""
     lengths = [2 + (i * 7919) % (longest - 1) for i in range(n)]
     return [Example([i] * length, [i] * length) for i, length in enumerate(lengths)]
 
 
 def packed(n: int, length: int, epochs: int, **settings: Any) -> Iterator[Batch]:
-    """Draw the packed batches of some epochs."""
+    """Draw the packed batches of a number of epochs."""
     batches = Batches(
         documents(n), 2, seed=3, pad_id=0, packed_length=length, **{"shuffle": True, **settings}
     )
@@ -145,7 +145,7 @@ def packed(n: int, length: int, epochs: int, **settings: Any) -> Iterator[Batch]
 
 
 def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
-    """Return the index and the number of positions of every document in batches."""
+    """Return the index and the number of positions of every document in the batches."""
     result = []
     for batch in batches:
         rows, width = batch.tokens.shape
@@ -162,7 +162,7 @@ def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("n", [1, 7, 300, 900])
 @pytest.mark.parametrize("fit", ["best", "first"])
 @pytest.mark.parametrize("window", [16, 1024])
-def test_packed_epochs_hold_every_document_once(n: int, fit: str, window: int) -> None:
+def test_packed_epochs_contain_every_document_once(n: int, fit: str, window: int) -> None:
     trained = contents(packed(n, 64, 2, fit=fit, window=window))
     once = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
     assert Counter(trained[:n]) == Counter(trained[n:]) == once
@@ -170,7 +170,7 @@ def test_packed_epochs_hold_every_document_once(n: int, fit: str, window: int) -
 
 @pytest.mark.parametrize("n", [3, 40, 1000])
 @pytest.mark.parametrize(("size", "n_micro_batches"), list(itertools.product([1, 2, 4], [1, 4])))
-def test_packed_steps_of_all_ranks_hold_every_document_once_per_epoch(
+def test_packed_steps_of_all_ranks_contain_every_document_once_per_epoch(
     n: int, size: int, n_micro_batches: int
 ) -> None:
     ranks = [
@@ -192,7 +192,7 @@ def test_packed_steps_of_all_ranks_hold_every_document_once_per_epoch(
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_packs_are_the_same_for_any_number_of_ranks(size: int) -> None:
     settings = {"shuffle": True, "seed": 3, "pad_id": 0, "packed_length": 64, "window": 64}
-    alone = Batches(documents(200), 8, **settings)  # type: ignore[arg-type]  # of several types
+    alone = Batches(documents(200), 8, **settings)  # type: ignore[arg-type]  # the values have different types
     ranks = [
         Batches(documents(200), 8 // size, rank=rank, size=size, **settings)  # type: ignore[arg-type]
         for rank in range(size)
@@ -205,7 +205,7 @@ def test_packs_are_the_same_for_any_number_of_ranks(size: int) -> None:
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 17, 18, 19, 40])
 @pytest.mark.parametrize("settings", [{"packed_length": 64}, {"group_by_length": True}, {}])
-def test_any_stream_can_be_resumed_anywhere(stop: int, settings: dict[str, Any]) -> None:
+def test_every_stream_can_be_resumed_at_any_step(stop: int, settings: dict[str, Any]) -> None:
     def batches() -> Batches[Example]:
         return Batches(documents(100), 3, shuffle=True, seed=5, pad_id=0, window=32, **settings)
 
@@ -263,7 +263,7 @@ def test_documents_longer_than_a_pack_are_truncated_or_skipped(caplog: pytest.Lo
         next(Batches([late_target], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
 
 
-def test_rows_may_yield_several_examples_or_be_skipped(
+def test_rows_may_yield_multiple_examples_or_be_skipped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data: list[Encoded[Example]] = [
@@ -325,13 +325,13 @@ def test_orders_differ_between_epochs_and_between_seeds() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("n_rows", 4), ("seed", 8), ("shuffle", False)], ids=["rows", "seed", "shuffle"]
 )
-def test_a_state_of_another_stream_is_rejected(name: str, value: int) -> None:
+def test_state_from_a_different_stream_is_rejected(name: str, value: int) -> None:
     batches = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
     with pytest.raises(ValueError, match=f"{name} was {value}"):
         batches.load_state_dict({**batches.state_dict(), name: value})
 
 
-def test_a_state_with_other_keys_is_rejected() -> None:
+def test_state_with_unexpected_keys_is_rejected() -> None:
     batches = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
     with pytest.raises(ValueError, match="expected a state of Batches"):
         batches.load_state_dict({"position": 3})

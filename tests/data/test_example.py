@@ -1,4 +1,4 @@
-"""The targets of examples are compared with the text that they should cover."""
+"""The targets of examples are compared with the expected text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def targets(example: Example) -> str:
 
 
 class MergingTokenizer(ByteTokenizer):
-    """Merges two line breaks into one token, even across the boundary of prompt and answer, as byte-level BPE does."""
+    """A tokenizer that merges two line breaks into one token, even across a prompt's end, like byte-level BPE."""
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
         return self._merged(super().encode(text, add_bos=add_bos, add_eos=add_eos))
@@ -66,7 +66,7 @@ def test_train_on_input_makes_every_token_of_a_plain_example_a_target() -> None:
 
 
 @pytest.mark.parametrize("answer", ["4", "\n4", ""])
-def test_training_and_generation_start_from_the_same_prompt_tokens(answer: str) -> None:
+def test_training_and_generation_use_the_same_prompt_tokens(answer: str) -> None:
     tokenizer = MergingTokenizer()
     prompt = alpaca_prompt("Add.")
     prompt_tokens = tokenizer.encode(prompt, add_eos=False)
@@ -96,7 +96,7 @@ def test_train_on_input_makes_every_token_of_a_chat_example_a_target() -> None:
     assert example.labels == example.tokens
 
 
-def test_all_answers_or_the_last_one_are_targets() -> None:
+def test_all_answers_or_only_the_last_answer_are_targets() -> None:
     conversation = [QUESTION, ANSWER, QUESTION, Message(role="assistant", content="Because.")]
     example = chat_example(TOKENIZER, conversation, train_on_input=False)
     assert targets(example) == "So.<|im_end|>Because.<|im_end|>"
@@ -113,7 +113,7 @@ def test_a_conversation_may_begin_with_an_assistant_turn() -> None:
 
 
 def test_a_template_may_move_the_system_turn_to_the_last_question() -> None:
-    # Like Mistral Nemo's template: only before the last turn, so it disappears once that turn is answered.
+    # Like Mistral Nemo's template, it renders the system turn only if the last turn is a question.
     moving = ByteTokenizer(
         "{% for m in messages if m['role'] != 'system' %}{% if m['role'] == 'user' %}[{% if loop.last %}"
         "{{ messages[0]['content'] }} {% endif %}{{ m['content'] }}]{% else %}{{ m['content'] }}<|eos|>{% endif %}"
@@ -134,7 +134,7 @@ OPENS_A_THOUGHT = (
 )
 
 
-def test_an_answer_without_the_reasoning_block_that_the_prompt_opens_is_a_target_and_noted() -> None:
+def test_an_answer_without_the_reasoning_opened_by_the_prompt_is_a_target_and_is_noted() -> None:
     tokenizer = ByteTokenizer(OPENS_A_THOUGHT)
     check_chat(tokenizer)
     thought = Message(role="assistant", content="<think>\nHm.\n</think>\nSo.")
@@ -154,7 +154,7 @@ def test_an_answer_without_the_reasoning_block_that_the_prompt_opens_is_a_target
         assert {note.text for note in chat.notes} == ({text} if has_plain_answer else set())
 
 
-def test_a_template_may_end_only_the_last_answer() -> None:
+def test_a_template_may_write_an_end_token_only_after_the_last_answer() -> None:
     template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% if loop.last and m.role != 'user' %}<|im_end|>{% endif %}"
@@ -171,7 +171,7 @@ def test_a_template_may_end_only_the_last_answer() -> None:
     assert (targets(single), single.notes) == ("So.<|im_end|>", ())
 
 
-def test_answers_are_the_generation_blocks() -> None:
+def test_generation_blocks_are_the_answers() -> None:
     template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}{% generation %}"
         "{{ m['content'] }}<|im_end|>\n{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>\n{% endif %}"
@@ -191,7 +191,7 @@ def test_a_conversation_without_an_assistant_turn_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "\n", "\n\n"])
-def test_a_token_across_the_boundary_is_split_in_every_turn(prefix: str) -> None:
+def test_a_token_across_the_prompt_boundary_is_split_in_every_turn(prefix: str) -> None:
     tokenizer = MergingTokenizer()
     reply = Message(role="assistant", content=f"{prefix}So.")
     conversation = [QUESTION, reply, QUESTION, reply]
@@ -230,7 +230,7 @@ def test_a_tokenizer_without_a_template_is_rejected() -> None:
         chat_prompt(ByteTokenizer(None), [QUESTION])
 
 
-def test_a_template_that_ends_no_turn_is_rejected() -> None:
+def test_a_template_without_end_tokens_is_rejected() -> None:
     endless = ByteTokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     with pytest.raises(
         ValueError, match=r"does not end answers with a stop token \('<\|eos\|>', '<\|im_end\|>'\)"
@@ -314,7 +314,7 @@ def test_generation_blocks_may_be_nested_and_must_include_the_stop_token() -> No
     assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["So.<|im_end|>"]
 
 
-def test_an_answer_may_be_in_several_generation_blocks() -> None:
+def test_an_answer_may_be_split_into_multiple_generation_blocks() -> None:
     template = (
         "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %}"
         "{% generation %}({{ m.reasoning_content }}){% endgeneration %} so "

@@ -26,7 +26,7 @@ def template(*blocks: str) -> str:
     )
 
 
-def test_a_block_with_only_the_stop_token_belongs_to_its_turn() -> None:
+def test_a_block_with_only_a_stop_token_is_assigned_to_its_turn() -> None:
     tokenizer = ByteTokenizer(template(CONTENT, END))
     turns = [user(), assistant(), user("And?"), assistant("B")]
     expected = example(question_text(), answer_target(), f"\n{question_text('And?')}", answer_target("B"))
@@ -41,7 +41,7 @@ def test_a_block_with_only_the_stop_token_belongs_to_its_turn() -> None:
     assert ChatDataset(tokenizer, [{"messages": first}])[0] == example(question_text(), answer_target())
 
 
-def test_blocks_of_calls_and_empty_content_belong_to_their_turn() -> None:
+def test_blocks_with_tool_calls_or_empty_content_are_assigned_to_their_turn() -> None:
     tokenizer = ByteTokenizer(template(CONTENT, CALLS, END))
     call = assistant("", tool_calls=[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}])
     result = "\n<|im_start|>tool\nR<|im_end|>\n<|im_start|>assistant\n"
@@ -57,9 +57,9 @@ def test_blocks_of_calls_and_empty_content_belong_to_their_turn() -> None:
 
 
 class LineTokenizer(ByteTokenizer):
-    """Has an ordinary token, a line break, as its stop token; counts the characters that it encodes."""
+    """A tokenizer whose stop token is an ordinary line break; it counts the characters that it encodes."""
 
-    special_tokens: dict[str, int] = {}  # noqa: RUF012 - as in its base class
+    special_tokens: dict[str, int] = {}  # noqa: RUF012 - mutable, like the base class attribute
     stop_ids = frozenset({10})
     encoded = 0
 

@@ -1,4 +1,4 @@
-"""A custom item type: completions with advantages."""
+"""Batches, packing and caching of a custom item type: completions with advantages."""
 
 import itertools
 import json
@@ -66,7 +66,7 @@ class Completion(Item):
 
 
 def completions(n: int) -> list[Completion]:
-    """Build completions of various lengths, whose advantages are their indices and whose weights are their targets."""
+    """Build completions of various lengths; each advantage is the index, and each weight is the target's id."""
     rows = []
     for i in range(n):
         tokens = [(i * 7 + j) % 40 for j in range(3 + i * 5 % 11)]
@@ -75,8 +75,8 @@ def completions(n: int) -> list[Completion]:
     return rows
 
 
-def check(batch: Batch) -> None:
-    """Assert that values match their tokens."""
+def check_values(batch: Batch) -> None:
+    """Assert that the batch's values and counts match its tokens."""
     targets = batch.labels.flatten()[batch.target_positions]
     assert batch.values["weights"].tolist() == targets.tolist()
     assert batch.values["advantages"].tolist() == list(batch.rows)
@@ -100,7 +100,7 @@ def test_custom_items_are_packed_sharded_and_resumed(settings: dict[str, Any], s
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     for batch in expected[stop:]:
         resumed = next(second)
-        check(resumed)
+        check_values(resumed)
         assert resumed.tokens.equal(batch.tokens)
         assert resumed.values["advantages"].equal(batch.values["advantages"])
 
@@ -114,7 +114,7 @@ def test_values_of_custom_items_are_moved_with_the_batch() -> None:
 
 @define(eq=False, repr=False, slots=False)
 class CompletionDataset(RowDataset[tuple[str, str, float], Completion]):
-    """Rows of a prompt, an answer and an advantage."""
+    """A dataset whose rows have a prompt, an answer and an advantage."""
 
     item_type: ClassVar[type[Item]] = Completion
 
@@ -139,7 +139,7 @@ def test_a_dataset_truncates_and_caches_custom_items(tmp_path: Path) -> None:
         assert items == expected
         assert cached._cache is not None
         cached._cache.flush()
-    assert Counting.calls == calls_before, "the second time, nothing is encoded"
+    assert Counting.calls == calls_before, "cached rows are not encoded again"
     last = items[-1]
     assert isinstance(last, Completion)
     assert len(last.example.tokens) == 20

@@ -1,4 +1,4 @@
-"""Packing is compared with brute force, and orders with the properties of permutations."""
+"""Packs are compared with brute-force packing, and row orders are checked to be permutations."""
 
 import random
 
@@ -12,7 +12,7 @@ from torchtune.modules import Documents
 
 @pytest.mark.parametrize("fit", ["best", "first"])
 @pytest.mark.parametrize("n", [0, 1, 2, 50, 1000])
-def test_packs_hold_every_document_once_and_fit_the_capacity(fit: str, n: int) -> None:
+def test_packs_contain_every_document_once_and_fit_the_capacity(fit: str, n: int) -> None:
     rng = random.Random(n)
     lengths = [rng.randint(1, 100) for _ in range(n)]
     rows = pack(lengths, 100, fit)  # type: ignore[arg-type]  # "best" or "first"
@@ -47,7 +47,7 @@ def brute_force_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_packs_equal_those_of_brute_force(seed: int) -> None:
+def test_packs_match_brute_force(seed: int) -> None:
     rng = random.Random(seed)
     lengths = [rng.randint(1, 30) for _ in range(rng.randint(1, 60))]
     assert pack(lengths, 30, "first") == brute_force_first_fit(lengths, 30)
@@ -88,7 +88,7 @@ def test_a_large_order_looks_random() -> None:
     positions = torch.arange(n).double()
     assert abs(torch.corrcoef(torch.stack([positions, values.double()]))[0, 1]) < 0.01
     tenths = torch.histc(values[: n // 10].double(), 10, 0, n)
-    assert (tenths / (n / 100) - 1).abs().max() < 0.06, "the first tenth comes from everywhere"
+    assert (tenths / (n / 100) - 1).abs().max() < 0.06, "the first tenth is drawn from the whole range"
 
 
 def test_a_pack_is_the_concatenation_of_its_documents() -> None:
@@ -107,13 +107,13 @@ def test_a_pack_is_the_concatenation_of_its_documents() -> None:
 
 
 def with_prefix(*tokens: int, n_targets: int) -> Example:
-    """Build an example that begins with the prefix 1 to 16, and whose last tokens are targets."""
+    """Build an example that starts with the tokens 1 to 16; its last `n_targets` tokens are targets."""
     all_tokens = [*range(1, 17), *tokens]
     n_masked = len(all_tokens) - n_targets
     return Example(all_tokens, [IGNORE_INDEX] * n_masked + all_tokens[n_masked:])
 
 
-def test_the_common_prefix_of_documents_is_in_a_pack_once() -> None:
+def test_a_common_prefix_is_stored_once_per_pack() -> None:
     a, b, c = (
         with_prefix(40, 41, 42, n_targets=2),
         with_prefix(50, 51, n_targets=1),
@@ -132,7 +132,7 @@ def test_the_common_prefix_of_documents_is_in_a_pack_once() -> None:
     assert plain.tokens.shape == (2, 35)
 
 
-def test_padding_spans_are_no_longer_than_the_documents_that_share_a_prefix() -> None:
+def test_padding_spans_are_no_longer_than_documents_with_a_shared_prefix() -> None:
     a, b = with_prefix(40, 41, 42, n_targets=2), with_prefix(50, 51, n_targets=1)
     long = with_prefix(*range(60, 100), n_targets=1)
     batch = collate([[a, b], [long]], pad_id=9, share_prefixes=True)
@@ -144,7 +144,7 @@ def test_padding_spans_are_no_longer_than_the_documents_that_share_a_prefix() ->
     [
         pytest.param([with_prefix(40, n_targets=1)], id="a single example"),
         pytest.param(
-            [with_prefix(40, 41, n_targets=1), Example([7] * 20, [7] * 20)], id="different beginnings"
+            [with_prefix(40, 41, n_targets=1), Example([7] * 20, [7] * 20)], id="no common prefix"
         ),
         pytest.param(
             [with_prefix(40, 41, n_targets=1), with_prefix(50, 51, n_targets=3)], id="a target in the prefix"
@@ -154,7 +154,7 @@ def test_padding_spans_are_no_longer_than_the_documents_that_share_a_prefix() ->
         ),
     ],
 )
-def test_a_prefix_that_cannot_be_shared_is_not(row: list[Example]) -> None:
+def test_an_unsuitable_prefix_is_not_shared(row: list[Example]) -> None:
     shared, plain = (collate([row], pad_id=9, share_prefixes=share) for share in (True, False))
     assert shared.spans == plain.spans
     assert torch.equal(shared.tokens, plain.tokens)

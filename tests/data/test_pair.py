@@ -1,4 +1,4 @@
-"""Batches of pairs are compared with separate sequences, for every attention kernel."""
+"""Batches of pairs are compared with batches of separate sequences, for every attention kernel."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ from torchtune.modules import Decoder, Documents, _attention, _flex_attention
 SETTINGS: dict[str, Any] = {"shuffle": True, "seed": 3, "pad_id": 0}
 
 
-def test_the_prompt_is_in_a_row_once_and_both_answers_continue_it() -> None:
+def test_a_batch_row_contains_the_prompt_once_followed_by_both_answers() -> None:
     first, second = pair_of([5, 6, 7], [8, 9], [10]), pair_of([4], [8, 9, 3], [9])
     assert (first.length, second.length) == (4 + 3 - 2, 3 + 1)
     assert first.counts == {"pairs": 1, "targets": 3}
@@ -54,7 +54,7 @@ KERNELS = {
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Select the attention kernel of packs; `flex_attention` runs uncompiled, without gradients on a CPU."""
+    """Select the attention kernel for packs; on a CPU, `flex_attention` runs uncompiled and without gradients."""
     name: str = request.param
     monkeypatch.setattr(_attention, "document_kernel", lambda *_: KERNELS[name])
     monkeypatch.setattr(_flex_attention, "_compiled", lambda: flex_attention.flex_attention)
@@ -84,7 +84,7 @@ def gradients(model: Decoder, value: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_packed_pairs_equal_separate_answers(
+def test_packed_pairs_match_separate_answers(
     kernel: str, window: int | None, softcap: float | None, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
@@ -94,11 +94,11 @@ def test_packed_pairs_equal_separate_answers(
     rows = pairs(12, architecture.vocab_size)
     batch = packed_batch(rows)
     assert batch.n_shared > 0
-    assert len(batch.lengths) > 2 * len(batch.tokens), "rows hold several pairs"
+    assert len(batch.lengths) > 2 * len(batch.tokens), "rows contain multiple pairs"
     order = [rows[i] for group in pack([pair.length for pair in rows], 60) for i in group]
     sequences = [sequence for pair in order for sequence in pair.sequences]
     separate = torch.cat([log_probs(exact, collate([sequence], 0)) for sequence in sequences])
-    # A loss in which both answers of a pair matter, as in preference tuning.
+    # This loss depends on both answers of a pair, as in preference tuning.
     weights = torch.linspace(-1, 1, len(sequences), dtype=torch.float64)
     with torch.set_grad_enabled(kernel != "block"):
         packed = log_probs(model, batch)
@@ -113,7 +113,7 @@ def test_packed_pairs_equal_separate_answers(
 
 @pytest.mark.parametrize("packed_length", [None, 40])
 @pytest.mark.parametrize("size", [1, 2])
-def test_epochs_hold_every_pair_once_and_unsplit(packed_length: int | None, size: int) -> None:
+def test_epochs_contain_every_pair_once_and_unsplit(packed_length: int | None, size: int) -> None:
     rows = pairs(60)
     ranks = [
         Batches(rows, 2, rank=rank, size=size, packed_length=packed_length, window=16, **SETTINGS)
@@ -132,7 +132,7 @@ def test_epochs_hold_every_pair_once_and_unsplit(packed_length: int | None, size
     assert row_counts == Counter(range(60))
 
 
-def test_two_ranks_read_the_pairs_of_a_single_rank() -> None:
+def test_two_ranks_read_the_same_pairs_as_one_rank() -> None:
     def batches(batch_size: int, rank: int, size: int) -> Batches[Pair]:
         return Batches(pairs(50), batch_size, rank=rank, size=size, packed_length=40, window=16, **SETTINGS)
 
@@ -144,7 +144,7 @@ def test_two_ranks_read_the_pairs_of_a_single_rank() -> None:
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
 @pytest.mark.parametrize("packed_length", [None, 40])
-def test_streams_of_pairs_resume_anywhere(stop: int, packed_length: int | None) -> None:
+def test_pair_streams_can_be_resumed_at_any_step(stop: int, packed_length: int | None) -> None:
     def batches() -> Batches[Pair]:
         return Batches(pairs(30), 2, packed_length=packed_length, window=8, **SETTINGS)
 
@@ -171,7 +171,7 @@ def token_counts(pair: Pair) -> list[int]:
 
 
 def test_pairs_are_truncated_to_the_limits_of_the_model_and_the_pack() -> None:
-    pair = pair_of([1] * 10, [2] * 9, [3] * 5)  # 18 and 14 positions, 9 of them in both
+    pair = pair_of([1] * 10, [2] * 9, [3] * 5)  # The sequences have 18 and 14 positions, of which 9 are shared.
     assert truncate(pair, LengthLimit(sequence=18, item=23)) is pair
     by_sequence = truncate(pair, LengthLimit(sequence=12))
     assert isinstance(by_sequence, Pair)
@@ -214,7 +214,7 @@ def test_pairs_that_lose_an_answer_are_skipped(
     assert f"1 of 2 rows has no target within {length} tokens and is skipped; the first: row 1" in caplog.text
 
 
-def test_examples_and_pairs_do_not_mix() -> None:
+def test_examples_and_pairs_cannot_be_mixed() -> None:
     mixed: list[Example | Pair] = [pair_of([1], [2], [3]), Example([1, 2], [1, 2])]
     message = "the dataset yields items of different types, Pair and Example"
     batches: Batches[Any] = Batches(mixed, 1, shuffle=False, seed=0, pad_id=0)

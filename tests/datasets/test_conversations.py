@@ -165,7 +165,7 @@ def test_custom_columns_and_prompt_templates() -> None:
             {"columns": {"prompt": "question"}},
             "columns: unknown field 'prompt'; expected instruction, input, output, system, history",
         ),
-        ({"template": "Q: {question}"}, "template: expected 'chat', 'alpaca', or a text with {instruction}"),
+        ({"template": "Q: {question}"}, "template: expected 'chat', 'alpaca', or text with {instruction}"),
         ({"template": "alpaca", "system": "a"}, "system: is not used by the template 'alpaca'"),
         (
             {"columns": {"instruction": "q"}},

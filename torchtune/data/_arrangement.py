@@ -17,7 +17,7 @@ _FULL = 0.97
 _WAITING = 8
 """At most one in this many packs may wait."""
 _GROUP = 64
-"""Rows of similar length that stay together, whatever the batch size and the number of ranks."""
+"""Number of rows of similar length in a group, independent of the batch size and the number of ranks."""
 
 
 @frozen

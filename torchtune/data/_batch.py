@@ -61,7 +61,7 @@ class Batch:
     n_shared: int = 0
     """Number of these tokens that are part of an earlier sequence and therefore not repeated in the batch."""
     spans: tuple[Span, ...] = ()
-    """Every sequence and all padding, in order; empty if every batch row holds a single sequence."""
+    """Every sequence and all padding, in order; empty if every batch row contains a single sequence."""
     span_table: Tensor | None = None
     """`spans` as a tensor, [number of spans, 5], int64; None without spans."""
     rows: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ from torchtune.data._tokenizer import Tokenizer
 _logger = logging.getLogger(__name__)
 
 Turns = Literal["all", "last"]
-"""Which assistant turns to locate."""
+"""The assistant turns to locate."""
 
 _SECOND_QUESTION = "Where are you from?"
 """The second question of the test conversation, which must not be part of the first answer."""
@@ -82,7 +82,7 @@ def chat_tokens(
     """Encode a conversation with the tokenizer's chat template, and locate the assistant's answers in it.
 
     If the template has `{% generation %}` blocks, answers are the tokens in these blocks. Otherwise an answer begins
-    after the generation prompt and ends with the first stop id. The tokens are those of the full text, with two
+    after the generation prompt and ends with the first stop id. The tokens are the tokens of the full text, with two
     exceptions that make training start from the same prompt as generation: a token that spans the boundary of prompt
     and answer is split there, and if a template renders the turns before the last answer differently when that answer
     is present (Mistral's drops the system turn), they are rendered as in the prompt.
@@ -91,7 +91,7 @@ def chat_tokens(
         tokenizer: The tokenizer, with a chat template.
         messages: The turns, oldest first.
         tools: JSON schemas of the tools that the assistant may call.
-        turns: Which assistant turns to locate.
+        turns: The assistant turns to locate.
 
     Raises:
         ValueError: the tokenizer has no chat template; the template rejects the messages, renders the prompt
@@ -182,7 +182,7 @@ def chat_example(
         messages: The turns, at least one of them by the assistant.
         tools: JSON schemas of the tools that the assistant may call.
         train_on_input: Train on all tokens, not only on the answers.
-        turns: Which answers are targets.
+        turns: The answers that are targets.
         is_target: For each assistant turn, False to exclude it from the targets. None: all may be targets.
 
     Raises:

@@ -28,7 +28,7 @@ def collate(rows: Sequence[Item | Sequence[Item]], pad_id: int, *, share_prefixe
 
     Args:
         rows: The batch rows: an item each, or a sequence of items.
-        pad_id: Id that pads rows; padding is never a target, even if the id has another meaning.
+        pad_id: Id that pads rows; padding is never a target, even if the id also has a different meaning.
         share_prefixes: Store the common prefix of all items of a row once, if their type supports it.
 
     Raises:

@@ -11,7 +11,7 @@ from torchtune.data._template import ChatTemplate, Message, Rendered
 from torchtune.data._traced import JsonObject, Traced, TracedFloat, TracedInt, changed, to_json
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Message fields that hold an assistant's reasoning, the standard one first."""
+"""Message fields that contain an assistant's reasoning, the standard one first."""
 
 TOOLS = -1
 """The message index that denotes the tools."""
@@ -19,7 +19,7 @@ TOOLS = -1
 
 @frozen
 class Source:
-    """A part of a conversation that a template may render or drop: a text, a number, or the name of a flag."""
+    """A part of a conversation that a template may render or drop: a string, a number, or the name of a flag."""
 
     message: int
     """Index of the message, or TOOLS."""
@@ -89,7 +89,7 @@ class Conversation:
         fields: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
         if fields["role"] == "developer" and not self.template.mentions("developer"):
             fields["role"] = "system"
-        for name in REASONING[1:]:  # some programs write the same reasoning under two names
+        for name in REASONING[1:]:  # some programs store the same reasoning under two names
             if name in fields and any(
                 fields.get(other) == fields[name] for other in REASONING if other != name
             ):
@@ -197,11 +197,11 @@ def _numbered(i: int) -> str:
 
 
 _TAG = re.compile(r"</?[\w|]+/?>|<\|[\w/]+\|>|\[/?[A-Z_]+\]")
-"""Tags around parts of a text, which a template may remove and render itself."""
+"""Tags around parts of text, which a template may remove and render itself."""
 
 REASONING_END = "</think>"
 
 
 def without_tags(text: str) -> str:
-    """Return a text without tags such as `<think>` and without surrounding white space."""
+    """Return text without tags such as `<think>` and without surrounding white space."""
     return _TAG.sub("", text).strip()

@@ -14,7 +14,7 @@ from torchtune.data._traced import CHANGED, Origin
 
 @frozen
 class _Part:
-    """A part of the conversation, and the characters of it that the text lacks."""
+    """A part of the conversation, and its characters that are missing from the text."""
 
     source: Source
     kind: str
@@ -119,7 +119,7 @@ class Coverage:
             else:
                 yield _Part(source, _kind(source.part), self._missing(i, 0, len(source.text)))
         for parts in tool_parts.values():
-            # A schema may be rendered in another notation, with other types and braces.
+            # A schema may be rendered in a different notation, with different types and braces.
             rendered = [part for part in parts if not part.missing]
             yield rendered[0] if rendered else parts[0]
 
@@ -135,7 +135,7 @@ class Coverage:
         return paths
 
     def _content(self, i: int, source: Source, *, calls_tools: bool) -> Iterator[_Part]:
-        """Yield the reasoning in a turn's content, if any, and the rest of the content."""
+        """Yield the reasoning in a turn's content, if any, and the remaining content."""
         text = source.text
         kind = "content next to tool calls" if calls_tools else "content"
         reasoning, tag, answer = text.rpartition(REASONING_END)

@@ -42,7 +42,7 @@ class Example(Item):
 
     @property
     def length(self) -> int:
-        """Positions that the example takes: one fewer than it has tokens, because the last token is never read."""
+        """Number of positions that the example occupies: one less than its tokens, as the last one is never read."""
         return len(self.tokens) - 1
 
     @property

@@ -70,7 +70,7 @@ class Item(ABC):
 
     @property
     def length(self) -> int:
-        """Positions that the item takes in a batch row."""
+        """Number of positions that the item occupies in a batch row."""
         return sum(sequence.length for sequence in self.sequences)
 
     @property
@@ -222,5 +222,5 @@ def _sequence_length(item: Item, limit: LengthLimit) -> int:
 
 
 def notes_of(item: ItemT, truncated: ItemT | SkipReason) -> tuple[Note, ...]:
-    """Return the notes on an item, including those of its truncation."""
+    """Return the notes on an item, including notes on its truncation."""
     return (*item.notes, truncated.note) if isinstance(truncated, SkipReason) else truncated.notes

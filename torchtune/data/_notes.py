@@ -101,7 +101,7 @@ EXCERPT_LENGTH = 80
 
 
 def quote_excerpt(text: str, position: int = 0) -> str:
-    """Quote a text on one line; of a long text, quote an excerpt around a character position."""
+    """Quote text on one line; if it is long, quote only an excerpt around a character position."""
     start = 0 if position < EXCERPT_LENGTH // 2 else position - EXCERPT_LENGTH // 4
     end = start + EXCERPT_LENGTH
     return repr(f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}")

@@ -18,13 +18,13 @@ class Order:
     Args:
         n: Number of rows.
         seed: Seed, combined with `epoch`. None: the identity.
-        epoch: Index of the epoch, or another value that distinguishes permutations of one seed.
+        epoch: Index of the epoch, or any other value that distinguishes permutations of one seed.
     """
 
     def __init__(self, n: int, seed: int | None, epoch: int | str) -> None:
         self._n = n
         self._shuffled = seed is not None
-        # Hashed, so that the second epoch of seed 1 is not the first of seed 2.
+        # The hash makes the second epoch of seed 1 differ from the first epoch of seed 2.
         key = f"{seed}/{epoch}".encode()
         self._permutation: list[int] | None = None
         if self._shuffled and n <= _MAX_LISTED:

@@ -15,9 +15,9 @@ from torchtune.data._item import Item, Side
 class Pair(Item):
     """A chosen and a rejected answer to one prompt, each as a complete sequence that begins with the prompt.
 
-    In a batch row, `rejected` directly follows `chosen`, without the leading tokens that both share and that predict
-    no target: the prompt up to its last token is computed once, and both answers attend to it. Values and gradients
-    equal those of two separate rows; with dropout, both answers use the same masks for the prompt.
+    In a batch row, `rejected` directly follows `chosen`, without the leading tokens that both share and that predict no
+    target: the prompt up to its last token is computed once, and both answers attend to it. Values and gradients are
+    the same as for two separate rows; with dropout, both answers use the same masks for the prompt.
 
     In a batch of pairs, sequence 2i is the chosen one of pair i, and sequence 2i + 1 the rejected one.
     """
@@ -38,7 +38,7 @@ class Pair(Item):
 
     @property
     def length(self) -> int:
-        """Positions that the pair takes in a batch row; the shared prompt counts once."""
+        """Number of positions that the pair occupies in a batch row; the shared prompt counts once."""
         return self.chosen.length + self.rejected.length - self.n_shared
 
     @property

@@ -156,7 +156,7 @@ class Rendering:
             return []
         if start == first:
             return self._part(start, end)
-        # SentencePiece would insert a space at the beginning of a text, but not after a line break.
+        # SentencePiece would insert a space at the beginning of the text, but not after a line break.
         line_break = self.tokenizer.encode_template("\n")
         tokens = self._part(start, end, "\n")
         if tokens[: len(line_break)] == line_break:

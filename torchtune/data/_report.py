@@ -32,7 +32,8 @@ class DecodedToken:
 def decode_tokens(tokenizer: Tokenizer, example: Example) -> list[DecodedToken]:
     """Decode an example token by token.
 
-    A character that spans several tokens is in the text of the last one; the others have the replacement character.
+    The last token of a character that spans several tokens has the character as its text; the earlier ones have the
+    replacement character.
     """
     names = {i: text for text, i in tokenizer.special_tokens.items()}
     return [

@@ -67,7 +67,7 @@ class Streamed(Protocol):
         """Return bookmarks that allow reading a row without reading all rows before it."""
 
     def add_bookmarks(self, bookmarks: dict[int, Any], /) -> None:
-        """Add bookmarks that `bookmark` returned in this or another process."""
+        """Add bookmarks that `bookmark` returned, possibly in a different process."""
 
 
 def location_of(dataset: object, row: int) -> str:

@@ -69,11 +69,11 @@ class SpecialTokens:
         return cls(ids, frozenset(ids.values()), pattern)
 
     def matches(self, text: str) -> list[re.Match[str]]:
-        """Find the special tokens spelled out in a text, the longest match at each position."""
+        """Find the special tokens spelled out in text, the longest match at each position."""
         return [] if self._pattern is None else list(self._pattern.finditer(text))
 
     def encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
-        """Encode a text with its special tokens; the result for a short text is cached."""
+        """Encode text with its special tokens; the results for short texts are cached."""
         if len(text) > _MAX_CACHED_LENGTH:
             return tokenizer.encode_template(text)
         if text not in self._encoded and len(self._encoded) < _MAX_CACHED_TEXTS:

@@ -16,7 +16,7 @@ _RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "bos_tok
 """Variables that every template receives, and that `arguments` cannot override."""
 
 Span = tuple[int, int]
-"""The start and end of a part of a text or token sequence."""
+"""The start and end of a part of a string or token sequence."""
 
 
 class Message(TypedDict):
@@ -60,7 +60,7 @@ class ChatTemplate:
 
     The language is Jinja with the settings and names that Hugging Face documents for chat templates
     (https://huggingface.co/docs/transformers/chat_templating_writing), including `{% generation %}` blocks. Today's
-    date (`strftime_now`) is `date`, so that runs are reproducible on another day. Templates come with downloaded
+    date (`strftime_now`) is `date`, so that runs are reproducible on a different day. Templates come with downloaded
     models, so they run in Jinja's sandbox with a time limit, and cannot modify their arguments.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The Jinja environment of chat templates: a sandbox with limits, in which text keeps its origins.
+"""The Jinja environment of chat templates: a sandbox with limits that keeps track of the origins of text.
 
 The settings and names are those that Hugging Face documents for chat templates
 (https://huggingface.co/docs/transformers/chat_templating_writing), so that a template renders the same text in both
@@ -32,19 +32,19 @@ TIME_LIMIT = 10.0
 """Time limit of a template for one conversation (seconds of this thread's processor time)."""
 
 MAX_REPEATED = 10**7
-"""Maximum length of the product of a text or list and a number."""
+"""Maximum length of the product of a string or list and a number."""
 
 MAX_BITS = 10**5
 """Maximum size of a power (binary digits)."""
 
 MAX_WIDTH = 10**4
-"""Maximum width to which a filter pads or wraps a text (characters)."""
+"""Maximum width to which a filter pads or wraps text (characters)."""
 
 GENERATION = -1
 """The source of the template's `{% generation %}` blocks."""
 
 CLOCK = "strftime_now"
-"""The function with which templates format today's date."""
+"""The name of the function that formats today's date in templates."""
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 """Time at which the running template is stopped (seconds of this thread's processor time)."""

@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 
     @property
     def pad_id(self) -> int:
-        """The id that pads batches; it may equal another id, since padding is never a target."""
+        """The id that pads batches; it may equal a different special id, since padding is never a target."""
 
     @property
     def stop_ids(self) -> frozenset[int]:

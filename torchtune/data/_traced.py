@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 Origin = tuple[int, int, int, int]
-"""Start and end of a part of a text (characters), the index of its source, and the character of the source at which
+"""Start and end of a part of the text (characters), the index of its source, and the character of the source at which
 the part begins, or CHANGED."""
 
 CHANGED = -1
@@ -220,7 +220,7 @@ def _shifted(origins: tuple[Origin, ...], by: int) -> tuple[Origin, ...]:
 
 
 def changed(text: str, *values: object) -> str:
-    """Return a text computed from some values, with each of their sources as the origin of the whole text."""
+    """Return text computed from some values, with each of their sources as an origin of the whole text."""
     sources = dict.fromkeys(source for value in values for source in sources_in(value))
     if not sources:
         return text
@@ -266,7 +266,7 @@ def to_json(
 ) -> str:
     """Serialize a value as `json.dumps` does, by default without escaping non-ASCII characters, and keep origins.
 
-    The signature is that of the filter `tojson` in transformers' chat templates (utils/chat_template_utils.py).
+    The signature matches the filter `tojson` in transformers' chat templates (utils/chat_template_utils.py).
     """
     if not any(True for _ in sources_in(value)):
         return json.dumps(

@@ -92,7 +92,7 @@ class Windows(Generic[ItemT]):
         return {block: bookmark for row in rows for block, bookmark in stream.bookmark(row).items()}
 
     def add_bookmarks(self, bookmarks: dict[int, Any]) -> None:
-        """Add bookmarks that `bookmarks` returned in this or another process."""
+        """Add bookmarks that `bookmarks` returned, possibly in a different process."""
         stream = as_stream(self.dataset)
         if stream is not None:
             stream.add_bookmarks(bookmarks)

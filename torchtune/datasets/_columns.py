@@ -93,7 +93,7 @@ def required(row: Row, name: str, field_name: str, setting: str = "columns") -> 
         purpose = "" if name == field_name else f" for the {field_name}"
         example = f"{{{field_name}: NAME}}" if setting == "columns" else "NAME"
         raise ValueError(
-            f"no column {name!r}{purpose}; {columns_of(row)}; to read another column, set"
+            f"no column {name!r}{purpose}; {columns_of(row)}; to read a different column, set"
             f" dataset.{setting}={example}"
         )
     value: object = row[name]
@@ -110,7 +110,7 @@ def checked_columns(
 ) -> dict[str, str]:
     """Return the column name of each field.
 
-    A column that is mapped to another field is read only as that field: `{instruction: input}` leaves no column for
+    A column that is mapped to a different field is read only as that field: `{instruction: input}` leaves no column for
     the field `input`.
 
     Args:

@@ -49,7 +49,7 @@ def decompress(path: Path) -> TemporaryFile:
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's error, not the decoder's
             raise OSError(
-                f"{path}: cannot be decompressed into {copy.path.parent}: {error.strerror}; to use another folder for"
+                f"{path}: cannot be decompressed into {copy.path.parent}: {error.strerror}; to use a different folder for"
                 " temporary files, set the environment variable TMPDIR"
             ) from error
         raise ValueError(

@@ -102,7 +102,7 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
             raise ValueError(f"{empty[0]!r}: expected text or a list of turns, got null")
         raise ValueError(
             f"no column {' or '.join(map(repr, COLUMNS[:2]))} with a list of turns, and no 'prompt' and"
-            f" 'completion'; {columns_of(row)}; to read turns from another column, set dataset.column=NAME; for"
+            f" 'completion'; {columns_of(row)}; to read turns from a different column, set dataset.column=NAME; for"
             " questions and answers in columns, use torchtune.datasets.InstructDataset"
         )
     prompt = turns_of(row["prompt"], "prompt", "user")

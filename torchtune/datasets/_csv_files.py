@@ -1,4 +1,4 @@
-"""CSV and TSV files (RFC 4180): the first record names the columns, each other record is a row."""
+"""CSV and TSV files (RFC 4180): the first record contains the column names, and every other record is a row."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical ba
 
 
 class Csv(Records):
-    """A .csv or .tsv file, whose first record names the columns.
+    """A .csv or .tsv file, whose first record contains the column names.
 
     Raises:
         ValueError: The file is empty or has no rows, a column name is missing or duplicated, a quote is never closed,
@@ -57,7 +57,7 @@ class Csv(Records):
         """Check the column names.
 
         Raises:
-            ValueError: A name is missing or duplicated, or the names are separated by another character.
+            ValueError: A name is missing or duplicated, or the names are separated by a different character.
         """
         names = self._columns
         duplicates = [name for name in names if names.count(name) > 1 and name.strip()]

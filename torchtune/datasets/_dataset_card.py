@@ -75,7 +75,7 @@ class DatasetConfig:
         if not paths:
             raise FileNotFoundError(
                 f"{self.root}: no file matches {pattern!r}, which README.md names for the configuration"
-                f" {self.name!r}; download the files, or use another file pattern as the source"
+                f" {self.name!r}; download the files, or use a different file pattern as the source"
             )
         return paths
 

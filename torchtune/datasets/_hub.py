@@ -22,7 +22,7 @@ _ALTERNATIVE = "or use a local .json or .jsonl file with the same columns as the
 
 @frozen
 class Streaming:
-    """How to stream a source."""
+    """Options for streaming a source."""
 
     rows: int | None
     """Number of rows to use. None: the number of rows that the source declares."""
@@ -85,7 +85,7 @@ def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Ta
 
     Args:
         paths: The files, in order.
-        streaming: How to stream them.
+        streaming: Options for streaming.
         name: The name of the stream in messages.
 
     Raises:

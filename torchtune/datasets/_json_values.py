@@ -36,7 +36,7 @@ def parse_text(text: str) -> Any:
 
 
 def parse_first(text: str) -> Any:
-    """Parse the JSON value at the start of a text that Python is known to accept.
+    """Parse the JSON value at the start of text that Python is known to accept.
 
     Raises:
         JsonError: An object has a key twice, or a number is not valid in JSON or cannot be represented.

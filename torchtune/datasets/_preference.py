@@ -1,4 +1,4 @@
-"""Preference pairs: two answers to one prompt, of which one is preferred."""
+"""Preference pairs: a preferred and a rejected answer to one prompt."""
 
 import itertools
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ class Comparison:
 
 @define(eq=False, repr=False, slots=False)
 class PreferenceDataset(RowDataset[Comparison, Pair]):
-    """Pairs of answers to one prompt, the better one `chosen` and the other `rejected`.
+    """Pairs of answers to one prompt: the better answer is `chosen`, the worse one `rejected`.
 
     The two columns contain texts, turns, or whole conversations that begin with the same turns. The prompt is in a
     column `prompt` (text or turns), `messages` or `conversations`; whole conversations need no prompt. Texts become a

@@ -130,7 +130,7 @@ class TextFile:
 
 @define(eq=False, repr=False, slots=False)
 class Records(Table):
-    """A table whose rows are the records of a file. Each row takes 8 bytes of memory, for its position."""
+    """A table whose rows are the records of a file. Each row uses 8 bytes of memory, for its position."""
 
     file: TextFile
     starts: Offsets

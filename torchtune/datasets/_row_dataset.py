@@ -91,7 +91,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     """The end at which a longer example is truncated, "right" or "left"; "drop" skips it. An example that loses all its
     targets is skipped too."""
     on_error: OnError = field(default="raise", kw_only=True)
-    """What to do with a row that cannot be used: "raise" an error, or "skip" and count it."""
+    """The handling of a row that cannot be used: "raise" an error, or "skip" and count it."""
     ignore_columns: list[str] | None = field(default=None, kw_only=True)
     """Columns to ignore without reporting them as unused."""
     logged_notes: frozenset[str] = field(default=frozenset(), init=False)
@@ -151,7 +151,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         return self._table.bookmark(row) if isinstance(self._table, StreamTable) else {}
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
-        """Add bookmarks that `bookmark` returned in this or another process."""
+        """Add bookmarks that `bookmark` returned, possibly in a different process."""
         if isinstance(self._table, StreamTable):
             self._table.add_bookmarks(bookmarks)
 

@@ -91,7 +91,7 @@ def family_of(name: str) -> str:
 
 
 def families_in(text: str) -> set[str]:
-    """Return the splits whose names occur in a text as whole words, such as `test` in `my_test-2.jsonl`."""
+    """Return the splits whose names occur as whole words in a string, such as `test` in `my_test-2.jsonl`."""
     return {_FAMILY_OF[word] for word in re.split(r"[^a-z]+", text.lower()) if word in _FAMILY_OF}
 
 
@@ -151,7 +151,7 @@ def split_of(file: DataFile) -> str | None:
     """Return the split in a file's name, or else in the name of its nearest folder; None if no name has one.
 
     Raises:
-        ValueError: A name has several splits.
+        ValueError: A name contains several splits.
     """
     if is_saved(file.path) and (file.path.parent / "dataset_dict.json").is_file():
         return file.path.name
@@ -172,6 +172,6 @@ def split_of(file: DataFile) -> str | None:
 
 
 def _names_of(file: DataFile) -> list[str]:
-    """Return the names of a file's folders, and its own with and without suffixes."""
+    """Return the names of a file's folders, and the file's name with and without suffixes."""
     *folders, last = file.name.split("/")
     return [*folders, last, last.partition(".")[0]]

@@ -62,7 +62,7 @@ class StreamTable(NumberedTable):
         return {block: self._bookmarks[block]} if block in self._bookmarks else {}
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
-        """Add bookmarks that `bookmark` returned in this or another process."""
+        """Add bookmarks that `bookmark` returned, possibly in a different process."""
         for block, bookmark in bookmarks.items():
             self._store(block, bookmark)
 

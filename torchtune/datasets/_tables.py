@@ -172,7 +172,7 @@ def without_filled_nulls(row: Row, features: Any = None) -> Row:
 
     All rows of an Arrow column have the same keys, and Arrow fills in null where a row lacks a key. Nulls from the
     original data look the same and are removed too. A struct whose keys are all null becomes `{}`, not null, because
-    Arrow distinguishes the two. Null columns, null items of lists, and values stored as JSON stay as they are.
+    Arrow distinguishes the two. Null columns, null items of lists, and values stored as JSON stay unchanged.
 
     Args:
         row: A row of `datasets`.

@@ -13,7 +13,7 @@ from torchtune.datasets._tables import Row
 
 @define(eq=False, repr=False, slots=False)
 class TextCompletionDataset(RowDataset[str, list[Example]]):
-    """Plain text in which every token is a target, including the token that ends a text.
+    """Plain text in which every token is a target, including the end-of-text token.
 
     A row yields a list of examples, with one element unless its text is split.
 
@@ -33,7 +33,7 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
     add_eos: bool = True
     """Append the end-of-text token to every text."""
     truncate: Truncate | Literal["split"] = field(default="split", kw_only=True)  # type: ignore[assignment]  # done before `_truncate`
-    """What to do with a longer text: "split" it into several examples, truncate it at its "right" or "left" end, or
+    """The handling of a longer text: "split" it into several examples, truncate it at its "right" or "left" end, or
     "drop" it."""
 
     def _parse(self, row: Row) -> str | SkipReason:

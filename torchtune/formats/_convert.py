@@ -58,7 +58,7 @@ def convert(
         target: The folder to write, with config, weights and tokenizer.
         base: The base model of an adapter, in any of the other formats. None: the model named in adapter_config.json.
         keep_adapter: Keep an adapter separate instead of merging it. The target is a PEFT folder with the adapter's
-            tokenizer; it names `base` if this is not None.
+            tokenizer; its adapter_config.json names `base` if that is not None.
         tokenizer: A folder with the tokenizer to write, or one of its files. None: the tokenizer of the source; for an
             adapter without a tokenizer, the tokenizer of its base.
         dtype: The dtype of the weights. None: as in the source, or bfloat16 for GGUF files.

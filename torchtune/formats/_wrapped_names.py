@@ -30,7 +30,7 @@ def is_wrapped(name: str) -> bool:
 def matched_names(
     file_names: Iterable[str], model_names: Iterable[str], unwrap: Callable[[str], str] = unwrapped
 ) -> dict[str, str]:
-    """Match the tensor names of a file with those of a model, ignoring differences that wrappers cause.
+    """Match the tensor names of a file with the names in a model, ignoring differences that wrappers cause.
 
     Args:
         file_names: The tensor names of the file.
@@ -38,7 +38,7 @@ def matched_names(
         unwrap: Removes the segments of wrappers from a name.
 
     Returns:
-        The file's names by the model's names; a name without a match is its own key.
+        The file's names by the model's names; a name without a match is mapped to itself.
 
     Raises:
         ValueError: Two names of the file match the same name of the model.

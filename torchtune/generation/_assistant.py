@@ -31,7 +31,7 @@ class EncodedPrompt:
 
 
 Question = str | Prompt | EncodedPrompt | Sequence[Message] | Sequence[int]
-"""A text, the turns of a conversation, or token ids, which are used unchanged."""
+"""Text, the turns of a conversation, or token ids, which are used unchanged."""
 
 
 class AnswerOptions(SamplingOptions, total=False):
@@ -200,7 +200,7 @@ class Assistant:
             options: As in `stream`.
 
         Raises:
-            ValueError: As in `stream`; if there are several questions, the message has the question's number.
+            ValueError: As in `stream`; if there are several questions, the message contains the question's number.
         """
         return self._encode_all(questions, self._settings.updated(options), 0)
 

@@ -83,7 +83,7 @@ def generate_batch(  # noqa: PLR0913 -- all but three are options
         The generated ids of each prompt.
 
     Raises:
-        ValueError: As in `generate`; the message has the prompt's number, counted from 1.
+        ValueError: As in `generate`; the message contains the prompt's number, counted from 1.
     """
     for row, tokens in enumerate(prompts):
         check_prompt(model, tokens, max_new_tokens, f"prompt {first_index + row + 1}")

@@ -17,12 +17,12 @@ is `chat` if the tokenizer has a chat template, otherwise `plain`."""
 
 @frozen
 class Prompt:
-    """A prompt: one text or the turns of a conversation, and optionally the beginning of the answer."""
+    """A prompt: text or the turns of a conversation, and optionally the beginning of the answer."""
 
     turns: Sequence[Message]
     """The turns, oldest first; the last one is not the assistant's."""
     input: str = ""
-    """Input of the last turn, such as a text to summarise; may be empty."""
+    """Input of the last turn, such as text to summarize; may be empty."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the tools that the model may call."""
     answer: Message | None = None
@@ -32,7 +32,7 @@ class Prompt:
 
     @classmethod
     def from_text(cls, text: str, input: str = "", prefill: str = "") -> "Prompt":  # noqa: A002 -- the dataset's name
-        """Build a prompt from one text, optionally with an input and the beginning of the answer."""
+        """Build a prompt from text, optionally with an input and the beginning of the answer."""
         answer = _answer_start(prefill) if prefill else None
         return cls([Message(role="user", content=text)], input, answer=answer, row={"prompt": text})
 
@@ -215,7 +215,7 @@ def encode_prompt(
 
 
 def _with_answer(tokenizer: Tokenizer, text: str, prefill: str) -> list[int]:
-    """Tokenize a text and the beginning of its answer, as `plain_example` does in training."""
+    """Tokenize text and the beginning of its answer, as `plain_example` does in training."""
     tokens = tokenizer.encode(text, add_eos=False)
     if not prefill:
         return tokens

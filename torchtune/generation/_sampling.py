@@ -151,7 +151,7 @@ GREEDY = Sampling()
 def row_generator(seed: int, row: int) -> torch.Generator:
     """Return a CPU generator for one batch row.
 
-    It depends only on the seed and the row's index, so that an answer does not depend on the rest of the batch. The
+    It depends only on the seed and the row's index, so that an answer does not depend on other rows of the batch. The
     seed and the index are hashed, so that row 1 of seed 0 differs from row 0 of seed 1.
 
     Args:

@@ -87,7 +87,7 @@ class AnswerText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Count the characters at the end of a text that begin a stop string."""
+    """Count the characters at the end of the text that begin a stop string."""
     return next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
 
 
@@ -97,7 +97,7 @@ def decode_stream(
     """Decode an answer in pieces, each as soon as it can no longer change.
 
     Args:
-        ids: Tokens, such as those of `generate`; none is read after a stop string.
+        ids: Tokens, such as the result of `generate`; no token is read after a stop string.
         tokenizer: The tokenizer.
         stop: Strings before which the text ends; they may begin or end within a token.
         after: The last tokens of the text that the answer continues, if any.

@@ -1,8 +1,8 @@
 """Definition of a model family: how it is represented in config.json, in checkpoints and in GGUF files.
 
-A family has a class in transformers, config.json values that the decoder requires, and functions that convert the rest
-of its architecture from and to config.json. Keys and their meaning are those of the configuration classes of
-transformers 5 (`src/transformers/models/*/configuration_*.py`).
+A family has a class in transformers, config.json values that the decoder requires, and functions that convert its
+remaining settings from and to config.json. The keys and their meanings match the configuration classes of transformers
+5 (`src/transformers/models/*/configuration_*.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class Family:
     hf_class: str
     """Class name in transformers."""
     gguf: str | None = None
-    """Architecture name in GGUF files; None: such files do not exist or declare another family."""
+    """Architecture name in GGUF files; None: such files do not exist or declare a different family."""
     read_gguf: Callable[[Config, Config], dict[str, Any]] = lambda _metadata, _sizes: {}
     """Return the remaining config.json entries of a GGUF file.
 

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4 models: Llamas whose checkpoints fuse q, k and v into one weight, and gate and up into another."""
+"""Phi-3 and Phi-4 models: Llamas whose checkpoints fuse q, k and v, and also gate and up, into one weight each."""
 
 import os
 from typing import Unpack

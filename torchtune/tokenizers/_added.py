@@ -24,7 +24,7 @@ def add_special_tokens(folder: Path, tokens: Sequence[str]) -> int:
 
     Raises:
         FileNotFoundError: The folder has no tokenizer.
-        ValueError: The tokenizer is not a tokenizer.json, its files are damaged, or a text is empty.
+        ValueError: The tokenizer is not a tokenizer.json, its files are damaged, or a token is empty.
     """
     if "" in tokens:
         raise ValueError("special tokens must not be empty; remove the empty token")

@@ -173,7 +173,7 @@ def _merges(ranks: Mapping[str, int]) -> list[tuple[str, str]]:
     for piece in sorted(ranks, key=ranks.__getitem__):
         candidates = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
         splits = [split for split in candidates if split[0] in ranks and split[1] in ranks]
-        # Of several splits of a piece, training chose the one with the more frequent parts.
+        # If a piece can be split in several ways, training chose the split with the more frequent parts.
         merges += sorted(splits, key=lambda split: (ranks[split[0]], ranks[split[1]]))
     return merges
 

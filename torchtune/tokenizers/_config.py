@@ -162,7 +162,7 @@ _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 def _text(token: Any) -> str | None:
-    """Return a special token's text; transformers writes it as a string, or in an object."""
+    """Return a special token's text; transformers stores it as a string or in an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 

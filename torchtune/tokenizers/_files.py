@@ -9,7 +9,7 @@ from torchtune.files import write_json
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG, SpecialIds
 
 VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("tekken.json",), ("vocab.json", "merges.txt"))
-"""Vocabulary files by kind of tokenizer; if a folder has several kinds, the first is read."""
+"""Vocabulary files by kind of tokenizer; if a folder has several kinds, the first one is read."""
 
 EXPECTED = "tokenizer.json, tokenizer.model, tekken.json, or vocab.json with merges.txt"
 

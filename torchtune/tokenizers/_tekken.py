@@ -1,6 +1,6 @@
 """Mistral's tekken.json: ranks as in tiktoken, preceded by the special tokens.
 
-The format is that of `Tekkenizer` in mistral_common (`tokens/tokenizers/tekken.py`,
+The format is defined by `Tekkenizer` in mistral_common (`tokens/tokenizers/tekken.py`,
 https://github.com/mistralai/mistral-common).
 """
 

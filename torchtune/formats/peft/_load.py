@@ -125,7 +125,7 @@ class PeftAdapter:
     """The adapters by the checkpoint names of the layers."""
     full_tensors: TensorSource
     """Tensors that replace tensors of the base, by checkpoint name: `modules_to_save`, and the base's embeddings, which
-    PEFT writes along with an adapter of them."""
+    PEFT writes along with an adapter for them."""
     is_untied: bool
     """Whether the embedding table and the output head are tied in the base but changed differently."""
 
