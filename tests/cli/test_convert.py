@@ -58,7 +58,7 @@ def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path:
     (base / "tokenizer.json").unlink()
     result = tune("convert", str(base), str(target))
     assert (result.status, result.out) == (0, f"wrote {target}\n")
-    assert result.err == f"note: {target} has no tokenizer, as {base} has none; add one with --tokenizer\n"
+    assert result.err == f"note: {target} has no tokenizer, like {base}; add a tokenizer with --tokenizer\n"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def split(line: str) -> list[str]:
     """Split an unfinished line into arguments; the last argument, possibly empty, is the one being typed."""
     try:
         args = shlex.split(line)
-    except ValueError:  # an open quote
+    except ValueError:  # a quote is not closed yet
         args = line.replace("'", " ").replace('"', " ").split()
     return [*args, ""] if not args or line[-1:].isspace() else args
 

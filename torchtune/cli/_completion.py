@@ -58,7 +58,7 @@ def run(call: Call) -> int:
     shell = call.arguments[0]
     if shell not in SCRIPTS:
         raise ConfigError.of_argument(shell, f"expected one of {', '.join(SCRIPTS)}")
-    for recipe in recipe_names():  # completion reads their schemas
+    for recipe in recipe_names():  # completion reads the schemas, so build them now
         schema_file(recipe)
     sys.stdout.write(SCRIPTS[shell])
     return 0

@@ -80,7 +80,7 @@ def run(call: Call) -> int:
     )
     files = ("tokenizer.json", "tokenizer.model", "adapter_config.json")
     if not any(Path(folder, name).is_file() for name in files):
-        print_note(f"{folder} has no tokenizer, as {base or source} has none; add one with --tokenizer")
+        print_note(f"{folder} has no tokenizer, like {base or source}; add a tokenizer with --tokenizer")
     return 0
 
 

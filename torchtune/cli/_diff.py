@@ -34,10 +34,10 @@ def run(call: Call) -> int:
 
 
 def compare_configs(left: str, right: str) -> tuple[list[Difference], list[str]]:
-    """Compare two configs; for two runs, also their other inputs, such as code and data.
+    """Compare two configs and, for two runs, their other inputs, such as code and data.
 
-    The config in a run's folder is frozen: it spells out the default of every argument. A config compared with it is
-    therefore frozen first, which imports its components.
+    The config in a run's folder is frozen: it spells out the default of every argument. The other config is therefore
+    frozen before the comparison, which imports its components.
 
     Returns:
         The differences, and the lines of code in which two runs differ, in the format of `diff -u`.
@@ -59,7 +59,7 @@ def compare_configs(left: str, right: str) -> tuple[list[Difference], list[str]]
 def _extensions(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
     """Compare the extended limits of two runs.
 
-    An extended run has other learning rates than a run that was started with the final limits.
+    The learning rates of an extended run differ from a run that was started with the final limits.
     """
     a, b = runs.extended_limits(left), runs.extended_limits(right)
     rows = [(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in dict.fromkeys([*a, *b])]

@@ -95,7 +95,7 @@ def download(request: Request) -> dict[str, int]:
     token = get_token() or ""
     if not (
         token.isascii() and token.isprintable()
-    ):  # otherwise an error about the header would show the token
+    ):  # otherwise, the error message about the header would contain the token
         raise PermissionError("the token in HF_TOKEN contains invalid characters; copy it again")
     with _plain_errors(request):
         info = HfApi().model_info(
@@ -205,7 +205,7 @@ def _bytes(count: int) -> str:
 def _bars() -> Iterator[Any]:
     """Yield a class of progress bars that are only shown on a terminal and are cleared at the end.
 
-    huggingface_hub does not close its bars, so that they would overwrite later output.
+    huggingface_hub leaves its bars open; they would overwrite later output.
     """
     from huggingface_hub import constants
     from tqdm import tqdm
@@ -213,7 +213,7 @@ def _bars() -> Iterator[Any]:
     bars = []
     is_hidden = bool(constants.HF_HUB_DISABLE_PROGRESS_BARS) or not sys.stderr.isatty()
 
-    class Bar(tqdm):  # type: ignore[type-arg]  # it is generic to the type checker only
+    class Bar(tqdm):  # type: ignore[type-arg]  # generic only for type checkers
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": is_hidden, "leave": False})
             bars.append(self)

@@ -89,7 +89,7 @@ def _bound(node: ast.stmt) -> Iterator[str]:
 
 
 def _annotations(node: ast.stmt) -> Iterator[str]:
-    """Yield the names in annotations that are strings."""
+    """Yield the names in string annotations."""
     for inner in ast.walk(node):
         for hint in (getattr(inner, "annotation", None), getattr(inner, "returns", None)):
             if isinstance(hint, ast.Constant) and isinstance(hint.value, str):

@@ -142,7 +142,7 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
     if frozen is None:
         message = "the recipe has no output_dir, so it cannot run on multiple ranks"
         raise ConfigError.of_argument(" ".join(call.launch), message)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, but without its warning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, without its warning
     os.environ.setdefault(
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"
     )  # the default of 30 s is too short to write a large checkpoint

@@ -73,7 +73,7 @@ class InstructDataset(RowDataset[Task, Example]):
     """"chat" for the tokenizer's chat template; "alpaca" for the Stanford Alpaca prompt; or your own prompt with the
     placeholders {instruction} and {input}, directly followed by the answer."""
     system: str | None = None
-    """A system turn for tasks without one. Null: the chat template's default, if it has one."""
+    """System message for tasks without one; null: the default of the chat template, if it has a default."""
     _names: dict[str, str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:

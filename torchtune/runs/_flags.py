@@ -153,7 +153,7 @@ def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
         return StructFieldSpec(name=name, type=group, default=group(), helptext=slot.doc or None)
     is_default = only_defaults or value == _default(slot)
     choices = _choices(slot.type)
-    doc = f"{slot.doc} Name a component{choices}.".strip() if choices else slot.doc
+    doc = f"{slot.doc} Components{choices}.".strip() if choices else slot.doc
     return _leaf(name, metavar(slot.type), value, doc, is_default=is_default)
 
 

@@ -15,7 +15,7 @@ class Lora:
     """Layers to adapt: names or patterns such as `layers.[0-9].*.q_proj`; `all-linear`: all linear layers except the
     output head (`lm_head`); `embed_tokens`: the embedding."""
     rank: int = field(default=8, validator=above(0))
-    """Rank of an adapter: its inner dimension."""
+    """Rank (inner dimension) of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
     """Scales an adapter's output by alpha / rank (see `rank_stabilized`)."""
     dropout: float = field(default=0.0, validator=share())

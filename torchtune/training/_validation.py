@@ -52,7 +52,7 @@ class Validation:
     batch_size: int | None = field(default=None, validator=above(0))
     """Number of rows per forward pass on each rank; null: as in training. The loss does not depend on it."""
     every_n_steps: int | None = field(default=100, validator=above(0))
-    """Optimizer steps between validations; the last step is always followed by one. Null: only after the last step."""
+    """Optimizer steps between validations; the last step is always followed by a validation. Null: no others."""
     at_start: bool = True
     """Also validate before the first step."""
     keep_best: bool = True
