@@ -73,7 +73,7 @@ def test_every_component_listed_for_a_field_is_valid(recipe: str) -> None:
 def test_help_lists_the_components_of_a_field(tune: Tune) -> None:
     text = " ".join(tune("lora_finetune", "--help").out.replace("│", " ").split())
     assert f"{LOGGERS}.TensorBoardLogger, {LOGGERS}.WandBLogger, or your own package.module.Name" in text
-    assert "Name a component: torchtune.formats.hf_decoder, " in text
+    assert "Components: torchtune.formats.hf_decoder, " in text
 
 
 def test_names_are_compared_without_case_and_underscores() -> None:
