@@ -157,7 +157,9 @@ def test_json_matches_transformers(form: str, expression: str) -> None:
         call["function"] = {"name": "f", "arguments": arguments}
         actual = ChatDataset(ByteTokenizer(template), [{"messages": turns, "tools": tools}])[0]
         tokens = getattr(actual, "tokens", None)
-        assert tokens == example(expected[0][0]).tokens[:-1], "all tokens are traced except the line break after the last answer"
+        assert tokens == example(expected[0][0]).tokens[:-1], (
+            "equal except for the line break after the last answer"
+        )
 
 
 # Long conversations

@@ -238,7 +238,7 @@ def test_the_number_of_packed_batches_is_estimated_for_large_datasets() -> None:
 
 
 def test_group_by_length_reduces_padding() -> None:
-    def share(*, group_by_length: bool = False) -> float:
+    def token_fraction(*, group_by_length: bool = False) -> float:
         batches = Batches(documents(1000), 4, shuffle=True, seed=3, pad_id=0, group_by_length=group_by_length)
         epoch = [next(batches) for _ in range(250)]
         assert Counter(contents(epoch)) == Counter(
@@ -246,8 +246,8 @@ def test_group_by_length_reduces_padding() -> None:
         )
         return sum(batch.n_tokens for batch in epoch) / sum(batch.tokens.numel() for batch in epoch)
 
-    assert share(group_by_length=True) > 0.95
-    assert share() < 0.75
+    assert token_fraction(group_by_length=True) > 0.95
+    assert token_fraction() < 0.75
 
 
 def test_documents_longer_than_a_pack_are_truncated_or_skipped(caplog: pytest.LogCaptureFixture) -> None:

@@ -143,9 +143,7 @@ def test_padding_spans_are_no_longer_than_documents_with_a_shared_prefix() -> No
     "row",
     [
         pytest.param([with_prefix(40, n_targets=1)], id="a single example"),
-        pytest.param(
-            [with_prefix(40, 41, n_targets=1), Example([7] * 20, [7] * 20)], id="no common prefix"
-        ),
+        pytest.param([with_prefix(40, 41, n_targets=1), Example([7] * 20, [7] * 20)], id="no common prefix"),
         pytest.param(
             [with_prefix(40, 41, n_targets=1), with_prefix(50, 51, n_targets=3)], id="a target in the prefix"
         ),

@@ -171,7 +171,9 @@ def token_counts(pair: Pair) -> list[int]:
 
 
 def test_pairs_are_truncated_to_the_limits_of_the_model_and_the_pack() -> None:
-    pair = pair_of([1] * 10, [2] * 9, [3] * 5)  # The sequences have 18 and 14 positions, of which 9 are shared.
+    pair = pair_of(
+        [1] * 10, [2] * 9, [3] * 5
+    )  # The sequences have 18 and 14 positions, of which 9 are shared.
     assert truncate(pair, LengthLimit(sequence=18, item=23)) is pair
     by_sequence = truncate(pair, LengthLimit(sequence=12))
     assert isinstance(by_sequence, Pair)

@@ -1,4 +1,4 @@
-"""Prefetched windows equal those that the main process encodes."""
+"""Prefetched windows are compared with windows that the main process encodes."""
 
 import os
 import pickle
@@ -49,10 +49,12 @@ def has_started(prefetcher: Prefetcher[Example]) -> bool:
 
 
 @pytest.mark.parametrize("workers", [2])
-def test_prefetched_windows_equal_those_read_directly(workers: int) -> None:
+def test_prefetched_windows_match_windows_read_directly(workers: int) -> None:
     windows = Windows(Rows(300), 3, 32)
     prefetcher = Prefetcher(windows, workers)
-    assert [prefetcher.read(i) for i in range(4)] == [windows.read(i) for i in range(4)], "while they start"
+    assert [prefetcher.read(i) for i in range(4)] == [windows.read(i) for i in range(4)], (
+        "while the workers start"
+    )
     wait_until(lambda: has_started(prefetcher))
     assert [prefetcher.read(i) for i in range(4, 20)] == [windows.read(i) for i in range(4, 20)]
     assert [prefetcher.read(i) for i in (2, 50, 51)] == [windows.read(i) for i in (2, 50, 51)], "after a seek"
@@ -60,7 +62,7 @@ def test_prefetched_windows_equal_those_read_directly(workers: int) -> None:
     assert prefetcher.read(7) == windows.read(7)
 
 
-def test_when_workers_die_the_main_process_reads_the_windows(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_main_process_reads_the_windows_after_workers_die(caplog: pytest.LogCaptureFixture) -> None:
     windows = Windows(Rows(300), 3, 32)
     prefetcher = Prefetcher(windows, 2)
     prefetcher.read(0)
@@ -98,7 +100,7 @@ def test_a_dataset_that_cannot_be_pickled_is_encoded_in_the_main_process(
 
 
 def test_workers_exit_silently_when_the_main_process_has_exited() -> None:
-    """The main process exits while one worker starts, and between two replies of the other."""
+    """Check a worker that is still starting, and a worker that has sent one of its replies."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _START],
@@ -115,7 +117,7 @@ def test_workers_exit_silently_when_the_main_process_has_exited() -> None:
         for message in (Windows(Rows(40), 3, 4), 0, 1, 2):
             send(process.stdin, pickle.dumps(message))
         process.stdin.close()
-        for _ in range(n_read):  # the first says that the process has started
+        for _ in range(n_read):  # the first reply reports that the worker has started
             receive(process.stdout)
         process.stdout.close()
     for process in processes:

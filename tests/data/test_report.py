@@ -1,11 +1,11 @@
-"""A report warns of likely mistakes in rows, and only of these."""
+"""The data report warns about likely mistakes in rows and about nothing else."""
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import IGNORE_INDEX, Encoded, Example, SkippedRow, decode_tokens, plain_example, report
 
 
 class UnknownTokenizer(ByteTokenizer):
-    """Has an unknown token, the question mark."""
+    """A tokenizer whose unknown token is the question mark."""
 
     unknown_id = 63
 

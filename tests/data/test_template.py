@@ -12,7 +12,7 @@ from torchtune.data import ChatTemplate, Message, alpaca_prompt, chat_example, c
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Templates like those of different families; each uses a feature that the others do not.
+# Templates in the style of different model families; each uses a feature that no other template uses.
 TEMPLATES = {
     "turns": CHATML,
     "first turn and defaults": (
@@ -62,7 +62,7 @@ def reference() -> "PreTrainedTokenizerFast":
         show_progress=False,
     )
     core.train_from_iterator(["user\nassistant\nsystem\n\nBe kind. Why? So."] * 9, trainer)
-    # transformers types this constructor and the template's result only partially.
+    # transformers annotates this constructor and the result of the template only partially.
     fast: Any = PreTrainedTokenizerFast
     tokenizer: PreTrainedTokenizerFast = fast(tokenizer_object=core, bos_token="<|bos|>", eos_token="<|eos|>")
     return tokenizer
@@ -74,7 +74,7 @@ def transformers_rendering(
     """Render messages with transformers, and return the text or its ids."""
     turns = [dict(message) for message in messages]
     rendered: Any = reference().apply_chat_template(
-        turns,  # type: ignore[arg-type]  # A TypedDict's values are text.
+        turns,  # type: ignore[arg-type]  # mypy infers the values of a TypedDict as object
         chat_template=template,
         tokenize=tokenize,
         add_generation_prompt=add_generation_prompt,
@@ -83,13 +83,13 @@ def transformers_rendering(
 
 
 class ReferenceTokenizer(ByteTokenizer):
-    """Implements torchtune.data.Tokenizer with the same small tokenizer."""
+    """Implements torchtune.data.Tokenizer with the tokenizer returned by `reference`."""
 
     eos_id = 1
     stop_ids = frozenset({1, 3})
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        del add_bos, add_eos  # called only for plain text in a conversation
+        del add_bos, add_eos  # only used for plain text in a conversation
         return list(reference().encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
@@ -99,7 +99,7 @@ class ReferenceTokenizer(ByteTokenizer):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
-def test_rendering_equals_that_of_transformers(name: str, add_generation_prompt: bool) -> None:
+def test_rendering_matches_transformers(name: str, add_generation_prompt: bool) -> None:
     expected = transformers_rendering(
         CONVERSATION, TEMPLATES[name], tokenize=False, add_generation_prompt=add_generation_prompt
     )
@@ -108,7 +108,7 @@ def test_rendering_equals_that_of_transformers(name: str, add_generation_prompt:
 
 
 @pytest.mark.parametrize("name", ["turns", "first turn and defaults"])
-def test_ids_equal_those_of_transformers(name: str) -> None:
+def test_ids_match_transformers(name: str) -> None:
     ids = partial(transformers_rendering, template=TEMPLATES[name], tokenize=True)
     tokenizer = ReferenceTokenizer(TEMPLATES[name])
     for messages in (CONVERSATION, CONVERSATION[1:]):
@@ -120,7 +120,7 @@ def test_ids_equal_those_of_transformers(name: str) -> None:
         assert reference().decode(all_ids[len(example.tokens) :]) == "\n"
 
 
-def test_assistant_tokens_equal_those_of_transformers() -> None:
+def test_assistant_tokens_match_transformers() -> None:
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
         "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>"
@@ -129,7 +129,7 @@ def test_assistant_tokens_equal_those_of_transformers() -> None:
     messages = [*CONVERSATION, CONVERSATION[1], Message(role="assistant", content="Größe 🎉 So.")]
     turns = [dict(message) for message in messages]
     expected: Any = reference().apply_chat_template(
-        turns,  # type: ignore[arg-type]  # A TypedDict's values are text.
+        turns,  # type: ignore[arg-type]  # mypy infers the values of a TypedDict as object
         chat_template=template,
         return_dict=True,
         return_assistant_tokens_mask=True,
@@ -169,7 +169,7 @@ def test_a_template_that_runs_too_long_is_stopped(source: str, monkeypatch: pyte
         ChatTemplate(source).render([], add_generation_prompt=True)
 
 
-def test_a_template_gets_the_date_of_the_config_or_raises() -> None:
+def test_a_template_uses_the_configured_date_or_raises() -> None:
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     with pytest.raises(ValueError, match=r"uses today's date, .* tokenizer\.date=\d{4}-\d\d-\d\d"):
         ChatTemplate(source).render([], add_generation_prompt=True)
@@ -180,7 +180,7 @@ def test_a_template_gets_the_date_of_the_config_or_raises() -> None:
         ChatTemplate(CHATML, date="2024-07-26")
 
 
-def test_an_argument_that_the_template_does_not_read_is_rejected() -> None:
+def test_an_argument_that_the_template_does_not_use_is_rejected() -> None:
     source = "{% if enable_thinking %}<think>{% endif %}{{ custom | default('') }}"
     template = ChatTemplate(source, arguments={"enable_thinking": True})
     assert template.render([], add_generation_prompt=True).text == "<think>"
@@ -215,7 +215,7 @@ def test_a_template_runs_in_a_sandbox(source: str) -> None:
         ChatTemplate(source).render([], add_generation_prompt=True)
 
 
-def test_the_alpaca_prompt_equals_the_published_one() -> None:
+def test_the_alpaca_prompt_matches_the_published_prompt() -> None:
     # Copied from "Data Release" in the README of https://github.com/tatsu-lab/stanford_alpaca.
     with_input = """Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
 

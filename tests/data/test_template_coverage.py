@@ -1,7 +1,7 @@
-"""Every part of a conversation is in the tokens or in a note, whatever the chat template does with it.
+"""Every part of a conversation is in the tokens or in a note, for every chat template.
 
-Each part of a random conversation is a unique word. Searching the decoded tokens for the word shows whether the part is
-there, independently of how origins are traced.
+Each part of a random conversation is a unique word. Searching the decoded tokens for the word shows whether the part
+is there, and does not depend on the tracing of origins.
 """
 
 import copy
@@ -92,14 +92,14 @@ TEMPLATES = {
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
 }  # fmt: skip
-"""Templates like those of different families, and invented ones; each drops different parts."""
+"""Templates in the style of model families, and artificial templates; each drops different parts."""
 
 Part = tuple[Any, ...]
 """The path of a part of a row: keys and indices."""
 
 
 class Words:
-    """Generates unique words, and makes random choices."""
+    """Generates unique words and makes random choices."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw, self._n = draw, 0
@@ -108,8 +108,8 @@ class Words:
         self._n += 1
         return f"w{self._n}w"
 
-    def may(self, share: float = 0.5) -> bool:
-        return self._draw(st.integers(1, 100)) <= 100 * share
+    def may(self, probability: float = 0.5) -> bool:
+        return self._draw(st.integers(1, 100)) <= 100 * probability
 
     def times(self, maximum: int) -> range:
         return range(self._draw(st.integers(1, maximum)))
@@ -119,8 +119,8 @@ class Words:
         function = {"name": self.word(), "arguments": {self.word(): value}}
         return {"id": self.word(), "type": "function", "function": function}
 
-    def calling(self) -> list[dict[str, Any]]:
-        """Draw a turn that calls tools, followed by the tools' turns."""
+    def tool_call_turns(self) -> list[dict[str, Any]]:
+        """Draw an assistant turn with tool calls, followed by the tool turns."""
         calls = [self.call() for _ in self.times(2)]
         turn = {"role": "assistant", "content": self.word() if self.may(0.3) else "", "tool_calls": calls}
         return [turn, *({"role": "tool", "tool_call_id": c["id"], "content": self.word()} for c in calls)]
@@ -149,7 +149,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
         messages.append(
             {"role": "user", "content": words.word()} | ({"name": words.word()} if words.may(0.2) else {})
         )
-        messages += words.calling() if words.may(0.4) else []
+        messages += words.tool_call_turns() if words.may(0.4) else []
         messages.append(words.answer())
     if words.may(0.2):
         messages.append({"role": "user", "content": words.word()})
@@ -183,7 +183,7 @@ def parts_of(row: dict[str, Any]) -> list[Part]:
 
 
 def remove(row: dict[str, Any], part: Part) -> dict[str, Any]:
-    """Return a row without a part; removed content becomes an empty string."""
+    """Return the row without the part; removed content becomes an empty string."""
     row = copy.deepcopy(row)
     holder: Any = row
     for key in part[:-1]:
@@ -203,11 +203,11 @@ def tokenizer_of(template: str) -> ByteTokenizer:
 
 
 Outcome = Callable[[dict[str, Any]], tuple[str | None, list[str]]]
-"""Returns the decoded tokens of a row and its notes; or None and the error if the row is rejected."""
+"""Returns the decoded tokens and the notes of a row, or None and the error if the row is rejected."""
 
 
 def outcome_of(template: str) -> Outcome:
-    """Return a function that encodes rows as a dataset does."""
+    """Return a function that encodes rows with a ChatDataset."""
 
     def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:
         tokenizer = tokenizer_of(template)
@@ -249,7 +249,7 @@ def names(row: dict[str, Any], part: Part) -> list[str]:
 
 
 def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) -> None:
-    """Assert that every part is in the tokens or in a note, and that notes name nothing else."""
+    """Assert that every part is in the tokens or in a note, and that notes report only missing parts."""
     text, reports = outcome(row)
     if text is None:
         (error,) = reports
@@ -259,7 +259,7 @@ def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) 
             end = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant") + 1
             missing = words_in(error.rpartition(": ")[2])
             assert missing
-            # A dataset drops the turns after the last answer before it renders.
+            # A dataset drops the turns after the last answer before it renders the conversation.
             traced = [Conversation.trace(template, part, tools) for part in (turns, turns[:end])]
             texts = [
                 template.render(t.messages, add_generation_prompt=False, tools=t.tools).text for t in traced
@@ -270,7 +270,7 @@ def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) 
         other, _ = outcome(remove(row, part))
         if other == text:
             assert any(name in report for report in reports for name in names(row, part)), (part, reports)
-    # A tool call and the tool's turn have the same identifier, and a template may write the call's index instead.
+    # A tool call and its tool turn have the same identifier, and a template may render the call's index instead.
     word_reports = [report for report in reports if not report.rpartition(": ")[0].endswith("id")]
     assert bool(words_in(row) - words_in(text) - identifiers(row)) == bool(word_reports), reports
     for report in word_reports:
@@ -288,7 +288,7 @@ def test_every_part_is_in_the_tokens_or_in_a_note(name: str, row: dict[str, Any]
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(row=rows())
-def test_every_part_of_many_rows_is_in_the_tokens_or_in_a_note(name: str, row: dict[str, Any]) -> None:
+def test_every_part_is_in_the_tokens_or_in_a_note_for_many_rows(name: str, row: dict[str, Any]) -> None:
     check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
 
 

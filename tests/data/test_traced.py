@@ -1,4 +1,4 @@
-"""Traced text is compared with plain text, and its origins with the positions of unique words."""
+"""Operations on traced text match plain strings, and origins locate the source of every part."""
 
 import json
 from typing import Any
@@ -16,17 +16,17 @@ PARTS = st.lists(TEXT, min_size=1, max_size=4)
 
 
 def traced_text(parts: list[str]) -> Traced:
-    """Join texts that have one source each."""
+    """Join the parts into a traced text; each part is its own source."""
     text = joined(Traced.from_source(part, i) for i, part in enumerate(parts))
     assert isinstance(text, Traced)
     return text
 
 
 def check(actual: object, expected: object, parts: list[str]) -> None:
-    """Compare a result with that of plain text, and each of its parts with its source."""
+    """Assert that a result equals the plain-string result and that its origins match their source."""
     assert actual == expected
     if isinstance(actual, (list, tuple)):
-        for one, other in zip(actual, expected, strict=True):  # type: ignore[call-overload]  # both are lists
+        for one, other in zip(actual, expected, strict=True):  # type: ignore[call-overload]  # both are lists or tuples
             check(one, other, parts)
     if isinstance(actual, Traced):
         for start, end, source, offset in actual.origins:
@@ -66,7 +66,7 @@ OPERATIONS: list[tuple[str, tuple[Any, ...]]] = [
 @pytest.mark.parametrize(("name", "arguments"), OPERATIONS)
 @settings(deadline=None, max_examples=25)
 @given(parts=PARTS)
-def test_operations_on_traced_text_equal_those_on_plain_text(
+def test_operations_on_traced_text_match_plain_text(
     name: str, arguments: tuple[Any, ...], parts: list[str]
 ) -> None:
     text = traced_text(parts)
@@ -90,7 +90,7 @@ VALUES = st.recursive(
     separators=st.sampled_from([None, (",", ":"), (" ; ", " = ")]),
     sort_keys=st.booleans(),
 )
-def test_traced_json_equals_json_dumps(value: Any, **settings: Any) -> None:
+def test_traced_json_matches_json_dumps(value: Any, **settings: Any) -> None:
     call: Any = {"function": {"name": "f", "arguments": value}}
     message = Message(role="assistant", content="", tool_calls=[call])
     (traced,) = Conversation.trace(ChatTemplate(""), [message], None).messages
@@ -130,7 +130,7 @@ def test_traced_json_equals_json_dumps(value: Any, **settings: Any) -> None:
         "m.content.strip().removeprefix('x')",
     ],
 )
-def test_rendered_parts_are_located_whatever_the_template_does(expression: str) -> None:
+def test_rendered_parts_are_located_in_every_expression(expression: str) -> None:
     template = ChatTemplate("{% for m in messages %}|{{ " + expression + " }}|{% endfor %}")
     messages = [Message(role="user", content=word) for word in ("one-two", "three-four")]
     traced = Conversation.trace(template, messages, None)
@@ -140,9 +140,11 @@ def test_rendered_parts_are_located_whatever_the_template_does(expression: str) 
     for i, source in enumerate(traced.sources):
         if source.part == "content":
             spans = [(start, end) for start, end, number, _ in rendered.origins if number == i]
-            assert spans, "the content is located"
+            assert spans, "the content has an origin"
             low, high = (0, len(first)) if source.message == 0 else (len(first) + 1, len(rendered.text))
-            assert all(low <= start <= end <= high for start, end in spans), "only in its message"
+            assert all(low <= start <= end <= high for start, end in spans), (
+                "all origins are in the part's own message"
+            )
     assert second
 
 

@@ -1,4 +1,4 @@
-"""Builders for expected examples, from bytes and ids of special tokens, and the chat templates that they are for."""
+"""Builds expected examples from bytes and special token ids, and defines chat templates for the tests."""
 
 import re
 from typing import Any
@@ -38,25 +38,25 @@ NO_TOOLS = (
 
 @frozen
 class Target:
-    """A text whose tokens are targets."""
+    """Text whose tokens are targets."""
 
     text: str
 
 
 @frozen
 class Plain:
-    """A text whose special tokens are encoded as plain letters."""
+    """Text whose special tokens are encoded as ordinary characters."""
 
     text: str
     is_target: bool = False
 
 
 Piece = str | Target | Plain
-"""A part of an example. A string is not a target, and its special tokens are encoded as such."""
+"""A part of an example. A string is not a target, and its special tokens are encoded as special tokens."""
 
 
 def ids(text: str) -> list[int]:
-    """Encode a text, with special tokens as their ids."""
+    """Encode text, with special tokens encoded as their ids."""
     start, tokens = 0, list[int]()
     for mark in _MARKS.finditer(text):
         tokens += [*text[start : mark.start()].encode(), SPECIAL_TOKENS[mark[0]]]
@@ -65,7 +65,7 @@ def ids(text: str) -> list[int]:
 
 
 def example(*pieces: Piece) -> Example:
-    """Build an example from pieces; its targets are those of the pieces."""
+    """Build an example from pieces, which define its tokens and targets."""
     tokens, labels = list[int](), list[int]()
     for piece in pieces:
         text = piece if isinstance(piece, str) else piece.text
@@ -77,26 +77,26 @@ def example(*pieces: Piece) -> Example:
 
 
 def question_text(text: str = "Q", opening: str = "assistant\n") -> str:
-    """Return a question in ChatML, followed by the opening of its answer."""
+    """Return a question in ChatML, followed by the start of the assistant turn."""
     return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>{opening}"
 
 
 def answer_target(text: str = "A") -> Target:
-    """Return an answer with the token that ends it, as a target."""
+    """Return an answer and its end token as a target."""
     return Target(f"{text}<|im_end|>")
 
 
 def user(content: str = "Q", **fields: Any) -> dict[str, Any]:
-    """Return a turn of the user."""
+    """Return a user turn."""
     return {"role": "user", "content": content, **fields}
 
 
 def assistant(content: Any = "A", **fields: Any) -> dict[str, Any]:
-    """Return a turn of the assistant."""
+    """Return an assistant turn."""
     return {"role": "assistant", "content": content, **fields}
 
 
 def notes_of(encoded: Any) -> list[str]:
-    """Return the notes of an example as text."""
+    """Return the texts of an example's notes."""
     assert isinstance(encoded, Example)
     return [f"{note.text}: {note.example}" for note in encoded.notes]

@@ -1,4 +1,4 @@
-"""Helpers for tests of sources: reading all rows, or the error message."""
+"""Helpers for tests of sources: read all rows, or return the error message."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def rows_of(source: Any, **settings: Any) -> list[dict[str, Any]]:
 
 
 def error_of(source: Any, **settings: Any) -> str:
-    """Return the error message of a source or of its first invalid row, without the source's folder."""
+    """Return the error message for a source or its first invalid row, without the source's folder."""
     try:
         rows = rows_of(source, **settings)
     except (ValueError, OSError) as error:
@@ -22,7 +22,7 @@ def error_of(source: Any, **settings: Any) -> str:
 
 
 def usable_rows(source: Any) -> list[dict[str, Any]]:
-    """Read the rows without an error, as `on_error=skip` does."""
+    """Read the valid rows of a source, like `on_error=skip`."""
     table = open_source(str(source) if isinstance(source, Path) else source)
     rows = []
     for i in range(len(table)):

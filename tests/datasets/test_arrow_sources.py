@@ -1,4 +1,4 @@
-"""Parquet and Arrow: nested nulls that Arrow filled in are removed, so that rows equal those of the same JSON Lines."""
+"""Nested nulls that Arrow added are removed, so that Parquet and Arrow rows match JSON Lines rows."""
 
 import json
 import pickle
@@ -88,7 +88,7 @@ WRITERS: list[Callable[[list[dict[str, Any]], Path], Path]] = [
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_tool_calls_equal_those_of_the_same_json_lines(tmp_path: Path, write: Any) -> None:
+def test_tool_calls_match_the_same_json_lines(tmp_path: Path, write: Any) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text("\n".join(map(json.dumps, TOOL_ROWS)))
     path = write(TOOL_ROWS, tmp_path)
@@ -98,12 +98,12 @@ def test_tool_calls_equal_those_of_the_same_json_lines(tmp_path: Path, write: An
     assert table.location(1) == f"{path}: row 2"
 
 
-def test_streamed_rows_are_the_same(tmp_path: Path) -> None:
+def test_streamed_rows_match_the_same_json_lines(tmp_path: Path) -> None:
     path = from_pyarrow(TOOL_ROWS, tmp_path)
     assert rows_of(path, load_options={"streaming": True}) == TOOL_ROWS
 
 
-def test_rows_of_the_hub_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_match_the_same_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: str, split: str, streaming: bool = False) -> Any:
         table = datasets.Dataset.from_list(TOOL_ROWS)
         return table.to_iterable_dataset() if streaming else table
@@ -168,7 +168,7 @@ def test_values_stored_as_json_keep_their_nulls(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_file_is_a_one_line_error(
+def test_a_damaged_file_raises_a_one_line_error(
     tmp_path: Path, name: str, content: bytes, beginning: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -178,6 +178,6 @@ def test_a_damaged_file_is_a_one_line_error(
     assert "\n" not in message
 
 
-def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:
+def test_a_table_without_rows_raises(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": pa.array([], pa.string())}), tmp_path / "a.parquet")
     assert error_of(tmp_path / "a.parquet") == "a.parquet: the file has no rows"

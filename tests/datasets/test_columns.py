@@ -32,7 +32,7 @@ TOKENIZER = ByteTokenizer()
 SYSTEM = "<|im_start|>system\nBe kind.<|im_end|>\n"
 
 
-# Columns under other names
+# Renamed columns
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ SYSTEM = "<|im_start|>system\nBe kind.<|im_end|>\n"
         ({"instruction": "Q", "history": "M", "output": "A"}, {"input": "history"}, "Q\n\nM"),
     ],
 )
-def test_a_column_mapped_to_another_field_is_read_once(
+def test_a_column_mapped_to_a_different_field_is_read_once(
     row: dict[str, str], columns: dict[str, str], question: str, tmp_path: Path
 ) -> None:
     expected = example(question_text(question), answer_target())
@@ -106,7 +106,7 @@ def test_a_mapped_column_is_read_once_in_preferences() -> None:
         ),
     ],
 )
-def test_a_column_mapped_to_two_fields_is_an_error(columns: dict[str, str], message: str) -> None:
+def test_a_column_mapped_to_two_fields_raises(columns: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match="columns: ") as raised:
         InstructDataset(TOKENIZER, [{"q": "Q", "a": "A", "output": "A"}], columns=columns)
     assert message in str(raised.value)
@@ -134,7 +134,7 @@ def test_a_system_column_becomes_a_turn_in_every_format(as_text: bool) -> None:
     assert pair == Pair(expected, example(SYSTEM + question_text(), answer_target("B")))
 
 
-def test_earlier_answers_of_a_task_are_targets_in_order(tmp_path: Path) -> None:
+def test_earlier_answers_in_a_history_are_targets_in_order(tmp_path: Path) -> None:
     row = {
         "instruction": "Q",
         "input": "I",
@@ -161,7 +161,7 @@ def test_earlier_answers_of_a_task_are_targets_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("history", ['[["a", "b"]]', [["a"]], [["a", None]], [["a", "b", "c"]], [user("a")]])
-def test_a_history_that_is_not_a_list_of_pairs_is_an_error(history: Any) -> None:
+def test_a_history_that_is_not_a_list_of_pairs_raises(history: Any) -> None:
     with pytest.raises(
         ValueError, match=r"row 1: 'history': expected a list of pairs \[question, answer\], got"
     ):
@@ -175,7 +175,7 @@ TASK = {"instruction": "Q", "output": "A"}
 
 
 @pytest.mark.parametrize(
-    ("dataset", "row", "unread"),
+    ("dataset", "row", "unused"),
     [
         (ChatDataset, {**CHAT, "system_prompt": "S"}, "'system_prompt'"),
         (
@@ -197,7 +197,7 @@ TASK = {"instruction": "Q", "output": "A"}
     ],
 )
 def test_unused_columns_are_reported_once(
-    dataset: Any, row: dict[str, Any], unread: str, caplog: pytest.LogCaptureFixture
+    dataset: Any, row: dict[str, Any], unused: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     source: dict[str, Any] = {"source": [row, row, row]}
     with caplog.at_level(logging.WARNING):
@@ -206,9 +206,9 @@ def test_unused_columns_are_reported_once(
         record.getMessage() for record in caplog.records if record.name.startswith("torchtune.datasets")
     ]
     assert len(messages) == 1
-    columns = "an unused column" if "," not in unread else "unused columns"
-    assert messages[0].startswith(f"3 of 3 rows have {columns}: {unread}; the first: source: row 1: ")
-    names = [name.strip("'") for name in unread.split(", ")]
+    columns = "an unused column" if "," not in unused else "unused columns"
+    assert messages[0].startswith(f"3 of 3 rows have {columns}: {unused}; the first: source: row 1: ")
+    names = [name.strip("'") for name in unused.split(", ")]
     with caplog.at_level(logging.WARNING):
         caplog.clear()
         quiet = dataset(TOKENIZER, **source, ignore_columns=names)
@@ -265,7 +265,7 @@ def test_preference_rows_are_rejected_by_other_datasets(dataset: Any, row: dict[
     assert isinstance(dataset(TOKENIZER, source=[row], ignore_columns=names)[0], Example)
 
 
-def test_a_conversation_without_an_answer_is_an_error() -> None:
+def test_a_conversation_without_an_answer_raises() -> None:
     turns = [user("a"), assistant("b"), user()]
     row = {"prompt": turns, "chosen": "A", "rejected": "B"}
     with pytest.raises(

@@ -33,7 +33,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def content_of(ending: str) -> bytes:
-    """Return the rows in a format, written by the `datasets` library."""
+    """Return the content of a file with the rows, written by the `datasets` library in the format of the suffix."""
     file = io.BytesIO()
     table = datasets.Dataset.from_list(ROWS)
     if ending in (".csv", ".tsv"):
@@ -45,7 +45,7 @@ def content_of(ending: str) -> bytes:
 
 @pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".ndjson", ".csv", ".tsv"])
-def test_a_compressed_file_has_the_rows_of_the_uncompressed_one(
+def test_a_compressed_file_has_the_same_rows_as_the_uncompressed_file(
     tmp_path: Path, ending: str, compression: str
 ) -> None:
     path = tmp_path / f"a{ending}{compression}"
@@ -55,7 +55,7 @@ def test_a_compressed_file_has_the_rows_of_the_uncompressed_one(
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_compressed_text_may_have_several_streams_in_one_file(tmp_path: Path, compression: str) -> None:
+def test_a_compressed_text_file_may_contain_multiple_streams(tmp_path: Path, compression: str) -> None:
     path = tmp_path / f"a.txt{compression}"
     path.write_bytes(COMPRESS[compression](b"one\n\ntwo\n") + COMPRESS[compression](b"three\n"))
     assert rows_of(path) == [{"text": "one"}, {"text": "two"}, {"text": "three"}]
@@ -64,7 +64,7 @@ def test_compressed_text_may_have_several_streams_in_one_file(tmp_path: Path, co
 
 @pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize("damage", ["cut", "not compressed", "cut early"])
-def test_a_damaged_file_is_a_one_line_error(tmp_path: Path, compression: str, damage: str) -> None:
+def test_a_damaged_file_raises_a_one_line_error(tmp_path: Path, compression: str, damage: str) -> None:
     path = tmp_path / f"a.jsonl{compression}"
     compressed = COMPRESS[compression](content_of(".jsonl"))
     path.write_bytes(
@@ -98,7 +98,7 @@ def test_a_compressed_file_needs_the_suffix_of_a_text_format(tmp_path: Path) -> 
         assert error_of(tmp_path / name).startswith(f"{name}: expected a data file ending in .json, .jsonl")
 
 
-def test_the_temporary_file_is_removed_with_the_table_and_when_python_exits(
+def test_the_temporary_file_is_removed_with_the_table_or_when_python_exits(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -120,7 +120,7 @@ def test_the_temporary_file_is_removed_with_the_table_and_when_python_exits(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_another_process_reads_the_temporary_file_or_creates_its_own(tmp_path: Path) -> None:
+def test_a_second_process_reads_the_temporary_file_or_creates_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.zst"
     path.write_bytes(COMPRESS[".zst"](content_of(".csv")))
     table = open_source(str(path))
@@ -132,9 +132,9 @@ def test_another_process_reads_the_temporary_file_or_creates_its_own(tmp_path: P
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout == ascii(ROWS[299]["a"]) + "\n"
-        assert table[0] == ROWS[0]  # the other process has not removed it
-        table.file._copy.path.unlink(missing_ok=True)  # type: ignore[attr-defined]  # a Csv's
-    assert table[1] == ROWS[1]  # it is open
+        assert table[0] == ROWS[0]  # the second process has not removed the temporary file
+        table.file._copy.path.unlink(missing_ok=True)  # type: ignore[attr-defined]  # `file` is an attribute of Csv
+    assert table[1] == ROWS[1]  # the removed file is still open here
 
 
 def test_a_full_disk_is_not_reported_as_a_damaged_file(

@@ -1,4 +1,4 @@
-"""Concatenated datasets: their rows, their weights, and configuring them."""
+"""Rows, weights and configuration of concatenated datasets."""
 
 from collections import Counter
 from typing import Any
@@ -36,14 +36,14 @@ def test_an_epoch_has_every_row_of_each_dataset_once() -> None:
 
 
 @pytest.mark.parametrize(("weight", "number"), [(2, 20), (2.5, 25), (0.5, 5), (0.01, 1)])
-def test_weights_set_how_often_rows_occur(weight: float, number: int) -> None:
+def test_weights_set_the_number_of_repetitions_per_epoch(weight: float, number: int) -> None:
     counts = Counter(texts(ConcatDataset(TOKENIZER, [part("abcdefghij"), part("x")], weights=[weight, 3])))
     assert counts.pop("x") == 3
     assert counts.total() == number
     assert max(counts.values()) - min(counts.values() if weight >= 1 else [1]) <= 1
 
 
-def test_a_concatenation_is_built_from_a_config_and_passes_the_tokenizer_on() -> None:
+def test_a_configured_concatenation_passes_the_tokenizer_to_its_datasets() -> None:
     config = {
         "_component_": "torchtune.datasets.ConcatDataset",
         "datasets": [{"_component_": "torchtune.datasets.TextCompletionDataset", "source": [{"text": "ab"}]}],
@@ -61,7 +61,7 @@ def test_a_concatenation_is_built_from_a_config_and_passes_the_tokenizer_on() ->
         ([1.0, 0.0], "weights: expected numbers above 0, got 0.0"),
     ],
 )
-def test_invalid_weights_are_an_error(weights: list[float], message: str) -> None:
+def test_invalid_weights_raise(weights: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ConcatDataset(TOKENIZER, [part("a"), part("b")], weights=weights)
     with pytest.raises(ValueError, match="datasets: expected at least one"):

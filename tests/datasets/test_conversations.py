@@ -33,7 +33,7 @@ def targets(example: Any) -> str:
     return TOKENIZER.decode([label for label in example.labels if label != IGNORE_INDEX])
 
 
-def test_openai_and_sharegpt_turns_give_the_same_example() -> None:
+def test_openai_and_sharegpt_turns_produce_the_same_example() -> None:
     one, other = (
         ChatDataset(TOKENIZER, [row])[0] for row in ({"messages": OPENAI}, {"conversations": SHAREGPT})
     )
@@ -52,7 +52,7 @@ def test_train_on_selects_the_targets(train_on: Any, expected: str | None) -> No
     assert targets(example) == (expected or TOKENIZER.decode(example.tokens))
 
 
-def test_turns_with_weight_zero_are_context_and_not_targets() -> None:
+def test_turns_with_weight_zero_are_not_targets() -> None:
     def weighted(*weights: int) -> list[dict[str, Any]]:
         marks = iter(weights)
         return [t | ({"weight": next(marks)} if t["role"] == "assistant" else {}) for t in OPENAI]
@@ -74,7 +74,7 @@ def test_a_system_turn_is_prepended_to_conversations_without_one() -> None:
     assert texts[1].startswith("<|im_start|>system\nMine.<|im_end|>\n<|im_start|>user")
 
 
-def test_tools_and_their_calls_reach_the_template() -> None:
+def test_tools_and_tool_calls_are_passed_to_the_template() -> None:
     tokenizer = ByteTokenizer(
         "{{ tools | tojson if tools }}{% for m in messages %}[{{ m.role }}:{{ m.content }}"
         "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments.x }}{% endfor %}]<|im_end|>"
@@ -127,7 +127,7 @@ def test_tools_and_their_calls_reach_the_template() -> None:
         ({"messages": OPENAI, "tools": {"a": 1}}, "'tools': expected a list of tools, each a JSON schema"),
     ],
 )
-def test_an_invalid_conversation_is_an_error_of_its_row(row: dict[str, Any], message: str) -> None:
+def test_an_invalid_conversation_raises_with_its_row(row: dict[str, Any], message: str) -> None:
     with pytest.raises(RowError, match="source: row 1: ") as raised:
         ChatDataset(TOKENIZER, [row])
     assert message in str(raised.value)
@@ -138,7 +138,7 @@ def test_an_invalid_conversation_is_an_error_of_its_row(row: dict[str, Any], mes
         ChatDataset(TOKENIZER, [row], on_error="skip")
 
 
-def test_a_row_that_the_template_rejects_is_named() -> None:
+def test_the_error_of_a_template_contains_the_row() -> None:
     strict = ByteTokenizer(
         "{% for m in messages %}{% if loop.index0 == 4 %}{{ raise_exception('too long') }}{% endif %}"
         "{{ m.content }}<|im_end|>{% endfor %}"
@@ -173,7 +173,7 @@ def test_custom_columns_and_prompt_templates() -> None:
         ),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
-            InstructDataset(TOKENIZER, rows, **arguments)  # type: ignore[arg-type]  # of several types
+            InstructDataset(TOKENIZER, rows, **arguments)  # type: ignore[arg-type]  # the values have different types
 
 
 def test_all_tokens_of_a_text_are_targets_and_long_texts_are_split() -> None:
@@ -183,7 +183,7 @@ def test_all_tokens_of_a_text_are_targets_and_long_texts_are_split() -> None:
     pieces = dataset[0]
     assert isinstance(pieces, list)
     assert [TOKENIZER.decode(piece.tokens) for piece in pieces] == ["<|bos|>abc", "cdef", "fgh<|eos|>"]
-    assert sum(piece.n_targets for piece in pieces) == 9, "each token but the first is predicted once"
+    assert sum(piece.n_targets for piece in pieces) == 9, "every token except the first is predicted once"
     assert [len(p.tokens) for p in TextCompletionDataset(TOKENIZER, rows)[0]] == [10]  # type: ignore[union-attr]
     (cut,) = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4, truncate="left")[0]  # type: ignore[misc]
     assert TOKENIZER.decode(cut.tokens) == "fgh<|eos|>"
@@ -205,7 +205,7 @@ QUESTION, GOOD, BAD = OPENAI[0], OPENAI[1], {"role": "assistant", "content": "Eh
         {"conversations": [SHAREGPT[0]], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "Eh."}},
     ],
 )
-def test_every_format_of_a_preference_gives_the_same_pair(row: dict[str, Any]) -> None:
+def test_every_preference_format_produces_the_same_pair(row: dict[str, Any]) -> None:
     pair = PreferenceDataset(TOKENIZER, [row])[0]
     assert isinstance(pair, Pair)
     for example, answer in ((pair.chosen, "So."), (pair.rejected, "Eh.")):
@@ -214,7 +214,7 @@ def test_every_format_of_a_preference_gives_the_same_pair(row: dict[str, Any]) -
         assert targets(example) == f"{answer}<|im_end|>"
 
 
-def test_invalid_preferences_are_errors() -> None:
+def test_invalid_preferences_raise() -> None:
     with pytest.raises(
         RowError, match="no column 'prompt', and the chosen and rejected conversations do not begin"
     ):

@@ -164,21 +164,21 @@ def test_a_split_may_be_listed_in_several_entries(tmp_path: Path) -> None:
     [
         (
             "gone/*.jsonl",
-            "no file matches 'gone/*.jsonl', which README.md names for the configuration 'only'",
+            "no file matches 'gone/*.jsonl', which README.md lists for the configuration 'only'",
         ),
-        ("../*.jsonl", "README.md names files outside the folder, '../*.jsonl'"),
-        ("/etc/*.txt", "README.md names files outside the folder, '/etc/*.txt'"),
-        ("'hf://datasets/a/b/c.jsonl'", "README.md names files outside the folder, 'hf://"),
+        ("../*.jsonl", "README.md lists files outside the folder, '../*.jsonl'"),
+        ("/etc/*.txt", "README.md lists files outside the folder, '/etc/*.txt'"),
+        ("'hf://datasets/a/b/c.jsonl'", "README.md lists files outside the folder, 'hf://"),
         ("archive.tar", "archive.tar: expected a data file ending in .json, .jsonl"),
         (
             "a.csv\n  sep: ';'",
             "the configuration 'only' sets 'sep', which is not supported; convert its files",
         ),
-        ("[]", "README.md names no files for the split 'train' of the configuration 'only'"),
-        ("\n  - split: train", "README.md names no files for the split 'train' of the configuration 'only'"),
+        ("[]", "README.md lists no files for the split 'train' of the configuration 'only'"),
+        ("\n  - split: train", "README.md lists no files for the split 'train' of the configuration 'only'"),
         (
             "a.csv\n  data_dir: gone",
-            "gone: no such folder; README.md names it for the configuration 'only'",
+            "gone: no such folder; README.md lists it for the configuration 'only'",
         ),
         ("[", "README.md: the header is not valid YAML (while parsing"),
     ],

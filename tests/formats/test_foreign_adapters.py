@@ -97,7 +97,12 @@ def test_every_key_of_the_installed_peft_is_handled(folder: Path) -> None:
     from torchtune.formats.peft import _config
 
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
-    known_fields = {*_config._OFF, *_config._READ, *_config._WITHOUT_EFFECT, *_config.KIND_SETTINGS}
+    known_fields = {
+        *_config._REQUIRED_SETTINGS,
+        *_config._SUPPORTED_KEYS,
+        *_config._IGNORED_KEYS,
+        *_config.KIND_SETTINGS,
+    }
     assert fields - known_fields == set()
     LoraConfig(r=3, lora_alpha=5).save_pretrained(str(folder))
     load_peft_adapter(tiny_smollm2(), folder)

@@ -126,11 +126,11 @@ class ChatRenderer:
             end -= len(opening) - len(separator)
             self._note_opening(opening[len(separator) :], full.text[begin:])
         shift = end - begin
-        of_prompt = [origin for origin in prompt.origins if origin[1] <= end]
-        of_answer = [
+        prompt_origins = [origin for origin in prompt.origins if origin[1] <= end]
+        answer_origins = [
             (s + shift, e + shift, source, offset) for s, e, source, offset in full.origins if s >= begin
         ]
-        return Rendered(prompt.text[:end] + full.text[begin:], (*of_prompt, *of_answer)), end
+        return Rendered(prompt.text[:end] + full.text[begin:], (*prompt_origins, *answer_origins)), end
 
     def _ends_with_opening(self, prompt: Rendered, last: int, separator: str) -> bool:
         """Return whether the text before an answer ends with the generation prompt."""

@@ -81,7 +81,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     packed_length: int | None = field(default=None, kw_only=True)
     """Length of a pack (positions); a longer item is truncated on the right. None: each batch row contains one item."""
     fit: Fit = field(default="best", kw_only=True)
-    """How items are packed (`pack`)."""
+    """The packing method for items (`pack`)."""
     share_prefixes: bool = field(default=False, kw_only=True)
     """Store the common prefix of all items of a pack once (`collate`)."""
     group_by_length: bool = field(default=False, kw_only=True)

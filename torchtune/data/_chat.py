@@ -151,16 +151,19 @@ def _without_stop_token(tokenizer: Tokenizer, chat: ChatTokens, last: int) -> li
         ValueError: no answer ends with a stop id, or the conversation's last message does not.
     """
     spans = dict(zip(chat.turns, chat.answers, strict=True))  # keeps only the last block of each answer
-    unended = [
+    without_stop = [
         turn for turn, (start, end) in spans.items() if not tokenizer.stop_ids & set(chat.tokens[start:end])
     ]
-    if not unended:
+    if not without_stop:
         return []
-    if len(unended) == len(spans) or unended[-1] == last:
-        start, end = spans[unended[-1]]
+    if len(without_stop) == len(spans) or without_stop[-1] == last:
+        start, end = spans[without_stop[-1]]
         raise ValueError(_no_stop_token(tokenizer, chat.tokens[start : end + 2]))
     return [
-        Note("have answers before the last one that do not end with a stop token", f"messages.{unended[0]}")
+        Note(
+            "have answers before the last one that do not end with a stop token",
+            f"messages.{without_stop[0]}",
+        )
     ]
 
 

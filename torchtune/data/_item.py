@@ -98,7 +98,7 @@ class SkippedRow:
     """A row that yields no item."""
 
     reason: str
-    """Why the row was skipped, as a plural predicate: "have no answer"."""
+    """The reason why the row is skipped, as a plural predicate: "have no answer"."""
     location: str
     """Location of the row, such as "rows.jsonl: line 3", possibly followed by an error message."""
 
@@ -110,7 +110,7 @@ class SkippedRow:
 
 @frozen
 class SkipReason:
-    """Why a row or an item is skipped."""
+    """The reason why a row or an item is skipped."""
 
     reason: str
     """A plural predicate: "have no answer"."""

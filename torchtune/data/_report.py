@@ -14,7 +14,7 @@ from torchtune.data._notes import NoteCounts, agreeing
 from torchtune.data._rows import Rows, is_plain_text, location_of
 from torchtune.data._tokenizer import Tokenizer
 
-MAX_UNKNOWN_SHARE = 0.01
+MAX_UNKNOWN_FRACTION = 0.01
 """A greater fraction of unknown tokens is likely a mistake."""
 
 
@@ -96,7 +96,7 @@ def report(
     counts = Report(n_rows=len(dataset), n_read=len(rows))
     digests: set[int] = set()
     texts, prompts = set[int](), set[int]()
-    suspect = Counter[str]()
+    suspect_counts = Counter[str]()
     bos_id, unknown = tokenizer.bos_id, getattr(tokenizer, "unknown_id", None)
     for row in rows:
         encoded = dataset[row]
@@ -116,15 +116,15 @@ def report(
             digest = hash((tuple(tokens), tuple(example.labels)))
             counts.n_duplicates += digest in digests
             digests.add(digest)
-            suspect["bos"] += bos_id is not None and tokens[:2] == [bos_id, bos_id]
-            suspect["end"] += example.labels[-1] not in tokenizer.stop_ids
-            suspect["unknown"] += tokens.count(unknown) if unknown is not None else 0
-            suspect["all"] += example.n_targets == len(tokens) - 1
+            suspect_counts["bos"] += bos_id is not None and tokens[:2] == [bos_id, bos_id]
+            suspect_counts["end"] += example.labels[-1] not in tokenizer.stop_ids
+            suspect_counts["unknown"] += tokens.count(unknown) if unknown is not None else 0
+            suspect_counts["all"] += example.n_targets == len(tokens) - 1
     if held_out is not None:
         _compare(counts, held_out, texts, prompts)
     if is_plain_text(dataset):
-        suspect["end"] = suspect["all"] = 0
-    counts.warnings = _warnings(counts, suspect)
+        suspect_counts["end"] = suspect_counts["all"] = 0
+    counts.warnings = _warnings(counts, suspect_counts)
     return counts
 
 
@@ -152,7 +152,7 @@ def _compare(counts: Report, held_out: Rows[Item], texts: set[int], prompts: set
             counts.leaked_prompts.append(location_of(held_out, row))
 
 
-def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
+def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
     n = len(counts.lengths)
     if not n:
         return ["no row has a target"]
@@ -161,21 +161,21 @@ def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
         *NoteCounts.from_skipped(counts.skipped).lines(counts.n_read),
         *counts.notes.lines(counts.n_read),
     ]
-    if suspect["bos"]:
-        predicate = agreeing("begin with BOS twice, which the model has never seen", suspect["bos"])
-        warnings.append(f"{suspect['bos']} of {examples} {predicate}")
-    if suspect["end"]:
-        predicate = agreeing("do not end with a stop token", suspect["end"])
+    if suspect_counts["bos"]:
+        predicate = agreeing("begin with BOS twice, which the model has never seen", suspect_counts["bos"])
+        warnings.append(f"{suspect_counts['bos']} of {examples} {predicate}")
+    if suspect_counts["end"]:
+        predicate = agreeing("do not end with a stop token", suspect_counts["end"])
         warnings.append(
-            f"{suspect['end']} of {examples} {predicate}, so the model does not learn to stop there (truncated answers,"
-            " or plain text)"
+            f"{suspect_counts['end']} of {examples} {predicate}, so the model does not learn to stop there (truncated"
+            " answers, or plain text)"
         )
-    if suspect["unknown"] > MAX_UNKNOWN_SHARE * counts.n_tokens:
-        share = suspect["unknown"] / counts.n_tokens
+    if suspect_counts["unknown"] > MAX_UNKNOWN_FRACTION * counts.n_tokens:
+        fraction = suspect_counts["unknown"] / counts.n_tokens
         warnings.append(
-            f"{share:.1%} of all tokens are unknown to the tokenizer; it was probably made for a different language"
+            f"{fraction:.1%} of all tokens are unknown to the tokenizer; it was probably made for a different language"
         )
-    if suspect["all"] == n:
+    if suspect_counts["all"] == n:
         warnings.append("every token is a target: the model is trained on the prompts too")
     for locations, predicate in (
         (counts.leaked_rows, "are also in the training data"),

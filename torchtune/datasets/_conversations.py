@@ -22,7 +22,7 @@ class Conversation:
     messages: list[Message]
     tools: list[dict[str, Any]] | None
     target_flags: list[bool]
-    """For each of the assistant's turns, whether it is a target."""
+    """Whether each of the assistant's turns is a target, in order."""
     notes: tuple[Note, ...] = ()
 
 

@@ -13,7 +13,7 @@ from torchtune.datasets._compressed import ending
 from torchtune.datasets._records import Offsets, Records, TextFile
 from torchtune.datasets._tables import Row, RowError
 
-_LONGEST_FIELD = 2**31 - 1
+_MAX_FIELD_LENGTH = 2**31 - 1
 """Field size limit for the csv module, whose default is 131,072 characters."""
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -86,8 +86,8 @@ def _other_format(separator: str) -> str:
 
 def _fields(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
     """Parse records. A quote inside a field that does not begin with one is part of the text."""
-    if csv.field_size_limit() < _LONGEST_FIELD:
-        csv.field_size_limit(_LONGEST_FIELD)
+    if csv.field_size_limit() < _MAX_FIELD_LENGTH:
+        csv.field_size_limit(_MAX_FIELD_LENGTH)
     yield from csv.reader(lines, delimiter=separator, strict=True)
 
 

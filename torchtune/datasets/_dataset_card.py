@@ -49,7 +49,7 @@ class DatasetConfig:
         """
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"{self.root}: no such folder; README.md names it for the configuration {self.name!r}"
+                f"{self.root}: no such folder; README.md lists it for the configuration {self.name!r}"
             )
         subject = f"the configuration {self.name!r} of {self.root}"
         if self.patterns is None:
@@ -61,20 +61,20 @@ class DatasetConfig:
             )
         paths = sorted({path for pattern in self.patterns[name] for path in self._matching(pattern)})
         if not paths:
-            raise ValueError(f"split: README.md names no files for the split {name!r} of {subject}")
+            raise ValueError(f"split: README.md lists no files for the split {name!r} of {subject}")
         check_formats(paths)
         return [DataFile(path, path.relative_to(self.root).as_posix()) for path in paths]
 
     def _matching(self, pattern: str) -> list[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
             raise ValueError(
-                f"{self.root}: README.md names files outside the folder, {pattern!r}; use a file pattern as the source"
+                f"{self.root}: README.md lists files outside the folder, {pattern!r}; use a file pattern as the source"
             )
         names = glob.glob(pattern, root_dir=self.root, recursive=True)  # noqa: PTH207 - Path.glob does not accept `**.jsonl`.
         paths = [self.root / name for name in names if (self.root / name).is_file()]
         if not paths:
             raise FileNotFoundError(
-                f"{self.root}: no file matches {pattern!r}, which README.md names for the configuration"
+                f"{self.root}: no file matches {pattern!r}, which README.md lists for the configuration"
                 f" {self.name!r}; download the files, or use a different file pattern as the source"
             )
         return paths

@@ -12,7 +12,7 @@ from torchtune._similar_paths import did_you_mean_path
 from torchtune.datasets._formats import ENDINGS, check_formats, format_of, is_saved
 
 _METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-_ABOUT = re.compile(
+_DESCRIPTIONS = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|requirements)([-_]\w+)*(\.(txt|md|rst))?", re.IGNORECASE
 )
 """Files that describe the data, such as LICENSE.txt."""
@@ -102,4 +102,4 @@ def _is_ignored(path: Path, parts: tuple[str, ...]) -> bool:
     if {"__MACOSX", "__pycache__", ".ipynb_checkpoints"} & set(parts):
         return True
     name = path.name
-    return bool(name in _METADATA or _ABOUT.fullmatch(name) or _BACKUPS.fullmatch(name))
+    return bool(name in _METADATA or _DESCRIPTIONS.fullmatch(name) or _BACKUPS.fullmatch(name))

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-_LONGEST = 60
+_MAX_QUOTED = 60
 """Maximum length of a key or number that a message quotes (characters)."""
 
 
@@ -59,8 +59,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise JsonError(f"an object has the key {twice[:_LONGEST]!r} twice; remove one of them")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise JsonError(f"an object has the key {duplicate[:_MAX_QUOTED]!r} twice; remove one of them")
     return value
 
 
@@ -71,7 +71,7 @@ def _constant(name: str) -> Any:
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise JsonError(f"the number {text[:_LONGEST]} is too large for a float")
+        raise JsonError(f"the number {text[:_MAX_QUOTED]} is too large for a float")
     return value
 
 

@@ -42,7 +42,7 @@ class Turns:
 
     messages: list[Message]
     target_flags: list[bool]
-    """For each of the assistant's turns, whether it is a target."""
+    """Whether each of the assistant's turns is a target, in order."""
     notes: tuple[Note, ...] = field(default=(), eq=False)
     """Notes to report about the conversation."""
 

@@ -56,7 +56,7 @@ class TokenCache:
     _entries: Entries = field(init=False, factory=lambda: np.empty(0, _ENTRY))
     """The entries that have been read, sorted by digest."""
     _files: "np.ndarray[Any, np.dtype[np.int32]]" = field(init=False, factory=lambda: np.empty(0, np.int32))
-    """For each entry, the index of its file in `_n_read`."""
+    """The index of each entry's file in `_n_read`."""
     _n_read: dict[Path, int] = field(init=False, factory=dict)
     """The index files, with the number of entries that were read from each."""
     _descriptors: dict[int, int] = field(init=False, factory=dict)

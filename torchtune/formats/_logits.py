@@ -17,7 +17,7 @@ from torchtune.tokenizers import auto_tokenizer, has_tokenizer
 
 _TEXT = "The quick brown fox jumps over the lazy dog. What is 12 times 12?"
 _N_TOKENS = 16
-_LARGE = 0.1
+_LARGE_CHANGE = 0.1
 """A change of a logit that changes the odds of a token by about a tenth."""
 
 
@@ -37,7 +37,7 @@ class LogitChange:
             f"merging changed the logits of {self.n_tokens} tokens by at most {self.largest:.2g} ({self.mean:.2g} on"
             f" average), since weights are rounded to {dtype}"
         )
-        if self.largest > _LARGE and self.dtype.itemsize < 4:
+        if self.largest > _LARGE_CHANGE and self.dtype.itemsize < 4:
             text += "; to avoid this, use --dtype float32, or keep the adapter separate (--keep-adapter)"
         return text
 

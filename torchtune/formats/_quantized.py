@@ -41,7 +41,7 @@ _HINT = (
 
 
 def check_unquantized_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Reject a folder whose configuration says that its weights are quantized.
+    """Raise ValueError if a folder's configuration declares that its weights are quantized.
 
     Args:
         folder: A Hugging Face folder.
@@ -65,7 +65,7 @@ def check_unquantized_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_unquantized_tensors(path: Path, source: TensorSource, model_names: Collection[str]) -> None:
-    """Reject quantized weights, detected from the names and the dtypes of their tensors.
+    """Raise ValueError if weights are quantized, judging by the names and the dtypes of their tensors.
 
     Args:
         path: The file or folder, for the message.

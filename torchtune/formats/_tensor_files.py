@@ -19,7 +19,7 @@ _MAPPED_BYTES = 2**24
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Floating-point dtypes by their safetensors names; tensors of other dtypes are quantized and need a scale."""
 
-_STEMS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of weight files, or with `.index.json` of their index; safetensors is preferred to pickles."""
 
 
@@ -87,10 +87,10 @@ def folder_tensors(folder: Path) -> TensorSource:
         FileNotFoundError: The folder has no weights, or a file is missing.
         ValueError: A file or the index is damaged, or the index does not match the files.
     """
-    for stem in _STEMS:
-        if (folder / stem).is_file():
-            return one_file(folder / stem)
-        index = folder / f"{stem}.index.json"
+    for name in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return one_file(folder / name)
+        index = folder / f"{name}.index.json"
         if index.is_file():
             return _indexed(folder, index)
     raise FileNotFoundError(

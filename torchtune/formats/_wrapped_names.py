@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Segments that DataParallel, torch.compile, FSDP 1 and activation checkpointing add anywhere in a name."""
 
-_HOLDERS = frozenset({"base_model", "model", "transformer"})
+_DECODER_ATTRIBUTES = frozenset({"base_model", "model", "transformer"})
 """First segments in classes of transformers, PEFT and Lightning that store the decoder as an attribute."""
 
 
 def unwrapped(name: str) -> str:
     """Return the name of a tensor in the decoder: `_orig_mod.model.norm.weight` becomes `norm.weight`."""
     segments = without_wrappers(name).split(".")
-    while len(segments) > 1 and segments[0] in _HOLDERS:
+    while len(segments) > 1 and segments[0] in _DECODER_ATTRIBUTES:
         del segments[0]
     return ".".join(segments)
 

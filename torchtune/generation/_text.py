@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from torchtune.data import Tokenizer
 
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class AnswerText:
@@ -46,7 +46,7 @@ class AnswerText:
         """Add the next token, and return the text that can no longer change."""
         self._tail.append(token)
         text = self._tokenizer.decode(self._tail)
-        if text.endswith(_INCOMPLETE) or text == self._emitted:
+        if text.endswith(_REPLACEMENT) or text == self._emitted:
             return ""
         last = self._tail[self._num_emitted :]
         piece = self._after_emitted(text, last)

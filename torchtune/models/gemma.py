@@ -76,8 +76,8 @@ gemma3_1b = _of_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
 gemma3_270m = _of_width("google/gemma-3-270m", gemma3_1b, 640)(num_layers=18, ffn_dim=2048)
 
 
-_TURNS = ("<start_of_turn>", "<end_of_turn>")
-_IMAGES = ("<start_of_image>", "<end_of_image>")
+_TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+_IMAGE_TOKENS = ("<start_of_image>", "<end_of_image>")
 """Tokens that only Gemma 3 has."""
 
 
@@ -90,8 +90,8 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
         **options: Options that all tokenizers accept.
     """
     check_options(options)
-    options["stop_tokens"] = [_TURNS[1], *(options.get("stop_tokens") or ())]
-    return load_tokenizer(path, options, special_tokens=(*_TURNS, *_IMAGES))
+    options["stop_tokens"] = [_TURN_TOKENS[1], *(options.get("stop_tokens") or ())]
+    return load_tokenizer(path, options, special_tokens=(*_TURN_TOKENS, *_IMAGE_TOKENS))
 
 
 def _gemma(config: Config) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _llama3(divisors: Any, base: float) -> dict[str, Any]:
     low, high, length = _LLAMA3_ROPE.values()
     n = len(divisors)
     turns = length / (2 * math.pi) * base ** (-np.arange(n) / n)
-    unscaled_share = np.clip((turns - low) / (high - low), 0, 1)
-    if not np.allclose(divisors * (unscaled_share + (1 - unscaled_share) / factor), 1, rtol=1e-4):
+    unscaled_fraction = np.clip((turns - low) / (high - low), 0, 1)
+    if not np.allclose(divisors * (unscaled_fraction + (1 - unscaled_fraction) / factor), 1, rtol=1e-4):
         raise ValueError("the RoPE scaling differs from the scaling of Llama 3.1 to 3.3")
     return {"rope_type": "llama3", "factor": float(factor), **_LLAMA3_ROPE}

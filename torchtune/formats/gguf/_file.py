@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import define, frozen
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Numeric metadata types, with their format characters of `struct`."""
 _STRING, _ARRAY = 8, 9
 
@@ -142,8 +142,8 @@ class _Cursor:
         """Read n metadata values of one type."""
         if kind == _STRING:
             return [self.string() for _ in range(n)]
-        if kind in _NUMBERS:
-            return self.numbers(_NUMBERS[kind], n)
+        if kind in _NUMBER_FORMATS:
+            return self.numbers(_NUMBER_FORMATS[kind], n)
         raise ValueError(f"unknown type {kind} before byte {self.offset}")
 
 

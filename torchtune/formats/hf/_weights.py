@@ -160,7 +160,7 @@ def hf_tensor(
 
 
 def is_transposed(architecture: Architecture, name: str) -> bool:
-    """Return whether a tensor is stored transposed in checkpoints, given its name there."""
+    """Return whether a tensor is stored transposed in checkpoints, given its checkpoint name."""
     ends = FAMILIES[architecture.family].transposed
     return name.removesuffix(".weight").endswith(tuple(ends)) and name.endswith(".weight")
 

@@ -17,11 +17,11 @@ from torchtune.modules import Architecture
 
 FILE = "params.json"
 
-_COUNTS = ("dim", "n_layers", "n_heads", "multiple_of", "n_kv_heads", "vocab_size")
-_NUMBERS = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
+_INTEGERS = ("dim", "n_layers", "n_heads", "multiple_of", "n_kv_heads", "vocab_size")
+_FLOATS = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
 _REQUIRED = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
 
-_LARGEST = 2**31
+_UPPER_BOUND = 2**31
 """Upper bound of all numbers: torch cannot represent the matrices of larger models."""
 
 _WITHOUT_SCALING = {
@@ -103,7 +103,7 @@ def read_params(folder: Path) -> MetaParams:
             f"no {FILE} in {folder}; expected it next to consolidated.00.pth, as in Meta's checkpoints"
         )
     values = {key: value for key, value in read_json(path).items() if value is not None}
-    unknown = sorted(values.keys() - {*_COUNTS, *_NUMBERS, "use_scaled_rope"})
+    unknown = sorted(values.keys() - {*_INTEGERS, *_FLOATS, "use_scaled_rope"})
     if unknown:
         raise ValueError(
             f"{path}: {', '.join(unknown)} is not supported; expected an unquantized text model of Llama 2, Code Llama"
@@ -117,7 +117,7 @@ def read_params(folder: Path) -> MetaParams:
     _check_values(path, values)
     values.setdefault("n_kv_heads", values["n_heads"])
     params = MetaParams(**values)
-    if params.ffn_dim >= _LARGEST:
+    if params.ffn_dim >= _UPPER_BOUND:
         raise ValueError(
             f"{path}: dim, multiple_of and ffn_dim_multiplier result in a feed-forward width of {params.ffn_dim:,};"
             " download it again"
@@ -130,8 +130,8 @@ def _check_values(path: Path, values: dict[str, Any]) -> None:
         if key == "use_scaled_rope":
             is_valid, expected = isinstance(value, bool), "true or false"
         else:
-            types, kind = ((int,), "a whole number") if key in _COUNTS else ((int, float), "a number")
-            is_valid = type(value) in types and 0 < value < _LARGEST
+            types, kind = ((int,), "a whole number") if key in _INTEGERS else ((int, float), "a number")
+            is_valid = type(value) in types and 0 < value < _UPPER_BOUND
             expected = f"{kind} above 0 and below 2**31"
         if not is_valid:
             raise ValueError(f"{path}: {key} is {value!r}; expected {expected}")

@@ -17,7 +17,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 PLAIN = {"bias": "none", "trainable_token_indices": None}
 """Settings that must be off: other values change the meaning of the tensors, or add tensors."""
 
-_OFF = {
+_REQUIRED_SETTINGS = {
     **PLAIN,
     "lora_bias": False,
     "layer_replication": None,
@@ -33,7 +33,7 @@ _OFF = {
 }
 """`PLAIN`, and similar settings of newer PEFT releases, which are not written because older ones reject them."""
 
-_READ = frozenset(
+_SUPPORTED_KEYS = frozenset(
     {
         "peft_type",
         "base_model_name_or_path",
@@ -50,7 +50,7 @@ _READ = frozenset(
 )
 """Keys that are read and checked."""
 
-_WITHOUT_EFFECT = frozenset(
+_IGNORED_KEYS = frozenset(
     {
         "task_type",
         "auto_mapping",
@@ -74,7 +74,7 @@ _WITHOUT_EFFECT = frozenset(
 """Keys that are ignored, since they do not change the meaning of trained tensors: tensor names identify the layers,
 and `init_lora_weights` indicates whether initialization changed the base. From `LoraConfig` of PEFT 0.21."""
 
-_CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+_BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Initializations that subtract something from the base weights; PEFT repeats this when it loads the adapter."""
 
 KIND_SETTINGS = tuple(dict.fromkeys(key for kind in ADAPTERS.values() for key in kind.peft_settings))
@@ -109,12 +109,12 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}; only 'LORA' is supported")
-    for key, value in _OFF.items():
+    for key, value in _REQUIRED_SETTINGS.items():
         if (config.get(key) or value) != value:
             raise ValueError(f"{path}: {key} is {reprlib.repr(config[key])}; only {value!r} is supported")
     _check_keys(path, config)
     init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(_CHANGE_BASE):
+    if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INITS):
         raise ValueError(
             f"{path}: init_lora_weights is {init!r}, which changes the base weights; save the adapter for the original"
             " base, with PEFT's path_initial_model_for_weight_conversion"
@@ -146,7 +146,7 @@ def _ending(pattern: str) -> str:
 
 def _check_keys(path: Path, config: Mapping[str, Any]) -> None:
     """Reject unknown keys, from newer releases of PEFT or other libraries, unless they are empty or off."""
-    known_keys = {*_OFF, *_READ, *_WITHOUT_EFFECT, *KIND_SETTINGS}
+    known_keys = {*_REQUIRED_SETTINGS, *_SUPPORTED_KEYS, *_IGNORED_KEYS, *KIND_SETTINGS}
     for key in sorted(config.keys() - known_keys):
         if config[key]:
             raise ValueError(

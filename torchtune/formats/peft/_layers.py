@@ -48,7 +48,7 @@ class CheckpointAdapter:
     """The adapter of one checkpoint layer, which may fuse several model layers."""
 
     tensors: dict[str, Tensor]
-    """By parameter name in our models: A `[r, in]`, B `[out, r]`, and further parameters of the kind."""
+    """Tensors by parameter name in our models: A `[r, in]`, B `[out, r]`, and further parameters of the kind."""
     alpha: float
     peft_names: Mapping[str, str]
     """Parameter names in our models to their names in PEFT."""
