@@ -73,7 +73,7 @@ def test_resuming_removes_lines_after_the_checkpoint(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_cut_back_keeps_lines_up_to_the_step(tmp_path: Path) -> None:
+def test_remove_later_lines_keeps_lines_up_to_the_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     remove_later_lines(path, 1)
     assert not path.exists()

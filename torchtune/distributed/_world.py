@@ -51,7 +51,7 @@ class World:
         )
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a tensor over the data-parallel ranks, on its device; all ranks must call it.
+        """Sum a tensor over the data-parallel ranks, on its device; all ranks must call this.
 
         With NCCL, the host does not wait for the result.
         """
@@ -62,7 +62,7 @@ class World:
         return total
 
     def gather(self, value: Item) -> list[Item]:
-        """Collect one small picklable object from every rank, in rank order; all ranks must call it."""
+        """Collect one small picklable object from every rank, in rank order; all ranks must call this."""
         if self.size == 1:
             return [value]
         values = [value] * self.size
@@ -70,7 +70,7 @@ class World:
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return for each flag whether it is set on any rank; all ranks must call it."""
+        """Return for each flag whether it is set on any rank; all ranks must call this."""
         if self.size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int32)
@@ -78,7 +78,7 @@ class World:
         return tuple(bool(vote) for vote in votes)
 
     def with_new_group(self) -> "World":
-        """Return a copy with a new process group, for collectives in another thread; all ranks must call it."""
+        """Return a copy with a new process group, for collectives in another thread; all ranks must call this."""
         if self.size == 1:
             return self
         return evolve(self, group=dist.new_group(backend="gloo"))

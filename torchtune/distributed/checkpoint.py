@@ -57,7 +57,7 @@ def write(
     shared: Mapping[str, Any],
     per_rank: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint; all ranks must call it and share a file system.
+    """Write a checkpoint; all ranks must call this and share a file system.
 
     If a process is killed while writing, no folder of that name exists.
 
@@ -113,7 +113,7 @@ def remove_incomplete(checkpoints: Path) -> None:
 
 
 def verify(folder: Path, world: World) -> None:
-    """Check every file of a checkpoint against its manifest; all ranks must call it, and share the work.
+    """Check every file of a checkpoint against its manifest; all ranks must call this, and share the work.
 
     Raises:
         DamagedCheckpointError: A file is missing or differs; the message names the first such file.

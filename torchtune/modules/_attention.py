@@ -159,8 +159,8 @@ def attend(
 ) -> Tensor:
     """Compute scaled dot-product attention; each group of query heads shares a key-value head.
 
-    Without a soft cap, a torch kernel is used, avoiding copies of the keys where possible. torch has no CPU kernel
-    with a soft cap, so the scores are then computed explicitly.
+    Without a soft cap, a torch kernel is used, avoiding copies of the keys where possible. With a soft cap, the scores
+    are computed explicitly, because torch has no CPU kernel for it.
 
     Args:
         q: `[b, h, s, head_dim]`.

@@ -18,8 +18,8 @@ from torchtune.modules._parts import HasReset
 class Decoder(nn.Module):
     """A decoder-only transformer, by default with RMS norms, rotary positions and gated feed-forwards.
 
-    It has parameters but no buffers: a model built on the meta device is complete once its parameters are loaded, or
-    once `to_empty` and `init_weights` have been called.
+    The model has parameters but no buffers: a model built on the meta device is complete once its parameters are
+    loaded, or once `to_empty` and `init_weights` have been called.
 
     Args:
         architecture: Sizes and constants; stored as `architecture`.

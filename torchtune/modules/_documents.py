@@ -180,7 +180,7 @@ def _check(spans: Sequence[DocumentSpan]) -> None:
     """Raise ValueError unless the spans cover rows of equal width and each prefix is the beginning of a document."""
     width = spans[-1].end
     previous = DocumentSpan(-1, 0, width)
-    lengths: dict[int, int] = {}  # of the row's documents without prefix, by first column
+    lengths: dict[int, int] = {}  # of the row's documents without a prefix, by first column
     for span in spans:
         is_next = span.start == previous.end
         if span.row != previous.row:

@@ -25,7 +25,7 @@ class LayerCache:
     _values: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values of new tokens, and return all of them up to the length of the longest sequence.
+        """Store the keys and values of new tokens, and return all keys and values up to the longest sequence.
 
         Args:
             keys: `[b, kv_heads, s, head_dim]`, keys of the new tokens.

@@ -21,7 +21,7 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm with weight and bias (arXiv 1607.06450), computed in float32 or wider."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x `[..., d]` along its last axis; the result has the dtype of x."""
+        """Normalize x `[..., d]` along its last axis; the result has the dtype of x."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)

@@ -7,7 +7,7 @@ equal up to the order of summation; `tests/modules/test_lean.py` compares both.
 | | saved by autograd, in addition to parameters | saved here |
 |---|---|---|
 | gated feed-forward | gate, activated gate, up, their product if `down_proj` is trained | gate, up, the same product |
-| linear layer with LoRA | its input, the inner product | the same; avoids full-size summands |
+| linear layer with LoRA | its input, the inner product | the same; avoids full-size temporary tensors |
 | RMS norm of a bfloat16 input | its input in float32 | its input |
 | rotary positions | nothing; makes six copies of the size of the queries | nothing; makes one copy |
 """
@@ -49,7 +49,7 @@ def lean(model: nn.Module) -> None:
 
 
 class _Product(torch.autograd.Function):
-    """`x W^T + b`; a W that is recomputed is not saved and gets no gradient."""
+    """Computes `x W^T + b`. A recomputed W is not saved and gets no gradient."""
 
     @staticmethod
     def forward(
@@ -75,7 +75,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Adapted(torch.autograd.Function):
-    """`x W^T + b + s x A^T B^T`; W and b are frozen."""
+    """Computes `x W^T + b + s x A^T B^T`, with W and b frozen."""
 
     @staticmethod
     def forward(
@@ -113,7 +113,7 @@ class _Adapted(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """`act(gate) * up`."""
+    """Computes `act(gate) * up`."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -135,7 +135,7 @@ def activated(x: Tensor, activation: str) -> Tensor:
 
 
 class _Normed(torch.autograd.Function):
-    """`x / sqrt(mean(x^2) + eps) * (weight + offset)`, in float32 or wider."""
+    """Computes `x / sqrt(mean(x^2) + eps) * (weight + offset)`, in float32 or wider."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
@@ -166,7 +166,7 @@ class _Normed(torch.autograd.Function):
 
 
 class _Rotated(torch.autograd.Function):
-    """Rotation of pairs of channels (`Rotation`); the backward pass rotates back."""
+    """Rotates pairs of channels (`Rotation`); the backward pass rotates them back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ adapted: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float, Recompu
 )
 """Compute `x W^T + b + s x A^T B^T` from x, frozen W and b, A, B, s and a function that recomputes W.
 
-The second summand is added in place.
+The low-rank update is added in place.
 """
 gated: Callable[[Tensor, Tensor, str], Tensor] = _Gated.apply
 """Compute `act(gate) * up` from gate, up and the activation's name; the backward pass recomputes the activated gate."""

@@ -42,7 +42,7 @@ class Linear(Lean, Adaptable, nn.Linear):
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = False, device: str | None = None
     ) -> None:
-        # Before nn.Linear's constructor, which initializes the weight.
+        # Set before calling nn.Linear's constructor, which initializes the weight.
         self.adapter: Adapter | None = None
         super().__init__(in_features, out_features, bias=bias, device=device)
 
@@ -117,7 +117,7 @@ class Embedding(Adaptable, nn.Embedding):
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, device: str | None = None) -> None:
-        # Before nn.Embedding's constructor, which initializes the table.
+        # Set before calling nn.Embedding's constructor, which initializes the table.
         self.adapter: Adapter | None = None
         super().__init__(num_embeddings, embedding_dim, device=device)
 

@@ -22,7 +22,7 @@ class LinearCrossEntropy(nn.Module):
         reduction: "sum" over the targets, or their "mean" (0 without targets).
         chunk_size: Number of targets whose logits are stored at once.
         ignore_index: Label of positions without a target; null: every position has a target. With a label, the number
-            of targets is read back from a GPU once per call; with None, nothing is read back.
+            of targets is read back from a GPU once per call; with null, nothing is read back.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class ChunkSoftmax(NamedTuple):
     inputs: Tensor
     """`[c, d]`, hidden states in the dtype of the products."""
     labels: Tensor
-    """`[c, 1]`"""
+    """Label of each position, `[c, 1]`."""
     exps: Tensor
     """`[c, v]`, exp(z - max z) of the logits z."""
     exp_sums: Tensor
-    """`[c, 1]`"""
+    """Sum of `exps` over the vocabulary, `[c, 1]`."""
     log_probs: Tensor
-    """`[c, 1]`, at the labels."""
+    """Log-probability of each label, `[c, 1]`."""
     slopes: Tensor | None
     """Derivatives of the capped logits with respect to the uncapped logits, `[c, v]`, or None without a soft cap."""
     temperature: float
@@ -95,7 +95,7 @@ class ChunkSoftmax(NamedTuple):
     def entropies(self) -> Tensor:
         """Return the entropy of each position's distribution, `[c, 1]`, in nats."""
         # With e = exp(z - max z) and S their sum, p = e / S, and -sum p log p = log S - sum e log e / S.
-        total: Tensor = torch.special.entr(self.exps).sum(-1, keepdim=True)  # of -e log e, [c, 1]
+        total: Tensor = torch.special.entr(self.exps).sum(-1, keepdim=True)  # sum of -e log e, [c, 1]
         return total / self.exp_sums + self.exp_sums.log()
 
     def logit_gradients(self, coefficients: Tensor | float) -> Tensor:
@@ -117,7 +117,7 @@ class ChunkSoftmax(NamedTuple):
 
 
 class ChunkedHead:
-    """Softmax of an output head at chunks of positions, and the gradients of its inputs and weight.
+    """Computes the softmax of an output head in chunks of positions, and the gradients of its inputs and weight.
 
     Args:
         hidden: `[n, d]`, the output head's inputs.
@@ -177,7 +177,7 @@ class ChunkedHead:
             logits = self.softcap * logits
         if self.temperature != 1:
             logits.div_(self.temperature)
-        # Softmax and log-sum-exp in the memory of the logits: half the time of separate logsumexp and exp.
+        # Compute softmax and log-sum-exp in the logits' memory, in half the time of separate logsumexp and exp.
         largest, picked = logits.amax(-1, keepdim=True), logits.gather(-1, y)  # [c, 1] each
         exps = logits.sub_(largest).exp_()  # [c, v]
         exp_sums = exps.sum(-1, keepdim=True)  # [c, 1]
@@ -234,7 +234,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             softmax = head.softmax(chunk)
             total -= softmax.log_probs.sum()
             head.add_gradients(chunk, softmax)
-            del softmax  # before memory for the next chunk's logits is allocated
+            del softmax  # frees memory before the next chunk's logits are allocated
         ctx.save_for_backward(head.grad_hidden, head.grad_weight)
         ctx.weight_dtype = weight.dtype
         return total

@@ -34,7 +34,7 @@ class _LowRank(Adapter):
 class LoRA(_LowRank):
     """A low-rank update: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank` (arXiv 2106.09685, section 4.1).
 
-    A is initially random and B zero, so that the layer is initially unchanged.
+    A is initially random and B is zero, so that the layer is initially unchanged.
     """
 
     peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}

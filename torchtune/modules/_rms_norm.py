@@ -43,7 +43,7 @@ class RMSNorm(Lean, nn.Module):
         nn.init.constant_(self.weight, 1.0 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x `[..., d]` along its last axis; the result has the dtype of x."""
+        """Normalize x `[..., d]` along its last axis; the result has the dtype of x."""
         if self.is_lean:
             return normed(x, self.weight, self.offset, self.eps)
         dtype = torch.promote_types(x.dtype, torch.float32)

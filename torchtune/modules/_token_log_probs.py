@@ -147,7 +147,7 @@ class _TokenLogProbs(torch.autograd.Function):
             if with_entropies:
                 entropies[chunk] = softmax.entropies()[:, 0]
             head.add_gradients(chunk, softmax)
-            del softmax  # before memory for the next chunk's logits is allocated
+            del softmax  # frees memory before the next chunk's logits are allocated
         if ctx.saves_gradient:
             ctx.save_for_backward(head.grad_hidden)
         else:

@@ -54,7 +54,7 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
     Results are bitwise identical, dropout included. A forward pass without gradients, or with a cache, is unchanged.
 
     Args:
-        model: The `run` method of its layers is replaced; modules and parameters keep their names.
+        model: The model; the attribute `run` of its layers is replaced; modules and parameters keep their names.
         section: The layers to checkpoint, and the tensors that they store.
     """
     for layer in list(model.layers)[:: section.every_n_layers]:

@@ -49,8 +49,8 @@ def open_datasets(
 
     Args:
         cfg: The run's config, of which `dataset` and `validation` are used.
-        tokenizer: Encodes the rows.
-        model: Limits the length of examples; it may be on the meta device.
+        tokenizer: The tokenizer, which encodes the rows.
+        model: The model, which limits the length of examples; it may be on the meta device.
         world: The ranks of this run; its seed selects the rows to hold out.
 
     Returns:
@@ -125,7 +125,7 @@ def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
         cfg: The run's config.
         held_out: The encoded held-out rows; None: no validation.
         scorer: The scorer of the training steps.
-        tokenizer: Pads rows and decodes answers.
+        tokenizer: The tokenizer, which pads rows and decodes answers.
         model: The model, already placed on its device.
         world: The ranks of this run.
     """
@@ -143,7 +143,7 @@ def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
 
 
 def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal["final", "best"]) -> None:
-    """Save a model in the run's folder, in Hugging Face or PEFT format; all ranks must call it.
+    """Save a model in the run's folder, in Hugging Face or PEFT format; all ranks must call this.
 
     Adapters are saved as a PEFT folder that refers to the base model in `model_directory`; any other model is saved as
     a Hugging Face folder, in the compute precision. The tokenizer's files are copied to either folder; for an adapter,

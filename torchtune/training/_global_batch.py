@@ -35,7 +35,7 @@ class GlobalBatch:
         return {"n_rows": self.n_rows, "ranks": self._world.data_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with the saved run; log a change, with the setting that restores the saved size."""
+        """Compare the size with the saved run's, and log a change with the setting that restores the saved size."""
         saved, per_micro_batch = state["n_rows"], self._batch_size * self._world.data_size
         if saved == self.n_rows or not self._world.is_main:
             return

@@ -37,7 +37,7 @@ class Loading:
     """Reading, encoding and batching of rows."""
 
     packing: Packing | None = None
-    """Pack multiple examples into each row of a batch; null: one example per row, padded to the batch's longest."""
+    """Pack multiple examples into each batch row; null: one example per row, padded to the longest in the batch."""
     group_by_length: bool = field(default=False, validator=_check_not_packed)
     """Batch unpacked examples of similar length. This reduces padding and makes the order less random."""
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
@@ -62,10 +62,10 @@ class Loading:
         Args:
             dataset: The training rows, which must have a length.
             tokenizer: The tokenizer, for its padding id.
-            model: Limits the length of sequences; it may be on the meta device.
+            model: The model, which limits the length of sequences; it may be on the meta device.
             world: The ranks of this run.
             batch_size: Rows of a micro-batch on each rank.
-            shuffle: Shuffle the rows in every epoch.
+            shuffle: Whether to shuffle the rows in every epoch.
             output_dir: The run's folder; its `run.json` records the numbers of truncated and skipped rows. None: they
                 are not recorded.
             logs: Whether to log the rows that were truncated or skipped.

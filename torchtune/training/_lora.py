@@ -33,7 +33,7 @@ class Lora:
     new adapter."""
 
     def add_to(self, model: Decoder) -> None:
-        """Add the adapters and freeze everything else, in place; the model may be on the meta device.
+        """Add the adapters and freeze all other parameters, in place; the model may be on the meta device.
 
         Raises:
             FileNotFoundError: `adapter_directory` does not exist.
@@ -46,7 +46,7 @@ class Lora:
             check_same_adapters(model, self.adapter_directory)
 
     def load_into(self, model: Decoder) -> None:
-        """Load the adapter in `adapter_directory`, if set; all ranks must call it.
+        """Load the adapter in `adapter_directory`, if set; all ranks must call this.
 
         Args:
             model: The model, already placed on its device, with the adapters of `add_to`.

@@ -64,7 +64,7 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
     """Estimate the memory that training a model requires on each rank.
 
     Args:
-        model: On the meta device, with its adapters and with `requires_grad` set as in training. Its parameters are
+        model: The model, on the meta device, with its adapters and `requires_grad` as in training. Its parameters are
             cast, in place, to the precision in which a run stores them.
         optimizer: The config's optimizer, whose state is measured after one step. None: nothing is trained.
         placement: The config's placement; None: `Placement()`.
@@ -129,7 +129,7 @@ class _PassMemory:
 
     @property
     def peak(self) -> int:
-        """Peak, if all gradients exist already."""
+        """Peak if all gradients already exist."""
         return max(self.saved + self.loss, self.layers, self.embedding) + self.head
 
     def peak_with(self, gradients: int, *, accumulates: bool) -> int:
@@ -180,7 +180,7 @@ class _Workload:
         return _PassMemory(saved + casts, loss, head, layers + casts, embedding + casts)
 
     def _loss_bytes(self) -> tuple[int, int]:
-        """Return the bytes of `LinearCrossEntropy` if every position has a target, and of the head's gradient."""
+        """Return the bytes of `LinearCrossEntropy`, if every position has a target, and of the head's gradient."""
         a, head, compute_bytes = self.model.architecture, self.model.head_weight, self.compute.itemsize
         adapter = self.model.head_adapter
         rank = 0 if adapter is None else adapter.rank
@@ -294,7 +294,7 @@ def _state_bytes(component: Component[Optimizer], trained: list[nn.Parameter], p
 
 def _states(component: Component[Optimizer], parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
     """Yield the tensors of each parameter's state after a step."""
-    # The plain kernels have the same state, and run on the meta device.
+    # The for-loop kernels have the same state, and run on the meta device.
     plain: dict[str, Any] = {n: False for n in ("fused", "foreach") if n in parameters_of(component.func)}
     optimizer = instantiate(component, parameters, **plain)
     for parameter in parameters:

@@ -112,7 +112,7 @@ class Metrics:
         self._stack.__exit__(*error)
 
     def log(self, values: StepValues) -> None:
-        """Record one optimizer step; all ranks must call it."""
+        """Record one optimizer step; all ranks must call this."""
         numbers: dict[str, float | None] = {
             "loss": values.loss,
             "lr": values.lr,
@@ -121,7 +121,7 @@ class Metrics:
         self._record(values, numbers, f"loss {values.loss:.4f}")
 
     def skip(self, values: StepValues, reason: str) -> None:
-        """Record a step whose update was skipped; all ranks must call it.
+        """Record a step whose update was skipped; all ranks must call this.
 
         Args:
             values: The step's values; loss, learning rate and gradient norm are not written.
@@ -164,7 +164,7 @@ class Metrics:
             self._loggers.log_dict({"validation_loss": loss, **terms}, step)
 
     def end_profiled_step(self) -> None:
-        """Notify the profiler of the end of a step; all ranks must call it."""
+        """Notify the profiler of the end of a step; all ranks must call this."""
         started = time.perf_counter()
         self._step_done()
         self.exclude_time(time.perf_counter() - started)  # writing a profile is not part of a step

@@ -89,7 +89,7 @@ class NonFiniteGuard:
             raise mistake from error
 
     def skip_reason(self, values: StepValues) -> str | None:
-        """Return the reason why a step was skipped, or None if it was not skipped; all ranks must call it.
+        """Return the reason why a step was skipped, or None if it was not skipped; all ranks must call this.
 
         Args:
             values: The values of the step, on the host.

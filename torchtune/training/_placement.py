@@ -61,7 +61,7 @@ class Placement:
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
-    """Use memory-saving layers; their results match the plain layers up to the order of summation. Has no effect with
+    """Use memory-saving layers, whose results match the plain layers up to the order of summation. Has no effect with
     compile=true or keep=matmuls, which use plain layers."""
     compile: bool = field(default=False, validator=_check_offload)
     """Compile every layer with torch.compile: the first steps take minutes, later ones are faster."""
@@ -106,11 +106,11 @@ class Placement:
         are not cast are memory-mapped, so that only trained parameters use memory.
 
         Args:
-            model: Built on `torch.device("meta")`, with its adapters, and with `requires_grad` set as in training.
+            model: The model on the meta device, with its adapters, and with `requires_grad` set as in training.
             world: The ranks of this run.
             directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
             dtype: The compute precision, a key of `DTYPES` or auto; see the table above.
-            enable_fsdp: Shard every layer's parameters across the ranks.
+            enable_fsdp: Whether to shard every layer's parameters across the ranks.
 
         Raises:
             FileNotFoundError: The folder or a file in it is missing.
@@ -186,7 +186,7 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
 
 
 def full_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:
-    """Gather the full (unsharded) trained parameters on the CPU of rank 0; all ranks must call it.
+    """Gather the full (unsharded) trained parameters on the CPU of rank 0; all ranks must call this.
 
     Args:
         model: The model, which may be sharded.

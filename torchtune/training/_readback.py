@@ -10,7 +10,7 @@ class Readback:
     """An asynchronous copy of scalars to the host.
 
     On a GPU, the copy into pinned memory is queued after the device's pending work, and `read` waits only for the copy.
-    Called a step later, `read` usually does not wait at all. On other devices the copy is synchronous.
+    If called a step later, `read` usually does not wait at all. On other devices the copy is synchronous.
 
     Args:
         values: Scalars on one device, by name.

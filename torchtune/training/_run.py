@@ -176,7 +176,7 @@ class Run:
             self.state.wait()
 
     def _check_extension(self) -> None:
-        """Raise if an extended run trained no step, which cannot be known before its checkpoint is loaded."""
+        """Raise ValueError if an extended run trained no step, which is unknown until its checkpoint is loaded."""
         folder = RunFolder(self._cfg.output_dir)
         (is_unchanged,) = self._world.any(self.step == folder.extended_at)
         if not is_unchanged:
@@ -197,7 +197,7 @@ class Run:
                 error.add_note(f"a second error followed: {type(other).__name__}: {other}")
 
     def update(self, sums: StepSums, grad_norm: Tensor, **reported: float) -> None:
-        """Update the parameters, the learning rate and the loss scale, and report the step; all ranks must call it.
+        """Update the parameters, the learning rate and the loss scale, and report the step; all ranks must call this.
 
         The update is skipped if the loss or gradient is not finite (`NonFiniteGuard`). The learning rate depends only
         on the number of steps, skipped ones included.
@@ -212,7 +212,7 @@ class Run:
             FloatingPointError: The loss or gradient of this or the previous step is not finite, and ends the run.
         """
         check_names(reported.keys() & (RESERVED | {*sums.reported}))
-        self.read_numbers()  # of the previous step, whose update the device skipped if it was not finite
+        self.read_numbers()  # values of the previous step; if they are not finite, its update was skipped
         self.state.step += 1
         batches = sums.micro_batches
         extra_sums = {
@@ -240,7 +240,7 @@ class Run:
             self.read_numbers()
 
     def read_numbers(self) -> None:
-        """Read and report the values of the last step if they have not been read yet; all ranks must call it.
+        """Read and report the values of the last step if they have not been read yet; all ranks must call this.
 
         Raises:
             FloatingPointError: The loss or gradient of that step is not finite, and ends the run.
@@ -259,7 +259,7 @@ class Run:
             self.metrics.skip(values, reason)
 
     def save_if_due(self) -> None:
-        """Write a checkpoint if one is due or a signal requested a stop; all ranks must call it.
+        """Write a checkpoint if one is due or a signal requested a stop; all ranks must call this.
 
         Raises:
             Stopped: A signal requested a stop; a checkpoint of the last step is written.
@@ -287,9 +287,9 @@ class Run:
         )
 
     def _check_length(self) -> None:
-        """Raise if the config ends the run before the step from which it resumes."""
+        """Raise ValueError if the config ends the run before the step from which it resumes."""
         cfg, batches = self._cfg, self._batches
-        epochs = batches.epoch + (not batches.is_between_epochs)  # including the current one
+        epochs = batches.epoch + (not batches.is_between_epochs)  # including the current epoch
         if cfg.step_limit is not None and self.step > cfg.step_limit:
             end = f"the {counted(cfg.step_limit, 'step')}"
         elif self.step and cfg.max_steps is None and epochs > cfg.epochs:
@@ -377,7 +377,7 @@ class CheckpointSaver:
         )
 
     def save(self) -> None:
-        """Write a checkpoint; all ranks must call it.
+        """Write a checkpoint; all ranks must call this.
 
         Raises:
             OSError: The checkpoint cannot be written.

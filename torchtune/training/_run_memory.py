@@ -59,7 +59,7 @@ class ModelConfig(Protocol):
 
 
 def build_meta_model(cfg: object) -> Decoder | None:
-    """Build a config's model with its adapters on the meta device; None if the config is not a `ModelConfig`.
+    """Build a config's model with its adapters on the meta device, or return None if the config is not a `ModelConfig`.
 
     Raises:
         InstantiationError: The model rejects its arguments.
@@ -86,7 +86,7 @@ def batch_shape(cfg: FinetuneConfig, model: Decoder, longest: int | None = None)
 
     Args:
         cfg: The config, which sets the length of packs.
-        model: Limits the length to its `max_seq_len`.
+        model: The model, whose `max_seq_len` limits the length.
         longest: The length of the longest example; None: 1,024 tokens are assumed.
     """
     packing = cfg.loading.packing
@@ -101,7 +101,7 @@ def estimate_run_memory(
 
     Args:
         cfg: The config.
-        model: Its model on the meta device.
+        model: The config's model, on the meta device.
         ranks: Number of ranks.
         longest: As for `batch_shape`.
 

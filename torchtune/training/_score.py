@@ -68,7 +68,7 @@ RESERVED = frozenset(_METRIC_NAMES | _INTERNAL_NAMES)
 
 
 def check_names(conflicts: Collection[str]) -> None:
-    """Raise if any names of terms, metrics or reported values are already in use.
+    """Raise ValueError if any names of terms, metrics or reported values are already in use.
 
     Args:
         conflicts: The names that are already in use.
@@ -130,11 +130,11 @@ class ScoreSums:
         self._last = score.without_graphs()
         for name, term in self._last.sums.items():
             total = term.total.to(self._world.sum_dtype)
-            total = total if is_counted else torch.zeros_like(total)  # not `* 0`, as it may be NaN
+            total = total if is_counted else torch.zeros_like(total)  # not `* 0`, as the total may be NaN
             self._totals[name] = self._totals[name] + total if name in self._totals else total
 
     def means(self, extra_sums: Mapping[str, float] = MappingProxyType({})) -> dict[str, Tensor]:
-        """Sum over the ranks and divide by the counts; all ranks must call it, once.
+        """Sum the totals over the ranks and divide them by the counts; all ranks must call this, once.
 
         Args:
             extra_sums: Additional values of this rank to sum over the ranks.
@@ -160,8 +160,8 @@ class ScoreSums:
 class Scorer(ABC):
     """Computes a recipe's loss.
 
-    A subclass defines `score`, and `prepare` if the loss depends on quantities of a whole optimizer step. A scorer with
-    state to checkpoint has `state_dict` and `load_state_dict`, and is passed to `Run` in `parts`.
+    A subclass defines `score`, and `prepare` if the loss depends on quantities of a whole optimizer step. A scorer
+    with state to checkpoint defines `state_dict` and `load_state_dict`, and is passed to `Run` in `parts`.
     """
 
     @abstractmethod
@@ -176,9 +176,9 @@ class Scorer(ABC):
     def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:  # noqa: B027 - optional.
         """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before its first score.
 
-        No gradients are recorded. Use `World.sum` to sum over all ranks, which must call it in the same order. All
-        ranks must call the model the same number of times, so a filler (`Batch.is_filler`) is computed like any batch,
-        but is excluded from sums.
+        No gradients are recorded. Use `World.sum` to sum over all ranks, which must call `World.sum` in the same
+        order. All ranks must call the model the same number of times, so a filler (`Batch.is_filler`) is computed like
+        any batch, but is excluded from sums.
 
         Args:
             model: As for `score`.

@@ -10,7 +10,7 @@ S = TypeVar("S")
 
 
 def section_of(cfg: object, kind: type[S]) -> S | None:
-    """Return the section of a given class, or None if the config lacks it or it is null.
+    """Return the section of a given class, or None if the config has no such section or it is null.
 
     Args:
         cfg: Any config object.

@@ -77,7 +77,7 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":
     """Build the device mesh: `[ranks]`, or `[replicas, ranks / replicas]` with multiple replicas.
 
-    FSDP needs a process group, which a run on one rank lacks; it is created, and `start` destroys it.
+    FSDP needs a process group, which a run on one rank lacks; this function creates it, and `start` destroys it.
     """
     from torch.distributed.device_mesh import init_device_mesh
 

@@ -74,7 +74,7 @@ def start(cfg: object) -> Iterator[World]:
 
 
 def _check_alike(cfg: object, world: World) -> None:
-    """Raise if the configs of the ranks differ, as the ranks might then wait for each other forever."""
+    """Raise ValueError if the configs of the ranks differ, as the ranks might then wait for each other forever."""
     if world.size == 1 or not has(type(cfg)):
         return
     trees = world.gather(drop_paths(frozen_tree(cfg), UNCOMPARED))

@@ -68,13 +68,13 @@ class State:
     def __attrs_post_init__(self) -> None:
         self._folder = Path(self.output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        # Compute them now, as the files have just been read. Only rank 0 writes shared values.
+        # Compute the fingerprints now, as the files have just been read. Only rank 0 writes shared values.
         self._fingerprints = (
             _fingerprints(Path(self._base)) if self._base is not None and self._world.is_main else None
         )
 
     def save(self, keep: int = 1, keep_every: int | None = None, *, wait: bool = True) -> None:
-        """Write a checkpoint of this step, then remove old ones; all ranks must call it.
+        """Write a checkpoint of this step, then remove old ones; all ranks must call this.
 
         Args:
             keep: Number of checkpoints to retain, this one included.
@@ -151,7 +151,7 @@ class State:
                     checkpoint.remove(self._folder / f"step_{step}")
 
     def resume(self) -> bool:
-        """Load the newest checkpoint; all ranks must call it.
+        """Load the newest checkpoint; all ranks must call this.
 
         Returns:
             Whether there was a checkpoint; otherwise the run starts at step 0.

@@ -71,7 +71,7 @@ class StepSums:
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
     def means(self, extra_sums: Mapping[str, float]) -> dict[str, Tensor]:
-        """Sum over the ranks and divide by the counts (`ScoreSums.means`); all ranks must call it, once."""
+        """Sum over the ranks and divide by the counts (`ScoreSums.means`); all ranks must call this, once."""
         return self._sums.means(extra_sums)
 
     @property

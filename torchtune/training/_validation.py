@@ -52,7 +52,7 @@ class Validation:
     batch_size: int | None = field(default=None, validator=above(0))
     """Number of rows per forward pass on each rank; null: as in training. The loss does not depend on it."""
     every_n_steps: int | None = field(default=100, validator=above(0))
-    """Optimizer steps between validations; the last step is always followed by a validation. Null: no others."""
+    """Optimizer steps between validations; null: validate only at the end. Every run ends with a validation."""
     at_start: bool = True
     """Also validate before the first step."""
     keep_best: bool = True
@@ -72,8 +72,8 @@ class Validation:
 
         Args:
             rows: The rows of `dataset`, or the held-out fraction of the training dataset.
-            tokenizer: Encodes prompts with its chat template, or with Alpaca's if it has none.
-            model: Limits the length of sequences, which are truncated at their end; it may be on the meta device.
+            tokenizer: The tokenizer; prompts use its chat template, or Alpaca's if it has none.
+            model: The model; sequences are truncated to its maximum length at their end. It may be on the meta device.
 
         Raises:
             ValueError: No row has a target, or a prompt is too long.

@@ -40,11 +40,11 @@ class Validator:
         held_out: The encoded held-out rows, the same on all ranks; None: no validation.
         model: The model, already placed on its device.
         scorer: The scorer of the training steps; its `prepare` is called with one batch at a time.
-        tokenizer: Pads rows and decodes answers.
+        tokenizer: The tokenizer, which pads rows and decodes answers.
         batch_size: Rows of a forward pass on each rank.
         world: The ranks of this run.
         output_dir: The run's folder.
-        save: Saves the best model; called on all ranks.
+        save: Function that saves the best model; called on all ranks.
     """
 
     _held_out: HeldOutSet | None
@@ -95,7 +95,7 @@ class Validator:
     def validate_if_due(self, run: Run) -> None:
         """Validate if a validation is due after the current step.
 
-        All ranks must call it before the first step and after every step.
+        All ranks must call this before the first step and after every step.
         """
         self._begin(run)
         if not self.is_due(run.step, is_last=run.is_complete):
@@ -106,7 +106,7 @@ class Validator:
             run.metrics.note(self._early_stop(run.step))
 
     def validate(self, step: int, metrics: Metrics) -> float:
-        """Compute and report the loss, and save the model if it is the best so far; all ranks must call it.
+        """Compute and report the loss, and save the model if it is the best so far; all ranks must call this.
 
         Args:
             step: Optimizer steps so far.
@@ -140,7 +140,7 @@ class Validator:
         return loss
 
     def _begin(self, run: Run) -> None:
-        """Print a description of the validation, and remove a killed run's answers; once."""
+        """On the first call, print a description of the validation and remove a killed run's answers."""
         if self._section is not None and not self._has_begun:
             interval = self._section.every_n_steps
             schedule = {None: "after the last step", 1: "after every step"}.get(
@@ -150,7 +150,7 @@ class Validator:
         self._remove_later_answers(run.step)
 
     def _remove_later_answers(self, step: int) -> None:
-        """Remove, once, the answers that a killed run wrote after its last checkpoint."""
+        """On the first call, remove the answers that a killed run wrote after its last checkpoint."""
         if self._world.is_main and self._section is not None and not self._has_begun:
             remove_later_lines(self._samples, step if self.last_step == step else step - 1)
         self._has_begun = True
