@@ -84,10 +84,10 @@ class Placement:
             FieldError: The fields are incompatible.
         """
         if self.weights_dtype == "bf16" and dtype != "bf16":
-            message = "bf16 requires dtype=bf16: weights must be at least as precise as computation"
+            message = "bf16 requires dtype=bf16: weights must be at least as precise as the computation"
             raise FieldError(message, "placement.weights_dtype", "dtype")
         if self.sharding is not None and not enable_fsdp:
-            message = "has no effect without enable_fsdp=true; set that, or remove sharding"
+            message = "has no effect without enable_fsdp=true; set enable_fsdp=true, or remove sharding"
             raise FieldError(message, "placement.sharding", "enable_fsdp")
 
     def place(
