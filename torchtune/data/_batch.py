@@ -26,7 +26,7 @@ class Span(NamedTuple):
     prefix_start: int = 0
     """The first column of the prefix that the sequence shares with an earlier one."""
     prefix_length: int = 0
-    """Tokens of the shared prefix, which the row contains only once, in the earlier sequence."""
+    """Number of tokens in the shared prefix, which the row contains only once, in the earlier sequence."""
 
 
 @frozen(eq=False)  # Comparing tensors does not yield a single truth value.
@@ -57,7 +57,7 @@ class Batch:
     counts: Mapping[str, int]
     """Divisors of the batch's loss terms, by name (`Item.counts`), summed over its items."""
     lengths: tuple[int, ...] = ()
-    """Input tokens of each sequence; a shared prefix counts in every sequence that has it."""
+    """Number of input tokens in each sequence; a shared prefix counts in every sequence that has it."""
     n_shared: int = 0
     """Number of these tokens that are part of an earlier sequence and therefore not repeated in the batch."""
     spans: tuple[Span, ...] = ()

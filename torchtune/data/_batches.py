@@ -31,7 +31,7 @@ from torchtune.data._windows import Window, Windows, epoch_sizes
 _logger = logging.getLogger(__name__)
 
 _SAMPLE_SIZE = 512
-"""Rows that are encoded to estimate the number of batches in an epoch."""
+"""Number of rows that are encoded to estimate the number of batches in an epoch."""
 _LONG_ROWS = (
     "; the prompts are longer than this limit; raise loading.packing.length, model.max_seq_len or the dataset's"
     " max_seq_len, or truncate on the left (dataset.truncate=left)"
@@ -65,7 +65,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     dataset: Rows[ItemT_co]
     """The rows, the same on all ranks."""
     batch_size: int
-    """Batch rows per rank and micro-batch."""
+    """Number of batch rows per rank and micro-batch."""
     shuffle: bool = field(kw_only=True)
     """Draw a new order for every epoch."""
     seed: int = field(kw_only=True)
@@ -77,7 +77,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     size: int = field(default=1, kw_only=True)
     """Number of ranks that share the data."""
     longest: int | None = field(default=None, kw_only=True)
-    """Maximum positions of a sequence; a longer one is truncated on the right. None: no limit."""
+    """Maximum length of a sequence (positions); a longer one is truncated on the right. None: no limit."""
     packed_length: int | None = field(default=None, kw_only=True)
     """Length of a pack (positions); a longer item is truncated on the right. None: each batch row contains one item."""
     fit: Fit = field(default="best", kw_only=True)
@@ -87,9 +87,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     group_by_length: bool = field(default=False, kw_only=True)
     """Group rows of similar length, if they are not packed."""
     window: int = field(default=1024, kw_only=True)
-    """Rows of a packing window."""
+    """Number of rows in a packing window."""
     workers: int = field(default=0, kw_only=True)
-    """Worker processes that encode rows in advance; 0 encodes them in this process."""
+    """Number of worker processes that encode rows in advance; 0 encodes them in this process."""
     record: Callable[[dict[str, Any]], None] | None = field(default=None, kw_only=True)
     """Called with an epoch's note counts, as plain data, at the end of each epoch and of the stream."""
     logs: bool = field(default=True, kw_only=True)
@@ -145,7 +145,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
 
         Args:
             epochs: Number of epochs.
-            n_micro_batches: Micro-batches per rank and step.
+            n_micro_batches: Number of micro-batches per rank and step.
 
         Raises:
             ValueError: none of these rows has a target.
@@ -206,7 +206,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """Return this rank's micro-batches of the next optimizer step, as many as on every other rank.
 
         Args:
-            n_micro_batches: Micro-batches per rank. The last step of an epoch may have fewer and smaller ones.
+            n_micro_batches: Number of micro-batches per rank; the last step of an epoch may have fewer.
         """
         per_micro_batch = self.size * self.batch_size
         rows = self._take(n_micro_batches * per_micro_batch)

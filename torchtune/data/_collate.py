@@ -20,7 +20,7 @@ class Prefix(NamedTuple):
     sequence: int
     """Index of the earlier sequence in the row, which itself shares no prefix."""
     length: int
-    """Tokens of the prefix, possibly 0. None of them predicts a target."""
+    """Number of tokens in the prefix, possibly 0. None of them predicts a target."""
 
 
 def collate(rows: Sequence[Item | Sequence[Item]], pad_id: int, *, share_prefixes: bool = False) -> Batch:

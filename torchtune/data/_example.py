@@ -12,7 +12,7 @@ from torchtune.data._special_text import text_notes
 from torchtune.data._tokenizer import Tokenizer
 
 _MIN_SHARED_PREFIX = 16
-"""Shortest prefix (tokens) that is shared: the prefix's keys and values are copied for every example."""
+"""Length of the shortest prefix that is shared (tokens); its keys and values are copied for every example."""
 
 
 @frozen

@@ -50,7 +50,7 @@ class Item(ABC):
         """Truncate every sequence to a number of positions.
 
         Args:
-            length: Maximum positions of a sequence, above 0.
+            length: Maximum length of a sequence (positions), above 0.
             side: The end at which tokens are removed.
 
         Returns:
@@ -164,7 +164,7 @@ class LengthLimit:
     sequence: int | None = None
     """Length of the longest sequence that the model can read (positions). None: no limit."""
     item: int | None = None
-    """Maximum positions of an item, the length of a pack. None: no limit."""
+    """Maximum length of an item (positions), which is the length of a pack. None: no limit."""
     side: Side = "right"
     """The end at which tokens are removed."""
     tokens: int | None = None

@@ -18,7 +18,7 @@ from torchtune.data._windows import Window, Windows
 _logger = logging.getLogger(__name__)
 
 _WINDOWS_PER_WORKER = 2
-"""Windows requested ahead of time, per worker."""
+"""Number of windows requested ahead of time, per worker."""
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
     " from torchtune.data._prefetch_worker import main; main()"

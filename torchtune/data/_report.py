@@ -49,23 +49,23 @@ class Report:
     """Statistics of the rows that were read."""
 
     n_rows: int = 0
-    """Rows of the dataset."""
+    """Number of rows in the dataset."""
     n_read: int = 0
-    """Rows that were read."""
+    """Number of rows that were read."""
     n_tokens: int = 0
     n_targets: int = 0
     lengths: list[int] = field(factory=list)
-    """Tokens of each example."""
+    """Number of tokens in each example."""
     skipped: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
     """Locations of skipped rows, by reason."""
     notes: NoteCounts = field(factory=NoteCounts)
     """Other notes on rows, such as unread columns."""
     n_truncated: int = 0
-    """Examples longer than the model's maximum or than a pack, which are truncated."""
+    """Number of examples longer than the model's maximum or than a pack, which are truncated."""
     n_duplicates: int = 0
-    """Examples that repeat an earlier one."""
+    """Number of examples that repeat an earlier example."""
     n_held_out: int = 0
-    """Held-out rows that were compared."""
+    """Number of held-out rows that were compared."""
     leaked_rows: list[str] = field(factory=list)
     """Locations of held-out rows with an example that is also in the dataset, token for token."""
     leaked_prompts: list[str] = field(factory=list)
@@ -87,7 +87,7 @@ def report(
         dataset: The dataset.
         tokenizer: The tokenizer that encoded the rows.
         rows: Indices of the rows to read.
-        longest: Maximum positions of an example (`Batches`).
+        longest: Maximum length of an example (positions), as in `Batches`.
         held_out: Validation rows, which should not occur in the dataset.
 
     Raises:

@@ -61,7 +61,7 @@ class Streamed(Protocol):
 
     @property
     def block(self) -> int | None:
-        """Rows in memory at a time, which are shuffled together. None: rows can be read in any order."""
+        """Number of rows in memory at a time, which are shuffled together. None: rows can be read in any order."""
 
     def bookmark(self, row: int, /) -> dict[int, Any]:
         """Return bookmarks that allow reading a row without reading all rows before it."""

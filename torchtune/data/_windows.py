@@ -12,7 +12,7 @@ from torchtune.data._order import Order
 from torchtune.data._rows import Rows, as_stream
 
 _FIRST_SIZE = 256
-"""Rows of an epoch's first window, small so that the first batch is ready soon; each later window is twice as large."""
+"""Number of rows in an epoch's first window, small to start quickly; each later window is twice as large."""
 
 
 @frozen
@@ -20,7 +20,7 @@ class Window(Generic[ItemT]):
     """An encoded window."""
 
     n_rows: int
-    """Rows of the dataset."""
+    """Number of dataset rows in the window."""
     items: dict[Document, ItemT]
     """The items of the window, in stream order."""
     skipped: list[SkippedRow]
@@ -37,7 +37,7 @@ class Windows(Generic[ItemT]):
     Args:
         dataset: The dataset.
         seed: Seed of every epoch's order. None: dataset order.
-        size: Maximum rows of a window.
+        size: Maximum number of rows in a window.
     """
 
     dataset: Rows[ItemT]
@@ -46,7 +46,7 @@ class Windows(Generic[ItemT]):
     _starts: list[int] = field(init=False)
     """The position in its epoch at which each window begins, and the end of the last one."""
     _block: int | None = field(init=False)
-    """Rows of a streamed dataset that are in memory at a time."""
+    """Number of rows of a streamed dataset in memory at a time."""
 
     def __attrs_post_init__(self) -> None:
         stream = as_stream(self.dataset)
@@ -127,7 +127,7 @@ def epoch_sizes(
     Args:
         windows: The dataset's windows.
         arrangement: The arrangement of documents into batch rows.
-        lengths: Positions of each item, by dataset row.
+        lengths: Length of each item (positions), by dataset row.
         epochs: Number of epochs.
     """
     sizes = [0] * epochs

@@ -47,7 +47,7 @@ def auto_dataset(  # noqa: PLR0913 -- the settings that all layouts share.
         load_options: Further options for a dataset on the hub, such as its `name` or `streaming: true`.
         columns: Names of the columns of tasks and answers, as in `InstructDataset`, which then reads the rows. Null:
             the layout is detected from the first row.
-        max_seq_len: Longest example (tokens). Null: any length.
+        max_seq_len: Maximum length of an example (tokens). Null: no limit.
         on_error: The handling of a row that cannot be used: "raise" an error, or "skip" and count it.
         ignore_columns: Columns that are intentionally unused, and are not reported.
 

@@ -26,7 +26,8 @@ class DataFile:
 
     path: Path
     name: str
-    """The path relative to the folder, or to the parts of the pattern before the first wildcard, with `/`."""
+    """The path relative to the folder, or to the parts of the pattern before the first wildcard, with `/` as the
+    separator."""
 
 
 def files_in(folder: Path) -> list[DataFile]:

@@ -83,8 +83,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     """The split of a folder or of a dataset on the hub."""
     load_options: LoadOptions | None = field(default=None, kw_only=True)
     """Further options for a dataset on the hub: name, revision, data_dir, data_files, cache_dir (arguments of
-    `datasets.load_dataset`). `streaming: true` reads it, or local Parquet files, during the run, without a copy on
-    disk; `rows` sets the number of rows in an epoch."""
+    `datasets.load_dataset`). `streaming: true` reads the dataset, or local Parquet files, during the run without a
+    copy on disk; `rows` sets the number of rows in an epoch."""
     max_seq_len: int | None = field(default=None, kw_only=True)
     """Maximum length of an example (tokens); null: no limit."""
     truncate: Truncate = field(default="right", kw_only=True)

@@ -30,7 +30,7 @@ class Checkpoint:
     """An opened full model, whose weights have not been read yet."""
 
     path: Path
-    """A file or a folder, for messages."""
+    """The file or folder of the checkpoint, for messages."""
     model: Decoder
     """The model, on the meta device."""
     weights: TensorSource

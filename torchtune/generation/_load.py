@@ -29,7 +29,7 @@ def load(  # noqa: PLR0913 -- each is an independent option of loading
     """Load a model and its tokenizer from a folder, for use in Python.
 
     Args:
-        folder: A Hugging Face folder, a PEFT folder next to its base model, or a run's folder.
+        folder: A Hugging Face folder, a PEFT folder whose base model can be found, or a run's folder.
         adapter: Folder of a PEFT adapter or of a LoRA run whose base model is `folder`.
         tokenizer: Folder of the tokenizer; None: `folder`.
         device: Device to compute on; `auto` is the first available of cuda, mps and cpu.

@@ -34,11 +34,11 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float
     """Divisor of the logits; 0, the default, is greedy decoding."""
     top_k: int | None
-    """Sample from this many of the likeliest tokens; None: from all."""
+    """Sample from this many of the likeliest tokens; None: from all tokens."""
     top_p: float | None
-    """Sample from the smallest set of tokens with this total probability; None: from all."""
+    """Sample from the smallest set of tokens with this total probability; None: from all tokens."""
     min_p: float | None
-    """Sample from tokens with at least this fraction of the highest probability; None: from all."""
+    """Sample from tokens with at least this fraction of the highest probability; None: from all tokens."""
     repetition_penalty: float
     """Penalty for tokens that already occur; 1 disables it."""
 

@@ -1,4 +1,4 @@
-"""Definition of a model family: how it is represented in config.json, in checkpoints and in GGUF files.
+"""Definition of a model family: its representation in config.json, in checkpoints and in GGUF files.
 
 A family has a class in transformers, config.json values that the decoder requires, and functions that convert its
 remaining settings from and to config.json. The keys and their meanings match the configuration classes of transformers
