@@ -125,7 +125,7 @@ TRL = (
         (
             LLAMA_FACTORY,
             "LLaMA-Factory",
-            {2: "stage: is the method of the recipes", 8: "cutoff_len: use dataset.max_seq_len"},
+            {2: "stage: is supported by the fine-tuning recipes", 8: "cutoff_len: use dataset.max_seq_len"},
         ),
         (TRL, "TRL", {3: "max_length: use dataset.max_seq_len", 4: "use_peft: use lora"}),
     ],

@@ -14,7 +14,7 @@ from tests.cli.made_runs import Page, a_run, made_metrics, write_run
 from tests.tune import Tune
 from torchtune.plots._page import page_of
 from torchtune.plots._run import read_runs
-from torchtune.plots._table import NO_VALUE, leaves_that_differ, row_of
+from torchtune.plots._table import NO_VALUE, differing_leaves, row_of
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
@@ -159,7 +159,7 @@ def test_config_differences_omit_the_folders_of_the_runs(tmp_path: Path) -> None
     c.write_text(c.read_text().replace("log_dir: ${output_dir}", f"log_dir: {tmp_path}/c"))
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "metrics.jsonl").touch()
-    leaves = leaves_that_differ(read_runs([str(tmp_path / name) for name in "abcd"]))
+    leaves = differing_leaves(read_runs([str(tmp_path / name) for name in "abcd"]))
     assert [(leaf.path, leaf.values) for leaf in leaves] == [
         ("batch_size", ["8", "2", "8", NO_VALUE]),
         ("optimizer.lr", ["0.0001", "0.0001", "0.0003", NO_VALUE]),

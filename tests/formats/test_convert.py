@@ -171,7 +171,7 @@ def test_quantized_weights_are_rejected(llama: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "converted").exists()
 
 
-def test_folder_without_a_tokenizer_gets_only_the_one_passed(llama: Path, tmp_path: Path) -> None:
+def test_tokenizer_that_is_passed_is_written_if_the_source_has_none(llama: Path, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -241,7 +241,7 @@ def test_special_ids_and_generation_settings_are_preserved(
     ],
 )
 @pytest.mark.parametrize("tokenizer_file", ["config.json", "generation_config.json"])
-def test_another_tokenizer_changes_only_the_special_ids(
+def test_replacing_the_tokenizer_changes_only_the_special_ids(
     llama: Path,
     tmp_path: Path,
     model_ids: dict[str, Any],
@@ -334,7 +334,7 @@ def test_tokenizer_and_template_of_an_adapter_are_copied(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_merged_adapter_equals_merge_lora_bit_for_bit(
+def test_merged_adapter_matches_merge_lora_bit_for_bit(
     base: Path, tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
     convert(write_adapter(tmp_path / "adapter", base), tmp_path / "merged", dtype=dtype)
@@ -351,7 +351,7 @@ def test_merged_adapter_equals_merge_lora_bit_for_bit(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_merged_adapter_equals_pefts_up_to_rounding(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_merged_adapter_matches_peft_up_to_rounding(tmp_path: Path, dtype: torch.dtype) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -432,7 +432,7 @@ def test_kept_adapter_is_written_without_wrapper_prefixes(
     assert are_equal(load_file(tmp_path / "adapter_only/adapter_model.safetensors"), plain)
 
 
-def test_adapter_of_another_model_is_rejected(llama: Path, tmp_path: Path) -> None:
+def test_adapter_of_a_different_model_is_rejected(llama: Path, tmp_path: Path) -> None:
     save_hf_folder(hf_decoder(str(write_other(tmp_path))), tmp_path / "other")
     source = write_adapter(tmp_path / "adapter", llama)
     for keep_adapter in (False, True):
@@ -539,7 +539,7 @@ def test_source_is_never_overwritten(llama: Path, tmp_path: Path) -> None:
     source = write_adapter(tmp_path / "adapter", llama)
     with pytest.raises(ValueError, match=r"base would be overwritten by the target"):
         convert(source, llama)
-    with pytest.raises(FileExistsError, match="is not empty; remove it or choose another folder"):
+    with pytest.raises(FileExistsError, match="is not empty; remove it or choose a different folder"):
         convert(llama, source)
     partial = tmp_path / "new.torchtune-partial"  # the temporary name of a folder that is being written
     llama.rename(partial)

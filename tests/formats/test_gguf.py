@@ -26,7 +26,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tied_embeddings", [False, True])
-def test_weights_equal_those_transformers_reads_rounded_to_bfloat16(
+def test_weights_match_transformers_rounded_to_bfloat16(
     tmp_path: Path, *, tied_embeddings: bool
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -55,7 +55,7 @@ def test_unquantized_weights_convert_to_rounded_bfloat16(gguf: Path, tmp_path: P
             assert (converted - weight).norm() < 0.1 * weight.norm()
 
 
-def test_transformers_computes_the_same_logits_from_the_folder(gguf: Path, tmp_path: Path) -> None:
+def test_transformers_computes_the_same_logits_from_the_converted_folder(gguf: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     convert(gguf, tmp_path / "converted")
@@ -68,7 +68,7 @@ def test_transformers_computes_the_same_logits_from_the_folder(gguf: Path, tmp_p
     assert_near(model(random_tokens(2, 9)), expected, FLOAT64)
 
 
-def test_tokenizer_equals_the_original_and_the_one_transformers_reads(gguf: Path, tmp_path: Path) -> None:
+def test_tokenizer_matches_the_original_and_transformers(gguf: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     convert(gguf, tmp_path / "converted")
@@ -128,7 +128,7 @@ def test_configs_list_the_stop_tokens(gguf: Path, tmp_path: Path) -> None:
     ("pre", "add_bos", "has_bos"),
     [("llama-bpe", None, True), ("llama-bpe", False, False), ("gpt-2", None, False), ("gpt-2", True, True)],
 )
-def test_bos_token_follows_the_file_or_the_default_of_llama_cpp(
+def test_bos_token_follows_the_file_or_the_llama_cpp_default(
     tmp_path: Path, *, pre: str, add_bos: bool | None, has_bos: bool
 ) -> None:
     from transformers import AutoTokenizer
@@ -190,7 +190,7 @@ def test_other_sources_are_rejected(tmp_path: Path) -> None:
 
 def test_nonempty_output_folder_is_rejected_before_any_work(gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
-    with pytest.raises(FileExistsError, match="is not empty; remove it or choose another folder"):
+    with pytest.raises(FileExistsError, match="is not empty; remove it or choose a different folder"):
         convert(gguf, tmp_path, progress=lambda *_: pytest.fail("a tensor was read"))
 
 
@@ -229,7 +229,7 @@ def test_truncated_file_raises_a_clear_error(gguf: Path, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["truncated.gguf"]
 
 
-def test_damage_that_is_detected_raises_a_clear_error(gguf: Path, tmp_path: Path) -> None:
+def test_detected_damage_raises_a_clear_error(gguf: Path, tmp_path: Path) -> None:
     contents, broken = gguf.read_bytes(), tmp_path / "broken.gguf"
     rng, errors = random.Random(0), []
     for i in range(80):

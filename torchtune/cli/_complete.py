@@ -136,10 +136,10 @@ def _keys(root: Schema, schema: Schema, tree: Any, prefix: str) -> Iterator[str]
     for name, inner in _properties(root, schema, tree).items():
         if name not in ("_base_", "_component_"):
             yield f"{prefix}{name}"
-            yield from _keys(root, inner, _below(tree, name), f"{prefix}{name}.")
+            yield from _keys(root, inner, _value_at(tree, name), f"{prefix}{name}.")
 
 
-def _below(tree: Any, key: str) -> Any:
+def _value_at(tree: Any, key: str) -> Any:
     return tree.get(key) if isinstance(tree, Mapping) else None
 
 
@@ -155,7 +155,7 @@ def _properties(root: Schema, schema: Schema, tree: Any) -> dict[str, Schema]:
 
 
 def _component_arguments(root: Schema, component: Schema, tree: Any) -> dict[str, Schema]:
-    dotpath = _below(tree, "_component_")
+    dotpath = _value_at(tree, "_component_")
     for case in component["allOf"]:
         if case["if"].get("properties", {}).get("_component_", {}).get("const") == dotpath and dotpath:
             return dict(_target(root, case["then"])["properties"])
@@ -182,7 +182,7 @@ def _values(root: Schema, tree: Any, key: str) -> Iterator[str]:
     """Yield the possible values of a field: dotpaths, choices, true and false, null."""
     schema: Schema = root
     for part in key.split("."):
-        schema, tree = _properties(root, schema, tree).get(part, {}), _below(tree, part)
+        schema, tree = _properties(root, schema, tree).get(part, {}), _value_at(tree, part)
     for option in _options(root, schema):
         yield from (str(choice) for choice in option.get("enum", ()))
         if option.get("type") == "boolean":

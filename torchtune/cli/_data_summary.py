@@ -57,7 +57,9 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     from torchtune.training import build_model
 
     tokenizer, model = build_model(cfg)
-    dataset, held_out_rows = _split(cfg, instantiate(cfg.dataset, tokenizer), tokenizer)
+    dataset, held_out_rows = _training_and_validation_rows(
+        cfg, instantiate(cfg.dataset, tokenizer), tokenizer
+    )
     if held_out is not None:
         held_out_rows = _held_out(held_out, cfg.dataset, tokenizer)
     world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=cfg.seed or 0)
@@ -87,7 +89,7 @@ def _is_finetuning(cfg: object) -> bool:
     return isinstance(cfg, FinetuneConfig)
 
 
-def _split(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
+def _training_and_validation_rows(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Return the training rows and the validation rows of a run; None for the latter if it has no validation."""
     from torchtune.data import split_off
 

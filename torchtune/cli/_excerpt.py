@@ -34,8 +34,8 @@ class _Piece:
         """True if the line above is empty."""
         self.is_import = isinstance(node, (ast.Import, ast.ImportFrom))
         self.is_definition = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        self.names = set(_bound(node))
-        self.uses = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | set(_annotations(node))
+        self.names = set(_bound_names(node))
+        self.uses = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | set(_annotation_names(node))
 
 
 def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
         if gap:
             yield ""
         gap = False
-        yield piece.source if is_future or piece.names <= needed else _shortened(piece.node, needed)
+        yield piece.source if is_future or piece.names <= needed else _reduced_import(piece.node, needed)
 
 
 def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
@@ -78,7 +78,7 @@ def _needed(pieces: Sequence[_Piece], function: str) -> set[str]:
     return needed
 
 
-def _bound(node: ast.stmt) -> Iterator[str]:
+def _bound_names(node: ast.stmt) -> Iterator[str]:
     """Yield the names that a statement binds."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
@@ -88,7 +88,7 @@ def _bound(node: ast.stmt) -> Iterator[str]:
         yield from (n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
 
 
-def _annotations(node: ast.stmt) -> Iterator[str]:
+def _annotation_names(node: ast.stmt) -> Iterator[str]:
     """Yield the names in string annotations."""
     for inner in ast.walk(node):
         for hint in (getattr(inner, "annotation", None), getattr(inner, "returns", None)):
@@ -96,7 +96,7 @@ def _annotations(node: ast.stmt) -> Iterator[str]:
                 yield from (n.id for n in ast.walk(ast.parse(hint.value)) if isinstance(n, ast.Name))
 
 
-def _shortened(node: ast.stmt, needed: set[str]) -> str:
+def _reduced_import(node: ast.stmt, needed: set[str]) -> str:
     """Return the source of an import reduced to the needed names."""
     assert isinstance(node, (ast.Import, ast.ImportFrom))
     aliases = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in needed]

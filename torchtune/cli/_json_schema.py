@@ -117,7 +117,7 @@ class _Writer:
         return {name: self._field(f, slots[name]) for name, f in fields(cls).items()}
 
     def _field(self, f: Field, slot: Slot) -> Schema:
-        schema = {**_extensible(self.type_schema(f.type)), **_described(slot.doc, slot.default)}
+        schema = {**_extensible(self.type_schema(f.type)), **_with_documentation(slot.doc, slot.default)}
         for rule in rules(f.validator):
             schema.update(rule.schema)
         if isinstance(f.validator, Arguments):
@@ -130,7 +130,7 @@ class _Writer:
         if is_anything(stripped):
             return {}
         if is_union(stripped):
-            options = _flat([self.type_schema(member) for member in typing.get_args(stripped)])
+            options = _flattened([self.type_schema(member) for member in typing.get_args(stripped)])
             return options[0] if len(options) == 1 else {"anyOf": options}
         if is_component_type(stripped):
             return self._component(t, (typing.get_args(stripped) or (Any,))[0])
@@ -242,7 +242,7 @@ class _Writer:
                 default = REQUIRED if p.default is MISSING else p.default
                 properties[p.name] = {
                     **_extensible(self.type_schema(argument_type(p))),
-                    **_described(docs.get(p.name, ""), default),
+                    **_with_documentation(docs.get(p.name, ""), default),
                 }
         self.definitions[name] = {
             "type": "object",
@@ -266,7 +266,7 @@ def _or_reference(schema: Schema) -> Schema:
     return {"anyOf": [schema, _REFERENCE]}
 
 
-def _flat(options: list[Schema]) -> list[Schema]:
+def _flattened(options: list[Schema]) -> list[Schema]:
     """Flatten nested alternatives into one list without duplicates."""
     flat = [
         inner for option in options for inner in (option["anyOf"] if option.keys() == {"anyOf"} else [option])
@@ -274,7 +274,7 @@ def _flat(options: list[Schema]) -> list[Schema]:
     return [option for i, option in enumerate(flat) if option not in flat[:i]]
 
 
-def _described(doc: str, default: Any) -> Schema:
+def _with_documentation(doc: str, default: Any) -> Schema:
     schema: Schema = {"description": doc} if doc else {}
     if default is REQUIRED:
         return schema

@@ -32,7 +32,7 @@ def run(call: Call) -> int:
     """Plot runs."""
     if not call.arguments:
         raise ValueError("expected one or more run folders; see tune plot --help")
-    from torchtune.plots import HEADS, default_smoothing, read_runs, row_of
+    from torchtune.plots import HEADERS, default_smoothing, read_runs, row_of
 
     smooth = call.number(SMOOTH)
     runs = read_runs(call.arguments)
@@ -40,7 +40,7 @@ def run(call: Call) -> int:
     smooth = smooth or default_smoothing(runs)
     for file in files:
         _write(file, runs, smooth, [other.name for other in files if other != file])
-    sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADS), *map(row_of, runs)])))
+    sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADERS), *map(row_of, runs)])))
     for file in files:
         sys.stdout.write(f"wrote {file}\n")
     for plotted in runs:

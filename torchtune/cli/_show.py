@@ -21,7 +21,7 @@ def run(call: Call) -> int:
     _, layers, _ = runs.checked_layers(call)
     tree = layers.resolve()
     if call.has(JSON):
-        write_json(_finite(with_origins(layers) if call.has(ORIGINS) else tree))
+        write_json(_json_compatible(with_origins(layers) if call.has(ORIGINS) else tree))
     elif call.has(ORIGINS):
         sys.stdout.write(painted_yaml("".join(_lines(with_origins(layers)))))
     else:
@@ -38,12 +38,12 @@ def with_origins(layers: "model.Layers") -> list[dict[str, Any]]:
     return rows
 
 
-def _finite(tree: Any) -> Any:
+def _json_compatible(tree: Any) -> Any:
     """Return a tree that JSON can represent: infinity and NaN become text, as in YAML."""
     if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
+        return {key: _json_compatible(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_finite(value) for value in tree]
+        return [_json_compatible(value) for value in tree]
     return model.inline_yaml(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 

@@ -97,15 +97,14 @@ class Verb(NamedTuple):
         option_names = names_of((*self.options, HELP))
         if self.launch and flag[:2] + flag[2:].replace("-", "_") in names_of(LAUNCH_OPTIONS):
             return f"{flag} is an option of torchrun and comes before the recipe"
-        others = {name: names_of((*load_verb(name).options, *load_verb(name).launch)) for name in verbs()}
-        takers = [
-            f"tune {name}" for name, names in others.items() if flag in names and flag not in option_names
-        ]
-        if takers:
-            return f"{flag} is an option of {', '.join(takers)}"
+        names_by_verb = {n: names_of((*load_verb(n).options, *load_verb(n).launch)) for n in verbs()}
+        if flag not in option_names:
+            commands = [f"tune {verb}" for verb, names in names_by_verb.items() if flag in names]
+            if commands:
+                return f"{flag} is an option of {', '.join(commands)}"
         suggestion = default or similar_option(flag, option_names)
         if self.takes_overrides:
-            all_names = [name for names in others.values() for name in names]
+            all_names = [name for names in names_by_verb.values() for name in names]
             return suggestion or similar_option(flag, all_names)
         return suggestion or f"tune {self.name} --help lists the options"
 

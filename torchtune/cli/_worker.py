@@ -86,8 +86,13 @@ def _is_echo(error: Exception) -> bool:
     """Return whether an error of gloo, nccl or the store is a consequence of the end of a different rank."""
     import torch.distributed as dist
 
-    of_torch = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
-    return of_torch and re.search(r"[Cc]onnection|[Tt]imed? ?out|remote process|peer", str(error)) is not None
+    is_distributed_error = isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and "gloo" in str(error)
+    )
+    return (
+        is_distributed_error
+        and re.search(r"[Cc]onnection|[Tt]imed? ?out|remote process|peer", str(error)) is not None
+    )
 
 
 if __name__ == "__main__":

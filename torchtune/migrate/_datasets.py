@@ -16,7 +16,7 @@ Tree = dict[str, Any]
 
 @frozen
 class _Builder:
-    """A dataset builder of the original."""
+    """The counterpart of a dataset builder of the original."""
 
     component: str
     """The equivalent dataset of this torchtune."""

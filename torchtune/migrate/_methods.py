@@ -18,7 +18,7 @@ _BY_KEY: Final = {
     "fake_quant_after_n_steps": "quantization-aware training",
     "tasks": "an evaluation",
 }
-"""Fields that only configs of other methods have."""
+"""Fields that only configs for unsupported methods have, each with the method."""
 _BY_COMPONENT: Final = {
     "PPO": "PPO",
     "GRPO": "GRPO",

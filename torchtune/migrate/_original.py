@@ -81,7 +81,7 @@ TARGETS: Final = {"output_proj": "o_proj"}
 
 @define
 class Import:
-    """The conversion of a config.
+    """A conversion of an original config to this torchtune's format.
 
     Attributes:
         old: The original config, with references to renamed fields resolved.

@@ -55,7 +55,7 @@ def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iter
 def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
     if key in _METHOD_KEYS:
         is_supported = value in _SUPERVISED
-        return "is the method of the recipes" if is_supported else f"no recipe supports {value}"
+        return "is supported by the fine-tuning recipes" if is_supported else f"no recipe supports {value}"
     if key == "batch_size":
         return _WHOLE_BATCH
     if key in _UNNEEDED:

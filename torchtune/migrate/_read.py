@@ -33,18 +33,18 @@ def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = override.removeprefix("--").partition("=")
         if not equals:
             raise ConfigError.of_argument(override, "expected key=value")
-        *above, last = key.split(".")
-        holder: dict[str, Any] = tree
-        for part in above:
-            below = holder.get(part)
-            holder[part] = holder = below if isinstance(below, dict) else {}
-        holder[last] = parse_yaml(text, override).value
-    other = other_method(tree)
-    if other is not None:
-        field, method = other
+        *parents, last = key.split(".")
+        section: dict[str, Any] = tree
+        for name in parents:
+            value = section.get(name)
+            section[name] = section = value if isinstance(value, dict) else {}
+        section[last] = parse_yaml(text, override).value
+    unsupported = other_method(tree)
+    if unsupported is not None:
+        field, method = unsupported
         message = f"configs for {method} cannot be imported"
-        advice = "recipes here do supervised fine-tuning and generation"
-        raise ConfigError([_at(document, field, message, advice)], file)
+        advice = "the recipes support supervised fine-tuning and generation"
+        raise ConfigError([_mistake_at(document, field, message, advice)], file)
     with_escaped_references = _map_text(
         tree, lambda text: _KEPT_REFERENCES.sub(lambda m: f"$${m[0][1:]}", text)
     )
@@ -81,11 +81,11 @@ def _explanations(document: Document, project: str) -> Sequence[Mistake]:
     explanations = explain_keys(document.value, field_names(config_class))
     return [
         Mistake.of_file(document.name, message, advice),
-        *(_at(document, key, explanation) for key, explanation in explanations),
+        *(_mistake_at(document, key, explanation) for key, explanation in explanations),
     ]
 
 
-def _at(document: Document, key: str, message: str, suggestion: str = "") -> Mistake:
+def _mistake_at(document: Document, key: str, message: str, suggestion: str = "") -> Mistake:
     location = document.location((key,))
     return Mistake("source", message, suggestion, (key,), location=location)
 

@@ -112,11 +112,11 @@ def _draw_panels(  # noqa: PLR0917 - the arguments describe one figure
         is_last = number == len(others) - 1
         bottom = 60 if is_last else 44
         axes = _add_axes(figure, (1130, 48 + number * each, 446, each - bottom - 24), height)
-        _draw(axes, panel, runs, smooth, is_small=True, names_steps=is_last)
+        _draw(axes, panel, runs, smooth, is_small=True, has_step_label=is_last)
     for number, panel in enumerate(panel for panel in panels if not panel.is_common):
         left, top = 72 + 504 * (number % 2), loss_height + 12 + PANEL_HEIGHT * (number // 2)
         axes = _add_axes(figure, (left, top, 446, PANEL_HEIGHT - 68), height)
-        _draw(axes, panel, runs, smooth, is_small=True, names_steps=False)
+        _draw(axes, panel, runs, smooth, is_small=True, has_step_label=False)
 
 
 def _add_axes(figure: Any, box: tuple[float, float, float, float], height: int) -> "Axes":
@@ -134,7 +134,7 @@ def _draw(
     smooth: int,
     *,
     is_small: bool = False,
-    names_steps: bool = True,
+    has_step_label: bool = True,
 ) -> None:
     n_columns = 450 if is_small else 950
     curves = [curve_of(run.metrics.series(panel.metric), panel.scale, n_columns) for run in runs]
@@ -146,7 +146,7 @@ def _draw(
         for run, look in reversed(list(zip(runs, looks(len(runs)), strict=True))):
             marks = curve_of(run.metrics.series(panel.marks), panel.scale, n_columns).points
             _draw_marks(axes, marks, look, 6.5 if len(runs) < 8 else 4)
-    _label(axes, panel, runs, names_steps=names_steps)
+    _label(axes, panel, runs, has_step_label=has_step_label)
     is_log = panel.metric == "grad_norm" and needs_log_axis(curves)
     _scale(axes, is_log=is_log, n_ticks=5 if is_small else 9)
     axes.set_xlim(0, max(1, last_step(runs)) * 1.01)
@@ -155,7 +155,7 @@ def _draw(
         axes.text(0.5, 0.5, "no value yet", centred, transform=axes.transAxes)
 
 
-def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, names_steps: bool) -> None:
+def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, has_step_label: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     has_marks = bool(panel.marks) and any(run.metrics.series(panel.marks) for run in runs)
@@ -166,7 +166,7 @@ def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, names_step
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.tick_params(labelsize=9.5, labelbottom=True)
-    if names_steps:
+    if has_step_label:
         axes.set_xlabel("step")
 
 

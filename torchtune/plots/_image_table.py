@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchtune.plots._image_fonts import replace_missing_characters
 from torchtune.plots._run import PlottedRun
-from torchtune.plots._table import HEADS, NO_VALUE, leaves_that_differ, row_of
+from torchtune.plots._table import HEADERS, NO_VALUE, differing_leaves, row_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +60,8 @@ def _columns(runs: Sequence[PlottedRun]) -> Iterator[list[str]]:
     yield ["run", *(_short(row[0]) for row in rows)]
     for column in _SHOWN_COLUMNS:
         if any(row[column] != NO_VALUE for row in rows):
-            yield [HEADS[column], *(row[column] for row in rows)]
-    for leaf in leaves_that_differ(runs):
+            yield [HEADERS[column], *(row[column] for row in rows)]
+    for leaf in differing_leaves(runs):
         yield [_short(leaf.path), *map(_short, leaf.values)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torchtune.plots._curves import Curve, curve_of, last_step, needs_log_axis, panels_of
 from torchtune.plots._run import PlottedRun
 from torchtune.plots._samples import samples_of
-from torchtune.plots._table import HEADS, leaves_that_differ, row_of
+from torchtune.plots._table import HEADERS, differing_leaves, row_of
 
 N_COLOURS = 6
 """Number of colours in the style sheet (`--c0` to `--c5`). They can be distinguished with any kind of colour blindness:
@@ -110,21 +110,21 @@ def _dash(number: int) -> str:
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:
-    series: dict[str, Any] = {"points": [[step, _digits(value)] for step, value in curve.points]}
+    series: dict[str, Any] = {"points": [[step, _rounded(value)] for step, value in curve.points]}
     if any(column.count > 1 for column in curve.columns):
-        series["columns"] = [[c.step, _digits(c.mean), c.count] for c in curve.columns]
+        series["columns"] = [[c.step, _rounded(c.mean), c.count] for c in curve.columns]
     return series
 
 
-def _digits(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.7g}")
 
 
 def _runs(runs: Sequence[PlottedRun]) -> str:
-    heads = "".join(f"<th{_class(head)}>{head}" for head in HEADS)
+    heads = "".join(f"<th{_class(head)}>{head}" for head in HEADERS)
     rows = "".join(
         f"<tr><th>{_swatch(number)}{escape(name)}"
-        + "".join(f"<td{_class(head)}>{escape(cell)}" for head, cell in zip(HEADS[1:], cells, strict=True))
+        + "".join(f"<td{_class(head)}>{escape(cell)}" for head, cell in zip(HEADERS[1:], cells, strict=True))
         for number, (name, *cells) in enumerate(map(row_of, runs))
     )
     return f"<div class=scroll><table><thead><tr>{heads}</thead><tbody>{rows}</tbody></table></div>"
@@ -145,8 +145,8 @@ def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
     yield "<h2>Config differences</h2>"
     unknown_configs = [run.name for run in runs if not run.config]
     if unknown_configs:
-        yield f"<p class=dim>Without a config.yaml: {escape(', '.join(unknown_configs))}.</p>"
-    leaves = leaves_that_differ(runs)
+        yield f"<p class=dim>Runs without a config.yaml: {escape(', '.join(unknown_configs))}.</p>"
+    leaves = differing_leaves(runs)
     if not leaves:
         if len(unknown_configs) < len(runs) - 1:
             yield "<p>Only the output folders differ.</p>"

@@ -30,8 +30,8 @@ def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
             f"<p class=dim>Showing {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl contains"
             " all answers.</p>"
         )
-    several = len(runs) > 1
-    heads = "".join(f"<th>{escape(run.name)}" for run in runs) if several else "<th>answer"
+    is_comparison = len(runs) > 1
+    heads = "".join(f"<th>{escape(run.name)}" for run in runs) if is_comparison else "<th>answer"
     for prompt in prompts:
         yield f"<details><summary>{escape(prompt)}</summary><div class=scroll><table>"
         yield f"<thead><tr><th>step{heads}</thead><tbody>"

@@ -9,7 +9,7 @@ from attrs import frozen
 from torchtune.config.model import ABSENT, differences, inline_yaml
 from torchtune.plots._run import PlottedRun
 
-HEADS = ("run", "steps", "last loss", "best validation", "tokens/s", "peak memory", "state")
+HEADERS = ("run", "steps", "last loss", "best validation", "tokens/s", "peak memory", "state")
 NO_VALUE = "\N{EN DASH}"
 """Text for a missing value."""
 
@@ -24,7 +24,7 @@ class Leaf:
 
 
 def row_of(run: PlottedRun) -> list[str]:
-    """Return a run's summary, one cell for each of `HEADS`."""
+    """Return a run's summary, one cell for each of `HEADERS`."""
     metrics = run.metrics
     loss, validation = metrics.series("loss"), metrics.series("validation_loss")
     speed, memory = metrics.series("tokens_per_second"), metrics.series("peak_memory_bytes")
@@ -55,11 +55,11 @@ def state_of(run: PlottedRun) -> str:
         return "finished"
     if not run.metrics.lines:
         return "no step yet"
-    step = f"step {max(line['step'] for line in run.metrics.lines):,}{_total(run.config)}"
+    step = f"step {max(line['step'] for line in run.metrics.lines):,}{_total_steps(run.config)}"
     return f"unfinished, {step}" if run.record else step
 
 
-def _total(config: dict[str, Any]) -> str:
+def _total_steps(config: dict[str, Any]) -> str:
     """Return the total number of steps as text; empty if it depends on the size of the dataset."""
     steps = config.get("max_steps")
     if isinstance(steps, int):
@@ -71,7 +71,7 @@ def _total(config: dict[str, Any]) -> str:
     return ""
 
 
-def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
+def differing_leaves(runs: Sequence[PlottedRun]) -> list[Leaf]:
     """Compare the configs of runs, leaf by leaf.
 
     Output folders, and paths in them, count as equal. The seed is the last leaf.
@@ -81,10 +81,9 @@ def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
         return []
     # All configs are compared with the first, so leaves without a difference have the value of the first config.
     changes = [{d.path: d for d in differences(trees[0], tree)} for tree in trees]
-    first = {path: d.left for of_run in changes for path, d in of_run.items()}
-    leaves = [first | {path: d.right for path, d in of_run.items()} for of_run in changes]
-    of_each = iter(leaves)
-    columns = [next(of_each) if run.config else dict.fromkeys(first, ABSENT) for run in runs]
+    first = {path: d.left for run_changes in changes for path, d in run_changes.items()}
+    leaves = iter([first | {path: d.right for path, d in run_changes.items()} for run_changes in changes])
+    columns = [next(leaves) if run.config else dict.fromkeys(first, ABSENT) for run in runs]
     paths = sorted(first, key=lambda path: path == "seed")
     return [Leaf(path, [_as_text(column[path]) for column in columns]) for path in paths]
 

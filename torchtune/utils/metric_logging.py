@@ -110,7 +110,7 @@ class TensorBoardLogger(MetricLogger):
     """Write scalars for TensorBoard; needs the package `tensorboard`.
 
     The event file is created at the first metric. A resumed run creates a new file, which tells TensorBoard to discard
-    steps in earlier files that are not before the first step of the new file.
+    all steps in earlier files from the first step of the new file onwards.
 
     Args:
         log_dir: Folder of the event files; created if missing.
