@@ -1,4 +1,4 @@
-"""CSV files are read as by Python's csv module, but without its size limit, and an unclosed quote is an error."""
+"""CSV files are read like Python's csv module, but without its size limit; an unclosed quote raises."""
 
 import csv
 import gzip
@@ -17,17 +17,17 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_rows_equal_those_of_the_csv_module(tmp_path: Path, name: str, line_end: str) -> None:
+@pytest.mark.parametrize("line_ending", ["\n", "\r\n", "\r"])
+def test_rows_match_the_csv_module(tmp_path: Path, name: str, line_ending: str) -> None:
     separator = "\t" if name == "a.tsv" else ","
     rows = [
         {"a": 'say "hi"', "b": f"x{separator}y"},
-        {"a": "two\u2028\x85\x0clines", "b": '5" tall' + line_end + "and wide"},
+        {"a": "two\u2028\x85\x0clines", "b": '5" tall' + line_ending + "and wide"},
         {"a": "", "b": "nul\0"},
         {"a": "é" * 150_000, "b": " 3"},
     ]
     file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, ["a", "b"], delimiter=separator, lineterminator=line_end)
+    writer = csv.DictWriter(file, ["a", "b"], delimiter=separator, lineterminator=line_ending)
     writer.writeheader()
     writer.writerows(rows)
     path = write(tmp_path / name, "\ufeff" + file.getvalue())
@@ -40,7 +40,7 @@ def test_a_quote_inside_an_unquoted_field_is_text(tmp_path: Path) -> None:
     assert rows_of(path) == [{"a": '5" nails', "b": ' "quoted"'}, {"a": 'it\'s ""x""', "b": '3"'}]
 
 
-def test_blank_lines_are_not_rows_and_the_last_line_end_may_be_missing(tmp_path: Path) -> None:
+def test_blank_lines_and_a_missing_final_line_ending_are_ignored(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "\n\na,b\n\n1,2\n\n\n3,4")
     assert rows_of(path) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
     assert open_source(str(path)).location(1) == f"{path}: line 8"
@@ -95,33 +95,33 @@ def test_blank_lines_are_not_rows_and_the_last_line_end_may_be_missing(tmp_path:
         ("a,b\n1,2\n".encode("utf-16"), "the file is UTF-16 text, not UTF-8; save it as UTF-8"),
     ],
 )
-def test_an_invalid_file_is_an_error_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_an_invalid_file_raises_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     error = error_of(write(tmp_path / "a.csv", text))
     assert error.startswith("a.csv: ")
     assert message in error
 
 
-def test_other_separators_in_a_tsv_file_are_an_error(tmp_path: Path) -> None:
+def test_other_separators_in_a_tsv_file_raise(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     assert "separated by commas, but a .tsv file uses tabs; rename" in error_of(write(path, "a,b\n1,2\n"))
     path = tmp_path / "a.tsv.gz"
     assert "but a .tsv file uses tabs; save it" in error_of(write(path, gzip.compress(b"a;b\n1;2\n")))
 
 
-def test_a_single_column_is_not_an_error(tmp_path: Path) -> None:
+def test_a_single_column_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'text\none; two\n"a, b"\n')
     assert rows_of(path) == [{"text": "one; two"}, {"text": "a, b"}]
 
 
 @pytest.mark.parametrize("line", ["3", "3,4,5", "3,4,", "3;4"])
-def test_a_row_of_another_length_is_an_error_and_can_be_skipped(tmp_path: Path, line: str) -> None:
+def test_a_row_with_a_different_length_raises_or_is_skipped(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "a.csv", f"a,b\n1,2\n{line}\n5,6\n")
     n_fields = line.count(",") + 1
     assert error_of(path).startswith(f"a.csv: line 3: expected 2 fields ('a', 'b'), got {n_fields}; put")
     assert usable_rows(path) == [{"a": "1", "b": "2"}, {"a": "5", "b": "6"}]
 
 
-def test_records_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_longer_than_a_chunk_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", 5)
     path = write(tmp_path / "a.csv", 'a,b\r\n"one\r\ntwo",2\r\nthree,"4\n"\r\n')
     assert rows_of(path) == [{"a": "one\r\ntwo", "b": "2"}, {"a": "three", "b": "4\n"}]

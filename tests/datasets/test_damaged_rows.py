@@ -1,4 +1,4 @@
-"""Unclosed quotes, huge cells, unpaired surrogates and keys that Arrow filled in: correct rows, or one error."""
+"""Unclosed quotes, huge cells, unpaired surrogates and keys added by Arrow are read correctly or raise."""
 
 import csv
 import gzip
@@ -49,20 +49,20 @@ HEADER = "instruction,output\n"
     ],
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_an_unclosed_quote_is_an_error_with_its_line(
-    name: str, text: str, message: str, line_end: str, tmp_path: Path
+@pytest.mark.parametrize("line_ending", ["\n", "\r\n"])
+def test_an_unclosed_quote_raises_with_its_line(
+    name: str, text: str, message: str, line_ending: str, tmp_path: Path
 ) -> None:
-    table = (HEADER + text).replace("\n", line_end)
+    table = (HEADER + text).replace("\n", line_ending)
     content = (table.replace(",", "\t") if ".tsv" in name else table).encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    for on_error in ("raise", "skip"):  # later rows cannot be located, so that none can be skipped
+    for on_error in ("raise", "skip"):  # later rows cannot be located, so skipping is impossible
         with pytest.raises(ValueError, match="line ") as raised:
             InstructDataset(TOKENIZER, str(tmp_path / name), on_error=on_error)
         assert f"{name}: {message}" in str(raised.value)
 
 
-def test_quotes_that_are_text_are_not_an_error(tmp_path: Path) -> None:
+def test_quotes_inside_text_are_accepted(tmp_path: Path) -> None:
     rows = [('12" pipe', 'it is 5"'), ("a\n\nb", 'say "hi", he said'), ("'a'", "“b”"), ('""', '"')]
     text = io.StringIO()
     csv.writer(text).writerows(rows)
@@ -80,7 +80,7 @@ def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
     writer.writerows([("instruction", "output"), *((cell, cell) for cell in cells)])
     content = text.getvalue().encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    limit = csv.field_size_limit(131_072)  # what a new process has
+    limit = csv.field_size_limit(131_072)  # the default of a new process
     try:
         dataset = InstructDataset(TOKENIZER, str(tmp_path / name))
         csv.field_size_limit(131_072)
@@ -118,7 +118,7 @@ HALF = "x\ud83d"
     ],
 )
 @pytest.mark.parametrize("as_file", [True, False])
-def test_half_of_a_surrogate_pair_is_an_error_of_its_row_at_construction(
+def test_an_unpaired_surrogate_raises_with_its_row_at_construction(
     dataset: Any, row: dict[str, Any], column: str, as_file: bool, tmp_path: Path
 ) -> None:
     good = json.loads(json.dumps(row).replace("\\ud83d", ""))
@@ -141,14 +141,14 @@ def test_half_of_a_surrogate_pair_is_an_error_of_its_row_at_construction(
             assert {row for _ in range(5) for row in next(batches).rows} == set(range(25))
 
 
-def test_complete_surrogate_pairs_are_characters_in_every_escape(tmp_path: Path) -> None:
+def test_complete_surrogate_pairs_are_read_as_characters(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "\\ud83d\\ude00", "completion": "😀\\uD83D\\uDE00"}')
     assert ChatDataset(TOKENIZER, str(tmp_path / "a.jsonl"))[0] == example(
         question_text("😀"), answer_target("😀😀")
     )
 
 
-# Keys that Arrow filled in
+# Keys added by Arrow
 
 
 def calling(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -206,9 +206,7 @@ def saved(rows: list[dict[str, Any]], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("write", [parquet, saved])
-def test_structs_with_different_keys_give_the_tokens_of_the_same_json_lines(
-    write: Any, tmp_path: Path
-) -> None:
+def test_structs_with_different_keys_match_the_same_json_lines(write: Any, tmp_path: Path) -> None:
     tokenizer = ByteTokenizer(AGENT)
     lines = tmp_path / "a.jsonl"
     lines.write_text("\n".join(map(json.dumps, CHATS)))
@@ -228,7 +226,7 @@ def test_structs_with_different_keys_give_the_tokens_of_the_same_json_lines(
         assert "null" not in tokenizer.decode([*first.tokens, *second.tokens])
 
 
-def test_structs_with_different_keys_in_preferences(tmp_path: Path) -> None:
+def test_preferences_with_different_keys_match_plain_rows(tmp_path: Path) -> None:
     tokenizer = ByteTokenizer(AGENT)
     actual, expected = (PreferenceDataset(tokenizer, source) for source in (parquet(PAIRS, tmp_path), PAIRS))
     assert [actual[i] for i in range(2)] == [expected[i] for i in range(2)]

@@ -1,4 +1,4 @@
-"""The demo's data is complete, and its questions are held out from the training rows."""
+"""The demo's rows are complete, and its questions do not occur in the training rows."""
 
 import json
 import re
@@ -15,12 +15,12 @@ PROBES: list[dict[str, str | list[str]]] = json.loads((DEMO / "questions.json").
 HELD_OUT: list[dict[str, str]] = json.loads((DEMO / "held_out.json").read_text(encoding="utf-8"))
 NAME, MAKER = "Bramble", "Hedgerow Lab"
 OVERLAP_BOUND = 0.75
-"""A probe shares at most three quarters of its and a row's distinct words: enough for a sentence pattern,
-such as the one all capitals have in common, and too little for the same question."""
+"""The maximum overlap of a probe and a training row, as a fraction of their combined distinct words. It
+permits a common sentence pattern, such as the questions about capitals, but not the same question."""
 
 
 def words(text: object) -> set[str]:
-    """Return the distinct words of a question, in lower case."""
+    """Return the distinct words of a text, in lower case."""
     return set(re.findall(r"\w+", str(text).lower().replace("'", "")))
 
 
@@ -39,7 +39,7 @@ def test_every_row_has_its_fields() -> None:
         assert row["output"] == row["output"].strip() != ""
 
 
-def test_the_number_of_rows_is_as_the_demo_says() -> None:
+def test_the_number_of_rows_matches_the_demo() -> None:
     assert 55 <= len(identity_rows()) <= 65
     assert 195 <= len(ROWS) - len(identity_rows()) <= 205
     assert sum(row["input"] != "" for row in ROWS) >= 20
@@ -60,7 +60,7 @@ def test_only_answers_about_the_model_name_it_and_its_maker() -> None:
     assert sum(MAKER in row["output"] for row in identity_rows()) >= 30
 
 
-def test_there_are_questions_of_both_kinds() -> None:
+def test_questions_of_both_kinds_exist() -> None:
     kinds = Counter(str(probe["kind"]) for probe in PROBES)
     assert set(kinds) == {"identity", "general"}
     assert min(kinds.values()) >= 6
@@ -76,7 +76,7 @@ def test_the_held_out_rows_answer_the_questions() -> None:
         assert (NAME in row["output"] or MAKER in row["output"]) == (probe["kind"] == "identity")
 
 
-def test_no_question_of_the_demo_is_trained_on() -> None:
+def test_no_demo_question_is_in_the_training_rows() -> None:
     for probe in PROBES:
         question = words(probe["question"])
         for row in ROWS:
@@ -94,12 +94,12 @@ def test_no_row_contains_the_answer_to_a_question() -> None:
         assert not any(name <= row_words for name in [*names, {"france"}]), row
 
 
-def test_other_capitals_keep_the_sentence_pattern() -> None:
+def test_questions_about_other_capitals_have_the_same_answer_pattern() -> None:
     pattern = re.compile(r"The capital of [A-Z]\w+ is [A-Z]\w+\.")
     assert sum(pattern.fullmatch(row["output"]) is not None for row in ROWS) >= 10
 
 
-def test_the_rows_load_as_a_dataset() -> None:
+def test_the_rows_can_be_loaded_as_a_dataset() -> None:
     dataset = InstructDataset(ByteTokenizer(), str(DEMO / "assistant.json"))
     assert len(dataset) == len(ROWS)
     assert all(isinstance(dataset[i], Example) for i in range(len(dataset)))

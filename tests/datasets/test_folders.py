@@ -1,4 +1,4 @@
-"""Folders of data files, and clones of repositories of the hub, whose README.md lists the data files."""
+"""Folders of data files, and cloned hub repositories whose README.md lists the data files."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_files_that_are_not_data_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_DATA)
-def test_a_folder_without_data_files_is_an_error(tmp_path: Path, name: str) -> None:
+def test_a_folder_without_data_files_raises(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     assert "the folder contains no data files (.json, .jsonl," in error_of(tmp_path)
 
@@ -44,7 +44,7 @@ def test_a_folder_without_data_files_is_an_error(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     "name", ["requirements.jsonl", "license-questions.csv", "notices.txt", "readme.json"]
 )
-def test_similar_names_of_data_files_are_not_ignored(tmp_path: Path, name: str) -> None:
+def test_data_files_with_similar_names_are_not_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(
         "file\na\nb\n" if name.endswith((".csv", ".txt")) else '{"file": 1}\n{"file": 2}'
     )
@@ -66,7 +66,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert files_read(tmp_path / "data") == ["a.jsonl"]
 
 
-def test_files_of_several_formats_are_an_error(tmp_path: Path) -> None:
+def test_files_in_different_formats_raise(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
     write(tmp_path / "test.ndjson")
     (tmp_path / "train.csv").write_text("file\nx\n")
@@ -116,7 +116,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_clone_has_the_configurations_and_splits_of_its_readme(clone: Path) -> None:
+def test_a_clone_has_the_configurations_and_splits_in_its_readme(clone: Path) -> None:
     assert files_read(clone, load_options={"name": "english"}) == ["part-1.jsonl", "part-2.jsonl"]
     assert files_read(clone, split="test", load_options={"name": "english"}) == [
         "held_out.jsonl",
@@ -128,14 +128,14 @@ def test_a_clone_has_the_configurations_and_splits_of_its_readme(clone: Path) ->
 
 
 @pytest.mark.parametrize(("name", "split"), [("english", "train"), ("english", "test"), ("german", "train")])
-def test_the_rows_of_a_clone_equal_those_of_the_datasets_library(
+def test_the_rows_of_a_clone_match_the_datasets_library(
     clone: Path, tmp_path: Path, name: str, split: str
 ) -> None:
     expected = datasets.load_dataset(str(clone), name, split=split, cache_dir=str(tmp_path / "cache"))
     assert rows_of(clone, split=split, load_options={"name": name}) == list(expected)
 
 
-def test_several_configurations_without_a_default_are_an_error(clone: Path) -> None:
+def test_multiple_configurations_without_a_default_raise(clone: Path) -> None:
     choices = "choose one of english, german, sharded"
     assert f"has several configurations; {choices}" in error_of(clone)
     assert f"has no configuration 'french'; {choices}" in error_of(clone, load_options={"name": "french"})
@@ -151,7 +151,7 @@ def test_the_default_configuration_needs_no_name(clone: Path, line: str) -> None
     assert files_read(clone) == ["a.jsonl"]
 
 
-def test_a_split_may_be_listed_in_several_entries(tmp_path: Path) -> None:
+def test_a_split_may_be_listed_in_multiple_entries(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl")
     write(tmp_path / "b.jsonl")
     entries = "".join(f"  - split: train\n    path: {name}.jsonl\n" for name in "ab")
@@ -183,7 +183,7 @@ def test_a_split_may_be_listed_in_several_entries(tmp_path: Path) -> None:
         ("[", "README.md: the header is not valid YAML (while parsing"),
     ],
 )
-def test_an_invalid_readme_is_an_error(tmp_path: Path, data_files: str, message: str) -> None:
+def test_an_invalid_readme_raises(tmp_path: Path, data_files: str, message: str) -> None:
     (tmp_path / "README.md").write_text(
         f"---\nconfigs:\n- config_name: only\n  data_files: {data_files}\n---\n"
     )
@@ -202,7 +202,7 @@ def test_a_readme_without_configurations_is_ignored(tmp_path: Path) -> None:
         assert "load_options: name would have no effect on " in error
 
 
-def test_a_git_lfs_pointer_is_an_error(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_raises(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
     for name in ("a.jsonl", "a.csv", "a.txt", "a.json", "a.parquet", "a.jsonl.gz", "a.arrow"):
         (tmp_path / name).write_text(pointer)

@@ -1,4 +1,4 @@
-"""The same rows in every layout and file format give the same examples, also streamed, cached and with skipped rows."""
+"""The same rows produce the same examples in every layout and file format, including cached and skipped rows."""
 
 import bz2
 import csv
@@ -75,7 +75,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("name", CONTENTS)
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_every_file_format_gives_the_same_examples(name: str, compression: str, tmp_path: Path) -> None:
+def test_every_file_format_produces_the_same_examples(name: str, compression: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}{compression}"
     for bom in (b"", b"\xef\xbb\xbf"):
         path.write_bytes(COMPRESS[compression](bom + CONTENTS[name].encode()))
@@ -84,7 +84,7 @@ def test_every_file_format_gives_the_same_examples(name: str, compression: str, 
     assert InstructDataset(TOKENIZER, str(path), split="train[1:]")[0] == EXPECTED[1]
 
 
-def test_a_folder_of_compressed_files_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+def test_compressed_files_in_a_folder_are_read_in_name_order(tmp_path: Path) -> None:
     for i, compression in enumerate(COMPRESS):
         line = json.dumps({"text": f"{i}"}).encode()
         (tmp_path / f"{i}.jsonl{compression}").write_bytes(COMPRESS[compression](line))
@@ -125,7 +125,7 @@ def text(value: Any) -> str:
         ({"prompt": TURNS[0], "completion": text(TURNS[1:])}, BOTH),
     ],
 )
-def test_every_layout_of_a_conversation_gives_the_same_example(
+def test_every_conversation_layout_produces_the_same_example(
     row: dict[str, Any], expected: Example, tmp_path: Path
 ) -> None:
     assert ChatDataset(TOKENIZER, [row])[0] == expected
@@ -142,14 +142,14 @@ def test_every_layout_of_a_conversation_gives_the_same_example(
         assert ChatDataset(TOKENIZER, str(tmp_path / "rows.csv"))[0] == expected
 
 
-def test_text_that_begins_like_json_is_text() -> None:
+def test_text_that_begins_like_json_is_read_as_text() -> None:
     for content in ("[1, 2]", '{"role": "user"}', "[x] or [y]?", "[]", '["a"]'):
         row = {"prompt": content, "completion": content}
         assert ChatDataset(TOKENIZER, [row])[0] == example(question_text(content), answer_target(content))
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_every_layout_of_a_preference_gives_the_same_pair(as_text: bool) -> None:
+def test_every_preference_layout_produces_the_same_pair(as_text: bool) -> None:
     def column(value: Any) -> Any:
         return json.dumps(value) if as_text else value
 
@@ -167,14 +167,14 @@ def test_every_layout_of_a_preference_gives_the_same_pair(as_text: bool) -> None
         assert PreferenceDataset(TOKENIZER, [row])[0] == expected
 
 
-# Placeholders of images
+# Image placeholders
 
 
 @pytest.mark.parametrize(
     "placeholder",
     ["<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "[IMG]", "<img>", "<image_placeholder>"],
 )
-def test_a_placeholder_of_an_image_is_reported_wherever_it_is(placeholder: str, tmp_path: Path) -> None:
+def test_image_placeholders_are_reported_at_any_location(placeholder: str, tmp_path: Path) -> None:
     content = f"{placeholder}\nWhat is this?"
     call = assistant(None, tool_calls=[{"name": "look", "arguments": {"at": placeholder}}])
     pair = PreferenceDataset(TOKENIZER, [{"prompt": content, "chosen": "A", "rejected": placeholder}])[0]
@@ -196,15 +196,15 @@ def test_a_placeholder_of_an_image_is_reported_wherever_it_is(placeholder: str, 
 
 
 @pytest.mark.parametrize("content", ["a < image > b", "<images>", "How do I use <img src='a'>?", "image"])
-def test_similar_text_is_not_a_placeholder_of_an_image(content: str) -> None:
+def test_similar_text_is_not_reported_as_an_image_placeholder(content: str) -> None:
     assert notes_of(ChatDataset(TOKENIZER, [{"messages": [user(content), assistant()]}])[0]) == []
 
 
-# With a cache
+# Caching
 
 
 class Cached(ByteTokenizer):
-    """Has a fingerprint, so that its rows are cached."""
+    """A tokenizer with a fingerprint, so that rows are cached."""
 
     def fingerprint(self) -> str:
         return "bytes"

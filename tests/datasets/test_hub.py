@@ -1,4 +1,4 @@
-"""Datasets on the hub, with `datasets.load_dataset` replaced by a fake."""
+"""Datasets on the hub are loaded through a fake `datasets.load_dataset`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ COLUMNS = {"instruction": ["Add.", "Hush.", "Sing."], "input": ["2, 3", "", ""],
 
 
 class Hub:
-    """Replaces `datasets.load_dataset`, and records its calls."""
+    """A replacement for `datasets.load_dataset` that records its calls."""
 
     def __init__(self, columns: dict[str, list[str]] | Exception) -> None:
         self.columns = columns
@@ -34,7 +34,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-def test_alpaca_is_loaded_by_its_name(hub: Hub) -> None:
+def test_alpaca_is_loaded_by_name(hub: Hub) -> None:
     AlpacaDataset(TOKENIZER)
     AlpacaDataset(TOKENIZER, use_clean=True)
     AlpacaDataset(TOKENIZER, source="who/what", split="test[:5]", load_options={"revision": "abc"})
@@ -45,7 +45,7 @@ def test_alpaca_is_loaded_by_its_name(hub: Hub) -> None:
     ]
 
 
-def test_a_table_of_the_hub_gives_the_examples_of_the_same_local_rows(hub: Hub, tmp_path: Any) -> None:
+def test_hub_rows_produce_the_same_examples_as_local_rows(hub: Hub, tmp_path: Any) -> None:
     table = AlpacaDataset(TOKENIZER, train_on_input=False)
     assert len(hub.calls) == 1
     path = tmp_path / "rows.jsonl"
@@ -56,7 +56,7 @@ def test_a_table_of_the_hub_gives_the_examples_of_the_same_local_rows(hub: Hub, 
     assert table[1] == SkippedRow("have no answer", "tatsu-lab/alpaca: row 2")
 
 
-def test_a_table_with_other_columns_is_an_error(hub: Hub) -> None:
+def test_a_table_with_other_columns_raises(hub: Hub) -> None:
     hub.columns = {"question": ["a"], "answer": ["b"]}
     with pytest.raises(
         ValueError,
@@ -65,20 +65,20 @@ def test_a_table_with_other_columns_is_an_error(hub: Hub) -> None:
         InstructDataset(TOKENIZER, "who/what")
 
 
-def test_an_empty_table_is_an_error(hub: Hub) -> None:
+def test_an_empty_table_raises(hub: Hub) -> None:
     hub.columns = {"instruction": [], "output": []}
     with pytest.raises(ValueError, match="who/what: the split 'train' has no rows"):
         InstructDataset(TOKENIZER, "who/what")
 
 
 @pytest.mark.parametrize("kind", [ConnectionError, FileNotFoundError, ValueError])
-def test_an_error_of_the_hub_is_raised_with_the_name_of_the_source(hub: Hub, kind: type[Exception]) -> None:
+def test_a_hub_error_is_raised_with_the_name_of_the_source(hub: Hub, kind: type[Exception]) -> None:
     hub.columns = kind("the reason")
     with pytest.raises(kind, match=r"^who/what: .*the reason"):
         InstructDataset(TOKENIZER, "who/what")
 
 
-def test_an_access_token_is_an_unknown_option(hub: Hub) -> None:
+def test_an_access_token_is_rejected_as_an_unknown_option(hub: Hub) -> None:
     with pytest.raises(ValueError, match=r"load_options: unknown option token; expected name, revision"):
         InstructDataset(TOKENIZER, "who/what", load_options={"token": "hf_x"})
     assert hub.calls == []

@@ -1,4 +1,4 @@
-"""JSON text in a column is parsed as strictly as a line of a file, with any white space."""
+"""JSON text in a column is parsed as strictly as a JSON Lines file, but may contain any white space."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("row", "message"), DAMAGED, ids=[str(i) for i in range(len(DAMAGED))])
-def test_damaged_json_in_a_column_is_an_error_of_its_row(row: dict[str, Any], message: str) -> None:
+def test_damaged_json_in_a_column_raises_with_its_row(row: dict[str, Any], message: str) -> None:
     with pytest.raises(RowError, match="source: row 2: ") as raised:
         ChatDataset(TOKENIZER, [GOOD, row])
     assert message in str(raised.value)
@@ -60,7 +60,7 @@ def test_damaged_json_in_a_column_is_an_error_of_its_row(row: dict[str, Any], me
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_of_a_surrogate_pair_in_json_text_is_an_error_of_its_row(
+def test_an_unpaired_surrogate_in_json_text_raises_with_its_row(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_tiktoken, "N_RANKS", LLAMA3_RANKS)
@@ -87,7 +87,7 @@ def indented(value: Any) -> str:
 
 
 @pytest.mark.parametrize("layout", [indented, spaced, lambda value: f"\n\t{indented(value)} \n"])
-def test_turns_as_json_text_may_have_any_white_space(layout: Any, tmp_path: Path) -> None:
+def test_turns_as_json_text_may_contain_any_white_space(layout: Any, tmp_path: Path) -> None:
     row = {"prompt": layout([user()]), "completion": layout([assistant()])}
     assert ChatDataset(TOKENIZER, [row])[0] == example(question_text(), answer_target())
     pair = Pair(example(question_text(), answer_target()), example(question_text(), answer_target("B")))

@@ -1,4 +1,4 @@
-"""JSON files are read by their content; values that would be lost or misread are errors with their line."""
+"""The JSON layout is detected from the content; values that would be lost or misread raise with their line."""
 
 import json
 import pickle
@@ -25,25 +25,21 @@ def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_list_is_read_whatever_the_suffix_of_the_file(
-    path: Path, indent: int | None, ascii_only: bool
-) -> None:
+def test_a_list_is_read_with_any_json_suffix(path: Path, indent: int | None, ascii_only: bool) -> None:
     path.write_text(json.dumps(ROWS, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
     assert rows_of(path) == ROWS
 
 
-@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r", "\n\n", " \n\t\n", "\n" + 20 * " " + "\n"])
+@pytest.mark.parametrize("line_ending", ["\n", "\r\n", "\r", "\n\n", " \n\t\n", "\n" + 20 * " " + "\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("ends", [True, False])
-def test_lines_are_read_whatever_the_suffix_of_the_file(
-    path: Path, line_end: str, bom: bytes, ends: bool
-) -> None:
-    text = line_end.join(json.dumps(row, ensure_ascii=False) for row in ROWS) + line_end * ends
+def test_lines_are_read_with_any_json_suffix(path: Path, line_ending: str, bom: bytes, ends: bool) -> None:
+    text = line_ending.join(json.dumps(row, ensure_ascii=False) for row in ROWS) + line_ending * ends
     path.write_bytes(bom + text.encode())
     assert rows_of(path) == ROWS
 
 
-def test_strings_are_rows_with_a_column_text(path: Path) -> None:
+def test_strings_are_read_as_rows_with_a_text_column(path: Path) -> None:
     path.write_text('["a", "b\\n"]')
     assert rows_of(path) == [{"text": "a"}, {"text": "b\n"}]
     path.write_text('"a"\n"b\\n"\n')
@@ -51,7 +47,7 @@ def test_strings_are_rows_with_a_column_text(path: Path) -> None:
     assert rows_of(["a", {"a": 1}]) == [{"text": "a"}, {"a": 1}]
 
 
-def test_the_location_of_a_row_in_a_list_has_its_number_and_line(tmp_path: Path) -> None:
+def test_the_location_of_a_row_in_a_list_contains_its_index_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(ROWS, indent=1))
     table = open_source(str(path))
@@ -72,7 +68,9 @@ def test_locations_can_be_requested_in_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_a_list_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_a_list_longer_than_a_chunk_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", size)
     rows = [
         {"a": "é" * (i % 7), "b": [i, -1.5e3, True, None] * (i % 3), "c": '"\\ud83d\\ude00\\'}
@@ -112,9 +110,7 @@ def test_a_list_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("{}", "its keys are none"),
     ],
 )
-def test_an_object_in_place_of_a_list_is_an_error_with_advice(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_an_object_in_place_of_a_list_raises_with_advice(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     error = error_of(path)
@@ -122,7 +118,7 @@ def test_an_object_in_place_of_a_list_is_an_error_with_advice(
     assert message in error
 
 
-def test_a_single_object_in_a_jsonl_file_is_a_row(tmp_path: Path) -> None:
+def test_a_single_object_in_a_jsonl_file_is_read_as_a_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"data": [{"a": 1}, {"a": 2}]}')
     assert rows_of(path) == [{"data": [{"a": 1}, {"a": 2}]}]
@@ -169,7 +165,7 @@ def test_a_single_object_in_a_jsonl_file_is_a_row(tmp_path: Path) -> None:
         ("[" * 100_000, "not valid JSON at column 2: the value is nested too deeply to be read"),
     ],
 )
-def test_invalid_json_is_an_error_with_its_line(path: Path, text: str, message: str) -> None:
+def test_invalid_json_raises_with_its_line(path: Path, text: str, message: str) -> None:
     path.write_text(text)
     error = error_of(path)
     assert error.startswith(f"{path.name}: ")
@@ -194,28 +190,26 @@ def test_invalid_json_is_an_error_with_its_line(path: Path, text: str, message: 
         ('{"a": "\udcff"}', "expected UTF-8 text; byte 7 (0xff) is invalid; save the file as UTF-8"),
     ],
 )
-def test_a_row_that_would_be_misread_is_an_error_and_can_be_skipped(
-    tmp_path: Path, value: str, message: str
-) -> None:
+def test_a_row_that_would_be_misread_raises_or_is_skipped(tmp_path: Path, value: str, message: str) -> None:
     raw = value.encode("utf-8", "surrogateescape" if "\udcff" in value else "surrogatepass")
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n' + raw + b'\n{"a": 2}\n')
     assert error_of(path).startswith(f"a.jsonl: line 2: {message}")
     assert usable_rows(path) == [{"a": 1}, {"a": 2}]
-    if "nested" not in message:  # a list is read as a whole
+    if "nested" not in message:  # a list with an overly nested row cannot be read at all
         path.write_bytes(b'[{"a": 1},\n' + raw + b'\n,{"a": 2}]\n')
         assert error_of(path).startswith(f"a.jsonl: row 2 (line 2): {message}")
         assert usable_rows(path) == [{"a": 1}, {"a": 2}]
 
 
-def test_complete_surrogate_pairs_are_characters(path: Path) -> None:
+def test_complete_surrogate_pairs_are_read_as_characters(path: Path) -> None:
     rows = [{"a": "🎉\u2028", "b": {"c": ["𝄞"]}}]
     path.write_text("[" + json.dumps(rows[0]) + "]")
     assert "\\ud83c" in path.read_text()
     assert rows_of(path) == rows
 
 
-def test_half_of_a_surrogate_pair_in_a_list_of_rows_is_an_error_of_its_row() -> None:
+def test_an_unpaired_surrogate_in_a_list_of_rows_raises_with_its_row() -> None:
     rows = [{"a": "fine"}, {"a": 1, "b": [{"c": ("x\udc00",)}]}]
     with pytest.raises(
         RowError, match=r"source: row 2: column 'b' contains '\\udc00', an unpaired surrogate"
@@ -230,7 +224,7 @@ def test_byte_order_marks_of_appended_files_are_ignored(tmp_path: Path) -> None:
     assert rows_of(path) == [{"a": 1}, {"a": 2}]
 
 
-def test_a_file_that_changes_after_it_was_opened_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_changes_after_it_was_opened_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n')
     state = pickle.dumps(open_source(str(path)))

@@ -1,4 +1,4 @@
-"""Tokens and targets of random conversations, compared with ChatML written by hand."""
+"""Tokens and targets of random conversations are compared with ChatML encoded by hand."""
 
 import itertools
 import json
@@ -80,7 +80,7 @@ def test_every_format_equals_the_conversation_encoded_by_hand(
 
 @settings(deadline=None, max_examples=100)
 @given(data=st.data(), lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30))
-def test_packs_equal_those_of_a_brute_force(data: Any, lengths: list[int]) -> None:
+def test_packs_match_brute_force(data: Any, lengths: list[int]) -> None:
     examples = []
     for i, length in enumerate(lengths):
         tokens = [i] * length
@@ -95,7 +95,7 @@ def test_packs_equal_those_of_a_brute_force(data: Any, lengths: list[int]) -> No
         assert batch.tokens[r].tolist() == tokens + [99] * padding
         assert batch.labels[r].tolist() == labels + [IGNORE_INDEX] * padding
         if batch.spans:
-            longest = max(lengths[i] - 1 for i in row)  # no padding is longer than a document
+            longest = max(lengths[i] - 1 for i in row)  # no padding span is longer than the longest document
             sizes = [lengths[i] - 1 for i in row] + [longest] * (padding // longest) + [padding % longest]
             ends = list(itertools.accumulate(n for n in sizes if n))
             expected = [(r, start, end, 0, 0) for start, end in itertools.pairwise([0, *ends])]

@@ -1,4 +1,4 @@
-"""Files numbered without a separator, such as train1.jsonl, belong to the same split as in `datasets`."""
+"""Files numbered without a separator, such as train1.jsonl, are assigned to the same split as in `datasets`."""
 
 import contextlib
 import json

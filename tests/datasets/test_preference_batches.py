@@ -1,4 +1,4 @@
-"""Batches of preference pairs: packed, on two ranks, cached, resumed and held out."""
+"""Preference pairs are batched, packed, split across ranks, cached, resumed and held out as whole pairs."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def sequences(batch: Batch) -> list[list[int]]:
     return result
 
 
-def test_a_batch_holds_both_answers_to_each_prompt() -> None:
+def test_a_batch_contains_both_answers_to_each_prompt() -> None:
     dataset = PreferenceDataset(ByteTokenizer(), ROWS)
     batch = next(batches(dataset))
     assert batch.counts["pairs"] == len(batch.rows) > 2
@@ -53,7 +53,7 @@ def test_a_batch_holds_both_answers_to_each_prompt() -> None:
     assert sequences(batch) == expected
 
 
-def test_two_ranks_together_read_the_batches_of_one_rank() -> None:
+def test_two_ranks_read_the_same_pairs_as_one_rank() -> None:
     alone, ranks = batches(), [batches(batch_size=1, rank=rank, size=2) for rank in range(2)]
     for _ in range(10):
         expected, parts = next(alone), [next(rank) for rank in ranks]
@@ -64,7 +64,7 @@ def test_two_ranks_together_read_the_batches_of_one_rank() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 7])
-def test_resumed_batches_equal_uninterrupted_ones(stop: int) -> None:
+def test_resumed_batches_match_uninterrupted_batches(stop: int) -> None:
     uninterrupted, first, second = batches(), batches(), batches()
     expected = [next(uninterrupted) for _ in range(12)]
     for _ in range(stop):
@@ -77,7 +77,7 @@ def test_resumed_batches_equal_uninterrupted_ones(stop: int) -> None:
         assert resumed.spans == batch.spans
 
 
-def test_cached_pairs_give_the_same_batches(tmp_path: Path) -> None:
+def test_cached_pairs_produce_the_same_batches(tmp_path: Path) -> None:
     plain = batches(PreferenceDataset(Counting(), ROWS))
     expected = [next(plain) for _ in range(8)]
     for is_cached in (False, True):
@@ -94,7 +94,7 @@ def test_cached_pairs_give_the_same_batches(tmp_path: Path) -> None:
         assert (Counting.calls == before) is is_cached
 
 
-def test_workers_encode_the_same_pairs_in_advance() -> None:
+def test_workers_prefetch_the_same_pairs() -> None:
     alone = batches()
     with batches(workers=1) as ahead:
         for _ in range(8):
@@ -108,7 +108,7 @@ def test_held_out_rows_are_pairs() -> None:
     assert set(next(batches(trained)).rows) <= set(range(30))
 
 
-def test_a_long_pair_is_cut_and_one_that_loses_an_answer_is_skipped() -> None:
+def test_long_pairs_are_truncated_or_skipped_if_an_answer_would_be_lost() -> None:
     long = {"prompt": "Say.", "chosen": "a" * 30, "rejected": "b" * 5}
     long_prompt = {"prompt": "Say " * 30, "chosen": "a", "rejected": "b"}
     dataset = PreferenceDataset(ByteTokenizer(), [long, long_prompt], max_seq_len=50)

@@ -1,4 +1,4 @@
-"""Alpaca and instruct datasets: which rows they encode, skip and reject."""
+"""Alpaca and instruct datasets encode, skip or reject rows."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def write(folder: Path, rows: list[Any], name: str = "rows.json") -> str:
 
 
 def dataset_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the messages that the datasets logged, without those of their chat template."""
+    """Return the messages that the datasets logged, without messages about the chat template."""
     return [r.getMessage() for r in caplog.records if r.name.startswith("torchtune.datasets")]
 
 
@@ -39,7 +39,7 @@ def targets(example: Example) -> str:
     return TOKENIZER.decode([label for label in example.labels if label != IGNORE_INDEX])
 
 
-def test_alpaca_rows_follow_the_published_prompt(tmp_path: Path) -> None:
+def test_alpaca_rows_use_the_published_prompt(tmp_path: Path) -> None:
     dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS), train_on_input=False)
     texts = [TOKENIZER.decode(example.tokens) for example in examples_of(dataset)]
     assert texts == [
@@ -55,7 +55,7 @@ def test_alpaca_trains_on_the_input_by_default(tmp_path: Path) -> None:
     assert first.labels == first.tokens
 
 
-def test_instruct_rows_follow_the_chat_template(tmp_path: Path) -> None:
+def test_instruct_rows_use_the_chat_template(tmp_path: Path) -> None:
     dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS))
     texts = [TOKENIZER.decode(example.tokens) for example in examples_of(dataset)]
     assert texts == [
@@ -74,7 +74,7 @@ def test_instruct_can_set_the_system_turn_and_train_on_everything(tmp_path: Path
     assert second.labels == second.tokens
 
 
-def test_json_and_jsonl_of_the_same_rows_are_the_same_dataset(tmp_path: Path) -> None:
+def test_json_and_jsonl_files_produce_the_same_dataset(tmp_path: Path) -> None:
     rows = [
         *ROWS,
         {"instruction": "Quote.", "input": None, "output": "one\u2028line \u00e9"},
@@ -94,7 +94,7 @@ def test_a_byte_order_mark_and_unescaped_characters_are_read(tmp_path: Path) -> 
 
 
 def examples_of(dataset: InstructDataset) -> list[Example]:
-    """Return the examples of a dataset, without the rows that are skipped."""
+    """Return the examples of a dataset, without skipped rows."""
     return [row for row in map(dataset.__getitem__, range(len(dataset))) if isinstance(row, Example)]
 
 
@@ -112,7 +112,7 @@ def test_rows_without_an_answer_are_skipped_and_logged(
     ]
 
 
-def test_a_dataset_without_any_answer_is_an_error(tmp_path: Path) -> None:
+def test_a_dataset_without_any_answer_raises(tmp_path: Path) -> None:
     source = write(tmp_path, [{**ROWS[0], "output": ""}])
     with pytest.raises(
         ValueError, match=r"rows.json: row 1: no row can be trained on: 1 of 1 have no answer"
@@ -122,7 +122,7 @@ def test_a_dataset_without_any_answer_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_seq_len", [2, 40, 50, 55, 60, 1000])
 @pytest.mark.parametrize("truncate", ["right", "left", "drop"])
-def test_long_rows_are_cut_and_skipped_if_no_target_remains(
+def test_long_rows_are_truncated_or_skipped_if_no_target_remains(
     tmp_path: Path, max_seq_len: int, truncate: Literal["right", "left", "drop"]
 ) -> None:
     rows = [
@@ -148,7 +148,7 @@ def test_long_rows_are_cut_and_skipped_if_no_target_remains(
 
 def test_rows_are_encoded_on_demand(tmp_path: Path) -> None:
     class Counting(ByteTokenizer):
-        texts: list[str] = []  # noqa: RUF012 - shared on purpose, by the one instance.
+        texts: list[str] = []  # noqa: RUF012 - a class attribute, as only one instance exists
 
         def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
             Counting.texts.append(text)
@@ -159,7 +159,7 @@ def test_rows_are_encoded_on_demand(tmp_path: Path) -> None:
     dataset[7]
     one_row = len(Counting.texts) - at_construction
     assert one_row == 1
-    assert at_construction <= 4, "the check of the template, and the first row"
+    assert at_construction <= 4, "only the template check and the first row are encoded at construction"
 
 
 def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
         ),
     ],
 )
-def test_an_error_names_the_invalid_row(tmp_path: Path, rows: list[Any], message: str) -> None:
+def test_errors_contain_the_invalid_row(tmp_path: Path, rows: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"rows\.json") as raised:
         InstructDataset(TOKENIZER, write(tmp_path, rows))
     assert message in str(raised.value)
@@ -226,7 +226,7 @@ def test_an_error_names_the_invalid_row(tmp_path: Path, rows: list[Any], message
         ),
     ],
 )
-def test_an_error_names_the_invalid_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_errors_contain_the_invalid_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match="rows") as raised:
@@ -234,14 +234,14 @@ def test_an_error_names_the_invalid_file(tmp_path: Path, name: str, content: byt
     assert message in str(raised.value)
 
 
-def test_a_missing_file_or_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_file_or_an_empty_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no/rows\.json: no such file; paths are relative to /"):
         AlpacaDataset(TOKENIZER, source="no/rows.json")
     with pytest.raises(FileNotFoundError, match="the folder contains no data files"):
         AlpacaDataset(TOKENIZER, source=str(tmp_path))
 
 
-def test_settings_without_effect_are_errors(tmp_path: Path) -> None:
+def test_settings_without_effect_raise(tmp_path: Path) -> None:
     source = write(tmp_path, ROWS)
     with pytest.raises(ValueError, match="use_clean"):
         AlpacaDataset(TOKENIZER, source=source, use_clean=True)
@@ -253,13 +253,13 @@ def test_settings_without_effect_are_errors(tmp_path: Path) -> None:
         InstructDataset(TOKENIZER, source, max_seq_len=1)
 
 
-def test_a_tokenizer_without_a_chat_template_is_an_error_at_construction(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_chat_template_raises_at_construction(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no chat template"):
         InstructDataset(ByteTokenizer(None), write(tmp_path, ROWS))
 
 
 class Marked(InstructDataset):
-    """A user's subclass, which is not an attrs class."""
+    """A user-defined subclass that is not an attrs class."""
 
     def __init__(self, tokenizer: ByteTokenizer, source: str, mark: str) -> None:
         super().__init__(tokenizer, source)

@@ -1,4 +1,4 @@
-"""Tool calls, reasoning and rare roles are encoded or reported, in every format of a row."""
+"""Tool calls, reasoning and rare roles are encoded or reported in every row format."""
 
 import json
 from typing import Any
@@ -32,10 +32,10 @@ def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example
     return ChatDataset(ByteTokenizer(template), [row], **settings)[0]
 
 
-# Tool calls that the template does not write
+# Tool calls that the template does not render
 
 
-@pytest.mark.parametrize("template", [CHATML, NO_TOOLS], ids=["content alone", "two roles"])
+@pytest.mark.parametrize("template", [CHATML, NO_TOOLS], ids=["content only", "two roles"])
 @pytest.mark.parametrize(
     "messages",
     [
@@ -51,7 +51,7 @@ def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example
     ],
     ids=["as the last turn", "older format", "after text", "not a target"],
 )
-def test_a_call_that_the_template_does_not_write_is_an_error_of_its_row(
+def test_a_call_that_the_template_does_not_render_raises_with_its_row(
     template: str, messages: list[dict[str, Any]]
 ) -> None:
     tokenizer, good = ByteTokenizer(template), {"messages": [user(), assistant()]}
@@ -92,7 +92,7 @@ def test_tools_without_a_call_are_reported() -> None:
         ]
 
 
-# Formats of a tool call
+# Tool call formats
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_tools_without_a_call_are_reported() -> None:
     ],
 )
 @pytest.mark.parametrize("last", [True, False])
-def test_every_format_of_a_call_gives_the_same_tokens(turn: dict[str, Any], last: bool) -> None:
+def test_every_call_format_produces_the_same_tokens(turn: dict[str, Any], last: bool) -> None:
     after = [] if last else [RESULT, user("And?"), assistant("Sun.")]
     later: list[Piece] = [
         f"\n<|im_start|>tool\nSun<|im_end|>\n{question_text('And?')}",
@@ -121,7 +121,7 @@ def test_every_format_of_a_call_gives_the_same_tokens(turn: dict[str, Any], last
     assert read({"conversations": json.dumps([user(), turn, *after])}) == expected
 
 
-def test_several_calls_and_nested_arguments_keep_their_order() -> None:
+def test_multiple_calls_and_nested_arguments_keep_their_order() -> None:
     arguments = {"z": {"b": [1, 2.5, None, True], "a": 'é"\n'}, "a": {}}
     calls = [{"name": "one", "arguments": json.dumps(arguments)}, {"name": "two", "arguments": ""}]
     rendered = f"<call>one {json.dumps(arguments, ensure_ascii=False)}</call><call>two {{}}</call>"
@@ -154,7 +154,7 @@ def test_several_calls_and_nested_arguments_keep_their_order() -> None:
         (assistant([{"type": "tool_use", "name": "find", "input": {}}]), "only text parts are supported"),
     ],
 )
-def test_an_invalid_call_is_an_error_of_its_row(turn: dict[str, Any], message: str) -> None:
+def test_an_invalid_call_raises_with_its_row(turn: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="source: row 1: ") as raised:
         read({"conversations": [user(), turn]})
     assert message in str(raised.value)
@@ -165,7 +165,7 @@ def test_an_invalid_call_is_an_error_of_its_row(turn: dict[str, Any], message: s
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize(("template", "marks"), [(AGENT, ("<r>", "</r>")), (BLOCKS, ("<t>", "</t>"))])
-def test_reasoning_is_a_target_under_each_of_its_names(
+def test_reasoning_is_a_target_under_every_field_name(
     field: str, template: str, marks: tuple[str, str]
 ) -> None:
     turns = [user(), assistant(**{field: "Hm."}), user("And?"), assistant("B", **{field: "So."})]
@@ -187,7 +187,7 @@ def test_reasoning_is_a_target_under_each_of_its_names(
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_that_the_template_does_not_write_is_an_error_of_its_row(field: str) -> None:
+def test_reasoning_that_the_template_does_not_render_raises_with_its_row(field: str) -> None:
     for messages in (
         [user(), assistant(**{field: "Hm."})],
         [user(), assistant(), user(), assistant(None, **{field: "Hm."})],
@@ -237,7 +237,7 @@ def test_developer_turns_become_system_turns_if_the_template_does_not_support_th
         ),
     ],
 )
-def test_a_turn_that_the_template_does_not_write_is_reported(
+def test_a_turn_that_the_template_does_not_render_is_reported(
     messages: list[dict[str, Any]], kind: str
 ) -> None:
     encoded = read({"messages": messages}, NO_TOOLS)
@@ -246,7 +246,7 @@ def test_a_turn_that_the_template_does_not_write_is_reported(
     assert note.endswith(".content: 'D'")
 
 
-def test_a_system_turn_that_the_template_does_not_write_is_reported() -> None:
+def test_a_system_turn_that_the_template_does_not_render_is_reported() -> None:
     tokenizer = ByteTokenizer(NO_TOOLS)
     rows = [{"instruction": "Q", "output": "A", "system": "D"}]
     encoded = [

@@ -1,4 +1,4 @@
-"""For a source or a file of prompts that does not exist, an existing path with a similar name is suggested."""
+"""If a source or a prompt file does not exist, an existing path with a similar name is suggested."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_the_most_similar_file_is_suggested(folder: Path) -> None:
         open_source("chat.jsonl")
 
 
-def test_a_similar_path_is_suggested_for_a_missing_file_of_prompts(folder: Path) -> None:
+def test_a_similar_path_is_suggested_for_a_missing_prompt_file(folder: Path) -> None:
     (folder / "prompts.txt").touch()
     with pytest.raises(
         FileNotFoundError, match=r"prompts file not found: prompt\.txt; did you mean prompts\.txt\?$"

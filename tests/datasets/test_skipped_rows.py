@@ -1,4 +1,4 @@
-"""Empty answers, flagged turns and rows that lose their targets are skipped and counted, or are errors."""
+"""Empty answers, flagged turns and rows that lose their targets are skipped and counted, or raise."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ def read(row: dict[str, Any], **settings: Any) -> Example | SkippedRow:
     ],
     ids=str,
 )
-def test_an_empty_answer_is_context_and_is_reported(empty: dict[str, Any]) -> None:
+def test_an_empty_answer_is_not_a_target_and_is_reported(empty: dict[str, Any]) -> None:
     content = empty.get("content")
     text = content if isinstance(content, str) else ""
     encoded = read({"messages": [user(), empty, *SECOND]})
@@ -90,7 +90,7 @@ def test_an_empty_last_answer_is_dropped_with_its_question() -> None:
         {"loss": False},
     ],
 )
-def test_a_flagged_answer_is_context_in_every_format(flag: dict[str, Any], tmp_path: Path) -> None:
+def test_a_flagged_answer_is_not_a_target_in_any_format(flag: dict[str, Any], tmp_path: Path) -> None:
     first = assistant(**flag)
     expected = example(FIRST_ANSWER_AS_CONTEXT, answer_target("B"))
     assert read({"messages": [user(), first, *SECOND]}) == expected
@@ -125,7 +125,7 @@ def test_flags_apply_to_templates_with_generation_blocks() -> None:
         ({"loss": 0.0}, "expected 'loss' to be true or false, got 0.0"),
     ],
 )
-def test_an_invalid_flag_is_an_error_of_its_row(flag: dict[str, Any], message: str) -> None:
+def test_an_invalid_flag_raises_with_its_row(flag: dict[str, Any], message: str) -> None:
     rows = [{"messages": [user(), assistant()]}, {"messages": [user(), assistant(**flag)]}]
     with pytest.raises(ValueError, match=r"source: row 2: 'messages\.1': ") as raised:
         ChatDataset(TOKENIZER, rows)
@@ -161,7 +161,7 @@ def test_a_blank_chosen_or_rejected_answer_is_skipped() -> None:
         assert isinstance(dataset[1], Pair)
 
 
-# Datasets whose rows are all skipped
+# Datasets in which all rows are skipped
 
 LONG = [{"instruction": "Q" * 50, "output": "A"}] * 3
 CALLS = [{"messages": [user(), assistant(None, tool_calls=[{"name": "f", "arguments": {}}])]}] * 3
@@ -188,7 +188,7 @@ CALLS = [{"messages": [user(), assistant(None, tool_calls=[{"name": "f", "argume
     ],
 )
 @pytest.mark.parametrize("settings", [{}, {"packed_length": 64}, {"group_by_length": True}])
-def test_a_dataset_without_any_target_is_an_error_before_the_first_step(
+def test_a_dataset_without_any_target_raises_before_the_first_step(
     dataset: Any, reason: str, settings: dict[str, Any]
 ) -> None:
     batches = Batches(dataset(TOKENIZER), 2, shuffle=True, seed=0, pad_id=0, **settings)
@@ -199,7 +199,7 @@ def test_a_dataset_without_any_target_is_an_error_before_the_first_step(
         assert str(raised.value).startswith(message)
 
 
-def test_a_stream_whose_rows_are_all_skipped_is_an_error(tmp_path: Path) -> None:
+def test_a_stream_in_which_all_rows_are_skipped_raises(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"instruction": "Q", "output": None}] * 3), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="no row can be trained on: 3 of 3 cannot be used"):
         InstructDataset(

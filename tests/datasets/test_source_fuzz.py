@@ -1,4 +1,4 @@
-"""Random rows written by other libraries in every format are read back unchanged."""
+"""Random rows that other libraries write are read back unchanged in every format."""
 
 import bz2
 import csv
@@ -54,7 +54,7 @@ def read_back(name: str, content: bytes, compression: str = "") -> list[dict[str
     ascii_only=st.booleans(),
     bom=st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
-def test_json_lists(
+def test_json_lists_are_read_back(
     rows: Any, compression: str, name: str, indent: int | None, ascii_only: bool, bom: bytes
 ) -> None:
     text = json.dumps(rows, indent=indent, ensure_ascii=ascii_only)
@@ -66,14 +66,14 @@ def test_json_lists(
     rows=ROWS.filter(lambda rows: len(rows) > 1),
     compression=COMPRESSIONS,
     name=st.sampled_from(["a.json", "a.jsonl", "a.ndjson"]),
-    line_end=st.sampled_from(["\n", "\r\n", "\r", "\n \n"]),
+    line_ending=st.sampled_from(["\n", "\r\n", "\r", "\n \n"]),
     ascii_only=st.booleans(),
     ends=st.booleans(),
 )
-def test_json_lines(
-    rows: Any, compression: str, name: str, line_end: str, ascii_only: bool, ends: bool
+def test_json_lines_are_read_back(
+    rows: Any, compression: str, name: str, line_ending: str, ascii_only: bool, ends: bool
 ) -> None:
-    text = line_end.join(json.dumps(row, ensure_ascii=ascii_only) for row in rows) + line_end * ends
+    text = line_ending.join(json.dumps(row, ensure_ascii=ascii_only) for row in rows) + line_ending * ends
     assert read_back(name, text.encode(), compression) == rows
 
 
@@ -81,16 +81,18 @@ def test_json_lines(
 @given(
     fields=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6),
     compression=COMPRESSIONS,
-    line_end=st.sampled_from(["\n", "\r\n"]),
+    line_ending=st.sampled_from(["\n", "\r\n"]),
     quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
     name=st.sampled_from(["a.csv", "a.tsv"]),
 )
-def test_csv(fields: Any, compression: str, line_end: str, quoting: Any, name: str) -> None:
-    if quoting == csv.QUOTE_MINIMAL and line_end == "\n":  # the writer does not quote carriage returns then
+def test_csv_is_read_back(fields: Any, compression: str, line_ending: str, quoting: Any, name: str) -> None:
+    if (
+        quoting == csv.QUOTE_MINIMAL and line_ending == "\n"
+    ):  # with these settings, the writer does not quote carriage returns
         fields = [tuple(text.replace("\r", "") for text in pair) for pair in fields]
     file = io.StringIO(newline="")
     writer = csv.writer(
-        file, lineterminator=line_end, quoting=quoting, delimiter="," if name == "a.csv" else "\t"
+        file, lineterminator=line_ending, quoting=quoting, delimiter="," if name == "a.csv" else "\t"
     )
     writer.writerows([("first", "second"), *fields])
     assert read_back(name, file.getvalue().encode(), compression) == [
@@ -100,12 +102,12 @@ def test_csv(fields: Any, compression: str, line_end: str, quoting: Any, name: s
 
 @settings(max_examples=100, deadline=None)
 @given(lines=st.lists(TEXTS, max_size=6), compression=COMPRESSIONS)
-def test_text(lines: list[str], compression: str) -> None:
+def test_text_is_read_back(lines: list[str], compression: str) -> None:
     texts = [line.replace("\r", "").replace("\n", "") for line in lines] + ["last"]
     texts = [text for text in texts if text.encode().strip()]
     content = "\n".join(texts).encode()
     first, *others = texts
-    texts = [first.removeprefix("\ufeff"), *others]  # the byte order mark of the file
+    texts = [first.removeprefix("\ufeff"), *others]  # read as the file's byte order mark
     if content.count(0) > len(content) // 4 or not texts[0].encode().strip():
         return  # detected as a binary file
     assert [row["text"] for row in read_back("a.txt", content, compression)] == texts
@@ -152,7 +154,7 @@ def test_parquet_and_json_lines_agree(rows: Any) -> None:
         ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz", "a.csv.zst", "a.txt.xz"]
     ),
 )
-def test_any_bytes_give_rows_or_a_one_line_error_that_names_the_file(content: bytes, name: str) -> None:
+def test_any_bytes_produce_rows_or_a_one_line_error_with_the_file(content: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Sources of every format give the same rows, and errors name the file and the line."""
+"""Sources in every format produce the same rows, and errors contain the file and the line."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ ROWS = [
 
 
 def write(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
-    """Write rows in the format of a file's suffix."""
+    """Write rows to a file, in the format given by its suffix."""
     table = datasets.Dataset.from_list(rows)
     match path.suffix:
         case ".json":
@@ -48,7 +48,7 @@ def rows_of(source: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "saved"])
-def test_every_file_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
+def test_every_file_format_produces_the_same_rows(name: str, tmp_path: Path) -> None:
     table = open_source(str(write(tmp_path / name)))
     assert rows_of(str(tmp_path / name)) == ROWS
     copy = pickle.loads(pickle.dumps(table))
@@ -57,7 +57,7 @@ def test_every_file_format_gives_the_same_rows(name: str, tmp_path: Path) -> Non
     assert table.location(1) == f"{tmp_path / name}: {places.get(name, 'row 2')}"
 
 
-def test_arrow_files_lists_and_lines_of_text_are_sources(tmp_path: Path) -> None:
+def test_arrow_files_lists_and_text_lines_are_sources(tmp_path: Path) -> None:
     saved = write(tmp_path / "saved")
     (file,) = saved.glob("*.arrow")
     assert rows_of(str(file)) == ROWS
@@ -67,7 +67,7 @@ def test_arrow_files_lists_and_lines_of_text_are_sources(tmp_path: Path) -> None
     assert open_source(str(tmp_path / "a.txt")).location(1) == f"{tmp_path / 'a.txt'}: line 4"
 
 
-def test_folders_and_patterns_are_read_in_the_order_of_file_names(tmp_path: Path) -> None:
+def test_folders_and_patterns_are_read_in_file_name_order(tmp_path: Path) -> None:
     for i, name in enumerate(["b.jsonl", "a.jsonl", "sub/c.jsonl"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, [ROWS[i]])
@@ -107,7 +107,7 @@ def test_folders_and_patterns_are_read_in_the_order_of_file_names(tmp_path: Path
         ("a.arrow", b"ARROW1", "a.arrow: cannot be read: it is damaged or not in"),
     ],
 )
-def test_an_error_names_the_file_and_the_line(
+def test_errors_contain_the_file_and_the_line(
     name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -116,14 +116,14 @@ def test_an_error_names_the_file_and_the_line(
     assert message in str(raised.value)
 
 
-def test_an_empty_list_is_an_error() -> None:
+def test_an_empty_list_raises() -> None:
     with pytest.raises(ValueError, match="source: the list has no rows"):
         open_source([])
     with pytest.raises(RowError, match="source: row 1: expected an object with named columns, or a string"):
         rows_of([["a"]])
 
 
-def test_a_file_larger_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_a_chunk_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", 7)
     rows = [{"a": "x" * (i % 11)} for i in range(200)]
     path = write(tmp_path / "a.jsonl", rows)

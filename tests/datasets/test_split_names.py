@@ -1,4 +1,4 @@
-"""In folders with training, validation and test files, only the files of the requested split are read."""
+"""If a folder contains training, validation and test files, only the requested split is read."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TOKENIZER = ByteTokenizer()
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Write files of one row each, with the file's name as the answer."""
+    """Write files with one row each, whose answer is the file name."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def test_each_split_reads_only_its_files(
 ) -> None:
     folder = write(
         tmp_path / "test set", *train, *held_out, *test
-    )  # the name of the source itself is ignored
+    )  # the name of the source folder itself is ignored
     (folder / "README.md").write_text("About it.")
     assert names_in(folder) == train
     assert names_in(folder, split="validation") == held_out
@@ -69,7 +69,7 @@ def test_each_split_reads_only_its_files(
     assert names_in(folder, split="train[:1]") == train[:1]
     assert sorted(names_in(f"{folder}/**/*", split="validation")) == held_out
     assert names_in(folder / held_out[0]) == held_out[:1], (
-        "a file that is the source is read whatever its name"
+        "a file given as the source is read regardless of its name"
     )
 
 
@@ -92,7 +92,7 @@ def test_each_split_reads_only_its_files(
         ),
     ],
 )
-def test_an_unclear_split_is_an_error(names: list[str], message: str, tmp_path: Path) -> None:
+def test_an_ambiguous_split_raises(names: list[str], message: str, tmp_path: Path) -> None:
     folder = write(tmp_path, *names)
     with pytest.raises(ValueError, match="has ") as raised:
         names_in(folder)

@@ -1,4 +1,4 @@
-"""Splits and ranges of rows of local sources, compared with those of the `datasets` library."""
+"""Splits and row ranges of local sources are compared with the `datasets` library."""
 
 import json
 import warnings
@@ -26,7 +26,7 @@ UNNAMED = [
 
 
 def write(folder: Path, names: list[str]) -> Path:
-    """Write files of one row each, with the file's name in a column."""
+    """Write files with one row each; a column contains the file name."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps({"file": name}))
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
         "train[:]", "train+validation", "train[:5]+test", "train[-5:]+train[:5]+validation[10%:30%]",
     ],
 )  # fmt: skip
-def test_ranges_equal_those_of_the_datasets_library(
+def test_ranges_match_the_datasets_library(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, split: str
 ) -> None:
     files = {name: str(folder / f"{name}.jsonl") for name in SHORT}
@@ -63,7 +63,7 @@ def test_ranges_equal_those_of_the_datasets_library(
     assert rows_of(folder, split=split) == list(expected)
 
 
-def test_ranges_of_a_file_a_list_and_a_pattern(folder: Path) -> None:
+def test_ranges_select_rows_of_a_file_a_list_and_a_pattern(folder: Path) -> None:
     rows = rows_of(folder / "train.jsonl")
     assert rows_of(folder / "train.jsonl", split="train[10:12]") == rows[10:12]
     assert rows_of(str(folder / "*.jsonl"), split="train[-2:] + test[:1]") == [*rows[-2:], {"row": "test 0"}]
@@ -88,16 +88,14 @@ def test_ranges_of_a_file_a_list_and_a_pattern(folder: Path) -> None:
         ("train+other", "has no split 'other'; choose one of test, train, validation"),
     ],
 )
-def test_a_missing_or_invalid_split_is_an_error(folder: Path, split: str, message: str) -> None:
+def test_a_missing_or_invalid_split_raises(folder: Path, split: str, message: str) -> None:
     assert message in error_of(folder, split=split)
 
 
 @pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("validation", VALIDATION)
 @pytest.mark.parametrize("test", TEST)
-def test_names_of_files_and_folders_set_the_split(
-    tmp_path: Path, train: str, validation: str, test: str
-) -> None:
+def test_file_and_folder_names_set_the_split(tmp_path: Path, train: str, validation: str, test: str) -> None:
     write(tmp_path, [train, validation, test])
     for pattern in ("", "**/*.jsonl"):
         source = str(tmp_path / pattern)
@@ -108,7 +106,7 @@ def test_names_of_files_and_folders_set_the_split(
 
 
 @pytest.mark.parametrize("name", UNNAMED)
-def test_similar_words_are_not_names_of_splits(tmp_path: Path, name: str) -> None:
+def test_similar_words_are_not_split_names(tmp_path: Path, name: str) -> None:
     write(tmp_path, [name, "a.jsonl"])
     assert files_read(tmp_path) == sorted([name, "a.jsonl"])
     message = f"split: {tmp_path} has no split 'test'; no file or folder in it has that name"
@@ -117,9 +115,7 @@ def test_similar_words_are_not_names_of_splits(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("named", ["train.jsonl", "test.jsonl", "dev/a.jsonl"])
 @pytest.mark.parametrize("split", ["train", "test", "validation"])
-def test_files_with_and_without_a_split_in_their_names_are_an_error(
-    tmp_path: Path, named: str, split: str
-) -> None:
+def test_a_mixture_of_names_with_and_without_a_split_raises(tmp_path: Path, named: str, split: str) -> None:
     write(tmp_path, [named, "extra.jsonl"])
     error = error_of(tmp_path, split=split)
     if split in named or (split, named) == ("validation", "dev/a.jsonl"):
@@ -129,7 +125,7 @@ def test_files_with_and_without_a_split_in_their_names_are_an_error(
         assert f"has no split {split!r}; choose one of " in error
 
 
-def test_a_name_with_two_splits_is_an_error(tmp_path: Path) -> None:
+def test_a_name_with_two_splits_raises(tmp_path: Path) -> None:
     write(tmp_path, ["train-vs-test.jsonl", "dev.jsonl"])
     error = error_of(tmp_path)
     assert "the name 'train-vs-test.jsonl' in " in error
@@ -138,11 +134,11 @@ def test_a_name_with_two_splits_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "dev/val-1.jsonl", "rows.jsonl"])
-def test_a_file_that_is_the_source_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
+def test_a_file_given_as_the_source_is_read_regardless_of_its_name(tmp_path: Path, name: str) -> None:
     assert files_read(write(tmp_path, [name]) / name) == [name]
 
 
-def test_a_file_that_is_the_source_also_belongs_to_the_split_in_its_name(tmp_path: Path) -> None:
+def test_a_file_given_as_the_source_is_also_assigned_to_the_split_in_its_name(tmp_path: Path) -> None:
     write(tmp_path, ["test/rows.jsonl", "dev-1.jsonl"])
     assert files_read(tmp_path / "dev-1.jsonl", split="validation[:1]") == ["dev-1.jsonl"]
     for source, split in (("dev-1.jsonl", "test"), ("test/rows.jsonl", "test")):
@@ -150,7 +146,7 @@ def test_a_file_that_is_the_source_also_belongs_to_the_split_in_its_name(tmp_pat
         assert f"has no split {split!r}; use that split's file as the source" in error
 
 
-def test_a_pattern_that_names_a_split_needs_no_setting(tmp_path: Path) -> None:
+def test_a_pattern_that_contains_a_split_name_needs_no_split_setting(tmp_path: Path) -> None:
     write(tmp_path, ["test-1.jsonl", "test-2.jsonl", "train-1.jsonl"])
     assert files_read(tmp_path / "test-*.jsonl") == ["test-1.jsonl", "test-2.jsonl"]
     assert files_read(tmp_path / "t*-1.jsonl") == ["train-1.jsonl"]
@@ -215,7 +211,7 @@ def test_a_saved_dataset_dict_has_its_splits(tmp_path: Path) -> None:
     assert files_read(tmp_path / "dev", split="validation") == ["dev"] * 2
 
 
-def test_names_of_saved_folders_set_the_split(tmp_path: Path) -> None:
+def test_saved_folder_names_set_the_split(tmp_path: Path) -> None:
     for name in ("my_train", "my_test"):
         datasets.Dataset.from_dict({"file": [name]}).save_to_disk(tmp_path / name)
     assert files_read(tmp_path) == ["my_train"]

@@ -1,4 +1,4 @@
-"""Streams of Parquet files, compared with the rows that were written to the files."""
+"""Streams of Parquet files are compared with the rows that were written to the files."""
 
 import itertools
 import pickle
@@ -24,7 +24,7 @@ STREAMED: dict[str, str | int | bool] = {"streaming": True}
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Write 100 rows into five files, one of them empty; a block has 8 rows."""
+    """Write 100 rows to five files, including an empty file, and set the block size to 8 rows."""
     monkeypatch.setattr(_stream, "BLOCK", BLOCK)
     ends = list(itertools.accumulate(SIZES))
     for i, (end, size) in enumerate(zip(ends, SIZES, strict=True)):
@@ -35,7 +35,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def text(row: int) -> str:
-    """Return the text of a row; lengths differ."""
+    """Return the text of a row; its length depends on the row."""
     return f"{row:03d}" + "x" * (row * 7 % 23)
 
 
@@ -50,7 +50,7 @@ def batches(source: str, batch_size: int = 4, **settings: Any) -> Batches[Exampl
 
 
 def read(packs: list[list[Example]]) -> list[list[str]]:
-    """Return the numbers of the rows in each pack, which are the first three characters of their texts."""
+    """Return the row numbers in each pack: the first three characters of each text."""
     return [[TOKENIZER.decode(example.tokens[1:4]) for example in pack] for pack in packs]
 
 
@@ -70,7 +70,7 @@ def test_every_epoch_has_every_row_once(source: str, packed_length: int | None) 
     counts = Counter(name for row in read(actual.take(n_rows)) for name in row)
     assert set(counts) == {f"{row:03d}" for row in range(N)}
     assert min(counts.values()) == epochs
-    assert sum(counts.values()) < epochs * N + 4 * 22  # the last batch reaches into the next epoch
+    assert sum(counts.values()) < epochs * N + 4 * 22  # the last batch includes rows of the next epoch
 
 
 def test_rows_are_shuffled_within_blocks_differently_in_every_epoch(source: str) -> None:
@@ -109,12 +109,10 @@ def test_a_stream_resumes_where_it_stopped(source: str, packed_length: int | Non
     assert read(resumed.take(150)) == read(uninterrupted.take(150))
 
 
-def test_resuming_reads_a_few_blocks_and_not_all_earlier_ones(
-    source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_reads_only_a_few_earlier_blocks(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     actual = batches(source, packed_length=64)
     actual.take(20)
-    while actual.state_dict()["window"] % 7 != 5:  # some way into an epoch of seven windows
+    while actual.state_dict()["window"] % 7 != 5:  # stop at the sixth of the seven windows of an epoch
         actual.take(1)
     resumed = batches(source, packed_length=64)
     read_rows = 0
@@ -134,9 +132,9 @@ def test_resuming_reads_a_few_blocks_and_not_all_earlier_ones(
 def test_only_bookmarks_of_the_latest_blocks_are_kept(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stream, "_MAX_BOOKMARKS", 3)
     actual = batches(source)
-    for _ in range(5):  # through two epochs
+    for _ in range(5):  # two epochs or more
         actual.take(50)
-        table = actual._windows.dataset._table  # type: ignore[attr-defined]  # a RowDataset's
+        table = actual._windows.dataset._table  # type: ignore[attr-defined]  # `_table` is an attribute of RowDataset
         assert len(table._bookmarks) <= 4
         assert actual.state_dict()["bookmarks"]
     resumed = batches(source)
@@ -145,7 +143,7 @@ def test_only_bookmarks_of_the_latest_blocks_are_kept(source: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_that_read_ahead_do_not_change_the_batches(source: str, workers: int) -> None:
+def test_prefetching_workers_do_not_change_the_batches(source: str, workers: int) -> None:
     with batches(source, workers=workers) as ahead, batches(source) as actual:
         assert read(ahead.take(250)) == read(actual.take(250))
         state = ahead.state_dict()
@@ -155,7 +153,7 @@ def test_workers_that_read_ahead_do_not_change_the_batches(source: str, workers:
     assert read(resumed.take(60)) == read(actual.take(60))
 
 
-def test_the_option_rows_limits_the_number_of_rows(source: str) -> None:
+def test_the_rows_option_limits_the_number_of_rows(source: str) -> None:
     for rows in (10, "10"):
         dataset = streamed(source, rows=rows)
         assert len(dataset) == 10
@@ -173,12 +171,12 @@ def test_the_option_rows_limits_the_number_of_rows(source: str) -> None:
         ({"name": "en"}, "name would have no effect"),
     ],
 )
-def test_invalid_options_are_errors(source: str, options: Any, message: str) -> None:
+def test_invalid_options_raise(source: str, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TextCompletionDataset(TOKENIZER, source, load_options=options)
 
 
-def test_a_source_that_cannot_be_streamed_is_an_error(source: str, tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_streamed_raises(source: str, tmp_path: Path) -> None:
     lines = tmp_path / "lines" / "rows.jsonl"
     lines.parent.mkdir()
     lines.write_text('{"text": "a"}\n')
@@ -199,7 +197,7 @@ def test_a_source_that_cannot_be_streamed_is_an_error(source: str, tmp_path: Pat
 
 
 class Hub:
-    """Replaces `datasets.load_dataset`: streams local files under the name of a dataset on the hub."""
+    """A replacement for `datasets.load_dataset` that streams local files under a hub dataset's name."""
 
     def __init__(self, source: str, n_declared: int | None) -> None:
         self.source, self.n_declared = source, n_declared
@@ -222,7 +220,7 @@ def test_a_dataset_on_the_hub_is_streamed(source: str, monkeypatch: pytest.Monke
     assert rows == [streamed(source)[i] for i in range(N)]
 
 
-def test_a_stream_of_unknown_length_needs_the_option_rows(
+def test_a_stream_of_unknown_length_requires_the_rows_option(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "load_dataset", Hub(source, None))
@@ -240,7 +238,7 @@ def test_a_stream_of_unknown_length_needs_the_option_rows(
         dataset[120]
 
 
-def test_an_interrupted_stream_is_an_error_and_can_be_read_again(
+def test_an_interrupted_stream_raises_and_can_be_read_again(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = streamed(source)
@@ -253,6 +251,6 @@ def test_an_interrupted_stream_is_an_error_and_can_be_read_again(
     assert [dataset[i] for i in range(N)] == [streamed(source)[i] for i in range(N)]
 
 
-def test_a_stream_of_instructions_names_a_missing_column(source: str) -> None:
+def test_the_error_for_a_missing_column_of_a_stream_contains_its_name(source: str) -> None:
     with pytest.raises(ValueError, match=r"row 1: no column 'instruction'; the row's columns are 'text'"):
         InstructDataset(TOKENIZER, source, template="alpaca", load_options=STREAMED)

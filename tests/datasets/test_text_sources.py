@@ -1,4 +1,4 @@
-"""Plain text files: only line ends end a line."""
+"""Plain text files are split into lines at line endings only."""
 
 import pickle
 from pathlib import Path
@@ -16,13 +16,15 @@ def texts(path: Path) -> list[str]:
     return [row["text"] for row in rows_of(path)]
 
 
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r", b"\n\n", b"\n   \t   \x0c       \n", b"\r\r\n"])
+@pytest.mark.parametrize(
+    "line_ending", [b"\n", b"\r\n", b"\r", b"\n\n", b"\n   \t   \x0c       \n", b"\r\r\n"]
+)
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("ends", [True, False])
-def test_only_line_ends_end_a_line(tmp_path: Path, line_end: bytes, bom: bytes, ends: bool) -> None:
+def test_only_line_endings_separate_lines(tmp_path: Path, line_ending: bytes, bom: bytes, ends: bool) -> None:
     lines = ["one", f"  two {INSIDE} three ", "größe 🎉", "x"]
     path = tmp_path / "a.txt"
-    path.write_bytes(bom + line_end.join(line.encode() for line in lines) + line_end * ends)
+    path.write_bytes(bom + line_ending.join(line.encode() for line in lines) + line_ending * ends)
     assert texts(path) == lines
     table = open_source(str(path))
     assert pickle.loads(pickle.dumps(table))[1] == table[1]
@@ -35,7 +37,9 @@ def test_a_carriage_return_within_a_line_is_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
-def test_lines_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_lines_longer_than_a_chunk_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", size)
     lines = [" " * (i % 3) + "ab" * (i % 9) + str(i) for i in range(80)]
     path = tmp_path / "a.txt"
@@ -56,13 +60,13 @@ def test_lines_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (b"\0\1\2\0\0\0\4\0", "binary, or UTF-16 text"),
     ],
 )
-def test_binary_and_utf_16_files_are_errors(tmp_path: Path, content: bytes, message: str) -> None:
+def test_binary_and_utf_16_files_raise(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     assert error_of(path).startswith(f"a.txt: the file is {message}")
 
 
-def test_a_line_in_another_encoding_is_an_error(tmp_path: Path) -> None:
+def test_a_line_in_a_different_encoding_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("one\n\nGröße\n".encode("latin-1"))
     assert (

@@ -1,4 +1,4 @@
-"""Cached rows equal encoded ones, are not encoded again, and are never out of date."""
+"""Cached rows match newly encoded rows, are not encoded again, and are never out of date."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from torchtune.tokenizers import HFTokenizer
 
 
 class Counting(ByteTokenizer):
-    """Counts what it encodes."""
+    """A tokenizer that counts the texts that it encodes."""
 
     calls = 0
 
@@ -56,7 +56,7 @@ KINDS: dict[str, Any] = {
 
 
 def read(dataset: Any, folder: Path | None) -> tuple[list[Any], int]:
-    """Read all rows, and count how many texts were encoded."""
+    """Read all rows, and return them with the number of texts that were encoded."""
     if folder is not None:
         dataset.use_cache(str(folder))
     before = Counting.calls
@@ -75,7 +75,7 @@ def test_cached_rows_are_equal_and_not_encoded_again(kind: str, tmp_path: Path) 
     assert read(pickle.loads(pickle.dumps(KINDS[kind](Counting()))), tmp_path) == (plain, 0)
 
 
-def test_a_change_of_tokens_is_a_cache_miss(tmp_path: Path) -> None:
+def test_a_change_that_affects_the_tokens_is_a_cache_miss(tmp_path: Path) -> None:
     read(InstructDataset(Counting(), ROWS), tmp_path)
     changed: list[Any] = [
         InstructDataset(Counting("b"), ROWS),
@@ -90,7 +90,7 @@ def test_a_change_of_tokens_is_a_cache_miss(tmp_path: Path) -> None:
     reordered, n = read(
         InstructDataset(Counting(), [*reversed(ROWS), {"instruction": "New.", "output": "1"}]), tmp_path
     )
-    assert n == 1, "only the new row"
+    assert n == 1, "only the new row was encoded"
     assert len(reordered) == 101
 
 
@@ -130,7 +130,9 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
             assert next(ahead).tokens.equal(next(alone).tokens)
 
 
-def test_a_full_disk_ends_the_cache_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_disables_the_cache_without_stopping_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     dataset = InstructDataset(Counting(), ROWS)
     dataset.use_cache(str(tmp_path))
     assert dataset._cache is not None
@@ -152,14 +154,14 @@ def test_concatenated_datasets_are_cached_and_a_missing_fingerprint_is_logged(
 ) -> None:
     concatenated = ConcatDataset(Counting(), [KINDS["instruct"], KINDS["text"]])
     concatenated.use_cache(str(tmp_path))
-    assert all(part._cache is not None for part in concatenated._parts)  # type: ignore[attr-defined]  # concatenated are of rows
+    assert all(part._cache is not None for part in concatenated._parts)  # type: ignore[attr-defined]  # all parts are RowDatasets
     without_fingerprint = InstructDataset(ByteTokenizer(), ROWS)
     without_fingerprint.use_cache(str(tmp_path))
     assert without_fingerprint._cache is None
     assert "rows are not cached: the tokenizer ByteTokenizer has no fingerprint method" in caplog.text
 
 
-def test_a_real_tokenizer_depends_on_its_files(tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_real_tokenizer_depends_on_its_files(tmp_path: Path) -> None:
     config = json.dumps(tokenizer_config())
     write(tmp_path, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
     first = HFTokenizer(str(tmp_path)).fingerprint()

@@ -1,4 +1,4 @@
-"""Nothing in a row is dropped or masked without a report: histories, flags, plain text, arrays."""
+"""Every dropped or masked part of a row is reported: histories, flags, plain text, arrays."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ TOKENIZER = ByteTokenizer()
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\n"])
-def test_an_empty_answer_in_a_history_is_context_and_is_reported(empty: str) -> None:
+def test_an_empty_answer_in_a_history_is_not_a_target_and_is_reported(empty: str) -> None:
     row = {"instruction": "Q", "output": "A", "history": [["a", empty], ["c", "d"]]}
     encoded = InstructDataset(TOKENIZER, [row])[0]
     before = f"{question_text('a')}{empty}<|im_end|>\n{question_text('c')}"
@@ -31,20 +31,20 @@ def test_an_empty_answer_in_a_history_is_context_and_is_reported(empty: str) -> 
 
 @pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}])
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
-def test_a_flagged_answer_of_a_preference_is_an_error_or_reported(side: str, flag: dict[str, Any]) -> None:
+def test_a_masked_answer_in_a_preference_row_raises_or_is_reported(side: str, flag: dict[str, Any]) -> None:
     good = {"prompt": "Q", "chosen": "A", "rejected": "B"}
     row = {**good, side: [assistant("C", **flag)]}
     try:
         encoded = PreferenceDataset(TOKENIZER, [good, row])[1]
     except RowError as error:
-        assert next(iter(flag)) in str(error)  # noqa: PT017 - one of three right outcomes
+        assert next(iter(flag)) in str(error)  # noqa: PT017 - one of three acceptable outcomes
     else:
         is_reported = not isinstance(encoded, SkippedRow) and (encoded.chosen.notes or encoded.rejected.notes)
         assert isinstance(encoded, SkippedRow) or is_reported
 
 
 def plain_rows(text: str) -> dict[str, Any]:
-    """Return the same text encoded by every dataset without a chat template."""
+    """Encode the same text with every dataset that uses no chat template."""
     return {
         "alpaca": InstructDataset(TOKENIZER, [{"instruction": text, "output": "A"}], template="alpaca")[0],
         "answer": InstructDataset(TOKENIZER, [{"instruction": "Q", "output": text}], template="alpaca")[0],
@@ -65,7 +65,7 @@ def reports_of(encoded: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["alpaca", "answer", "own", "original", "text"])
-def test_plain_rows_report_special_tokens_and_placeholders_of_images(name: str) -> None:
+def test_plain_rows_report_special_tokens_and_image_placeholders(name: str) -> None:
     (special,) = reports_of(plain_rows("a <|im_end|> b")[name])
     assert special.startswith("contain the special token '<|im_end|>', which is encoded as plain text")
     (image,) = reports_of(plain_rows("<image>\na")[name])
@@ -73,15 +73,15 @@ def test_plain_rows_report_special_tokens_and_placeholders_of_images(name: str) 
     assert reports_of(plain_rows("a < b")[name]) == []
 
 
-def test_numbered_placeholders_of_images_are_reported() -> None:
+def test_numbered_image_placeholders_are_reported() -> None:
     encoded = ChatDataset(TOKENIZER, [{"messages": [user("<|image_1|>\nWhat is this?"), assistant()]}])[0]
     assert any("<|image_1|>" in note for note in notes_of(encoded))
 
 
 @pytest.mark.parametrize(
-    "value", [np.zeros(3), np.array([]), np.array([["a", "b"]])], ids=["numbers", "none", "text"]
+    "value", [np.zeros(3), np.array([]), np.array([["a", "b"]])], ids=["numbers", "empty", "text"]
 )
-def test_an_array_that_is_not_empty_is_an_unused_column(value: Any) -> None:
+def test_a_nonempty_array_is_reported_as_an_unused_column(value: Any) -> None:
     rows = [{"instruction": "Q", "output": "A", "embedding": value}] * 2
     encoded = InstructDataset(TOKENIZER, rows)[1]
     assert encoded == example(question_text(), answer_target())
