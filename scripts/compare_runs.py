@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NON_DETERMINISTIC = {"tokens_per_second", "peak_memory_bytes", "mfu", "time", "seconds"}
 """Metrics that differ between runs of the same code."""
 
-LAYERS, WIDTH, HEADERS, KV_HEADS, INNER = 2, 32, 4, 2, 64
+LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 64
 FULL = ("full_finetune", "smollm2_135m_full", "optimizer.lr=1e-2")
 LORA = ("lora_finetune", "smollm2_135m_lora", "lora.rank=4", "optimizer.lr=1e-2")
 DORA = (*LORA, "lora.kind=dora")
@@ -90,7 +90,7 @@ def write_model(folder: Path) -> dict[str, Any]:
         "hidden_size": WIDTH,
         "intermediate_size": INNER,
         "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADERS,
+        "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
         "hidden_act": "silu",
         "max_position_embeddings": 512,
@@ -103,7 +103,7 @@ def write_model(folder: Path) -> dict[str, Any]:
     }
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
-    kv_width = WIDTH // HEADERS * KV_HEADS
+    kv_width = WIDTH // HEADS * KV_HEADS
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (size, WIDTH),
         "model.norm.weight": (WIDTH,),
@@ -127,7 +127,7 @@ def write_model(folder: Path) -> dict[str, Any]:
         "vocab_size": size,
         "num_layers": LAYERS,
         "embed_dim": WIDTH,
-        "num_heads": HEADERS,
+        "num_heads": HEADS,
         "num_kv_heads": KV_HEADS,
         "ffn_dim": INNER,
         "max_seq_len": 512,
