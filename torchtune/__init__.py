@@ -1,6 +1,6 @@
 """PyTorch-native LLM fine-tuning in which a run is a typed Python object.
 
-Importing this package loads nothing heavy: each subpackage is imported on first use. `torchtune.recipes` and
+Importing this package is fast, because each subpackage is imported on first use. `torchtune.recipes` and
 `torchtune.configs_py` are always the packages `recipes` and `configs_py` that torchtune ships.
 """
 

@@ -1,7 +1,7 @@
 """Hints for options of other fine-tuning projects and idioms of other launchers.
 
-The options are those of transformers' TrainingArguments, TRL's SFTConfig and ModelConfig, axolotl's and LLaMA-Factory's
-YAML, and the original torchtune; the idioms are those of Hydra and OmegaConf.
+The options are from transformers' TrainingArguments, TRL's SFTConfig and ModelConfig, axolotl's and LLaMA-Factory's
+YAML, and the original torchtune; the idioms are from Hydra and OmegaConf.
 """
 
 import functools
@@ -95,7 +95,7 @@ _FIELDS: Final = {
     "lora.kind": "dora use_dora peft_use_dora",
     "lora.rank_stabilized": "use_rslora peft_use_rslora",
     "lora, the adapters of the recipe lora_finetune": "adapter finetuning_type use_peft peft_config lora_config",
-    "model_directory, the path of a folder; tune download downloads a model into one": (
+    "model_directory, a local folder, which tune download can create": (
         "model_name_or_path base_model model_name model_id model_path pretrained_model_name_or_path"
     ),
     "model, a component such as torchtune.formats.hf_decoder": "model_type base_model_config",
@@ -130,7 +130,7 @@ _FIELDS: Final = {
     "stop": "stop_sequences stop_strings",
 }
 
-_ONE_RUN: Final = "each command is one run; start several in a shell loop"
+_ONE_RUN: Final = "each command is one run; use a shell loop for multiple runs"
 _VALIDATE: Final = "tune validate RECIPE --config NAME checks a config without running it"
 _EXPORT: Final = "tune export RECIPE --config NAME prints every value of a config"
 _IDIOMS: Final = {

@@ -13,7 +13,7 @@ StrPath = str | os.PathLike[str]
 
 
 def similar_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> Path | None:
-    """Return an existing path that differs from a missing path in one name, which is similar; None without one.
+    """Return an existing path that differs from a missing path in a single, similar name; None without a match.
 
     Names are similar if they differ in a few characters, or if one is an extension of the other, such as
     `SmolLM2-135M` and `SmolLM2`.
