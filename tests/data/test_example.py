@@ -149,7 +149,7 @@ def test_an_answer_without_the_reasoning_opened_by_the_prompt_is_a_target_and_is
         assert chat.tokens == chat_tokens(TOKENIZER, messages).tokens[: len(chat.tokens)]
         has_plain_answer = ANSWER in messages
         text = (
-            r"have an answer without '<think>\n', with which the chat template begins every generated answer"
+            r"have an answer without '<think>\n', which the chat template puts before every generated answer"
         )
         assert {note.text for note in chat.notes} == ({text} if has_plain_answer else set())
 

@@ -42,7 +42,7 @@ class ChatRenderer:
         return self.conversation.render(n, add_generation_prompt=True)
 
     def continued(self) -> Rendered:
-        """Render all messages up to the end of the last one's content, leaving its turn open.
+        """Render all messages up to the end of the last message's content, leaving its turn open.
 
         The text ends where transformers' `continue_final_message` cuts it: before the message's trailing space if the
         template strips it.
@@ -78,7 +78,7 @@ class ChatRenderer:
         """Return notes on parts of the conversation that are missing from the text, or changed in it.
 
         Raises:
-            ValueError: part of what the assistant does is missing.
+            ValueError: part of the assistant's output is missing.
         """
         return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes, *self._notes)
 
@@ -140,7 +140,7 @@ class ChatRenderer:
 
     def _note_opening(self, missing: str, answer: str) -> None:
         text = (
-            f"have an answer without {missing!r}, with which the chat template begins every generated answer"
+            f"have an answer without {missing!r}, which the chat template puts before every generated answer"
         )
         self._notes.append(Note(text, quote_excerpt(answer)))
 
@@ -197,7 +197,7 @@ class Layout:
         self._assistant_spans.sort()
 
     def end_of(self, index: int) -> int:
-        """Return the character at which a message ends, or the nearest earlier message that has text."""
+        """Return the character at which a message, or the nearest earlier message with text, ends."""
         while index >= 0 and index not in self._ends:
             index -= 1
         return self._ends.get(index, 0)

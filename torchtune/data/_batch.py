@@ -70,8 +70,7 @@ class Batch:
     """Additional tensors of a custom item type, by name."""
     is_filler: bool = False
     """Whether the batch repeats another rank's rows. All ranks must call the model the same number of times, but no
-    rows were left for this one. Its score is multiplied by 0; code that sums over a batch itself must skip
-    fillers."""
+    rows were left for this rank. Its score is multiplied by 0; code that sums over a batch itself must skip fillers."""
 
     @property
     def n_targets(self) -> int:

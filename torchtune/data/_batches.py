@@ -45,11 +45,11 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     All rows of the dataset yield items of one type: examples, pairs, or a custom class (`Item`). Items are never split.
 
     The epochs form one endless stream. Each epoch contains every row once, in an order drawn from the seed and the
-    epoch index (or in dataset order, if not shuffled). An optimizer step of `m` micro-batches takes the next `m *
-    size * batch_size` batch rows from the stream, for all ranks together: 4 ranks, 2 ranks with two micro-batches
+    epoch index (or in dataset order, if not shuffled). An optimizer step of `m` micro-batches takes the next
+    `m * size * batch_size` batch rows from the stream, for all ranks together: 4 ranks, 2 ranks with two micro-batches
     each and 1 rank with four read the same rows in a step. A step never crosses into the next epoch: the last step of
-    an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a
-    filler, which is computed but has no effect on the loss (`Batch.is_filler`).
+    an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a filler,
+    which is computed but has no effect on the loss (`Batch.is_filler`).
 
     Rows are encoded in packing windows of up to `window` rows. Documents are packed, or rows grouped by length, within
     a window, which bounds the memory. Notes on rows (skipped, truncated and so on) are counted; each is logged when it
@@ -315,7 +315,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def _arrange(
         self, waited: dict[Document, ItemT_co], window_index: int
     ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | SkipReason]]:
-        """Arrange a window's and earlier left-over documents into rows; return the window and its truncated items."""
+        """Arrange a window's documents and left-over ones into rows; return the window and its truncated items."""
         window = self._prefetcher.read(window_index)
         self._windows.add_bookmarks(window.bookmarks)
         truncated = {document: truncate(item, self._limit) for document, item in window.items.items()}
@@ -353,7 +353,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def _add_notes(
         self, counts: NoteCounts, notes: Iterable[Note], location: str | Callable[[], str]
     ) -> None:
-        """Count the notes of a row, and log those that have not occurred before."""
+        """Count the notes of a row, and log notes that have not occurred before."""
         for text in counts.add(notes, location):
             if text not in self._logged and self.logs and self.rank == 0:
                 _logger.warning("rows %s; the first: %s", text, counts.first[text])

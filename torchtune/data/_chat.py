@@ -60,8 +60,8 @@ def chat_prompt(
             and no generation prompt follows.
 
     Raises:
-        ValueError: the tokenizer has no chat template, the template rejects the messages or does not render what the
-            assistant did in earlier turns, or the last message cannot be continued.
+        ValueError: the tokenizer has no chat template, the template rejects the messages or omits assistant output of
+            earlier turns, or the last message cannot be continued.
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
     rendering = renderer.rendering(
@@ -95,7 +95,7 @@ def chat_tokens(
 
     Raises:
         ValueError: the tokenizer has no chat template; the template rejects the messages, renders the prompt
-            differently when an answer follows, or does not render what the assistant does; or an answer does not end
+            differently when an answer follows, or omits assistant output; or an answer does not end
             with a stop id.
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
@@ -182,7 +182,7 @@ def chat_example(
 
     Args:
         tokenizer: The tokenizer, with a chat template.
-        messages: The turns, at least one of them by the assistant.
+        messages: The turns, including at least one assistant turn.
         tools: JSON schemas of the tools that the assistant may call.
         train_on_input: Train on all tokens, not only on the answers.
         turns: The answers that are targets.

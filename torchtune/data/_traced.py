@@ -1,7 +1,7 @@
 """Text that carries its origins through everything that a chat template does with it.
 
 A template is an arbitrary program. There are two ways to find out which parts of a message it rendered: guess from the
-output, or let every part of a text carry its origin. `Traced` does the latter: it is a `str`, so that a template
+output, or let every part of the text carry its origin. `Traced` does the latter: it is a `str`, so that a template
 computes exactly what it would compute with plain text, and its operations return text that keeps its origins.
 """
 

@@ -13,7 +13,7 @@ from torchtune.datasets._records import Records, TextFile, find_lines
 from torchtune.datasets._tables import Row, RowError, Table, check_text, to_row
 
 _OBJECT_LIMIT = 2**26
-"""Number of bytes in which the end of an object that spans lines is searched for."""
+"""Number of bytes to search for the end of an object that spans lines."""
 
 
 def open_json(path: Path) -> Table:

@@ -13,7 +13,7 @@ _BLANKS = " \t\n\r"
 _NEAR_END = 16
 """An error this close to the end of the text in memory may only mean that the text is incomplete (characters)."""
 
-# Numbers are skipped, not used, so `len` replaces their conversion.
+# Numbers are only skipped, so `len` takes the place of their conversion.
 _DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 

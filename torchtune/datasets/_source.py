@@ -1,4 +1,4 @@
-"""Opening a config's source as a table of rows."""
+"""Open a config's source as a table of rows."""
 
 import glob
 import itertools
@@ -149,7 +149,7 @@ def _files(source: str, split: str, config: str | None) -> Sequence[DataFile]:
 
 
 def _single(path: Path, split: str, source: str) -> DataFile:
-    """Return the file that the user named. It belongs to `train`, and to the split in its name."""
+    """Return the file that is itself the source. It belongs to `train`, and to the split in its name."""
     check_formats([path])
     file = DataFile(path, path.name)
     if split != "train" and family_of(split) not in families_in(path.name) and split != split_of(file):

@@ -1,4 +1,4 @@
-"""Splits: parsing settings such as `train[:1000]`, and finding the files of a split."""
+"""Parse split settings such as `train[:1000]`, and find the files of a split."""
 
 import re
 from collections.abc import Collection, Sequence
