@@ -253,7 +253,7 @@ def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) 
     text, reports = outcome(row)
     if text is None:
         (error,) = reports
-        if "does not write" in error:
+        if "does not render" in error:
             assert template is not None
             turns, tools = row["messages"], row.get("tools")
             end = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant") + 1

@@ -84,7 +84,7 @@ def test_blank_lines_and_a_missing_final_line_ending_are_ignored(tmp_path: Path)
         ),
         (
             ",a,b\n0,1,2\n",
-            "the first line has no name for column 1 of 3; name it, or remove it (if it holds row numbers",
+            "the first line has no name for column 1 of 3; name it, or remove it (if it contains row numbers",
         ),
         ("a,b,\n1,2,\n", "the first line has no name for column 3 of 3"),
         ("a, ,b\n1,2,3\n", "the first line has no name for column 2 of 3"),

@@ -92,21 +92,21 @@ def test_a_list_longer_than_a_chunk_is_read(
     [
         (
             '{\n "data": [{"a": 1}, {"a": 2}], "version": 1\n}',
-            "its key 'data' holds a list of 2 objects: if those",
+            "its key 'data' contains a list of 2 objects: if those",
         ),
         (
             '{"data": [{"a": 1}, {"a": 2}]}\n',
-            "its key 'data' holds a list of 2 objects: if those are the rows",
+            "its key 'data' contains a list of 2 objects: if those are the rows",
         ),
         (
             '{"test": [{}], "train": [{}, {}]}',
-            "its key 'train' holds a list of 2 objects, 'test' one of 1: if",
+            "its key 'train' contains a list of 2 objects, 'test' one of 1: if",
         ),
         ('{"messages": [{"role": "user"}]}', "it seems to be one row: put it in a list, [{...}]"),
         ('{"a": "x"}', "its keys are 'a'; if the object itself is a row, put it in a list: [{...}]"),
         ('{"a": ["x", "y"],\n "b": ["z", "w"]}', "its keys 'a', 'b' seem to be columns: save a list of rows"),
         ('{"a": {"0": "x", "1": "y"}}', "its keys 'a' seem to be columns"),
-        ('{"id1": {"a": 1}, "id2": {"a": 2}}', "its keys 'id1', 'id2' seem to be names of rows"),
+        ('{"id1": {"a": 1}, "id2": {"a": 2}}', "its keys 'id1', 'id2' seem to be row names"),
         ("{}", "its keys are none"),
     ],
 )

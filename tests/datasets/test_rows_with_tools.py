@@ -192,7 +192,7 @@ def test_reasoning_that_the_template_does_not_render_raises_with_its_row(field: 
         [user(), assistant(**{field: "Hm."})],
         [user(), assistant(), user(), assistant(None, **{field: "Hm."})],
     ):
-        with pytest.raises(ValueError, match=r"row 1: .*does not write the assistant.s reasoning.*'Hm\.'"):
+        with pytest.raises(ValueError, match=r"row 1: .*does not render the assistant.s reasoning.*'Hm\.'"):
             read({"messages": messages}, CHATML)
     blank = assistant(**{field: "\n"})
     assert read({"messages": [user(), blank]}, CHATML) == example(question_text(), answer_target())

@@ -112,7 +112,7 @@ def test_a_stream_resumes_where_it_stopped(source: str, packed_length: int | Non
 def test_resuming_reads_only_a_few_earlier_blocks(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     actual = batches(source, packed_length=64)
     actual.take(20)
-    while actual.state_dict()["window"] % 7 != 5:  # stop at the sixth of the seven windows of an epoch
+    while actual.state_dict()["window"] % 7 != 5:  # stop within an epoch, which has seven windows
         actual.take(1)
     resumed = batches(source, packed_length=64)
     read_rows = 0
@@ -181,7 +181,7 @@ def test_a_source_that_cannot_be_streamed_raises(source: str, tmp_path: Path) ->
     lines.parent.mkdir()
     lines.write_text('{"text": "a"}\n')
     with pytest.raises(
-        ValueError, match=r"only Parquet files can be streamed; remove it: .*rows.jsonl is read row"
+        ValueError, match=r"only Parquet files can be streamed; remove this option, since .*rows.jsonl is"
     ):
         streamed(str(lines))
     lines.unlink()

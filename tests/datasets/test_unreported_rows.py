@@ -81,7 +81,7 @@ def test_numbered_image_placeholders_are_reported() -> None:
 @pytest.mark.parametrize(
     "value", [np.zeros(3), np.array([]), np.array([["a", "b"]])], ids=["numbers", "empty", "text"]
 )
-def test_a_nonempty_array_is_reported_as_an_unused_column(value: Any) -> None:
+def test_only_nonempty_arrays_are_reported_as_unused_columns(value: Any) -> None:
     rows = [{"instruction": "Q", "output": "A", "embedding": value}] * 2
     encoded = InstructDataset(TOKENIZER, rows)[1]
     assert encoded == example(question_text(), answer_target())

@@ -135,7 +135,7 @@ def test_changed_sizes_are_written(tmp_path: Path) -> None:
     assert (config["my_lab"], config["architectures"]) == (CUSTOM["my_lab"], CUSTOM["architectures"])
 
 
-def test_another_tokenizer_preserves_the_generation_settings_of_the_base(tmp_path: Path) -> None:
+def test_replacing_the_tokenizer_preserves_the_generation_settings_of_the_base(tmp_path: Path) -> None:
     base = write_base("llama3_1", tmp_path / "base")
     tokenizer = write(
         tmp_path / "tokenizer",
@@ -148,7 +148,7 @@ def test_another_tokenizer_preserves_the_generation_settings_of_the_base(tmp_pat
     assert read_json(tmp_path / "final", "generation_config.json") == expected
 
 
-def test_final_and_best_checkpoints_preserve_the_config_of_the_base(tmp_path: Path) -> None:
+def test_final_and_best_checkpoints_preserve_the_base_config(tmp_path: Path) -> None:
     base = write_base("llama3_1", tmp_path / "base", max_position_embeddings=512)
     cfg = full_config(
         tmp_path,

@@ -524,7 +524,9 @@ def test_source_that_is_not_a_checkpoint_is_rejected(llama: Path, tmp_path: Path
     write_gguf(tmp_path / "empty/tiny.gguf")
     with pytest.raises(ValueError, match=r"\(PEFT\); to convert a GGUF file in it, pass the file, tiny.gguf"):
         convert(tmp_path / "empty", tmp_path / "converted")
-    with pytest.raises(ValueError, match=r"model.safetensors is not a GGUF file; .* name their folder"):
+    with pytest.raises(
+        ValueError, match=r"model.safetensors is not a GGUF file; .* pass the folder that contains them"
+    ):
         convert(llama / "model.safetensors", tmp_path / "converted")
     (tmp_path / "empty/tiny.gguf").rename(tmp_path / "blob")
     convert(tmp_path / "blob", tmp_path / "converted")

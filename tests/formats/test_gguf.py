@@ -26,9 +26,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tied_embeddings", [False, True])
-def test_weights_match_transformers_rounded_to_bfloat16(
-    tmp_path: Path, *, tied_embeddings: bool
-) -> None:
+def test_weights_match_transformers_rounded_to_bfloat16(tmp_path: Path, *, tied_embeddings: bool) -> None:
     from transformers import AutoModelForCausalLM
 
     write_gguf(tmp_path / "tiny.gguf", tied_embeddings=tied_embeddings)

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("tied_embeddings", [False, True])
-def test_logits_and_gradients_equal_those_of_transformers(tmp_path: Path, *, tied_embeddings: bool) -> None:
+def test_logits_and_gradients_match_transformers(tmp_path: Path, *, tied_embeddings: bool) -> None:
     from transformers import AutoModelForCausalLM
 
     model, tokens = tiny_smollm2(tied_embeddings=tied_embeddings), random_tokens(2, 9)
@@ -59,7 +59,7 @@ def test_saved_model_loads_bit_for_bit(tmp_path: Path, *, tied_embeddings: bool,
 
 
 @pytest.mark.parametrize("on_meta", [False, True])
-def test_weights_are_cast_to_the_dtype_of_the_model(folder: Path, *, on_meta: bool) -> None:
+def test_weights_are_cast_to_the_model_dtype(folder: Path, *, on_meta: bool) -> None:
     with torch.device("meta" if on_meta else "cpu"):
         model = Decoder(tiny_smollm2().architecture).bfloat16()
     load_hf_weights(model, folder)
@@ -210,7 +210,7 @@ def _add_bias(tensors: dict[str, torch.Tensor]) -> None:
         (_add_bias, r"unexpected model.layers.0.self_attn.q_proj.bias"),
     ],
 )
-def test_weights_of_another_model_are_rejected(folder: Path, change: Any, message: str) -> None:
+def test_weights_of_a_different_model_are_rejected(folder: Path, change: Any, message: str) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
@@ -234,7 +234,7 @@ def test_weights_of_another_model_are_rejected(folder: Path, change: Any, messag
         ({"hidden_size": None}, "key 'hidden_size' is missing"),
     ],
 )
-def test_config_of_another_model_is_rejected(folder: Path, change: dict[str, Any], message: str) -> None:
+def test_config_of_a_different_model_is_rejected(folder: Path, change: dict[str, Any], message: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     write(folder, config__json=json.dumps({**config, **change}))
     with pytest.raises(ValueError, match=f"config.json.*{message}"):

@@ -21,7 +21,7 @@ IDS = [i * 300 // 16 for i in range(16)]
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "GPT2"])
 @pytest.mark.parametrize("kind", [{}, {"kind": "dora"}], ids=["lora", "dora"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_reported_change_equals_that_between_peft_and_the_merged_folder(
+def test_reported_change_matches_the_difference_between_peft_and_the_merged_folder(
     tmp_path: Path, family: str, kind: dict[str, Any], dtype: torch.dtype
 ) -> None:
     base = write_base(family, tmp_path / "base")
@@ -43,7 +43,7 @@ def test_reported_change_equals_that_between_peft_and_the_merged_folder(
 
 
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "GPT2"])
-def test_layerwise_logits_equal_those_of_the_full_model(tmp_path: Path, family: str) -> None:
+def test_layerwise_logits_match_the_full_model(tmp_path: Path, family: str) -> None:
     from torchtune.formats.hf._open import open_hf
 
     base = write_base(family, tmp_path / "base")

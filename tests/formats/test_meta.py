@@ -50,7 +50,7 @@ def read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     [(LLAMA2, 1), (LLAMA2_70B, 1), (CODE_LLAMA, 1), (LLAMA3, 0), (LLAMA3_1, 0)],
     ids=["llama2", "llama2-70b", "code-llama", "llama3", "llama3.1"],
 )
-def test_transformers_computes_metas_logits_from_the_folder(
+def test_converted_folder_reproduces_meta_logits_in_transformers(
     tmp_path: Path, params: dict[str, Any], embeddings: int, n: int
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -65,7 +65,7 @@ def test_transformers_computes_metas_logits_from_the_folder(
     assert read_json(tmp_path / "converted")["tie_word_embeddings"] is False
 
 
-def test_equal_embeddings_and_head_are_tied_with_the_rope_factor_of_llama_3_2(tmp_path: Path) -> None:
+def test_equal_embeddings_and_head_are_tied_and_use_the_llama_3_2_rope_factor(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     state = tiny_state(LLAMA3_1, tied=True)
@@ -132,9 +132,7 @@ LLAMA3_2_3B = """{"dim": 3072, "ffn_dim_multiplier": 1.0, "multiple_of": 256, "n
         (llama3.llama3_2_3b, LLAMA3_2_3B),
     ],
 )
-def test_published_params_give_the_architectures_of_the_model_builders(
-    tmp_path: Path, builder: Any, text: str
-) -> None:
+def test_published_params_match_model_builders(tmp_path: Path, builder: Any, text: str) -> None:
     with torch.device("meta"):
         expected = builder().architecture
     (tmp_path / "params.json").write_text(text)
@@ -325,7 +323,7 @@ def test_inconsistent_shards_are_rejected(tmp_path: Path, i: int, change: Any, m
         ),
     ],
 )
-def test_missing_unexpected_and_misshapen_tensors_are_rejected(
+def test_missing_unexpected_and_wrongly_shaped_tensors_are_rejected(
     tmp_path: Path, change: Any, message: str
 ) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
@@ -356,7 +354,7 @@ def test_missing_files_are_reported(tmp_path: Path, name: str, message: str) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
-def test_metas_weights_are_recognized_without_params(tmp_path: Path) -> None:
+def test_meta_weights_are_recognized_without_params(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
     (folder / "params.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no params.json in .*meta; expected it next to"):

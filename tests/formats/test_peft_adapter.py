@@ -260,7 +260,7 @@ def test_rank_and_alpha_patterns_are_as_short_as_possible(tmp_path: Path) -> Non
     assert "model.layers.1.mlp.gate_up_proj" in config["target_modules"]
 
 
-def test_dora_of_part_of_a_fused_layer_is_rejected(tmp_path: Path) -> None:
+def test_dora_on_part_of_a_fused_layer_is_rejected(tmp_path: Path) -> None:
     model = load_float64(write_base("Phi3", tmp_path / "base"))
     add_lora(model, ["q_proj", "v_proj"], rank=4, alpha=6.0, kind="dora")
     message = (
@@ -283,7 +283,7 @@ def test_mixed_adapter_kinds_are_rejected(tmp_path: Path) -> None:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         model.set_submodule(name, adapted(linear, kind, rank=2, alpha=4.0))
-    with pytest.raises(ValueError, match="holds adapters of one kind, but the model has several"):
+    with pytest.raises(ValueError, match="contains adapters of one kind, but the model has several"):
         save_peft_adapter(model, tmp_path / "adapter", base_model=None)
 
 
@@ -370,7 +370,7 @@ LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
         ),
     ],
 )
-def test_adapter_of_another_model_is_rejected(
+def test_adapter_of_a_different_model_is_rejected(
     folder: Path, name: str, tensor: torch.Tensor | None, message: str
 ) -> None:
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -387,7 +387,7 @@ def test_adapter_of_another_model_is_rejected(
 @pytest.mark.parametrize(
     ("tensor", "problem"), [(None, "is missing"), (torch.ones(64, 1), r"has shape \[64, 1\]")]
 )
-def test_missing_or_misshapen_dora_magnitude_is_rejected(
+def test_missing_or_wrongly_shaped_dora_magnitude_is_rejected(
     tmp_path: Path, tensor: Tensor | None, problem: str
 ) -> None:
     model = tiny_smollm2()

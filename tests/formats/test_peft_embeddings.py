@@ -140,7 +140,7 @@ def test_peft_adapters_are_loaded_and_merged(tmp_path: Path, family: str, settin
             check_same_adapters(other, tmp_path / "adapter")
 
 
-def test_error_for_a_resized_vocabulary_says_how_to_resize_the_base(tmp_path: Path) -> None:
+def test_error_for_a_resized_vocabulary_explains_resizing_the_base(tmp_path: Path) -> None:
     base = write_family_base("Llama", tmp_path / "base")
     save_peft_adapter(adapted_model(base, CHANGES["modules"]), tmp_path / "adapter", base_model=str(base))
     file = tmp_path / "adapter/adapter_model.safetensors"
@@ -156,7 +156,7 @@ def test_error_for_a_resized_vocabulary_says_how_to_resize_the_base(tmp_path: Pa
         load_peft_adapter(load_float64(base), tmp_path / "adapter")
 
 
-def test_resuming_with_other_trained_modules_is_rejected(tmp_path: Path) -> None:
+def test_resuming_with_different_trained_modules_is_rejected(tmp_path: Path) -> None:
     base = write_family_base("Llama", tmp_path / "base")
     save_peft_adapter(adapted_model(base, CHANGES["modules"]), tmp_path / "adapter", base_model=str(base))
     model = adapted_model(base, {"targets": ["down_proj"], "modules_to_save": ["embed_tokens"]})

@@ -64,7 +64,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("settings", "method"), CONFIGS.values(), ids=CONFIGS)
-def test_config_reveals_the_method_before_weights_are_read(
+def test_config_identifies_the_quantization_method_before_weights_are_read(
     folder: Path, settings: dict[str, Any], method: str
 ) -> None:
     set_config_keys(folder, quantization_config=settings)
@@ -99,7 +99,7 @@ def test_other_config_keys_reveal_quantization(
         ("hf_quant_config.json", {"quantization": {"quant_algo": "NVFP4"}}, "NVFP4"),
     ],
 )
-def test_separate_quantization_files_reveal_it(
+def test_separate_quantization_files_reveal_quantization(
     folder: Path, name: str, settings: dict[str, Any], method: str
 ) -> None:
     (folder / name).write_text(json.dumps(settings))

@@ -65,7 +65,7 @@ def test_slice_of_a_tensor_reads_only_that_slice(tmp_path: Path) -> None:
     assert resident(path) < 16 * MB
 
 
-def test_sharded_files_are_one_source(tmp_path: Path) -> None:
+def test_sharded_files_are_read_as_one_source(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3)}, tmp_path / "1.safetensors")
     torch.save({"b": torch.ones(4)}, tmp_path / "2.pth")
     index = {"weight_map": {"a": "1.safetensors", "b": "2.pth"}}

@@ -1,4 +1,4 @@
-"""A small tokenizer of every kind, with `<think>` among its special tokens."""
+"""Small tokenizers of every kind, whose special tokens include `<think>`."""
 
 import base64
 import functools
@@ -36,7 +36,7 @@ PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+
 
 @frozen
 class Kind:
-    """A kind of tokenizer."""
+    """A tokenizer class and a writer for its files."""
 
     load: Any
     """The tokenizer class."""
@@ -45,11 +45,11 @@ class Kind:
     marker: str
     """A special token that answers may contain."""
     stop: str
-    """A token that is not a stop token by default."""
+    """A token that is not a stop token unless an option adds it."""
 
 
 def set_config(folder: Path, **changes: Any) -> Path:
-    """Change tokenizer_config.json; None removes a key."""
+    """Set keys in tokenizer_config.json; None removes a key."""
     file = folder / "tokenizer_config.json"
     values = {**(json.loads(file.read_text()) if file.is_file() else {}), **changes}
     file.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
@@ -105,10 +105,10 @@ def write_pieces(folder: Path) -> Path:
 
 
 def tekken(special_tokens: list[str] | None = None, n: int = 30, **config: Any) -> dict[str, Any]:
-    """Return the contents of a tekken.json: bytes, pairs of letters, words, and some unused tokens."""
+    """Return the contents of a tekken.json with bytes, letter pairs, words and some unused tokens."""
     letters = [b" ", *(bytes([c]) for c in b"etaoinshrdlu<>[]|")]
     pairs = [b"".join(pair) for pair in itertools.product(letters, repeat=2)]
-    # No two tokens form "qzx": a full word is looked up before its bytes are merged.
+    # No merge produces "qzx", so it is encoded only if whole words are looked up before merging.
     words = [b"qzx", b"the", b" the", b"word", b"words", b"wor", b"or", b"wo", b"\xc3\xa4", b"  "]
     tokens = [*(bytes([i]) for i in range(256)), *dict.fromkeys([*words, *pairs])]
     used = len(tokens) - 20

@@ -1,4 +1,4 @@
-"""Texts on which tokenizers and models are compared with reference implementations."""
+"""Texts for comparisons of tokenizers and models with reference implementations."""
 
 PARAGRAPH = (
     "Water is made of hydrogen and oxygen. It covers most of the Earth's surface, and without it there would"

@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
     return write_hf(tmp_path / "tokenizer")
 
 
-# Which template is used
+# Template selection
 
 
 def one_in_the_config(folder: Path) -> None:
@@ -97,7 +97,7 @@ STORED = [
 
 
 @pytest.mark.parametrize("store", STORED)
-def test_the_template_is_that_of_transformers(store: Any, folder: Path) -> None:
+def test_the_selected_template_matches_transformers(store: Any, folder: Path) -> None:
     store(folder)
     tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
     assert source(tokenizer, tools=False) == reference.get_chat_template()
@@ -138,7 +138,7 @@ def test_the_legacy_file_has_the_lowest_precedence(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "tool_use"])
-def test_a_damaged_template_is_named_by_its_file(name: str, folder: Path) -> None:
+def test_the_error_for_a_damaged_template_contains_its_file(name: str, folder: Path) -> None:
     write_additional(folder, "default", "tool_use")
     write(folder / "additional_chat_templates", **{f"{name}__jinja": "{% for %}"})
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_a_damaged_template_is_named_by_its_file(name: str, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
-def test_every_kind_reads_stored_templates(make: Any, tmp_path: Path) -> None:
+def test_every_tokenizer_class_reads_stored_templates(make: Any, tmp_path: Path) -> None:
     folder = set_config(make(tmp_path), chat_template=named("default", "tool_use"))
     for tokenizer in (auto_tokenizer(str(folder)), auto_tokenizer(str(folder), chat_template="tool_use")):
         assert source(tokenizer, tools=True) == "tool_use of the config"
@@ -174,7 +174,7 @@ def test_all_template_files_are_copied_and_fingerprinted(folder: Path, tmp_path:
     assert not [*copy.iterdir()]
 
 
-# Variables of templates
+# Template variables
 
 
 ALL_TOKENS = "|".join(
@@ -201,7 +201,9 @@ ALL_TOKENS = "|".join(
         {"bos_token": None},
     ],
 )
-def test_special_tokens_reach_the_template_as_in_transformers(config: dict[str, Any], folder: Path) -> None:
+def test_special_tokens_are_passed_to_the_template_as_in_transformers(
+    config: dict[str, Any], folder: Path
+) -> None:
     set_config(folder, chat_template=ALL_TOKENS, **config)
     tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
     expected = reference.apply_chat_template(HELLO, tokenize=False)
@@ -216,7 +218,9 @@ def test_special_tokens_reach_the_template_as_in_transformers(config: dict[str, 
 
 
 @pytest.mark.parametrize("with_added", [True, False])
-def test_special_tokens_map_is_read_if_no_added_tokens_are_listed(with_added: bool, folder: Path) -> None:
+def test_special_tokens_map_is_read_if_the_config_lists_no_added_tokens(
+    with_added: bool, folder: Path
+) -> None:
     added = {"1": {"content": "<|im_start|>", "special": True, "normalized": False}} if with_added else None
     set_config(folder, chat_template=ALL_TOKENS, added_tokens_decoder=added)
     mapped = {"unk_token": "<think>", "pad_token": {"content": "</think>", "lstrip": False}}
@@ -272,7 +276,7 @@ def test_stored_truncation_and_padding_are_not_applied(settings: dict[str, Any],
     assert tokenizer.bos_id is None
 
 
-def test_tokens_and_flags_of_the_config_are_applied_as_in_transformers(tmp_path: Path) -> None:
+def test_config_tokens_and_flags_are_applied_as_in_transformers(tmp_path: Path) -> None:
     backend = tiny_tokenizer()
     n = backend.get_vocab_size()
     texts = ("<plain>", "<kept>")
@@ -296,7 +300,7 @@ def test_tokens_and_flags_of_the_config_are_applied_as_in_transformers(tmp_path:
     assert tokenizer.vocab_size == len(reference) == n + 3
 
 
-def test_a_declared_token_is_special_although_the_file_treats_it_as_text(tmp_path: Path) -> None:
+def test_a_declared_token_is_special_even_if_the_file_treats_it_as_text(tmp_path: Path) -> None:
     values = json.loads(tiny_tokenizer().to_str())
     values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "<|im_end|>"]
     folder = set_config(write(tmp_path, tokenizer__json=json.dumps(values)), **tokenizer_config())
@@ -314,7 +318,7 @@ def test_declared_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
     assert {"▁these", "▁words"} <= SentencePieceTokenizer(str(folder)).special_tokens.keys()
 
 
-# Where answers end
+# Stop tokens
 
 
 @pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
@@ -329,7 +333,7 @@ def test_declared_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
         ({"generation_config": [4]}, {4}),
     ],
 )
-def test_the_eos_ids_of_all_files_are_stop_ids(
+def test_eos_ids_from_all_files_are_stop_ids(
     make: Any, files: dict[str, Any], expected: set[int], tmp_path: Path
 ) -> None:
     folder = make(tmp_path)

@@ -1,4 +1,4 @@
-"""tokenizer.json tokenizers encode like the library, and special tokens in plain text stay text."""
+"""tokenizer.json files are encoded like the tokenizers library, and special tokens in plain text stay text."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from torchtune.tokenizers import HFTokenizer
 
 
 def write_folder(path: Path, **changes: Any) -> Path:
-    """Write a tokenizer's folder, with changes to its tokenizer_config.json."""
+    """Write a tokenizer folder with a modified tokenizer_config.json."""
     config = json.dumps({**tokenizer_config(), **changes})
     return write(path, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
 
@@ -24,7 +24,7 @@ def load(path: Path, **changes: Any) -> HFTokenizer:
     return HFTokenizer(str(write_folder(path, **changes)))
 
 
-def test_ids_and_properties(tmp_path: Path) -> None:
+def test_ids_and_properties_match_the_files(tmp_path: Path) -> None:
     tokenizer: Tokenizer = smollm2_tokenizer(str(write_folder(tmp_path) / "tokenizer.json"))
     expected = tiny_tokenizer().encode(TEXT).ids
     assert tokenizer.encode(TEXT) == [*expected, 2]
@@ -68,7 +68,7 @@ def test_plain_spans_of_a_template_stay_text(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode_template(text, [(12, 12 + len(inside))]) == ids
 
 
-def test_added_tokens_keep_their_ids_next_to_plain_spans(tmp_path: Path) -> None:
+def test_added_tokens_next_to_plain_spans_keep_their_ids(tmp_path: Path) -> None:
     backend = tiny_tokenizer()
     n = max(backend.get_vocab().values()) + 1
     backend.add_tokens([AddedToken(f"<|special {i}|>", special=True, normalized=False) for i in range(4)])
@@ -81,7 +81,7 @@ def test_added_tokens_keep_their_ids_next_to_plain_spans(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mark", ["\ue000", "\uf8ff", "\ue000\ue001"])
-def test_no_character_of_a_text_marks_a_special_token(mark: str, tmp_path: Path) -> None:
+def test_no_character_in_text_turns_text_into_a_special_token(mark: str, tmp_path: Path) -> None:
     tokenizer = load(tmp_path)
     text = f"words {mark}<|im_end|>{mark} <|im_start|>"
     ids = tokenizer.encode_template(text, [(0, len(text) - 12)])
@@ -89,7 +89,7 @@ def test_no_character_of_a_text_marks_a_special_token(mark: str, tmp_path: Path)
     assert tokenizer.decode(ids[:-1]) == text[:-12]
 
 
-def test_bos_follows_the_config_or_the_file(tmp_path: Path) -> None:
+def test_bos_is_set_by_the_config_or_the_file(tmp_path: Path) -> None:
     assert load(tmp_path / "a", add_bos_token=True).bos_id == 1
     assert load(tmp_path / "b", add_bos_token=False).bos_id is None
     backend = tiny_tokenizer()
@@ -99,7 +99,9 @@ def test_bos_follows_the_config_or_the_file(tmp_path: Path) -> None:
     write(write_folder(tmp_path / "c"), tokenizer__json=backend.to_str())
     tokenizer = HFTokenizer(str(tmp_path / "c"))
     assert tokenizer.bos_id == 1
-    assert tokenizer.encode("words")[:2] == [1, *tiny_tokenizer().encode("words").ids[:1]], "added only once"
+    assert tokenizer.encode("words")[:2] == [1, *tiny_tokenizer().encode("words").ids[:1]], (
+        "BOS is added only once"
+    )
 
 
 @pytest.mark.parametrize("eos_token_id", [0, [0, 2]])
@@ -108,7 +110,7 @@ def test_generation_config_adds_stop_ids(tmp_path: Path, eos_token_id: int | lis
     assert HFTokenizer(str(tmp_path)).stop_ids == {0, 2}
 
 
-def test_the_chat_template_is_read_from_each_of_its_locations(tmp_path: Path) -> None:
+def test_the_chat_template_is_read_from_every_supported_location(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": TEMPLATE}]
     write(write_folder(tmp_path / "c", chat_template=None), chat_template__jinja=TEMPLATE)
     for tokenizer in (
@@ -126,7 +128,7 @@ def test_the_chat_template_is_read_from_each_of_its_locations(tmp_path: Path) ->
     assert load(tmp_path / "d", chat_template=None).chat_template is None
 
 
-def test_a_template_that_is_not_jinja_is_rejected_with_its_file(tmp_path: Path) -> None:
+def test_a_template_with_invalid_jinja_is_rejected_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"tokenizer_config.json: the chat template is not valid Jinja: line 2"
     ):
@@ -138,7 +140,7 @@ def test_a_template_that_is_not_jinja_is_rejected_with_its_file(tmp_path: Path) 
         HFTokenizer(str(tmp_path))
 
 
-def test_eos_comes_from_the_model_config_if_the_tokenizer_config_has_none(tmp_path: Path) -> None:
+def test_eos_is_read_from_the_model_config_if_the_tokenizer_config_has_none(tmp_path: Path) -> None:
     write(write_folder(tmp_path, eos_token=None, pad_token=None), config__json='{"eos_token_id": 2}')
     assert HFTokenizer(str(tmp_path)).eos_id == HFTokenizer(str(tmp_path)).pad_id == 2
     write(tmp_path, generation_config__json='{"eos_token_id": [0, 2]}')
@@ -150,7 +152,7 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     assert load(tmp_path / "b", pad_token=None).pad_id == 2
 
 
-def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+def test_errors_contain_missing_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.json in .*; expected a tokenizer.json or"):
         HFTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no other.json in"):
@@ -183,7 +185,7 @@ def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize("template", [["x"], [None], 5, {}, [{"name": "default"}], [{"template": 5}]])
-def test_a_template_of_a_wrong_type_is_rejected_with_its_file(tmp_path: Path, template: Any) -> None:
+def test_a_template_of_the_wrong_type_is_rejected_with_its_file(tmp_path: Path, template: Any) -> None:
     with pytest.raises(
         ValueError,
         match=r"^[^:]*tokenizer_config.json: chat_template is .*; expected a template, or a list of objects .*download",

@@ -1,4 +1,4 @@
-"""SentencePiece models of mistral-common, compared with the SentencePiece library and with mistral-common."""
+"""SentencePiece models from mistral-common are compared with the SentencePiece library and mistral-common."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from torchtune.tokenizers._meta import sentencepiece_backend
 FOLDER = Path(mistral_common.__file__).parent / "data"
 FILES = {path.name.rpartition(".")[2]: path for path in sorted(FOLDER.glob("*.model.v*"))}
 
-# Chat formats (https://docs.mistral.ai/guides/tokenization/): white space differs, and v7 has a system prompt.
+# Chat formats (https://docs.mistral.ai/guides/tokenization/): versions differ in white space, and v7 has a system prompt.
 _TURNS = (
     "{{ bos_token }}{%% for m in messages %%}{%% if m.role == 'user' %%}{{ '%s' + m.content + '%s' }}"
     "{%% elif m.role == 'system' %%}{{ '[SYSTEM_PROMPT] ' + m.content + '[/SYSTEM_PROMPT]' }}"
@@ -49,7 +49,7 @@ def test_all_versions_are_available() -> None:
 
 
 def load(version: str, folder: Path) -> SentencePieceTokenizer:
-    """Load a model file with a chat template and the names of BOS and EOS."""
+    """Load a model file with a chat template and configured BOS and EOS tokens."""
     (folder / "tokenizer.model").symlink_to(FILES[version])
     (folder / "chat_template.jinja").write_text(TEMPLATES[version])
     config = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -59,7 +59,7 @@ def load(version: str, folder: Path) -> SentencePieceTokenizer:
     return tokenizer
 
 
-def test_plain_text_is_encoded_like_the_library(version: str) -> None:
+def test_plain_text_is_encoded_as_in_the_sentencepiece_library(version: str) -> None:
     tokenizer = mistral_tokenizer(str(FILES[version]))
     reference = SentencePieceProcessor(model_file=str(FILES[version]))
     for text in [*TEXTS, *SPECIAL_TEXTS]:
@@ -71,7 +71,7 @@ def test_plain_text_is_encoded_like_the_library(version: str) -> None:
     assert ("[INST]" in tokenizer.special_tokens) == (version != "v1")
 
 
-def test_conversations_equal_those_of_mistral_common(version: str, tmp_path: Path) -> None:
+def test_conversations_match_mistral_common(version: str, tmp_path: Path) -> None:
     tokenizer, reference = load(version, tmp_path), MistralTokenizer.from_file(str(FILES[version]))
     for text in TRICKY:
         conversation = [
@@ -99,7 +99,7 @@ def test_conversations_equal_those_of_mistral_common(version: str, tmp_path: Pat
         ]
 
 
-def test_converted_tokenizers_encode_like_the_original(version: str) -> None:
+def test_converted_tokenizers_match_the_original(version: str) -> None:
     model = SentencePieceProcessor(model_file=str(FILES[version]))
     backend = sentencepiece_backend(model, {"bos": "<s>", "eos": "</s>", "unk": "<unk>"})
     for text in TEXTS:

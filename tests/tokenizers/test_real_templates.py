@@ -1,4 +1,4 @@
-"""Chat templates of real models from llama-cpp-python's sources, compared with transformers."""
+"""Chat templates of real models, from llama-cpp-python's sources, are compared with transformers."""
 
 import copy
 import json
@@ -88,7 +88,7 @@ def agent(*, thinks: bool, calls: bool) -> list[Any]:
 
 
 def load(folder: Path, name: str, source: str) -> HFTokenizer:
-    """Write a small byte-level tokenizer with the special tokens of all families and one template."""
+    """Write and load a small byte-level tokenizer with all families' special tokens and one template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
@@ -122,7 +122,7 @@ def reference(source: str) -> Any:
 
 
 def templates(folder: Path) -> dict[str, str]:
-    """Return the sources of all templates in llama.cpp."""
+    """Return the sources of all llama.cpp templates, by file name."""
     paths = sorted((folder / "templates").glob("*.jinja"))
     return {path.stem: path.read_text(encoding="utf-8") for path in paths}
 
@@ -147,7 +147,7 @@ def reference_text(source: str, messages: Any, tools: Any, *, add_generation_pro
             bos_token="<bos>",
             eos_token="</s>",
         )
-    except Exception:  # a template may raise any error
+    except Exception:  # a template may raise any exception
         return None
     return rendered
 
@@ -165,7 +165,7 @@ def test_every_template_renders_as_in_transformers(llama_cpp: Path) -> None:
         for messages in conversations:
             for add_generation_prompt in (True, False):
                 tools = [TOOL] if any("tool_calls" in message for message in messages) else None
-                # This template concatenates arguments, and therefore needs them as JSON text.
+                # This template concatenates the arguments with strings, so they must be JSON text.
                 is_text = "functionary-medium-v3.2" in name
                 expected = reference_text(
                     source,
@@ -186,7 +186,7 @@ def test_every_template_renders_as_in_transformers(llama_cpp: Path) -> None:
     assert n_rejected < 0.1 * len(sources) * len(conversations) * 2
 
 
-def test_generation_blocks_equal_those_of_transformers(llama_cpp: Path) -> None:
+def test_generation_blocks_match_transformers(llama_cpp: Path) -> None:
     from transformers.utils import chat_template_utils
 
     with_blocks = {name: source for name, source in templates(llama_cpp).items() if "endgeneration" in source}
@@ -215,7 +215,7 @@ def test_generation_blocks_equal_those_of_transformers(llama_cpp: Path) -> None:
 
 
 def with_json_arguments(messages: list[Any]) -> list[Any]:
-    """Return the messages with tool call arguments as JSON text."""
+    """Return the messages with their tool call arguments as JSON text."""
     messages = copy.deepcopy(messages)
     for message in messages:
         for call in message.get("tool_calls", []):
@@ -259,8 +259,8 @@ def test_answer_spans_are_located(name: str, llama_cpp: Path, tmp_path: Path) ->
     end = FAMILIES[name]
     source = (llama_cpp / f"templates/{name}.jinja").read_text(encoding="utf-8")
     tokenizer = load(tmp_path, name, source)
-    reference: Any = AutoTokenizer.from_pretrained(tmp_path)  # its stubs declare only one result type
-    dated = {"date_string": "26 Jul 2024"}  # Llama 3.2's date without a clock
+    reference: Any = AutoTokenizer.from_pretrained(tmp_path)  # the type stubs declare only one result type
+    dated = {"date_string": "26 Jul 2024"}  # a fixed date for Llama 3.2's template
     for messages in (TURNS, *([] if "gemma" in name else [SYSTEM + TURNS])):
         prompt = reference.apply_chat_template(messages[:-1], add_generation_prompt=True, **dated)[
             "input_ids"
@@ -268,7 +268,7 @@ def test_answer_spans_are_located(name: str, llama_cpp: Path, tmp_path: Path) ->
         assert chat_prompt(tokenizer, messages[:-1]) == prompt
         chat = chat_tokens(tokenizer, messages)
         expected = reference.apply_chat_template(messages, **dated)["input_ids"]
-        if "Nemo" in name and messages[:1] == SYSTEM:  # its template drops the system turn after an answer
+        if "Nemo" in name and messages[:1] == SYSTEM:  # the template drops the system turn after an answer
             assert len(expected) < len(chat.tokens)
             assert chat.tokens == prompt + expected[-len(chat.tokens) + len(prompt) :]
         else:
@@ -276,7 +276,7 @@ def test_answer_spans_are_located(name: str, llama_cpp: Path, tmp_path: Path) ->
         assert chat.tokens[: chat.answers[-1][0]] == prompt
         texts = [reference.decode(chat.tokens[start:stop]) for start, stop in chat.answers]
         assert all(t.endswith(m["content"] + end) for t, m in zip(texts, TURNS[1::2], strict=True))
-        # Templates of reasoning models open and close an empty thought before the answer.
+        # Templates of reasoning models render an empty thought before the answer.
         words = [
             t.removesuffix(end).removesuffix(m["content"]) for t, m in zip(texts, TURNS[1::2], strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Test vocabularies of llama.cpp with their expected ids, from llama-cpp-python's sources."""
+"""llama.cpp's test vocabularies, from llama-cpp-python's sources, are encoded as their expected ids."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SEPARATOR = "\n__ggml_vocab_test__\n"
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3"])
-def test_ids_equal_those_that_llama_cpp_expects(name: str, llama_cpp: Path) -> None:
+def test_ids_match_the_expected_ids_of_llama_cpp(name: str, llama_cpp: Path) -> None:
     path = llama_cpp / f"ggml-vocab-{name}.gguf"
     tokenizer = gguf_tokenizer(read_gguf(path).metadata)
     *texts, remainder = Path(f"{path}.inp").read_text(encoding="utf-8").split(SEPARATOR)

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers encode like the library, and special tokens in plain text stay text."""
+"""SentencePiece tokenizers match the library, and special tokens in plain text stay text."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from torchtune.tokenizers import SentencePieceTokenizer
 
 
 def train(folder: Path, **settings: Any) -> Path:
-    """Train a small model with Llama 2's settings: BPE, byte fallback, single digits, no normalisation."""
+    """Train a small model with Llama 2's settings: BPE, byte fallback, single digits, no normalization."""
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 10),
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a model with Gemma's settings: no space prefix, other ids, turn markers and line breaks as pieces."""
+    """Train a model with Gemma's settings: no space prefix, Gemma's ids, turn markers and line breaks as pieces."""
     return train(
         tmp_path_factory.mktemp("gemma"),
         add_dummy_prefix=False,
@@ -59,7 +59,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_ids_and_properties(folder: Path) -> None:
+def test_ids_and_properties_match_the_library(folder: Path) -> None:
     tokenizer = llama2_tokenizer(str(folder / "tokenizer.model"))
     backend = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     ids = backend.encode("these words, 12 of them, naïve")
@@ -156,7 +156,7 @@ def test_added_tokens_are_encoded_as_in_transformers(phi3: Path) -> None:
         assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
     text = "these<|user|> words<plain>of<|end|>them"
     plain = tokenizer.encode(text, add_bos=False, add_eos=False)
-    assert [i - n for i in plain if i >= n] == [4], "the token that is not special"
+    assert [i - n for i in plain if i >= n] == [4], "only the added token that is not special is recognized"
     assert tokenizer.decode(plain) == text
     assert (
         tokenizer.decode(tokenizer.encode_template("<|user|>these words<|end|><plain>"))
@@ -188,7 +188,7 @@ def test_unknown_ids_are_skipped_in_decoding(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("legacy", [True, False, None])
-def test_the_space_prefix_is_that_of_transformers(folder: Path, tmp_path: Path, legacy: bool | None) -> None:
+def test_the_space_prefix_matches_transformers(folder: Path, tmp_path: Path, legacy: bool | None) -> None:
     from transformers import AutoTokenizer
 
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -232,7 +232,7 @@ def test_added_tokens_json_is_read(folder: Path, tmp_path: Path) -> None:
         {"x": {"content": "<q>"}},
     ],
 )
-def test_added_tokens_without_a_text_or_an_id_are_rejected(folder: Path, tmp_path: Path, added: Any) -> None:
+def test_added_tokens_without_text_or_id_are_rejected(folder: Path, tmp_path: Path, added: Any) -> None:
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     write(tmp_path, tokenizer_config__json=json.dumps({"added_tokens_decoder": added}))
     with pytest.raises(
@@ -256,7 +256,7 @@ def test_a_chat_template_in_the_config_is_used(folder: Path, tmp_path: Path) -> 
     )
 
 
-def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
+def test_errors_contain_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.model in .*; expected a tokenizer.model or"):
         SentencePieceTokenizer(str(tmp_path))
     model = (folder / "tokenizer.model").read_bytes()

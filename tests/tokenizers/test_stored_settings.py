@@ -1,4 +1,4 @@
-"""Datasets with tokenizers that have stored limits, unusual end tokens, custom templates, and every kind of file."""
+"""Datasets use tokenizers with stored limits, unusual end tokens, custom templates and every kind of file."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ TASKS = [{"instruction": f"the words {i} " * 30, "output": "these digits " * (20
 
 
 def folder_with(folder: Path, *, eos: str = "<|im_end|>", **limits: Any) -> Path:
-    """Write a tokenizer like SmolLM2's, with stored limits and the given end token."""
+    """Write a tokenizer like SmolLM2's, with the given stored limits and end token."""
     backend = tiny_tokenizer()
     backend.add_tokens([AddedToken("<think>", special=True, normalized=False)])
     if "truncation" in limits:
@@ -78,7 +78,7 @@ def test_stored_limits_do_not_change_rows(load: Any, limits: dict[str, Any], tmp
         assert next(batches).n_padding == 0
 
 
-def test_limits_of_the_config_are_not_applied_either(tmp_path: Path) -> None:
+def test_limits_in_the_config_are_not_applied(tmp_path: Path) -> None:
     folder = set_config(
         folder_with(tmp_path), model_max_length=16, padding_side="left", truncation_side="left"
     )
@@ -87,7 +87,7 @@ def test_limits_of_the_config_are_not_applied_either(tmp_path: Path) -> None:
     assert len(row.tokens) > 100
 
 
-# Where answers end
+# Stop tokens
 
 
 @pytest.mark.parametrize("generation", [{}, {"config": [0, 2]}, {"generation_config": 2}])
@@ -118,7 +118,7 @@ def test_a_turn_end_other_than_eos_must_be_a_stop_token(generation: dict[str, An
             assert example.tokens[-1] == example.labels[-1] == end
     text = TextCompletionDataset(tokenizer, [{"text": "these words"}])[0]
     assert isinstance(text, list)
-    assert text[0].tokens[-1] == 0, "plain texts still end with EOS"
+    assert text[0].tokens[-1] == 0, "plain text still ends with EOS"
 
 
 def test_a_misspelled_stop_token_in_a_config_raises(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_misspelled_stop_token_in_a_config_raises(tmp_path: Path) -> None:
         instantiate(component)
 
 
-# Custom templates and arguments
+# Custom templates and template arguments
 
 THINKING = TEMPLATE.replace(
     "message['content']",
@@ -166,7 +166,7 @@ def test_template_arguments_change_the_rendered_text(tmp_path: Path) -> None:
         HFTokenizer(str(folder), template_arguments={"enable_thinkin": True})
 
 
-# Every kind of file
+# All kinds of tokenizer files
 
 
 @pytest.fixture(params=KINDS)
@@ -181,13 +181,13 @@ CUSTOM = (
 )
 
 
-def test_a_custom_template_renders_the_rows_of_every_kind(kind: Kind, tmp_path: Path) -> None:
+def test_a_custom_template_is_used_with_every_tokenizer_class(kind: Kind, tmp_path: Path) -> None:
     folder = kind.write(tmp_path / "tokenizer")
     plain = kind.load(str(folder))
     end = next(token for token, i in plain.special_tokens.items() if i in plain.stop_ids)
     (tmp_path / "mine.jinja").write_text(CUSTOM.replace("{{ END }}", end))
     options = {"chat_template": str(tmp_path / "mine.jinja"), "special_tokens_in_content": [kind.marker]}
-    tokenizer = auto_tokenizer(str(folder), **options)  # type: ignore[arg-type]  # a mapping of options
+    tokenizer = auto_tokenizer(str(folder), **options)  # type: ignore[arg-type]  # the values have different types
     completion = f"the words {kind.marker} these {end}"
     example = ChatDataset(tokenizer, [{"prompt": "digits", "completion": completion}])[0]
     assert isinstance(example, Example)
@@ -196,11 +196,11 @@ def test_a_custom_template_renders_the_rows_of_every_kind(kind: Kind, tmp_path: 
     answer = [label for label in example.labels if label >= 0]
     assert example.tokens == [*prompt, *answer]
     assert answer.count(plain.special_tokens[kind.marker]) == 1
-    assert answer.count(plain.special_tokens[end]) == 1, "the one in the message stays text"
+    assert answer.count(plain.special_tokens[end]) == 1, "the end token in the message stays text"
     assert [note.text.split("'")[1] for note in example.notes] == [end]
 
 
-def test_vocab_and_merges_give_the_same_rows_as_tokenizer_json(tmp_path: Path) -> None:
+def test_vocab_and_merges_produce_the_same_rows_as_tokenizer_json(tmp_path: Path) -> None:
     folders = [write_hf(tmp_path / "hf"), write_bpe(tmp_path / "bpe")]
     for folder in folders:
         set_config(folder, chat_template=TEMPLATE)

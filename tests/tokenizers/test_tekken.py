@@ -1,4 +1,4 @@
-"""Tokenizers of Mistral's tekken.json, compared with mistral_common."""
+"""Tokenizers loaded from Mistral's tekken.json are compared with mistral_common."""
 
 import json
 import pickle
@@ -43,13 +43,13 @@ def check_same(tokenizer: Any, reference: Tekkenizer, texts: list[str]) -> None:
     assert tokenizer.unknown_id is None
 
 
-def test_mistral_common_has_tekken_files() -> None:
+def test_mistral_common_contains_tekken_files() -> None:
     assert len(FILES) >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_files_of_mistral_common_are_encoded_as_by_it(file: Path) -> None:
+def test_tekken_files_are_encoded_as_in_mistral_common(file: Path) -> None:
     tokenizer, reference = mistral_tokenizer(str(file)), Tekkenizer.from_file(file)
     assert isinstance(tokenizer, TekkenTokenizer)
     assert isinstance(tokenizer, Tokenizer)
@@ -62,7 +62,9 @@ def test_files_of_mistral_common_are_encoded_as_by_it(file: Path) -> None:
 
 
 @pytest.mark.parametrize("special", [None, SPECIAL, [*SPECIAL, *(f"[T{i}]" for i in range(22))]])
-def test_files_with_other_special_tokens(special: list[str] | None, tmp_path: Path) -> None:
+def test_other_special_tokens_are_encoded_as_in_mistral_common(
+    special: list[str] | None, tmp_path: Path
+) -> None:
     version = "v3" if special is None else "v11"
     write(tmp_path, tekken__json=json.dumps(tekken(special, version=version)))
     tokenizer, reference = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
@@ -73,7 +75,7 @@ def test_files_with_other_special_tokens(special: list[str] | None, tmp_path: Pa
     assert pickle.loads(pickle.dumps(tokenizer)).encode("<s>") == tokenizer.encode("<s>")
 
 
-def test_more_special_tokens_than_ranks(tmp_path: Path) -> None:
+def test_more_special_tokens_than_ranks_are_rejected(tmp_path: Path) -> None:
     write(tmp_path, tekken__json=json.dumps(tekken(SPECIAL, 1000, version="v13")))
     tokenizer, reference = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
     check_same(tokenizer, reference, TEXTS)
@@ -159,13 +161,13 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         (tekken(["<s>"]), r"eos_token is '</s>', which is not in the vocabulary of tekken.json"),
     ],
 )
-def test_damaged_files_are_named(values: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_errors_contain_the_damaged_file(values: dict[str, Any], expected: str, tmp_path: Path) -> None:
     write(tmp_path, tekken__json=json.dumps(values))
     with pytest.raises(ValueError, match=expected):
         TekkenTokenizer(str(tmp_path))
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
+def test_errors_contain_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tekken.json in .*; expected a tekken.json or"):
         TekkenTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no tekken_9.json in"):

@@ -1,4 +1,4 @@
-"""Tokenizers of Llama 3's tokenizer.model, compared with tiktoken and Meta's code."""
+"""Tokenizers loaded from Llama 3's tokenizer.model are compared with tiktoken and Meta's code."""
 
 import base64
 import functools
@@ -27,7 +27,7 @@ PATTERN = (
 
 @functools.cache
 def ranks() -> dict[bytes, int]:
-    """Build a vocabulary of Llama 3's size: bytes, then sequences of two to four common bytes, shorter ones first."""
+    """Build a vocabulary of Llama 3's size: single bytes, then sequences of 2 to 4 common bytes, by length."""
     letters = b" etaoinshrdlu,\n01\xc3\xa4\xf0\x9f"
     longer = itertools.chain.from_iterable(itertools.product(letters, repeat=n) for n in (2, 3, 4))
     tokens = itertools.chain(([b] for b in range(256)), longer)
@@ -48,7 +48,7 @@ def tiktoken_encoding(ranks: dict[bytes, int]) -> Any:
     return Encoding("llama3", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
 
-def test_ids_are_those_of_tiktoken(file: Path) -> None:
+def test_ids_match_tiktoken(file: Path) -> None:
     reference, tokenizer = tiktoken_encoding(ranks()), llama3_tokenizer(str(file))
     assert isinstance(tokenizer, TiktokenTokenizer)
     for text in [*TEXTS, *SPECIAL_TEXTS]:
@@ -59,7 +59,7 @@ def test_ids_are_those_of_tiktoken(file: Path) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_special_ids_are_those_of_meta(file: Path) -> None:
+def test_special_ids_match_metas_code(file: Path) -> None:
     tokenizer: Tokenizer = llama3_tokenizer(str(file.parent))
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (128_000, 128_001, 128_004)
     assert tokenizer.stop_ids == {128_001, 128_008, 128_009}
@@ -81,7 +81,7 @@ def test_configuration_files_are_read(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_written_tokenizer_json_encodes_like_the_original(file: Path, tmp_path: Path) -> None:
+def test_the_written_tokenizer_json_matches_the_original(file: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     special_ids = write_tiktoken_tokenizer(file, tmp_path)
@@ -111,7 +111,7 @@ def test_the_written_tokenizer_json_encodes_like_the_original(file: Path, tmp_pa
         (b"IQ== 0\nIg==", r"tokenizer.model, line 2: expected a token and its rank"),
     ],
 )
-def test_damaged_files_are_named(lines: bytes, message: str, tmp_path: Path) -> None:
+def test_errors_contain_the_damaged_file(lines: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(lines)
     with pytest.raises(ValueError, match=message):
         TiktokenTokenizer(str(tmp_path))
@@ -126,7 +126,7 @@ def test_a_sentencepiece_file_is_recognized(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_file_is_encoded_as_in_metas_code(
+def test_the_real_file_matches_metas_code(
     fetch: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = fetch("llama-models")

@@ -1,4 +1,4 @@
-"""Options of tokenizers take effect in every kind of tokenizer, or raise."""
+"""Tokenizer options take effect in every tokenizer class, or raise."""
 
 import json
 import pickle
@@ -40,7 +40,7 @@ def template(tokenizer: Any) -> ChatTemplate:
     return chat_template
 
 
-def test_without_options_nothing_is_set(kind: Kind, folder: Path) -> None:
+def test_options_have_no_effect_unless_they_are_set(kind: Kind, folder: Path) -> None:
     tokenizer = kind.load(str(folder))
     assert tokenizer.content_tokens == frozenset()
     assert tokenizer.chat_template is None
@@ -58,9 +58,7 @@ def test_chat_template_selects_a_file_or_a_stored_template(kind: Kind, folder: P
     assert template(kind.load(str(folder), chat_template="default")).source == "stored"
 
 
-def test_a_template_path_may_start_at_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_template_path_may_start_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.jinja").write_text("mine")
     tokenizer = HFTokenizer(str(write_hf(tmp_path / "t")), chat_template="~/mine.jinja")
@@ -79,7 +77,7 @@ def test_an_unknown_template_is_rejected(kind: Kind, folder: Path) -> None:
             kind.load(str(folder), chat_template=name)
 
 
-def test_a_damaged_template_file_is_named(kind: Kind, folder: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_template_contains_its_file(kind: Kind, folder: Path, tmp_path: Path) -> None:
     custom = tmp_path / "mine.jinja"
     custom.write_text("{% for %}")
     with pytest.raises(ValueError, match=r"mine.jinja: the chat template is not valid Jinja: line 1"):
@@ -89,7 +87,7 @@ def test_a_damaged_template_file_is_named(kind: Kind, folder: Path, tmp_path: Pa
         kind.load(str(folder), chat_template=str(custom))
 
 
-def test_arguments_reach_the_template(kind: Kind, folder: Path) -> None:
+def test_arguments_are_passed_to_the_template(kind: Kind, folder: Path) -> None:
     set_config(folder, chat_template=TEMPLATE)
     tokenizer = kind.load(str(folder), template_arguments={"enable_thinking": True})
     for loaded in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
@@ -99,7 +97,7 @@ def test_arguments_reach_the_template(kind: Kind, folder: Path) -> None:
     assert not default.render(HELLO, add_generation_prompt=True).text.endswith("<think>")
 
 
-def test_the_date_reaches_the_template(kind: Kind, folder: Path) -> None:
+def test_the_date_is_passed_to_the_template(kind: Kind, folder: Path) -> None:
     set_config(folder, chat_template="{{ strftime_now('%Y-%m-%d') }}")
     tokenizer = kind.load(str(folder), date="2024-07-26")
     assert template(tokenizer).date == template(pickle.loads(pickle.dumps(tokenizer))).date == "2024-07-26"
@@ -158,7 +156,7 @@ def test_unknown_tokens_are_rejected(kind: Kind, folder: Path, option: str) -> N
             kind.load(str(folder), **{option: invalid})
 
 
-def test_text_of_unknown_tokens_is_not_a_stop_token(tmp_path: Path) -> None:
+def test_text_that_encodes_as_an_unknown_token_is_rejected_as_a_stop_token(tmp_path: Path) -> None:
     backend = Backend(models.WordLevel({"<unk>": 0, "</s>": 1, "word": 2}, unk_token="<unk>"))
     folder = set_config(
         write(tmp_path, tokenizer__json=backend.to_str()), unk_token="<unk>", eos_token="</s>"
@@ -184,7 +182,7 @@ def test_content_tokens_are_encoded_as_tokens(kind: Kind, folder: Path) -> None:
     assert (tokenizer.vocab_size, tokenizer.stop_ids) == (before.vocab_size, before.stop_ids)
 
 
-def test_content_tokens_do_not_change_other_texts(kind: Kind, folder: Path) -> None:
+def test_content_tokens_do_not_change_other_text(kind: Kind, folder: Path) -> None:
     before = kind.load(str(folder))
     tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.marker])
     for text in [*TEXTS, *SPECIAL_TEXTS, kind.marker[:-1], f" {kind.marker[1:]}"]:
@@ -204,10 +202,10 @@ def test_other_special_tokens_stay_text_with_content_tokens(kind: Kind, folder: 
     plain = f"words {others[0]}{kind.marker}"
     assert tokenizer.encode_template(plain, [(0, len(plain))]) == kind.load(str(folder)).encode(
         plain, add_bos=False, add_eos=False
-    ), "encode_template is unchanged"
+    ), "`encode_template` itself is unchanged"
 
 
-def test_a_plain_token_is_rejected_as_content_token(tmp_path: Path) -> None:
+def test_an_ordinary_token_is_rejected_as_a_content_token(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"special_tokens_in_content: '<tool>' is not a special token, so"):
         HFTokenizer(str(write_hf(tmp_path)), special_tokens_in_content=["<tool>"])
 
@@ -240,7 +238,7 @@ def test_a_misspelled_option_raises_in_python(kind: Kind, folder: Path) -> None:
         kind.load(str(folder), stop_tokenss=["a"])
 
 
-def test_auto_tokenizer_detects_the_kind_and_passes_the_options(kind: Kind, folder: Path) -> None:
+def test_auto_tokenizer_detects_the_class_and_passes_the_options(kind: Kind, folder: Path) -> None:
     tokenizer = auto_tokenizer(str(folder), stop_tokens=[kind.stop], special_tokens_in_content=[kind.marker])
     assert isinstance(tokenizer, kind.load)
     assert tokenizer.content_tokens == {kind.marker}
@@ -248,7 +246,7 @@ def test_auto_tokenizer_detects_the_kind_and_passes_the_options(kind: Kind, fold
         assert auto_tokenizer(str(file)).fingerprint() == kind.load(str(folder)).fingerprint()
 
 
-def test_special_tokens_raise_for_other_kinds_than_sentencepiece(kind: Kind, folder: Path) -> None:
+def test_special_tokens_raise_for_kinds_other_than_sentencepiece(kind: Kind, folder: Path) -> None:
     if kind is KINDS["sentencepiece"]:
         assert "▁these" in auto_tokenizer(str(folder), special_tokens=["▁these", "none"]).special_tokens
         return
@@ -267,7 +265,7 @@ def test_a_family_keeps_its_default_stop_tokens(tmp_path: Path) -> None:
     assert tokenizer.stop_ids == {2, 300, 302}
 
 
-# From a config
+# Options in configs and on the command line
 
 
 def test_a_config_passes_options(tmp_path: Path) -> None:
@@ -285,7 +283,7 @@ def test_a_config_passes_options(tmp_path: Path) -> None:
     with pytest.raises(
         InstantiationError, match=r"has no argument 'stop_tokenss'; did you mean 'stop_tokens'\?"
     ):
-        instantiate(lazy(smollm2_tokenizer, path="x", stop_tokenss=["a"]))  # type: ignore[call-arg]  # the mistake
+        instantiate(lazy(smollm2_tokenizer, path="x", stop_tokenss=["a"]))  # type: ignore[call-arg]  # misspelled on purpose
     with pytest.raises(InstantiationError, match=r"date: expected YYYY-MM-DD, .* got '1.2.2024'"):
         instantiate(lazy(smollm2_tokenizer, path=str(folder), date="1.2.2024"))
 

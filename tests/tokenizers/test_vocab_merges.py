@@ -1,4 +1,4 @@
-"""Tokenizers of vocab.json and merges.txt, compared with transformers' classes."""
+"""Tokenizers loaded from vocab.json and merges.txt are compared with transformers' classes."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ ALL = [*TEXTS, *SPECIAL_TEXTS, RARE, TEXT, f"a{END}b {END} c"]
 
 @pytest.fixture(scope="module")
 def two_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a vocabulary on all texts, so that different ways to split them give different tokens."""
+    """Train a vocabulary on all texts, so that different splits produce different tokens."""
     backend = tokenizers.ByteLevelBPETokenizer()
     backend.train_from_iterator(
         ALL * 3, vocab_size=900, min_frequency=1, special_tokens=[], show_progress=False
@@ -55,7 +55,7 @@ def reference_tokenizer(name: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_ids_equal_those_of_the_transformers_class(name: str, two_files: Path, tmp_path: Path) -> None:
+def test_ids_match_the_transformers_class(name: str, two_files: Path, tmp_path: Path) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class=name)
     tokenizer, reference = auto_tokenizer(str(folder)), reference_tokenizer(name, folder)
     assert isinstance(tokenizer, BPETokenizer)
@@ -76,12 +76,12 @@ def test_ids_equal_those_of_the_transformers_class(name: str, two_files: Path, t
     assert {*tokenizer.special_tokens} == {*reference.all_special_tokens}
 
 
-def test_the_classes_differ_on_these_texts(two_files: Path, tmp_path: Path) -> None:
+def test_the_classes_encode_the_test_texts_differently(two_files: Path, tmp_path: Path) -> None:
     by_name = {
         name: auto_tokenizer(str(copy(two_files, tmp_path / name, tokenizer_class=name))) for name in CLASSES
     }
     ids = {name: tuple(map(tuple, map(t.encode_template, ALL))) for name, t in by_name.items()}
-    assert len({*ids.values()}) == 3, "CodeGen's split equals GPT-2's"
+    assert len({*ids.values()}) == 3, "CodeGen splits text like GPT-2, so one class fewer differs"
     assert ids["CodeGenTokenizer"] == ids["GPT2Tokenizer"]
 
 
@@ -107,7 +107,7 @@ def test_families_read_vocab_and_merges(
             assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
 
 
-def test_families_define_splits_of_unknown_classes(tmp_path: Path) -> None:
+def test_family_builders_set_the_split_without_a_tokenizer_class(tmp_path: Path) -> None:
     tokenizer, hf_tokenizer = (
         smollm2_tokenizer(str(write_bpe(tmp_path / "a"))),
         HFTokenizer(str(write_hf(tmp_path / "b"))),
@@ -146,7 +146,7 @@ def test_added_tokens_are_encoded_as_in_transformers(two_files: Path, tmp_path: 
     assert tokenizer.eos_id == reference.eos_token_id == n + 1
 
 
-def test_legacy_files_of_added_and_special_tokens_are_read(two_files: Path, tmp_path: Path) -> None:
+def test_legacy_added_and_special_token_files_are_read(two_files: Path, tmp_path: Path) -> None:
     n = len(json.loads((two_files / "vocab.json").read_text()))
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
     write(
@@ -203,7 +203,7 @@ def test_an_unknown_tokenizer_class_is_rejected(two_files: Path, tmp_path: Path)
         auto_tokenizer(str(unnamed))
 
 
-def test_a_split_is_part_of_the_fingerprint_and_of_pickling(two_files: Path, tmp_path: Path) -> None:
+def test_a_split_changes_the_fingerprint_and_survives_pickling(two_files: Path, tmp_path: Path) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
     plain, split = BPETokenizer(str(folder)), BPETokenizer(str(folder), split="qwen2")
     assert plain.fingerprint() != split.fingerprint() == pickle.loads(pickle.dumps(split)).fingerprint()
@@ -213,7 +213,7 @@ def test_a_split_is_part_of_the_fingerprint_and_of_pickling(two_files: Path, tmp
     assert BPETokenizer(str(folder)).fingerprint() != fingerprint
 
 
-def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) -> None:
+def test_line_endings_and_headers_do_not_change_the_tokens(two_files: Path, tmp_path: Path) -> None:
     folder = copy(two_files, tmp_path / "a", tokenizer_class="GPT2Tokenizer")
     expected = gpt2_tokenizer(str(folder)).encode(TEXT)
     merges = folder / "merges.txt"
@@ -245,7 +245,7 @@ def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) ->
         ),
     ],
 )
-def test_damaged_files_are_named(
+def test_errors_contain_the_damaged_file(
     name: str, text: str, expected: str, two_files: Path, tmp_path: Path
 ) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
