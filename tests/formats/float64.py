@@ -1,4 +1,4 @@
-"""Run transformers models in float64 throughout, without the library's own casts to float32."""
+"""Run transformers models entirely in float64, without the library's casts to float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ class _Float32AsFloat64(TorchFunctionMode):
 
 @contextmanager
 def float64_transformers() -> Iterator[None]:
-    """Build and run transformers models in float64, constants and buffers included."""
+    """Build and run transformers models in float64, including constants and buffers."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

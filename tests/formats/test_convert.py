@@ -220,7 +220,7 @@ def test_special_ids_and_generation_settings_are_preserved(
     if not has_tokenizer:
         (llama / "tokenizer.json").unlink()
     elif not model_ids:
-        expected = [None, 2, 0]  # the tokenizer's
+        expected = [None, 2, 0]  # from the tokenizer
     convert(llama, tmp_path / "converted")
     assert special_ids(tmp_path / "converted") == expected
     assert (tmp_path / "converted/generation_config.json").exists() == bool(generation)
@@ -286,7 +286,7 @@ def test_mismatched_or_damaged_tokenizer_is_rejected_before_weights_are_written(
     padded = tiny_tokenizer()
     padded.add_special_tokens(["<image>"])
     write(tokenizer, tokenizer__json=padded.to_str())
-    convert(llama, tmp_path / "extra", tokenizer=tokenizer)  # Gemma 3's has such a token
+    convert(llama, tmp_path / "extra", tokenizer=tokenizer)  # Gemma 3's tokenizer has such a token
     write(llama, config__json=json.dumps({**read_json(llama), **SPECIAL_IDS}), tokenizer__json="{")
     with pytest.raises(
         ValueError,
@@ -371,7 +371,7 @@ def test_merged_adapter_matches_peft_up_to_rounding(tmp_path: Path, dtype: torch
     expected = {n: t for n, t in peft_model.state_dict().items() if n != "lm_head.weight"}
     merged = read_tensors(tmp_path / "merged")
     assert {tensor.dtype for tensor in merged.values()} == {dtype}
-    # The product over up to five ranks is scaled and added to the weight.
+    # The product sums over a LoRA rank of up to five, is scaled, and is added to the weight.
     assert_near(merged, expected, bound(dtype, 5 + 2))
 
 
@@ -386,7 +386,7 @@ def test_adapter_base_may_be_any_kind_of_checkpoint(tmp_path: Path, kind: str) -
     convert(tmp_path / "adapter", tmp_path / "two_steps")
     actual, expected = read_tensors(tmp_path / "one_step"), read_tensors(tmp_path / "two_steps")
     assert {tensor.dtype for tensor in actual.values()} == {torch.float32}
-    # One path rounds the checkpoint's float64 to float32 before adding the adapter, the other after.
+    # One path rounds the checkpoint's float64 to float32 before adding the adapter, the other path after adding it.
     assert_near(actual, expected, 0 if kind == "gguf" else bound(torch.float32, 3 + 2))
 
 

@@ -1,4 +1,4 @@
-"""Adapters from other tools: unsupported settings are rejected by name, and wrapper prefixes are stripped."""
+"""Adapters from other tools: errors name unsupported settings, and wrapper prefixes are stripped."""
 
 import dataclasses
 import json

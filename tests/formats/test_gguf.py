@@ -47,7 +47,7 @@ def test_unquantized_weights_convert_to_rounded_bfloat16(gguf: Path, tmp_path: P
     for name, weight in original.state_dict().items():
         converted = model.state_dict()[name].double()
         is_unquantized = not name.endswith(("q_proj.weight", "up_proj.weight", "embed_tokens.weight"))
-        if is_unquantized:  # an earlier rounding to float16 may change the last of bfloat16's 8 bits
+        if is_unquantized:  # the file's rounding to float16 may change the last of bfloat16's 8 bits
             torch.testing.assert_close(converted, weight.float().bfloat16().double(), rtol=2**-7, atol=0)
         else:
             assert (converted - weight).norm() < 0.1 * weight.norm()
@@ -77,7 +77,7 @@ def test_tokenizer_matches_the_original_and_transformers(gguf: Path, tmp_path: P
         ids = tokenizer.encode_template(text)
         assert ids == from_gguf(text, add_special_tokens=False)["input_ids"]
         assert ids == from_folder(text, add_special_tokens=False)["input_ids"]
-        assert ids == from_folder(text)["input_ids"], "the folder's tokenizer adds nothing"
+        assert ids == from_folder(text)["input_ids"], "the folder's tokenizer must not add tokens"
         assert tokenizer.decode(ids) == text.replace("<|im_start|>", "")
     for text in ("in 1234 and ½²", "a1b22"):
         assert tokenizer.encode(text, add_eos=False) == tiny_tokenizer().encode(text).ids
@@ -232,7 +232,7 @@ def test_detected_damage_raises_a_clear_error(gguf: Path, tmp_path: Path) -> Non
     rng, errors = random.Random(0), []
     for i in range(80):
         data = bytearray(contents)
-        offset = rng.randrange(8_000)  # most of the structure is at the beginning
+        offset = rng.randrange(8_000)  # most metadata is at the beginning
         data[offset : offset + 8] = rng.randbytes(8)
         broken.write_bytes(data)
         try:

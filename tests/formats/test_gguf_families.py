@@ -1,4 +1,4 @@
-"""GGUF files of every supported family convert to the original model, and to the one that transformers reads."""
+"""GGUF files of every supported family convert to the original model, and match the model that transformers reads."""
 
 import json
 from pathlib import Path
@@ -41,13 +41,13 @@ def build_model(family: str) -> Any:
 
     name, changes = FAMILIES[family]
     settings = {**(changes if name == "GPT2" else {**SMALL, **changes}), "vocab_size": 300}
-    if family == "llama3_1":  # GGUF does not record this; it is the same in all published models
+    if family == "llama3_1":  # GGUF does not store this value, which is the same in all published models
         settings["rope_parameters"] = {**LLAMA3, "original_max_position_embeddings": 8192}
     if name.startswith("Gemma") and "query_pre_attn_scalar" in settings:
         settings["query_pre_attn_scalar"] = settings["head_dim"]
     settings = {key: value for key, value in settings.items() if value is not ...}
     torch.manual_seed(0)
-    auto: Any = transformers.AutoModelForCausalLM  # half typed
+    auto: Any = transformers.AutoModelForCausalLM  # only partly typed
     model = auto.from_config(getattr(transformers, f"{name}Config")(**settings))
     with torch.no_grad():
         for parameter in model.parameters():

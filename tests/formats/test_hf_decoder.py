@@ -1,4 +1,4 @@
-"""`hf_decoder` builds a model from a folder's config.json, in Python and in a config."""
+"""`hf_decoder` builds a model from a folder's config.json, in Python and in a torchtune config."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hugging Face folders are exchanged with transformers, with the same logits."""
+"""Models saved by torchtune or transformers as Hugging Face folders have the same logits in both."""
 
 import json
 import os

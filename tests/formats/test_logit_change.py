@@ -1,4 +1,4 @@
-"""Merging reports the change of the logits between PEFT's unmerged and transformers' merged model."""
+"""Merging reports the logit change between PEFT's unmerged model and transformers' merged model."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Adapter folders are exchanged with PEFT, with the same logits."""
+"""Adapter folders saved by torchtune or PEFT have the same logits in both."""
 
 import copy
 import json
@@ -111,7 +111,7 @@ def write_peft_adapter(base: Path, folder: Path, config: Any) -> Any:
 
 
 def float64_logits(peft_model: Any, tokens: Tensor, *, copied: bool = True) -> Tensor:
-    """Return the logits of PEFT's model, or of a copy, in float64 throughout, rotary frequencies included."""
+    """Return the logits of PEFT's model, or of a copy, entirely in float64, including rotary frequencies."""
     from transformers import AutoModelForCausalLM
 
     model = (copy.deepcopy(peft_model) if copied else peft_model).double()
@@ -134,7 +134,7 @@ def adapted_smollm2(targets: str | list[str] = "all-linear") -> Decoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Write an adapter of q_proj and v_proj."""
+    """Write an adapter for q_proj and v_proj."""
     save_peft_adapter(adapted_smollm2(["q_proj", "v_proj"]), tmp_path / "adapter", base_model="the/base")
     return tmp_path / "adapter"
 
@@ -170,7 +170,7 @@ def test_peft_loads_every_kind_of_adapter(tmp_path: Path, family: str, kind: dic
     randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
     peft_model = PeftModel.from_pretrained(load_transformers(base), tmp_path / "adapter")
-    # PEFT holds the two factors of each of the two layers' seven adapters in float32.
+    # PEFT stores both factors of the seven adapters in each of the two layers in float32.
     assert_near(float64_logits(peft_model, tokens), model(tokens), bound(torch.float32, 2 * 7 * 2))
     assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
     reloaded = load_float64(base)
@@ -222,7 +222,7 @@ def test_every_kind_of_peft_adapter_is_loaded_merged_and_saved(
     merged = load_file(tmp_path / "merged/model.safetensors")
     unloaded = peft_model.merge_and_unload().state_dict()
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
-    # Products over up to rank 5 are scaled and added to the weight; DoRA takes norms over up to 96 values.
+    # Products sum over a rank of up to 5, are scaled and added to the weight; DoRA's norms sum over up to 96 values.
     assert_near(merged, {name: unloaded[name] for name in merged}, bound(torch.float32, 96 + 5 + 2))
 
 
@@ -244,7 +244,7 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
     randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
     peft_model = PeftModel.from_pretrained(load_transformers(base), tmp_path / "adapter")
-    # PEFT holds the two factors of each adapter in float32.
+    # PEFT stores both factors of each adapter in float32.
     assert_near(float64_logits(peft_model, tokens), model(tokens), bound(torch.float32, 3 * 2))
 
 

@@ -25,7 +25,7 @@ from torchtune.modules import Decoder, add_lora, lora_state
 pytestmark = [
     # PEFT reads an attribute that transformers 5.23 has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # PEFT warns that it writes the base's embeddings with their adapters, and that merging tied ones may fail.
+    # PEFT warns that it saves the base's embeddings with their adapters, and that merging tied embeddings may fail.
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True but the target:UserWarning"),
@@ -45,7 +45,7 @@ def write_family_base(family: str, folder: Path) -> Path:
 
 
 def adapted_model(base: Path, change: dict[str, Any]) -> Decoder:
-    """Load a model and randomize its adapters and trained modules; `lm_head` is dropped from a tied model."""
+    """Load a model, and randomize its adapters and trained modules, omitting `lm_head` from a tied model."""
     model = load_float64(base)
     if model.architecture.tied_embeddings:
         change = {key: [name for name in names if name != "lm_head"] for key, names in change.items()}
@@ -65,7 +65,7 @@ def test_peft_computes_the_same_logits(tmp_path: Path, family: str, change: dict
     check_peft_adapter(model)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
     peft_model = PeftModel.from_pretrained(load_transformers(base), tmp_path / "adapter")
-    # PEFT holds the factors of the adapters, and the modules, in float32.
+    # PEFT stores the adapter factors and the trained modules in float32.
     assert_near(float64_logits(peft_model, tokens), model(tokens), bound(torch.float32, 2 * 4))
     assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
 
@@ -80,7 +80,7 @@ def test_peft_computes_the_same_logits(tmp_path: Path, family: str, change: dict
 
 
 def write_peft_adapter(base: Path, folder: Path, **settings: Any) -> Any:
-    """Write an adapter with PEFT, all trained weights randomized; return PEFT's adapted model."""
+    """Write an adapter with PEFT, with random trained weights; return PEFT's adapted model."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, task_type="CAUSAL_LM", **settings)
@@ -123,7 +123,7 @@ def test_peft_adapters_are_loaded_and_merged(tmp_path: Path, family: str, settin
 
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
     merged = load_float64(tmp_path / "merged")
-    # Merged weights are rounded to float32: in each product of the two layers, in the embedding and in the head.
+    # Merged weights are rounded to float32 in each layer's products, in the embedding and in the head.
     assert_near(merged(tokens), expected, bound(torch.float32, 2 * 8 + 2))
     assert_near(
         load_transformers(tmp_path / "merged").double()(tokens).logits,

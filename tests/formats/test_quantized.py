@@ -30,7 +30,7 @@ def set_config_keys(folder: Path, **keys: Any) -> Path:
 
 
 def replace_weight(folder: Path, change: Callable[[Tensor], dict[str, Tensor]]) -> Path:
-    """Replace a layer's weight by tensors, given by the suffixes of their names."""
+    """Replace a layer's weight by the tensors that `change` returns, keyed by name suffix."""
     tensors = load_file(folder / "model.safetensors")
     weight = tensors.pop(f"{LAYER}.weight")
     tensors |= {f"{LAYER}{end}": tensor for end, tensor in change(weight).items()}

@@ -1,4 +1,4 @@
-"""Checkpoints are read tensor by tensor: copies release the file's memory, references stay backed by the file."""
+"""Checkpoints are read tensor by tensor; copies release the file's memory, and references stay backed by the file."""
 
 import json
 import re
@@ -16,7 +16,7 @@ MB = 2**20
 
 
 def resident(path: Path) -> int:
-    """Return how many bytes of a mapped file are in memory, from Linux's /proc."""
+    """Return the number of bytes of a mapped file that are in memory, read from Linux's /proc."""
     maps = Path("/proc/self/smaps").read_text()
     sizes = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)
     return sum(map(int, sizes)) * 1024
@@ -39,7 +39,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_copied_tensors_do_not_stay_in_memory(file: Path) -> None:
     files = one_file(file)
-    assert resident(file) < 2 * MB, "reading shapes loads no tensor"
+    assert resident(file) < 2 * MB, "reading shapes must not load tensors"
     copies, peak = {}, 0
     for name in files.shapes:
         copies[name] = files.read(name).float()

@@ -18,7 +18,7 @@ TOKENS = ["<|user|>", "<|assistant|>"]
 
 
 def write_smollm2(folder: Path, *, tied: bool = True) -> Path:
-    """Write a model with a vocabulary of 300 and a tokenizer of 300 tokens."""
+    """Write a model with 300 embedding rows and a tokenizer with 300 tokens."""
     files = {
         "tokenizer__json": tiny_tokenizer().to_str(),
         "tokenizer_config__json": json.dumps(tokenizer_config()),

@@ -77,7 +77,7 @@ def write_gguf(path: Path, *, tied_embeddings: bool = True, **changes: Any) -> P
 
 
 def add_tensor(writer: GGUFWriter, name: str, weight: Tensor, head_dim: int) -> None:
-    """Add one tensor as llama.cpp's converter would: q and k with the two halves of each head interleaved."""
+    """Add one tensor as llama.cpp's converter would: in q and k, the two halves of each head are interleaved."""
     parts = name.split(".")
     name = NAMES[parts[-2]]
     array = weight.float().numpy()

@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the format in which Meta publishes Llama, and an independent implementation of the model.
+"""Tiny checkpoints in Meta's format for Llama models, and an independent implementation of the model.
 
 Queries and keys are complex numbers, as in Meta's code: a rotary angle rotates each pair of adjacent values.
 """
@@ -27,7 +27,7 @@ LLAMA3_1 = {**LLAMA3, "use_scaled_rope": True}
 
 
 def hidden_dim(params: dict[str, Any]) -> int:
-    """Return the feed-forward width: 8/3 of the embedding width, times the multiplier, rounded up to a multiple."""
+    """Return the feed-forward width: 8/3 of the embedding width times the multiplier, rounded up to `multiple_of`."""
     hidden = int(params.get("ffn_dim_multiplier", 1.0) * int(8 * params["dim"] / 3))
     multiple: int = params["multiple_of"]
     return math.ceil(hidden / multiple) * multiple
@@ -158,7 +158,7 @@ def write_meta(
     embeddings: int = 1,
     tokenizer: bool = True,
 ) -> Path:
-    """Write a folder as Meta does, with the table of rotary frequencies that Llama 2 has; return its path."""
+    """Write a folder as Meta does, including Llama 2's table of rotary frequencies; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     state = tiny_state(params) if state is None else state
     kv_heads = params.get("n_kv_heads") or params["n_heads"] or n

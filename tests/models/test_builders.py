@@ -1,4 +1,4 @@
-"""Builders of models have the sizes of the papers and config.json files."""
+"""Model builders produce the sizes of the papers and config.json files."""
 
 import inspect
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def test_models_have_the_published_number_of_parameters(build: Callable[..., Dec
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
-def test_constants_that_do_not_affect_the_number_of_parameters() -> None:
+def test_constants_and_head_counts_match_the_published_configs() -> None:
     with torch.device("meta"):
         llama, smol = (SimpleNamespace(**build().architecture.flat()) for build in (llama2_7b, smollm2_135m))
     assert (llama.rope_base, llama.norm_eps, llama.num_heads, llama.max_seq_len) == (10_000, 1e-5, 32, 4096)

@@ -73,7 +73,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Pair(NamedTuple):
-    """The same model in torchtune and in transformers."""
+    """A model in both torchtune and transformers."""
 
     model: Decoder
     reference: Any
@@ -121,14 +121,14 @@ def close(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> Non
     assert difference <= bound * max(1.0, size), name
 
 
-def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> None:
-    tokens = rows(2, 40)  # longer than every window and than the original context of scaled frequencies
+def test_logits_and_every_gradient_match_transformers(pair: Pair) -> None:
+    tokens = rows(2, 40)  # longer than every sliding window and the original context of scaled frequencies
     with float64_transformers():
         expected = pair.reference(tokens).logits
     logits = pair.model(tokens)
     close(logits, expected, FLOAT64)
     in_float32 = bound(torch.float32, roundings(pair.model.architecture, 40))
-    close(logits, pair.reference(tokens).logits, in_float32)  # with its casts to float32
+    close(logits, pair.reference(tokens).logits, in_float32)  # with transformers' casts to float32
     weights = torch.randn_like(expected)
     with float64_transformers():
         (expected * weights).sum().backward()
@@ -170,11 +170,11 @@ def test_right_padding_does_not_affect_other_tokens(pair: Pair) -> None:
     close(pair.model(padded)[:, :20], pair.model(tokens), FLOAT64)
 
 
-LENGTHS = [[9, 1, 17, 3], [20, 10]]  # of the documents in two rows; some are longer than the windows
+LENGTHS = [[9, 1, 17, 3], [20, 10]]  # document lengths in two rows; some are longer than the sliding windows
 
 
 @pytest.mark.parametrize("attend_by_mask", [False, True])
-def test_packed_documents_equal_separate_ones(
+def test_packed_documents_match_separate_documents(
     pair: Pair, attend_by_mask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if attend_by_mask:  # as on other devices
@@ -198,7 +198,7 @@ def test_packed_documents_equal_separate_ones(
 
 
 @pytest.mark.parametrize("sizes", [[20] + [1] * 10, [7, 11, 1, 1, 10], [1] * 30])
-def test_a_cache_gives_the_logits_of_the_full_sequence(pair: Pair, sizes: list[int]) -> None:
+def test_cached_logits_match_the_full_sequence(pair: Pair, sizes: list[int]) -> None:
     tokens = rows(2, sum(sizes))
     cache = KVCache(pair.model.architecture.num_layers, 40)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_rows_of_unequal_length_continue_at_their_positions(pair: Pair) -> None:
                 close(logits[row, 0], alone[0, -1], FLOAT64)
 
 
-def test_greedy_answers_equal_those_of_transformers(pair: Pair) -> None:
+def test_greedy_answers_match_transformers(pair: Pair) -> None:
     prompt = rows(1, 12, seed=3)
     answer = list(
         generate(pair.model, prompt[0].tolist(), max_new_tokens=20, stop_ids=set(), temperature=0.0)
@@ -235,7 +235,7 @@ def test_greedy_answers_equal_those_of_transformers(pair: Pair) -> None:
     assert answer == reference_tokens[0, 12:].tolist()
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # raised by peft
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # warnings from PEFT
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["up_proj"]])
 def test_adapters_are_saved_for_peft_and_loaded_again(pair: Pair, targets: Any) -> None:
     from peft import PeftModel

@@ -56,7 +56,7 @@ def perplexity(logits: torch.Tensor, tokens: torch.Tensor) -> float:
     return math.exp(F.cross_entropy(logits[0, :-1], tokens[0, 1:]))
 
 
-def test_perplexity_equals_that_of_transformers_on_the_folder_and_on_the_file(
+def test_perplexity_matches_transformers_on_the_folder_and_on_the_file(
     model: Decoder, tokenizer: HFTokenizer, folder: Path, gguf: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -70,14 +70,14 @@ def test_perplexity_equals_that_of_transformers_on_the_folder_and_on_the_file(
         from_file = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
-        # The folder's weights are rounded to bfloat16, unlike those of the file.
+        # The folder's weights are rounded to bfloat16; the file's weights are not.
         assert actual == pytest.approx(
             perplexity(from_file(tokens).logits, tokens), rel=bound(torch.bfloat16, 1)
         )
-    assert 2 < actual < 20, "a plausible perplexity of plain English"
+    assert 2 < actual < 20, "the perplexity must be plausible for plain English"
 
 
-def test_tokens_equal_those_of_transformers_on_the_folder_and_on_the_file(
+def test_tokens_match_transformers_on_the_folder_and_on_the_file(
     tokenizer: HFTokenizer, folder: Path, gguf: Path
 ) -> None:
     from transformers import AutoTokenizer

@@ -1,4 +1,4 @@
-"""Every size has its checkpoint's number of parameters, and matches its config.json."""
+"""Every model size has the parameter count of its checkpoint and can be restored from its config.json."""
 
 import importlib
 import inspect
@@ -74,17 +74,17 @@ def build(name: str) -> Decoder:
 
 
 @pytest.mark.parametrize(("name", "parameters"), SIZES.items())
-def test_each_size_has_the_parameters_of_its_checkpoint(name: str, parameters: int) -> None:
+def test_each_size_has_the_parameter_count_of_its_checkpoint(name: str, parameters: int) -> None:
     assert sum(p.numel() for p in build(name).parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_each_size_is_restored_from_its_config(name: str) -> None:
+def test_architecture_of_each_size_is_restored_from_its_config(name: str) -> None:
     model = build(name)
     assert architecture_from_hf(hf_config(model)) == model.architecture
 
 
-def test_every_builder_of_a_size_is_listed() -> None:
+def test_every_sized_builder_is_listed() -> None:
     builders = set[str]()
     for entry in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
         for value in vars(importlib.import_module(entry.name)).values():

@@ -60,9 +60,7 @@ def reference(smollm2_folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32)
 
 
-def test_weights_equal_those_of_transformers_rounded_to_bfloat16(
-    smollm2_gguf: Path, smollm2_folder: Path
-) -> None:
+def test_weights_match_transformers_rounded_to_bfloat16(smollm2_gguf: Path, smollm2_folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     actual = load_file(smollm2_folder / "model.safetensors")
@@ -76,7 +74,7 @@ def test_weights_equal_those_of_transformers_rounded_to_bfloat16(
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-def test_logits_equal_those_of_transformers(
+def test_logits_match_transformers(
     model: Decoder, tokenizer: BaseTokenizer, reference: Any, smollm2_folder: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -91,7 +89,7 @@ def test_logits_equal_those_of_transformers(
         assert_near(model(tokens), reference(tokens).logits, rounded)
 
 
-def test_the_first_greedy_tokens_equal_those_of_transformers(
+def test_first_greedy_tokens_match_transformers(
     model: Decoder, tokenizer: BaseTokenizer, reference: Any
 ) -> None:
     for prompt in PROMPTS:
@@ -107,9 +105,7 @@ def test_the_first_greedy_tokens_equal_those_of_transformers(
         assert list(generate(model, tokens, max_new_tokens=20)) == answer[0, len(tokens) :].tolist()
 
 
-def test_perplexity_equals_that_of_transformers(
-    model: Decoder, tokenizer: BaseTokenizer, reference: Any
-) -> None:
+def test_perplexity_matches_transformers(model: Decoder, tokenizer: BaseTokenizer, reference: Any) -> None:
     tokens = torch.tensor([tokenizer.encode(PARAGRAPH, add_eos=False)])
     with torch.inference_mode():
         hidden = model.hidden(tokens)[0, :-1]
@@ -118,10 +114,10 @@ def test_perplexity_equals_that_of_transformers(
     assert actual == pytest.approx(
         expected, rel=bound(torch.float32, roundings(model.architecture, tokens.numel()))
     )
-    assert 2 < actual < 20, "a plausible perplexity of plain English"
+    assert 2 < actual < 20, "the perplexity must be plausible for plain English"
 
 
-def test_tokens_equal_those_of_transformers_on_the_file(smollm2_gguf: Path, tokenizer: BaseTokenizer) -> None:
+def test_tokens_match_transformers_on_the_file(smollm2_gguf: Path, tokenizer: BaseTokenizer) -> None:
     from transformers import AutoTokenizer
 
     reference = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
@@ -130,7 +126,7 @@ def test_tokens_equal_those_of_transformers_on_the_file(smollm2_gguf: Path, toke
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_digits_are_split_singly(tokenizer: BaseTokenizer) -> None:
+def test_digits_are_split_individually(tokenizer: BaseTokenizer) -> None:
     ids = [tokenizer.encode(text, add_eos=False) for text in ("In", " ", "1", "9", "8", "4")]
     assert all(len(piece) == 1 for piece in ids)
     assert tokenizer.encode("In 1984", add_eos=False) == [i for piece in ids for i in piece]
@@ -166,7 +162,7 @@ def test_paris_is_the_capital_of_france(
     answer = list(generate(model, tokens, max_new_tokens=30, stop_ids=tokenizer.stop_ids))
     assert tokenizer.decode(answer) == "The capital of France is Paris."
     batch = torch.tensor([tokens])
-    # Stops at the EOS id of generation_config.json.
+    # Generation stops at the EOS id of generation_config.json.
     sequence = reference.generate(
         batch, attention_mask=torch.ones_like(batch), max_new_tokens=30, do_sample=False
     )

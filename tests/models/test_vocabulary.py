@@ -18,7 +18,7 @@ def model(vocab_size: int) -> Decoder:
         )
 
 
-def test_a_tokenizer_may_have_as_many_ids_as_the_embedding() -> None:
+def test_tokenizer_may_have_as_many_ids_as_embedding_rows() -> None:
     check_vocabulary(ByteTokenizer(), model(261))
     check_vocabulary(ByteTokenizer(), model(512))
 
@@ -63,7 +63,7 @@ def test_tokens_that_a_template_composes_count_as_used(template: str, is_used: b
         check_vocabulary(WithoutTurns(template), model(259))
 
 
-def test_many_unused_ids_take_no_time() -> None:
+def test_many_unused_ids_are_checked_quickly() -> None:
     class Sparse(ByteTokenizer):
         vocab_size = 10**12
 

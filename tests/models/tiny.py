@@ -69,7 +69,7 @@ def tokenizer_config() -> dict[str, object]:
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Write text files by name, with `__` for the dot; return the folder."""
+    """Write text files, whose names have `__` in place of the dot; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")

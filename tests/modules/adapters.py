@@ -17,14 +17,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def adapted(linear: nn.Linear, kind: AdapterKind = "lora", **settings: Any) -> Any:
-    """Return a linear layer with an adapter; typed Any, because its attributes would be typed as modules."""
+    """Return a linear layer with an adapter, typed as Any because its attributes would be typed as modules."""
     layer = Linear.from_linear(linear)
     layer.adapter = ADAPTERS[kind](layer, **settings)
     return layer
 
 
 def randomize_adapters(model: nn.Module, std: float = 0.3) -> None:
-    """Set a model's adapters to random weights, and DoRA magnitudes to up to 30% off their norms."""
+    """Set a model's adapters to random weights, and DoRA magnitudes to within 30% of the weight norms."""
     for name, parameter in lora_state(model).items():
         if name.endswith("lora_magnitude"):
             parameter.mul_(torch.empty_like(parameter).uniform_(0.7, 1.3))

@@ -31,7 +31,7 @@ def adapted_model(*, tied: bool, dropout: float = 0.0) -> Decoder:
 
 
 @tied_and_untied
-def test_adapters_of_embeddings_and_head_change_nothing_at_first(*, tied: bool) -> None:
+def test_new_adapters_of_embeddings_and_head_do_not_change_the_outputs(*, tied: bool) -> None:
     model, tokens = tiny_smollm2(tied_embeddings=tied), random_tokens(2, 9)
     expected = model(tokens)
     add_lora(model, TARGETS[tied], rank=3, alpha=5.0)
@@ -40,7 +40,7 @@ def test_adapters_of_embeddings_and_head_change_nothing_at_first(*, tied: bool) 
 
 
 @tied_and_untied
-def test_adapted_embeddings_and_head_equal_merged_ones(*, tied: bool) -> None:
+def test_adapted_embeddings_and_head_match_merged_weights(*, tied: bool) -> None:
     model, tokens = adapted_model(tied=tied), random_tokens(2, 9)
     adapted = model(tokens)
     with adapters_disabled(model):
@@ -83,7 +83,7 @@ def test_dropout_applies_to_the_inputs_of_an_adapted_head(*, tied: bool) -> None
 
 
 def test_changes_of_a_bfloat16_head_are_not_rounded_away() -> None:
-    """Merging them into a bfloat16 weight, whose 8 bits resolve 1/256, would round them away."""
+    """A merged bfloat16 weight, whose 8 bits resolve 1/256, would lose these small changes."""
     model = tiny_smollm2(tied_embeddings=False).bfloat16()
     torch.nn.init.ones_(model.lm_head.weight)
     add_lora(model, ["lm_head"], rank=1, alpha=1.0)
@@ -139,7 +139,7 @@ def test_modules_to_save_are_trained_in_full(*, tied: bool) -> None:
         (["q_proj"], ["layers.0"], r"layers.0.self_attn.q_proj is in both targets \(adapted\) and"),
     ],
 )
-def test_invalid_modules_to_save_are_named(targets: list[str], modules: list[str], message: str) -> None:
+def test_error_lists_invalid_modules_to_save(targets: list[str], modules: list[str], message: str) -> None:
     model = tiny_smollm2()
     with pytest.raises(ValueError, match=message):
         add_lora(model, targets, rank=3, alpha=5.0, modules_to_save=modules)
@@ -147,7 +147,7 @@ def test_invalid_modules_to_save_are_named(targets: list[str], modules: list[str
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_dora_of_embeddings_and_head_is_rejected(target: str) -> None:
+def test_dora_on_embeddings_and_head_is_rejected(target: str) -> None:
     with pytest.raises(
         ValueError, match="dora does not adapt embed_tokens or lm_head; use kind lora, or train"
     ):

@@ -23,14 +23,14 @@ def random_decoder(architecture: Architecture = TINY, seed: int = 0) -> Decoder:
 
 @pytest.mark.parametrize("tied_embeddings", [False, True])
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
-def test_logits_equal_the_papers_formulas(num_kv_heads: int, *, tied_embeddings: bool) -> None:
+def test_logits_match_the_published_formulas(num_kv_heads: int, *, tied_embeddings: bool) -> None:
     model = random_decoder(TINY.evolve(num_kv_heads=num_kv_heads, tied_embeddings=tied_embeddings))
     rows = torch.randint(TINY.vocab_size, (2, 7))
     expected = [reference_logits(model, row) for row in rows.tolist()]
     np.testing.assert_allclose(model(rows).detach().numpy(), expected, rtol=FLOAT64, atol=FLOAT64)
 
 
-def test_gradients_equal_finite_differences() -> None:
+def test_gradients_match_finite_differences() -> None:
     model = random_decoder(TINY.evolve(num_layers=1, vocab_size=5))
     tokens = torch.tensor([[1, 4, 2]])
     parameters = dict(model.named_parameters())
@@ -51,10 +51,10 @@ def test_right_padding_does_not_affect_other_tokens() -> None:
     assert_near(model(padded)[:, :6], model(tokens), FLOAT64)
 
 
-def test_logits_depend_only_on_differences_of_positions() -> None:
+def test_logits_depend_only_on_relative_positions() -> None:
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (2, 6))
-    moved = torch.arange(6)[None] + torch.tensor([[0], [7]])  # each row by another offset
+    moved = torch.arange(6)[None] + torch.tensor([[0], [7]])  # each row is shifted by a different offset
     assert_near(model(tokens, positions=moved), model(tokens), FLOAT64)
     assert not torch.allclose(model(tokens, positions=2 * moved), model(tokens))
 
@@ -68,7 +68,7 @@ def test_a_model_built_on_meta_needs_only_its_parameters() -> None:
     torch.testing.assert_close(other(tokens), model(tokens), rtol=0, atol=0)
 
 
-def test_random_weights_follow_the_seed_also_after_meta() -> None:
+def test_random_weights_depend_only_on_the_seed_even_after_meta() -> None:
     torch.manual_seed(3)
     model = Decoder(TINY)
     with torch.device("meta"):
@@ -87,9 +87,9 @@ def test_bfloat16_is_as_accurate_as_its_8_bits_allow() -> None:
     model = random_decoder(TINY.evolve(max_seq_len=512))
     tokens = torch.randint(TINY.vocab_size, (1, 512))
     rounded = model.bfloat16()(tokens).double()
-    expected = model.double()(tokens)  # with the rounded weights, so that only the computation differs
+    expected = model.double()(tokens)  # uses the rounded weights, so that only the computation differs
     assert rounded.dtype == torch.float64
-    # Each of the two layers rounds ten results in sequence; then the final norm and the logits are rounded.
+    # Each of the two layers rounds ten consecutive results; then the final norm and the logits are rounded.
     assert distance(rounded, expected) < norm_bound(torch.bfloat16, 2 * 10 + 2)
 
 

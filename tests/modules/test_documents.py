@@ -1,4 +1,4 @@
-"""Packed rows of several documents."""
+"""Packs of several documents."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_documents_may_share_a_prefix() -> None:
 
 
 def test_each_document_attends_to_its_prefix() -> None:
-    """Two pairs in one row: two answers to a prompt of two tokens, and two to a prompt of one token."""
+    """A row has two pairs: two answers to a prompt of two tokens, and two answers to a prompt of one token."""
     documents = Documents.from_lengths([[3, 1, 2, 2]], [[(0, 0), (0, 2), (0, 0), (4, 1)]])
     assert documents.positions.tolist() == [[0, 1, 2, 2, 0, 1, 1, 2]]
     assert documents.longest == 3
@@ -88,7 +88,7 @@ def test_each_document_attends_to_its_prefix() -> None:
     ],
     ids=["too long", "not a beginning", "not earlier", "negative", "of a document with a prefix"],
 )
-def test_a_prefix_must_be_the_beginning_of_an_earlier_document(prefixes: list[tuple[int, int]]) -> None:
+def test_prefix_that_does_not_begin_an_earlier_document_is_rejected(prefixes: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match="is not the beginning of an earlier document"):
         Documents.from_lengths([[3, 2, 1]], [prefixes])
 
@@ -104,12 +104,12 @@ def test_a_prefix_must_be_the_beginning_of_an_earlier_document(prefixes: list[tu
     ],
     ids=["a gap", "an empty document", "a late start", "rows of unequal length", "a missing row"],
 )
-def test_documents_must_cover_every_position(spans: list[tuple[int, int, int]]) -> None:
+def test_documents_that_do_not_cover_every_position_are_rejected(spans: list[tuple[int, int, int]]) -> None:
     with pytest.raises(ValueError, match="must cover every position"):
         Documents([(*span, 0, 0) for span in spans])
 
 
-def test_cache_and_documents_exclude_each_other() -> None:
+def test_cache_with_documents_is_rejected() -> None:
     tokens = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match="a cache supports one document per row"):
         Decoder(TINY)(tokens, cache=KVCache(TINY.num_layers, 8), documents=Documents.from_lengths([[3]]))

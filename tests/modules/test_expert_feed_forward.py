@@ -1,4 +1,4 @@
-"""A mixture of experts needs only a spec and a module; everything else works unchanged."""
+"""A mixture of experts is added with only a spec and a module; all other features work unchanged."""
 
 import copy
 from typing import Any
@@ -36,7 +36,7 @@ N_EXPERTS, N_ACTIVE = 4, 2
 
 @frozen(kw_only=True)
 class ExpertSpec(FeedForwardSpec):
-    """Each token is processed by the experts with the highest router scores (arXiv 2101.03961, 2401.04088)."""
+    """The experts with the highest router scores process each token (arXiv 2101.03961, 2401.04088)."""
 
     ffn_dim: int
     num_experts: int = field(default=N_EXPERTS)
@@ -47,7 +47,7 @@ class ExpertSpec(FeedForwardSpec):
 
 
 class Experts(nn.ModuleList):
-    """Feed-forwards of which each token uses a few."""
+    """Feed-forward layers, only a few of which process each token."""
 
     def __init__(self, experts: list[FeedForward], active_fraction: float) -> None:
         super().__init__(experts)
@@ -100,7 +100,7 @@ def loss_of(hidden: Tensor, aggregates: dict[str, Tensor]) -> Tensor:
 
 
 def results(model: Decoder) -> dict[str, Tensor]:
-    """Return the hidden states, the balance term and the gradients of a loss of both."""
+    """Return the hidden states, the balance term, and the gradients of a loss that includes both."""
     aggregates: dict[str, Tensor] = {}
     hidden = model.hidden(TOKENS, aggregates=aggregates)
     torch.autograd.backward(loss_of(hidden, aggregates))
@@ -121,7 +121,7 @@ def test_the_expert_feed_forward_matches_its_formula() -> None:
     assert_near(part(x, context), expected, FLOAT64)
 
 
-def test_the_balance_is_the_sum_over_layers_and_its_gradient_reaches_every_router() -> None:
+def test_balance_term_is_summed_over_layers_and_its_gradient_reaches_every_router() -> None:
     model = expert_decoder()
     balances: list[Tensor] = []
     for layer in model.layers:
@@ -163,7 +163,7 @@ def test_checkpointed_layers_add_sums_once_and_keep_gradients(keep: Any) -> None
     assert_near(results(model), results(plain), FLOAT64)
 
 
-def test_lean_experts_match_the_plain_ones() -> None:
+def test_lean_experts_match_plain_experts() -> None:
     model, plain = expert_decoder(), expert_decoder()
     lean(model)
     assert_near(results(model), results(plain), FLOAT64)

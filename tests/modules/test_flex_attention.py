@@ -1,4 +1,4 @@
-"""Attention kernels for packed rows, compared with attention to each document separately."""
+"""Attention kernels for packs match separate attention within each document."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,7 +34,7 @@ def documents(lengths: list[list[int]] = LENGTHS) -> Documents:
 
 
 def heads(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random q `[2, 4, length, 16]`, k and v `[2, 2, length, 16]`, with scores that a soft cap changes."""
+    """Return random q `[2, 4, length, 16]`, k and v `[2, 2, length, 16]`, with scores that a soft cap affects."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, n_heads, length, 16, dtype=dtype) for n_heads in (4, 2, 2))
     return 3 * q, k, v
@@ -42,7 +42,7 @@ def heads(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tens
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run `flex_attention` uncompiled: compiling it needs a C++ compiler and half a minute."""
+    """Run `flex_attention` uncompiled, as compiling it requires a C++ compiler and takes half a minute."""
     monkeypatch.setattr(_flex_attention, "_compiled", lambda: flex_attention.flex_attention)
     # Without this switch, torch warns that uncompiled attention is slow.
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
@@ -52,7 +52,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lengths", [LENGTHS, [[3, 4], [7]], [[128, 128], [256]]])
 @pytest.mark.parametrize("window", [None, 1, 40, 140])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_block_attention_equals_attention_to_each_document(
+def test_block_attention_matches_separate_attention_per_document(
     lengths: list[list[int]], window: int | None, softcap: float | None
 ) -> None:
     packed = documents(lengths)
@@ -81,7 +81,7 @@ def test_documents_attend_to_their_prefixes(
 
 
 @pytest.mark.parametrize("window", [None, 1, 40, 129, 1000])
-def test_block_masks_equal_those_that_torch_builds_from_all_pairs(window: int | None) -> None:
+def test_block_masks_match_the_masks_that_torch_builds_from_all_pairs(window: int | None) -> None:
     lengths = [[5, 1, 150, 44, 130, 300], [500, 130]]
     block_mask = documents(lengths).block_mask(window)
     # Padding forms documents of one token each.
@@ -97,9 +97,7 @@ def test_block_masks_equal_those_that_torch_builds_from_all_pairs(window: int | 
         ("kv_num_blocks", "kv_indices"),
         ("full_kv_num_blocks", "full_kv_indices"),
     ):
-        is_used = (
-            torch.arange(5) < getattr(expected, counts_name)[..., None]
-        )  # indices after these are not used
+        is_used = torch.arange(5) < getattr(expected, counts_name)[..., None]  # later indices are not used
         assert torch.equal(getattr(block_mask, counts_name), getattr(expected, counts_name))
         assert torch.equal(
             getattr(block_mask, indices_name)[is_used], getattr(expected, indices_name)[is_used]
@@ -134,7 +132,7 @@ def test_the_kernel_depends_on_device_head_size_and_dtype(
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Replace the compiler, and return the graphs that it would have compiled so far."""
+    """Replace the compiler; yield the list of graphs that it would have compiled so far."""
     compiled_graphs: list[Any] = []
 
     def keep(graph: Any, _inputs: Any) -> Any:
@@ -148,7 +146,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch.compiler.reset()
 
 
-def test_other_documents_and_windows_do_not_recompile(graphs: list[Any]) -> None:
+def test_different_documents_and_windows_do_not_cause_recompilation(graphs: list[Any]) -> None:
     batches = [LENGTHS, [[330], [330]], [[10] * 33, [300, 30]], [[350], [340, 10]]]
     for window, lengths in zip([None, 40, 50, None], batches, strict=True):
         packed = documents(lengths)
@@ -171,14 +169,14 @@ def test_models_with_different_scales_and_caps_share_a_process(graphs: list[Any]
 def test_padded_lengths_are_few_and_at_most_a_quarter_longer() -> None:
     padded = [_flex_attention._padded(length) for length in range(1, 16_385)]
     assert all(p % 128 == 0 and 0 <= p - n <= max(127, n // 4) for n, p in enumerate(padded, start=1))
-    assert len(set(padded)) == 8 + 4 * 4  # up to 1,024; then per doubling
+    assert len(set(padded)) == 8 + 4 * 4  # the number of lengths up to 1,024, and per doubling after that
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="not yet run: needs a GPU")
 @pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("prefixes", PREFIXES)
-def test_gradients_on_a_gpu_equal_those_of_each_document(
+def test_gpu_gradients_match_separate_attention_per_document(
     window: int | None, softcap: float | None, prefixes: str
 ) -> None:
     results: list[list[Tensor]] = []
@@ -196,6 +194,6 @@ def test_gradients_on_a_gpu_equal_those_of_each_document(
             softcap=softcap,
         )
         results.append([x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), inputs))])
-    # Sums over 16 channels, and twice over up to 200 keys; the backward pass triples them. The largest
-    # scores are about 16, which exp turns into a factor of the rounding errors.
+    # Sums run over 16 channels, and twice over up to 200 keys; the backward pass has three times as many. The largest
+    # scores are about 16, a factor by which exp multiplies their rounding errors.
     assert_near(results[1], results[0], bound(torch.float32, 3 * (16 + 2 * 200), scale=16))

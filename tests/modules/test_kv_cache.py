@@ -1,4 +1,4 @@
-"""Tokens passed in pieces with a cache get the logits of the full sequence."""
+"""Tokens passed in several calls with a cache have the same logits as the full sequence."""
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from torchtune.modules import KVCache, LayerCache, _kv_cache
 
 @pytest.mark.parametrize("grows", [False, True])
 @pytest.mark.parametrize("pieces", [(8,), (7, 1), (3, 4, 1), (1,) * 8])
-def test_logits_do_not_depend_on_how_a_sequence_is_cut(
+def test_logits_do_not_depend_on_the_split_of_a_sequence(
     pieces: tuple[int, ...], *, grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)  # so that these few tokens exceed it
+    monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)  # smaller than the sequence
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (2, 8))
     cache = KVCache(TINY.num_layers, max_seq_len=8, grows=grows)
@@ -51,10 +51,17 @@ def test_exceeding_a_cache_raises() -> None:
         model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
 
 
-def test_a_growing_cache_holds_what_a_static_one_holds() -> None:
+def test_growing_cache_has_the_same_contents_as_a_static_cache() -> None:
     static, growing = LayerCache(2000), LayerCache(2000, grows=True)
     slots = []
-    for count in [1, 200, 55, 1, 700, 1043]:  # to 256, one more, past a doubling, and to the end
+    for count in [
+        1,
+        200,
+        55,
+        1,
+        700,
+        1043,
+    ]:  # fill 256 slots, add one, grow by more than double, fill the cache
         keys, values = torch.randn(2, 2, 3, count, 4)  # [2, 3, count, 4] each
         positions = torch.stack([torch.arange(count), torch.arange(count).flip(0)]) + static.length
         for actual, expected in zip(
@@ -95,7 +102,7 @@ def test_kept_sequences_continue_unchanged(*, grows: bool) -> None:
     model(tokens[:, :5], positions=torch.arange(5)[None], cache=cache)
     rows = torch.tensor([2, 1])
     cache.keep(rows, length=3)
-    assert cache.length == 3, "slots that only the longest sequence needed are dropped"
+    assert cache.length == 3, "slots that only the longest sequence needed must be dropped"
     for step in range(5):
         positions = lengths[rows] + step
         logits = model(tokens[rows, positions][:, None], positions=positions[:, None], cache=cache)

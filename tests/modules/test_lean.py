@@ -1,4 +1,4 @@
-"""Lean layers compared with the plain ones: values, gradients and saved memory."""
+"""Lean layers compared with plain layers: values, gradients and memory saved for the backward pass."""
 
 import copy
 from collections.abc import Callable
@@ -65,10 +65,10 @@ def decoder(architecture: Architecture, kind: str, dtype: torch.dtype = torch.fl
 
 
 def results(model: Decoder) -> dict[str, Tensor]:
-    """Return the logits of packed and of unpacked rows, and all gradients."""
+    """Return the logits of packed and unpacked rows, and all gradients."""
     tokens = torch.randint(TINY.vocab_size, (2, 11), generator=torch.Generator().manual_seed(1))
     documents = Documents.from_lengths([[4, 7], [8, 2, 1]])
-    torch.manual_seed(2)  # for dropout
+    torch.manual_seed(2)  # dropout must be the same in every call
     packed, plain = model(tokens, documents=documents), model(tokens)
     (packed.square().sum() + plain.sin().sum()).backward()
     tensors = {"packed": packed.detach(), "plain": plain.detach()}
@@ -77,7 +77,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_values_and_gradients_equal_those_of_the_plain_layers(family: str, kind: str) -> None:
+def test_values_and_gradients_match_plain_layers(family: str, kind: str) -> None:
     plain, model = (decoder(FAMILIES[family], kind) for _ in range(2))
     names = list(dict(model.named_parameters()))
     lean(model)
@@ -108,7 +108,7 @@ def test_bfloat16_is_as_accurate_as_in_the_plain_layers() -> None:
 
 
 def saved_bytes(run: Callable[[], Tensor], known_storages: set[int]) -> int:
-    """Return the bytes that autograd saves for a backward pass, except in the known storages."""
+    """Return the bytes that autograd saves for a backward pass, excluding the known storages."""
     sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_dropout_uses_the_plain_implementation() -> None:
     assert not torch.equal(outputs[0], model.eval()(x))
 
 
-def test_generation_with_a_cache_is_the_same() -> None:
+def test_generation_with_a_cache_is_unchanged() -> None:
     from torchtune.generation import generate
 
     plain, model = (decoder(FAMILIES["gemma3"], "lora") for _ in range(2))

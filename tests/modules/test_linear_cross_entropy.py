@@ -1,4 +1,4 @@
-"""The chunked loss equals torch's loss of full logits."""
+"""The chunked loss matches torch's loss on full logits."""
 
 from typing import Literal
 
@@ -23,9 +23,9 @@ def batch(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, T
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("chunk_size", [1, 4, 5, 100])
-def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reduction: Reduction) -> None:
+def test_value_and_gradients_match_full_logits(chunk_size: int, reduction: Reduction) -> None:
     hidden, weight, labels = batch(23)
-    assert (labels != -100).sum() % 4 > 0, "the last chunk must be a short one"
+    assert (labels != -100).sum() % 4 > 0, "the last chunk must be shorter than the others"
     loss = LinearCrossEntropy(reduction, chunk_size, ignore_index=-100)(hidden, weight, labels)
     expected = F.cross_entropy(hidden @ weight.T, labels, reduction=reduction)
     assert_near(loss, expected, FLOAT64)
@@ -34,7 +34,7 @@ def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reducti
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_without_an_ignore_index_the_result_is_the_same(reduction: Reduction) -> None:
+def test_result_is_the_same_without_an_ignore_index(reduction: Reduction) -> None:
     hidden, weight, labels = batch(23)
     labels.clamp_(min=0)
     searched = LinearCrossEntropy(reduction, 4, ignore_index=-100)(hidden, weight, labels)
@@ -46,7 +46,7 @@ def test_without_an_ignore_index_the_result_is_the_same(reduction: Reduction) ->
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("n", [0, 3])
-def test_a_batch_without_targets_still_runs_backward(n: int, reduction: Reduction) -> None:
+def test_backward_pass_works_without_targets(n: int, reduction: Reduction) -> None:
     hidden, weight, labels = batch(n)
     loss = LinearCrossEntropy(reduction, ignore_index=-100)(hidden, weight, labels.fill_(-100))
     loss.backward()
@@ -55,7 +55,7 @@ def test_a_batch_without_targets_still_runs_backward(n: int, reduction: Reductio
     torch.testing.assert_close(weight.grad, torch.zeros(11, 5, dtype=torch.float64), rtol=0, atol=0)
 
 
-def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else() -> None:
+def test_frozen_head_has_no_gradient_and_other_results_are_unchanged() -> None:
     hidden, weight, labels = batch(23)
     (expected,) = torch.autograd.grad(LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels), [hidden])
     LinearCrossEntropy(ignore_index=-100)(hidden, weight.detach(), labels).backward()
@@ -63,7 +63,7 @@ def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else() -> None:
     torch.testing.assert_close(hidden.grad, expected, rtol=0, atol=0)
 
 
-def test_without_gradients_the_value_is_the_same() -> None:
+def test_value_is_the_same_without_gradients() -> None:
     hidden, weight, labels = batch(23)
     with torch.no_grad():
         loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
@@ -79,9 +79,9 @@ def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPat
     loss.backward()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     expected = F.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
-    expected.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    expected.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     assert loss.dtype == torch.float32
-    # Sums over the 11 ids, over a chunk of 128 targets, and over the 8 chunks.
+    # Sums run over the 11 ids, over a chunk of 128 targets, and over the 8 chunks.
     assert_near(loss, expected, bound(torch.float32, 11 + 128 + 8))
     assert hidden.grad is not None
     assert weight.grad is not None
@@ -90,7 +90,7 @@ def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPat
     assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
     # Probabilities are rounded, and so are their products.
     assert distance(hidden.grad, exact[0].grad) < norm_bound(torch.bfloat16, 2)
-    # Summed in float32 and rounded once: an error of 2^-16 of a bfloat16 step changes almost none of the 55 elements.
+    # Sums are in float32 and rounded once: errors of 2^-16 of a bfloat16 step change almost none of the 55 elements.
     assert (weight.grad == exact[1].grad.bfloat16()).float().mean() > 0.95
 
 

@@ -46,7 +46,7 @@ def adapted_decoder(targets: str | Sequence[str] = "all-linear", **kind: Any) ->
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated"
 )  # PEFT reads it from transformers
-def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) -> None:
+def test_forward_gradients_and_step_match_peft(kind: dict[str, Any]) -> None:
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
@@ -102,7 +102,7 @@ def test_dora_matches_equation_5_with_a_detached_norm(*, rank_stabilized: bool) 
 
 @kinds
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_new_adapters_change_nothing(kind: dict[str, Any], dtype: torch.dtype) -> None:
+def test_new_adapters_do_not_change_the_outputs(kind: dict[str, Any], dtype: torch.dtype) -> None:
     model = random_decoder().to(dtype)
     before = model(tokens())
     add_lora(model, "all-linear", rank=3, alpha=5.0, **kind)
@@ -116,7 +116,7 @@ def test_new_adapters_change_nothing(kind: dict[str, Any], dtype: torch.dtype) -
     [(torch.float64, FLOAT64), (torch.float32, bound(torch.float32, roundings(TINY, 7)))],
     ids=["float64", "float32"],
 )
-def test_merged_layers_equal_adapted_ones(kind: dict[str, Any], dtype: torch.dtype, allowed: float) -> None:
+def test_merged_layers_match_adapted_layers(kind: dict[str, Any], dtype: torch.dtype, allowed: float) -> None:
     model = adapted_decoder(**kind).to(dtype)
     before, plain = model(tokens()), random_decoder()(tokens())
     merge_lora(model)
@@ -183,7 +183,7 @@ def test_a_target_is_a_suffix_or_pattern_of_a_name(targets: str | list[str], nam
         ([], "no targets"),
     ],
 )
-def test_unknown_targets_are_named(targets: list[str], message: str) -> None:
+def test_error_lists_unknown_targets(targets: list[str], message: str) -> None:
     model = random_decoder()
     with pytest.raises(ValueError, match=message):
         add_lora(model, targets, rank=3, alpha=5.0)
@@ -202,7 +202,7 @@ def test_invalid_rank_and_dropout_are_rejected(rank: int, dropout: float) -> Non
 
 
 @kinds
-def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16(kind: dict[str, Any]) -> None:
+def test_bfloat16_model_has_float32_adapters_and_bfloat16_outputs(kind: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(8, 6, dtype=torch.bfloat16))
     add_lora(model, ["0"], rank=2, alpha=4.0, **kind)
     ((_, layer, adapter),) = adapted_layers(model)
@@ -218,11 +218,11 @@ def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16(kind:
     weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
     if isinstance(adapter, DoRA):
         norms = weight.norm(dim=1)
-        rounded = bound(torch.float32, 8 + 2)  # over 8 inputs, with a rank of 2
+        rounded = bound(torch.float32, 8 + 2)  # sums over 8 inputs and a rank of 2
         assert_near(adapter.row_norms(layer.weight), norms, rounded)
         weight *= (adapter.lora_magnitude.double() / norms)[:, None]
     exact = x.double() @ weight.T + layer.bias.double()
-    # Roundings: the products with the weight and the adapter, DoRA's scaling, and the sum with the bias.
+    # Four results are rounded: the weight product, the adapter product, DoRA's scaling, and the bias addition.
     assert_near(y, exact, bound(torch.bfloat16, 4))
     merge_lora(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -268,14 +268,15 @@ def test_norms_are_float32_if_adapters_are_cast_to_bfloat16() -> None:
     randomize_adapters(layer)
     weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
     norms = weight.norm(dim=1)
-    rounded = bound(torch.float32, 64 + 4)  # over 64 inputs, with a rank of 4
+    rounded = bound(torch.float32, 64 + 4)  # sums over 64 inputs and a rank of 4
     assert_near(adapter.row_norms(layer.weight), norms, rounded)
     merged = weight * (adapter.lora_magnitude.double() / norms)[:, None]
-    # Rounded once: float32 errors, 2^-16 of a bfloat16 step, change almost no element; an earlier rounding a quarter.
+    # The result is rounded only once: float32 errors (2^-16 of a bfloat16 step) change almost no element, whereas
+    # rounding earlier would change a quarter of them.
     assert (adapter.merge(layer.weight).bfloat16() == merged.bfloat16()).float().mean() > 0.99
 
 
-def test_dora_computes_no_product_of_the_size_of_the_weight() -> None:
+def test_dora_computes_no_weight_sized_product() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     sizes = []
@@ -294,7 +295,7 @@ def test_dora_computes_no_product_of_the_size_of_the_weight() -> None:
     assert max(sizes) < layer.weight.numel()
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 def test_dora_compiles_in_one_graph() -> None:
     layer = adapted(nn.Linear(8, 6, dtype=torch.float64), "dora", rank=2, alpha=4.0)
     randomize_adapters(layer)
@@ -320,7 +321,7 @@ def test_disabling_adapters_restores_the_base_model_exactly(kind: dict[str, Any]
     assert not torch.equal(adapted_logits, base(tokens()))
 
 
-def test_an_error_enables_adapters_again() -> None:
+def test_adapters_are_reenabled_after_an_error() -> None:
     model = adapted_decoder()
     with pytest.raises(RuntimeError, match="stop"), adapters_disabled(model):
         raise RuntimeError("stop")
@@ -328,7 +329,7 @@ def test_an_error_enables_adapters_again() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 def test_adapters_of_compiled_layers_can_be_disabled() -> None:
     model, base = adapted_decoder(), random_decoder()
     compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)

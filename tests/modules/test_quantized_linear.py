@@ -1,4 +1,4 @@
-"""A linear layer with an int8 weight needs only `weight_matrix` to be trained with adapters."""
+"""An int8 linear layer only needs to implement `weight_matrix` to support training with adapters."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class Int8Linear(Linear):
         self.bias = linear.bias
 
     def reset_parameters(self) -> None:
-        """Do nothing: a quantized weight comes from a plain one."""
+        """Do nothing, as the quantized weight is computed from a plain weight."""
 
     def weight_matrix(self) -> Tensor:
         return self.weight.to(self.weight_scale.dtype) * self.weight_scale
@@ -56,7 +56,7 @@ def quantized(model: Decoder) -> Decoder:
 
 
 def dequantized(model: Decoder) -> Decoder:
-    """Return a plain model with the dequantized weights of a quantized one."""
+    """Return a plain model with the dequantized weights of a quantized model."""
     plain = Decoder(model.architecture).double()
     state = {name: p for name, p in model.state_dict().items() if not name.endswith("weight_scale")}
     layers = {n: m for n, m in model.named_modules() if isinstance(m, Int8Linear)}
@@ -65,7 +65,7 @@ def dequantized(model: Decoder) -> Decoder:
 
 
 def pair(kind: dict[str, Any] | None = None, *, is_lean: bool = False) -> tuple[Decoder, Decoder]:
-    """Build a quantized model and an equivalent plain one, both with the same adapters or with none."""
+    """Build a quantized model and an equivalent plain model, with the same adapters or without adapters."""
     torch.manual_seed(0)
     model = quantized(Decoder(TINY.evolve(norm_eps=1e-6)).double())
     plain = dequantized(model)
@@ -93,9 +93,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
 
 @leans
 @pytest.mark.parametrize("kind", [None, *KINDS.values()], ids=["none", *KINDS])
-def test_values_and_gradients_equal_those_of_dequantized_layers(
-    kind: dict[str, Any] | None, *, is_lean: bool
-) -> None:
+def test_values_and_gradients_match_dequantized_layers(kind: dict[str, Any] | None, *, is_lean: bool) -> None:
     model, plain = pair(kind, is_lean=is_lean)
     actual, expected = results(model), results(plain)
     assert actual.keys() == expected.keys()
@@ -136,14 +134,14 @@ def dequantized_base(model: Decoder) -> Decoder:
 
 
 @kinds
-def test_checkpointing_changes_no_result(kind: dict[str, Any]) -> None:
+def test_checkpointing_does_not_change_the_results(kind: dict[str, Any]) -> None:
     model, plain = pair(kind)
     checkpoint_activations(model, ActivationCheckpointing())
     assert_near(results(model), results(plain), FLOAT64)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+@pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 def test_a_quantized_model_compiles_in_one_graph() -> None:
     model, _ = pair(KINDS["lora"])
     compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)

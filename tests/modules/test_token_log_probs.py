@@ -1,4 +1,4 @@
-"""Chunked log-probabilities equal those of full logits, without storing these or reading anything back to the host."""
+"""Chunked log-probabilities match full logits, without storing full logits or reading values back to the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ TEMPERATURES = [1.0, 0.7]
 def batch(
     n: int, dtype: torch.dtype = torch.float64, d: int = 5, v: int = 11
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random hidden states `[n, d]`, a head `[v, d]` and labels `[n]`, all of them targets."""
+    """Return random hidden states `[n, d]`, a head `[v, d]` and labels `[n]`, all of which are targets."""
     torch.manual_seed(n)
     hidden = torch.randn(n, d, dtype=dtype, requires_grad=True)
     return hidden, torch.randn(v, d, dtype=dtype, requires_grad=True), torch.randint(v, (n,))
@@ -77,7 +77,7 @@ Compute = Callable[[Tensor, Tensor, Tensor], Tensor]
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("softcap", CAPS)
 @pytest.mark.parametrize("chunk_size", [1, 4, 23, 100])
-def test_values_and_gradients_equal_those_of_full_logits(
+def test_values_and_gradients_match_full_logits(
     chunk_size: int, softcap: float | None, temperature: float, is_trained: bool
 ) -> None:
     hidden, weight, labels = batch(23)
@@ -97,7 +97,7 @@ def test_values_and_gradients_equal_those_of_full_logits(
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("softcap", CAPS)
-def test_gradients_equal_finite_differences(
+def test_gradients_match_finite_differences(
     softcap: float | None, temperature: float, is_trained: bool
 ) -> None:
     hidden, weight, labels = batch(5, d=3, v=7)
@@ -119,7 +119,7 @@ def test_the_head_gradient_does_not_depend_on_the_hidden_gradient() -> None:
 
 @pytest.mark.parametrize("has_units", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probabilities_of_bfloat16_have_float32_accuracy(
+def test_bfloat16_log_probabilities_have_float32_accuracy(
     dtype: torch.dtype, has_units: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: has_units)
@@ -128,7 +128,7 @@ def test_log_probabilities_of_bfloat16_have_float32_accuracy(
     log_probs = token_log_probs(hidden, weight, labels)
     expected = full_log_probs(*exact).gather(-1, labels[:, None])[:, 0]
     assert log_probs.dtype == torch.float32
-    # Sums over 32 channels, of products that are exact in float32 for bfloat16 factors, and over 200 ids.
+    # Sums run over 200 ids, and over 32 channels, whose bfloat16 factors have exact products in float32.
     magnitude = float((exact[0].abs() @ exact[1].abs().T).detach().max())
     error_of_logits = bound(torch.float32, 32 + 200, magnitude)
     torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=error_of_logits)
@@ -140,11 +140,11 @@ def test_log_probabilities_of_bfloat16_have_float32_accuracy(
     assert {g.dtype for g in (*gradients, *gradients_of_hidden)} == {dtype}
     if (
         dtype == torch.bfloat16
-    ):  # Factors, products and scaled products are rounded; a head's gradient only once.
+    ):  # Factors, products and scaled products are rounded; the head's gradient is rounded only once.
         assert all(distance(g, expected_gradients[0]) < norm_bound(dtype, 3) for g in gradients_of_hidden)
         assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, 1)
         return
-    # A logit's absolute error is its probability's relative error. These errors, and those of sums over ids or
+    # A logit's absolute error is its probability's relative error. These errors, and the errors of sums over ids or
     # positions, scale with the magnitudes of the summands, whose factors are the probabilities and one per position.
     factors = full_log_probs(*exact).exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double())
     factors = (factors * upstream.abs()[:, None]).detach()  # [n, v]
@@ -194,7 +194,7 @@ def test_an_empty_batch_has_zero_gradients(is_trained: bool, ignore_index: int |
 
 
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_the_cross_entropy_is_the_negative_sum(is_trained: bool) -> None:
+def test_cross_entropy_is_the_negative_sum_of_log_probabilities(is_trained: bool) -> None:
     hidden, weight, labels = batch(23)
     weight.requires_grad_(is_trained)
     inputs = [hidden, weight] if is_trained else [hidden]
@@ -205,7 +205,7 @@ def test_the_cross_entropy_is_the_negative_sum(is_trained: bool) -> None:
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_entropies_equal_those_of_full_logits_and_have_no_gradient(temperature: float) -> None:
+def test_entropies_match_full_logits_and_have_no_gradient(temperature: float) -> None:
     hidden, weight, labels = batch(23)
     sharp = (100 * hidden).detach().requires_grad_()  # most probabilities are zero
     for states in (hidden, sharp):
@@ -229,7 +229,7 @@ def test_a_second_backward_pass_gives_equal_gradients(is_trained: bool) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
-def test_without_gradients_the_values_are_the_same() -> None:
+def test_values_are_the_same_without_gradients() -> None:
     hidden, weight, labels = batch(23)
     with torch.no_grad():
         log_probs = token_log_probs(hidden, weight, labels, chunk_size=4)
@@ -249,7 +249,7 @@ def test_only_the_logits_of_one_chunk_are_stored_at_once(compute: Compute, is_tr
     hidden.grad = weight.grad = None
     with LiveBytes([hidden, weight, labels]) as live:
         torch.autograd.backward(compute(hidden, weight, labels))
-    # Gradients, a few numbers per position, and for one chunk the logits, their slopes and one temporary.
+    # Memory for gradients, a few values per position, and one chunk of logits, their slopes and one temporary.
     assert live.peak < 8 * (2 * n * d + 2 * v * d + 8 * n + 3 * 4 * v)
     assert live.peak < 8 * n * v
 
@@ -270,8 +270,8 @@ def test_nothing_is_read_back_to_the_host(compute: Compute, is_trained: bool) ->
 @CHUNKED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_dtypes_match_on_the_path_of_a_gpu(compute: Compute, dtype: torch.dtype, is_trained: bool) -> None:
-    """Meta tensors take the path of a GPU: operations check dtypes and shapes, and reading one back raises."""
+def test_dtypes_match_on_the_gpu_path(compute: Compute, dtype: torch.dtype, is_trained: bool) -> None:
+    """Meta tensors take the GPU path; operations check dtypes and shapes, and reading a value back raises an error."""
     inputs = [t.detach().to("meta") for t in batch(23, dtype)]
     hidden, weight = inputs[0].requires_grad_(), inputs[1].requires_grad_(is_trained)
     torch.autograd.backward(compute(hidden, weight, inputs[2]))

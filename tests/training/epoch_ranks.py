@@ -1,4 +1,4 @@
-"""The program of each rank for `test_epochs.py`: two epochs over rows that steps do not divide evenly."""
+"""The program that `test_epochs.py` runs on each rank: two epochs of rows that do not divide evenly into steps."""
 
 import itertools
 from pathlib import Path
@@ -41,7 +41,7 @@ def rows(n: int) -> list[Example]:
 
 
 def train(world: World, case: Case) -> dict[str, Any]:
-    """Train two epochs as a recipe does; return the rows and loss of each step, and the final parameters."""
+    """Train for two epochs as a recipe does; return the rows and loss of each step, and the final parameters."""
     torch.manual_seed(0)
     model: Decoder = tiny_model(world=world, enable_fsdp=world.size > 1)
     optimizer, scorer = SGD(model.parameters(), lr=LR), NextToken(LinearCrossEntropy())
@@ -65,7 +65,7 @@ def train(world: World, case: Case) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
         counts = world.gather([len(micro_batches), *(row for batch in micro_batches for row in batch.rows)])
-        assert len({count for count, *_ in counts}) == 1, "all ranks have the same number of micro-batches"
+        assert len({count for count, *_ in counts}) == 1, "ranks have different numbers of micro-batches"
         loss = sums.means({})["loss"].item()
         steps.append((batches.epoch, sorted(row for _, *numbers in counts for row in numbers), loss))
     return {"steps": steps, "parameters": full_state(model, world)}

@@ -1,4 +1,4 @@
-"""The program of each of four ranks for `test_sharding.py`."""
+"""The program that `test_sharding.py` runs on each of four ranks."""
 
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def build_model(
 
 
 def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str, Any]:
-    """Take one optimizer step on this rank's share of the rows, as a recipe does."""
+    """Take one optimizer step on this rank's part of the rows, as a recipe does."""
     model = build_model(world, dtype=dtype, **settings)
     shares = SHARES[world.rank] if world.size == 4 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]

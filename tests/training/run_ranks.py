@@ -1,4 +1,4 @@
-"""Run test programs on several ranks over gloo, each once per test session."""
+"""Run each test program once per test session, on multiple ranks over gloo."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_ranks(factory: pytest.TempPathFactory, program: str, size: int) -> Path:
-    """Run a module of these tests on several ranks, and return the folder with its results.
+    """Run a module of this package on multiple ranks; return the folder with its results.
 
     Args:
         factory: pytest's factory of temporary folders.
@@ -50,13 +50,13 @@ def _run(program: str, size: int, out: Path) -> None:
 
 
 def _main(program: str, size: int, out: Path) -> int:
-    """Run a program on several ranks, forked after the imports, which take longer than the program."""
+    """Run a program on multiple ranks, forked after the imports because these take longer than the program itself."""
     module = importlib.import_module(f"tests.training.{program}")
     importlib.import_module("torch.distributed.fsdp")
     ranks = set()
     for rank in range(size):
         if (child := os.fork()) == 0:
-            signal.alarm(240)  # ends a rank that waits forever for another
+            signal.alarm(240)  # ends a rank that waits forever for a different rank
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             os._exit(_status(module.main, out))
         ranks.add(child)

@@ -1,4 +1,4 @@
-"""Compare an optimizer step on several ranks with the same step on one rank."""
+"""Compare an optimizer step on multiple ranks with the same step on one rank."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tests.tolerance import FLOAT64, assert_near, bound, distance, norm_bound
 
 
 def assert_same_step(actual: dict[str, Any], single: dict[str, Any]) -> None:
-    """Compare steps in float64, which differ only by the order of sums."""
+    """Compare float64 steps, which differ only in the order of summation."""
     for kind in ("loss", "norm"):
         assert_near(torch.tensor(actual[kind]), torch.tensor(single[kind]), FLOAT64)
     for kind in ("gradients", "parameters"):
@@ -16,12 +16,13 @@ def assert_same_step(actual: dict[str, Any], single: dict[str, Any]) -> None:
 
 
 def assert_same_step_in_bf16(actual: dict[str, Any], single: dict[str, Any], lr: float = 0.01) -> None:
-    """Compare steps in bfloat16. Gradients are rounded per batch, and the batches depend on the number of ranks.
+    """Compare bfloat16 steps.
 
-    The first step of AdamW moves a parameter by lr g / (|g| + 1e-8): by lr, with the sign of its gradient g.
+    Gradients are rounded once per batch, and the batches depend on the number of ranks. The first step of AdamW moves
+    a parameter by lr g / (|g| + 1e-8), that is, by lr with the sign of its gradient g.
 
     Args:
-        actual: The step on several ranks.
+        actual: The step on multiple ranks.
         single: The step on one rank.
         lr: The learning rate.
     """
@@ -34,7 +35,9 @@ def assert_same_step_in_bf16(actual: dict[str, Any], single: dict[str, Any], lr:
         other = actual["gradients"][name]
         same = (gradient == other) | ((gradient.sign() == other.sign()) & (gradient.abs() > 1e-6))
         moved = actual["parameters"][name] - single["parameters"][name]
-        # 1e-8 is at most a hundredth of these gradients, so steps are lr to within a hundredth.
+        # These gradients are at least 100 times 1e-8, so each parameter moves by lr to within 1%.
         assert moved[same].abs().max() <= 0.01 * lr, name
         n_same, n = n_same + int(same.sum()), n + same.numel()
-    assert n_same > 0.8 * n, "most gradients are much larger than their rounding errors"
+    assert n_same > 0.8 * n, (
+        "most gradients must have the same sign, as they are much larger than their rounding errors"
+    )

@@ -36,7 +36,7 @@ SECTIONS = {
     "every second": evolve(INPUTS, every_n_layers=2),
     "offload": evolve(INPUTS, offload=True),
 }
-DROPPING = Lora(targets=["all-linear"], rank=3, dropout=0.5)
+LORA_WITH_DROPOUT = Lora(targets=["all-linear"], rank=3, dropout=0.5)
 PADDED = batch_of(examples())
 PACKED = collate([examples()[:4], examples()[4:7], examples()[7:]], pad_id=0)
 
@@ -62,7 +62,7 @@ def loss_and_gradients(model: Decoder, batch: Batch, dtype: str) -> dict[str, Te
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-@pytest.mark.parametrize("lora", [None, DROPPING], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [None, LORA_WITH_DROPOUT], ids=["full", "lora"])
 @pytest.mark.parametrize("batch", [PADDED, PACKED], ids=["padded", "packed"])
 @pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16"])
 def test_checkpointing_is_bitwise_identical(
@@ -78,15 +78,17 @@ def test_checkpointing_is_bitwise_identical(
 
 def test_dropout_and_packing_affect_the_loss() -> None:
     one, other = (
-        loss_and_gradients(build_model(None, DROPPING, "fp64"), b, "fp64") for b in (PADDED, PACKED)
+        loss_and_gradients(build_model(None, LORA_WITH_DROPOUT, "fp64"), b, "fp64") for b in (PADDED, PACKED)
     )
     assert not torch.equal(one["loss"], other["loss"])
-    no_dropout = loss_and_gradients(build_model(None, evolve(DROPPING, dropout=0.0), "fp64"), PADDED, "fp64")
+    no_dropout = loss_and_gradients(
+        build_model(None, evolve(LORA_WITH_DROPOUT, dropout=0.0), "fp64"), PADDED, "fp64"
+    )
     assert not torch.equal(one["loss"], no_dropout["loss"])
 
 
 class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
-    """Counts the live memory that operators have allocated, without views of weights, and matrix products."""
+    """Tracks the live storages that operators allocate, except weights, and counts the matrix multiplications."""
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +110,7 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
 
 def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> tuple[int, int]:
-    """Return the bytes held between forward and backward pass, and the number of matrix products in a step."""
+    """Return the bytes stored between the forward and backward pass, and the matrix multiplications per step."""
     model = build_model(section, lora, "fp64")
     with _LiveMemory(model) as live:
         loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
@@ -117,8 +119,8 @@ def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> t
     return held, live.n_matmuls
 
 
-@pytest.mark.parametrize("lora", [None, DROPPING], ids=["full", "lora"])
-def test_checkpointing_holds_less_and_computes_more(lora: Lora | None) -> None:
+@pytest.mark.parametrize("lora", [None, LORA_WITH_DROPOUT], ids=["full", "lora"])
+def test_checkpointing_stores_less_and_computes_more(lora: Lora | None) -> None:
     bytes_of, products_of = {}, {}
     for name, section in {"plain": None, **SECTIONS}.items():
         bytes_of[name], products_of[name] = cost(section, lora)
@@ -129,7 +131,7 @@ def test_checkpointing_holds_less_and_computes_more(lora: Lora | None) -> None:
     )
 
 
-def test_the_names_of_saved_operators_exist_in_torch() -> None:
+def test_saved_operator_names_exist_in_torch() -> None:
     for operator_name in _SAVED_OPERATORS - {"flex_attention"}:
         namespace, operator, overload = operator_name.split(".")
         assert str(getattr(getattr(getattr(torch.ops, namespace), operator), overload)) == operator_name
@@ -182,9 +184,9 @@ def test_generation_with_a_cache_is_unchanged(section: str) -> None:
 
 
 def test_parameters_keep_their_names() -> None:
-    named = [name for name, _ in build_model(None, DROPPING, "fp32").named_parameters()]
-    assert [name for name, _ in build_model(MATMULS, DROPPING, "fp32").named_parameters()] == named
-    assert list(build_model(MATMULS, DROPPING, "fp32").state_dict()) == named
+    named = [name for name, _ in build_model(None, LORA_WITH_DROPOUT, "fp32").named_parameters()]
+    assert [name for name, _ in build_model(MATMULS, LORA_WITH_DROPOUT, "fp32").named_parameters()] == named
+    assert list(build_model(MATMULS, LORA_WITH_DROPOUT, "fp32").state_dict()) == named
 
 
 def test_settings_without_effect_are_rejected() -> None:
@@ -202,7 +204,7 @@ def test_settings_without_effect_are_rejected() -> None:
 
 
 def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None) -> int:
-    """Compare two steps of a compiled and a plain model; return the number of compiled graphs."""
+    """Compare two steps of a compiled model with a plain model; return the number of compiled graphs."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -218,19 +220,19 @@ def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None)
     return n_graphs
 
 
-@pytest.mark.filterwarnings("ignore")  # warnings of torch's compiler
-def test_traced_layers_compute_the_same_and_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
+def test_traced_layers_match_plain_layers_and_share_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     assert (
         compare_compiled(MATMULS, None) == 2
-    )  # shared by all layers: one graph for the first length and one for others
+    )  # shared by all layers: one graph for the first length and one for all other lengths
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("section", [None, INPUTS, MATMULS], ids=["plain", "inputs", "matmuls"])
-def test_compiled_layers_compute_the_same(section: ActivationCheckpointing | None) -> None:
+def test_compiled_layers_match_plain_layers(section: ActivationCheckpointing | None) -> None:
     assert compare_compiled(section, None) == 2
-    # With LoRA the first layer's input needs no gradient, unlike those of the others.
-    assert compare_compiled(section, evolve(DROPPING, dropout=0.0)) == 4
+    # With LoRA, the input of the first layer needs no gradient, unlike the inputs of the other layers.
+    assert compare_compiled(section, evolve(LORA_WITH_DROPOUT, dropout=0.0)) == 4

@@ -35,7 +35,7 @@ def test_every_epoch_trains_every_row_once(results: list[dict[str, Any]]) -> Non
         assert first_epoch == Counter(range(case.n_rows)), case
 
 
-def test_losses_and_weights_equal_those_computed_example_by_example(results: list[dict[str, Any]]) -> None:
+def test_losses_and_weights_match_an_example_by_example_computation(results: list[dict[str, Any]]) -> None:
     for case, result in zip(CASES, results, strict=True):
         losses, parameters = example_by_example(case, [numbers for _, numbers, _ in result["steps"]])
         assert [loss for _, _, loss in result["steps"]] == pytest.approx(losses, rel=FLOAT64), case
@@ -44,7 +44,7 @@ def test_losses_and_weights_equal_those_computed_example_by_example(results: lis
 
 
 def example_by_example(case: Case, steps: list[list[int]]) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Compute the losses of steps and the weights after them, one example at a time."""
+    """Compute the loss of each step and the final weights, one example at a time."""
     torch.manual_seed(0)
     model, data = tiny_model(), rows(case.n_rows)
     losses = []

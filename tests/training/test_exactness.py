@@ -1,4 +1,4 @@
-"""All optimizations of a step together, compared with a plain float64 implementation: losses, gradients, 50 steps."""
+"""All optimizations of a step together match a plain float64 implementation: losses, gradients and 50 steps."""
 
 from functools import cache
 
@@ -38,7 +38,7 @@ ROUNDED = bound(torch.float32, 3 * roundings(SMALL, 45))
 
 @pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the loss compute as on a processor without AMX, or with it."""
+    """Make the loss compute as on a processor with or without AMX."""
     monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: request.param)
 
 
@@ -89,7 +89,7 @@ def gradients(model: Decoder) -> dict[str, Tensor]:
 def unbatched(
     architecture: Architecture, lora: Lora | None, examples: list[Example], dtype: str = "fp64"
 ) -> tuple[float, dict[str, Tensor]]:
-    """Compute each example separately with plain layers and all logits; return the loss and gradients, summed in
+    """Compute each example separately with plain layers and full logits; return the loss and gradients, summed in
     float64."""
     model = build_model(architecture, lora, dtype, lean_layers=False).to(DTYPES[dtype])
     total = 0.0
@@ -138,7 +138,7 @@ def batched(
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_equal_the_plain_implementation(family: str, lora: Lora | None) -> None:
+def test_losses_and_gradients_match_the_plain_implementation(family: str, lora: Lora | None) -> None:
     examples = rows(14)
     exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
     _, plain = unbatched(FAMILIES[family], lora, examples, "fp32")
@@ -157,7 +157,7 @@ def test_bfloat16_errors_are_comparable_to_the_plain_implementation(family: str,
     loss, actual = batched(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
     assert abs(loss - exact_loss) < bound(torch.bfloat16, 1, exact_loss) + 2 * abs(plain_loss - exact_loss)
     assert_as_near(actual, plain, exact, rms_error(torch.bfloat16, 1), factor=2)
-    assert distance(plain, exact) < 0.5, "the reference is not mostly noise"
+    assert distance(plain, exact) < 0.5, "the reference must not be mostly noise"
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -203,7 +203,7 @@ def losses(family: str, dtype: str, *, lean_layers: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fifty_steps_equal_the_plain_implementation(family: str) -> None:
+def test_fifty_steps_match_the_plain_implementation(family: str) -> None:
     plain, actual = (losses(family, "fp32", lean_layers=lean_layers) for lean_layers in (False, True))
     # Rounding errors accumulate over fifty steps.
     allowed = norm_bound(torch.float32, 50 * 3 * roundings(SMALL, 25))
@@ -217,7 +217,7 @@ def test_fifty_steps_in_bfloat16_are_not_biased(family: str) -> None:
     plain, actual = (losses(family, "bf16", lean_layers=lean_layers) for lean_layers in (False, True))
     assert_as_near(actual, plain, exact, rms_error(torch.bfloat16, 1))
     relative_error = (actual - exact) / exact.mean()
-    # Unbiased rounding errors of independent steps would have a mean within four standard errors of zero. Weights carry
+    # If rounding errors are unbiased and independent, their mean is within four standard errors of zero. Weights carry
     # rounding errors to later steps, so half of the unit roundoff is added.
     standard_error = float(relative_error.std()) / 50**0.5
     assert abs(float(relative_error.mean())) < 4 * standard_error + torch.finfo(torch.bfloat16).eps / 4

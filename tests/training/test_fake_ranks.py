@@ -1,4 +1,4 @@
-"""Models of real size on 64 simulated ranks: fake tensors, and a process group without peers."""
+"""Models of realistic size on 64 simulated ranks, with fake tensors and a process group without peers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ def on_meta(build: Any, lora: Lora | None) -> Decoder:
 
 
 def measure(build: Any, lora: Lora | None, **settings: Any) -> tuple[int, int, int]:
-    """Take a step on the first rank; return its bytes of weights, gradients and optimizer state."""
+    """Take a step on the first rank; return the bytes of its weights, gradients and optimizer state."""
     model, mode = on_meta(build, lora), FakeTensorMode(allow_non_fake_inputs=True)
     with fake_fill(mode):
         place(model, evolve(ALONE, size=RANKS, data_size=RANKS), dtype="bf16", enable_fsdp=True, **settings)
@@ -63,7 +63,7 @@ def measure(build: Any, lora: Lora | None, **settings: Any) -> tuple[int, int, i
     optimizer = AdamW(trained, lr=1e-3, foreach=False, fused=False)
     with mode:
         tokens = torch.zeros(1, 16, dtype=torch.long)
-        # `step_loss` selects targets, whose number depends on values that fake tensors lack.
+        # `step_loss` cannot be used: the number of targets that it selects depends on values, which fake tensors lack.
         logits = model.logits(model.hidden(tokens))  # [b, s, v]
         torch.autograd.backward(F.cross_entropy(logits[0].float(), tokens[0]))
         optimizer.step()
@@ -84,7 +84,7 @@ def parts(estimate: MemoryEstimate) -> tuple[int, int, int]:
 
 @pytest.mark.slow  # takes 12 s; the tests below use a smaller model
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
-def test_the_memory_estimate_of_llama3_8b_on_64_ranks_is_exact(lora: Lora | None) -> None:
+def test_memory_estimate_for_llama3_8b_on_64_ranks_is_exact(lora: Lora | None) -> None:
     measured = measure(llama3_8b, lora)
     estimate = estimate_memory(
         on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
@@ -93,7 +93,7 @@ def test_the_memory_estimate_of_llama3_8b_on_64_ranks_is_exact(lora: Lora | None
     assert measured == parts(estimate)
 
 
-def test_the_memory_estimate_is_exact_with_replicas_and_checkpointing() -> None:
+def test_memory_estimate_is_exact_with_replicas_and_checkpointing() -> None:
     section = ActivationCheckpointing(keep="matmuls")
     measured = measure(llama3_2_1b, None, sharding=Sharding(replicas=8), activation_checkpointing=section)
     estimate = estimate_memory(

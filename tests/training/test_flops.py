@@ -16,7 +16,7 @@ from torchtune.training._flops import pairs
 
 
 def torch_flops(model: Decoder, batch: Batch) -> dict[str, int]:
-    """Count the matrix multiplications of a forward and backward pass with torch, logits at every position."""
+    """Count the FLOPs of a forward and backward pass with torch's counter, with logits at every position."""
     with FlopCounterMode(display=False) as counter:
         model(batch.tokens).sum().backward()
     counts: dict[Any, int] = counter.get_flop_counts()["Global"]
@@ -28,7 +28,7 @@ def matrix_flops(counts: dict[str, int]) -> int:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_matrices_are_counted_as_torch_counts_them(tied: bool) -> None:
+def test_matrix_flops_match_the_torch_counter(tied: bool) -> None:
     model = tiny_model("fp32")
     assert model.architecture.tied_embeddings
     if not tied:
@@ -42,7 +42,7 @@ def test_matrices_are_counted_as_torch_counts_them(tied: bool) -> None:
     attention = 3 * 4 * sum(pairs(n, None) for n in batch.lengths) * 16 * 2  # 16 channels, 2 layers
     actual = step_flops(model)([batch]) - attention
     assert model.embed_tokens.weight.requires_grad, (
-        "otherwise torch would count no gradient of the first matrices' inputs"
+        "otherwise, torch would not count the input gradients of the first matrices"
     )
     assert actual == matrix_flops(torch_flops(model, batch))
 
@@ -63,7 +63,7 @@ def test_attention_counts_only_pairs_within_the_mask() -> None:
             assert pairs(length, window) == slow
 
 
-def test_packs_count_by_document_and_sliding_windows_by_layer() -> None:
+def test_attention_is_counted_per_document_and_with_the_window_of_each_layer() -> None:
     architecture = tiny_model("fp32").architecture.evolve(window=4, full_attention_every=2)
     model = Decoder(architecture)
     rows = examples(2)
@@ -78,7 +78,7 @@ def test_packs_count_by_document_and_sliding_windows_by_layer() -> None:
     assert step_flops(model)([unpacked]) == 6 * n_weights * tokens + 3 * 4 * n_pairs * 16
 
 
-def test_published_peaks_are_found_by_cuda_device_names() -> None:
+def test_published_peaks_are_looked_up_by_cuda_device_name() -> None:
     assert published_peak("NVIDIA H100 80GB HBM3", "bf16") == 989e12
     assert published_peak("NVIDIA H100 PCIe", "fp16") == 756e12
     assert published_peak("NVIDIA A100-SXM4-40GB", "fp32") == 19.5e12
@@ -90,5 +90,5 @@ def test_published_peaks_are_found_by_cuda_device_names() -> None:
     assert peak_flops(torch.device("cpu"), "fp32") is None
     for name in PEAKS:
         assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
-            "another name in the table is part of this one"
+            "the name contains a different name of the table"
         )

@@ -1,4 +1,4 @@
-"""Optimizers of torch that do not import its compiler."""
+"""Torch optimizers run without importing torch's compiler."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ CASES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_steps_equal_those_of_torch_without_importing_its_compiler(case: str) -> None:
+def test_steps_match_torch_without_importing_its_compiler(case: str) -> None:
     kind, settings = CASES[case]
     arguments = ", ".join(f"{name}={value}" for name, value in settings.items())
     program = PROGRAM.format(name=kind.__name__, settings=arguments)

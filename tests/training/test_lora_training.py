@@ -1,4 +1,4 @@
-"""Every kind of adapter in training: initial state, trained parameters, one and two ranks."""
+"""Training every kind of adapter: initial state and trained parameters, on one and two ranks."""
 
 import json
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ def destroy_group() -> Iterator[None]:
 
 @all_kinds
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_an_adapted_model_initially_equals_its_base(tmp_path: Path, lora: Lora, dtype: str) -> None:
+def test_adapted_model_initially_matches_its_base(tmp_path: Path, lora: Lora, dtype: str) -> None:
     save_hf_folder(build_model(None), tmp_path / "hf")
     settings = {"model_directory": str(tmp_path / "hf")}
     model, base = build_model(lora, dtype, **settings), build_model(None, dtype, **settings)
@@ -115,7 +115,7 @@ def test_an_adapted_model_initially_equals_its_base(tmp_path: Path, lora: Lora, 
 
 
 @pytest.mark.parametrize(("dtype", "frozen_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_only_adapters_get_gradients_state_and_checkpoints(
+def test_only_adapters_have_gradients_optimizer_state_and_checkpoints(
     tmp_path: Path, dtype: str, frozen_dtype: torch.dtype
 ) -> None:
     model = build_model(DORA, dtype)
@@ -157,7 +157,7 @@ def test_checkpointing_is_bitwise_identical(keep: Any, dtype: str) -> None:
     "lora", [DORA, EMBEDDINGS, TRAINED], ids=["dora", "embeddings", "trained embeddings"]
 )
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_the_memory_estimate_equals_the_bytes_that_a_run_holds(dtype: str, lora: Lora) -> None:
+def test_memory_estimate_matches_the_memory_of_a_run(dtype: str, lora: Lora) -> None:
     with torch.device("meta"):
         meta_model = tiny_decoder()
     lora.add_to(meta_model)
@@ -176,7 +176,7 @@ def test_the_memory_estimate_equals_the_bytes_that_a_run_holds(dtype: str, lora:
 
 
 @pytest.mark.usefixtures("trusting_the_tests")
-def test_an_interrupted_dora_run_resumes_and_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
     lora = evolve(DORA, dropout=0.2)
     changes: dict[str, Any] = {
         "optimizer": lazy(AdamW, lr=1e-2, fused=True),
@@ -199,7 +199,7 @@ def test_an_interrupted_dora_run_resumes_and_equals_an_uninterrupted_one(tmp_pat
 
 @pytest.mark.parametrize("kind", ["rslora", "rslora and dora", "embeddings", "trained embeddings"])
 @pytest.mark.usefixtures("trusting_the_tests")
-def test_the_final_folder_holds_the_trained_adapter(tmp_path: Path, kind: str) -> None:
+def test_final_folder_contains_the_trained_adapter(tmp_path: Path, kind: str) -> None:
     lora = KINDS[kind]
     config = lora_config(tmp_path, "run", lora=lora, optimizer=lazy(AdamW, lr=1e-2, fused=True))
     lora_finetune.main(config)
@@ -216,7 +216,7 @@ def test_the_final_folder_holds_the_trained_adapter(tmp_path: Path, kind: str) -
             assert not torch.allclose(adapter.lora_magnitude, layer.weight_matrix().norm(dim=1))
 
 
-def test_dora_that_peft_does_not_support_is_rejected_before_a_run() -> None:
+def test_dora_unsupported_by_peft_is_rejected_before_a_run() -> None:
     with torch.device("meta"):
         model = phi3_mini_4k()
     with pytest.raises(ValueError, match=r"qkv_proj.*self_attn.k_proj would have none; adapt all of q_proj"):
@@ -248,7 +248,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_on_two_ranks_equals_the_step_on_one(results: dict[str, Any], case: str) -> None:
+def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
     actual, single = results[case], one_step(ALONE, **CASES[case])
     part = {"embeddings sharded": "embed_tokens.adapter.lora_b"}.get(case, "embed_tokens.weight")
     assert any(
@@ -272,7 +272,7 @@ def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results
         assert_near(actual[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
 
 
-def test_an_adapter_to_continue_is_loaded_into_shards(folder: Path, results: dict[str, Any]) -> None:
+def test_continued_adapter_is_loaded_into_shards(folder: Path, results: dict[str, Any]) -> None:
     expected = read_peft_tensors(folder / "dora" / "adapter")
     assert results["continued"].keys() == {name for name, _ in lora_parameters(results["continued"])}
     assert len(results["continued"]) == len(expected)
@@ -299,7 +299,7 @@ def test_training_can_continue_an_adapter(tmp_path: Path, lora: Lora) -> None:
     assert losses(tmp_path, "second")[0] < losses(tmp_path, "first")[0] - 0.01
     second = json.loads((tmp_path / "second/final/adapter_config.json").read_text())
     assert second["base_model_name_or_path"] is None, (
-        "the adapter belongs to the base model, not to the earlier adapter"
+        "the saved adapter must refer to the base model, not to the earlier adapter"
     )
 
 

@@ -27,7 +27,7 @@ def size(tensors: list[torch.Tensor]) -> int:
     "optimizer", [lazy(AdamW, lr=1e-3), lazy(SGD, lr=0.1), lazy(SGD, lr=0.1, momentum=0.9)]
 )
 @pytest.mark.parametrize("lora", [False, True])
-def test_estimated_bytes_equal_those_of_a_real_step(optimizer: object, lora: bool) -> None:
+def test_estimated_bytes_match_a_real_step(optimizer: object, lora: bool) -> None:
     model = tiny_decoder()
     if lora:
         add_lora(model, ["q_proj", "v_proj"], 4, 8.0)
@@ -49,7 +49,7 @@ def test_estimated_bytes_equal_those_of_a_real_step(optimizer: object, lora: boo
     assert estimate.total == estimate.weights + estimate.gradients + estimate.optimizer
 
 
-def test_frozen_weights_have_the_dtype_and_trained_weights_fp32() -> None:
+def test_frozen_weights_have_the_requested_dtype_and_trained_weights_are_fp32() -> None:
     model = meta_model()
     add_lora(model, ["q_proj"], 4, 8.0)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -66,7 +66,7 @@ def test_nothing_is_trained_without_an_optimizer() -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
-def test_the_sharded_estimate_equals_the_shards_of_fsdp_on_rank_0(ranks: int) -> None:
+def test_sharded_estimate_matches_the_fsdp_shards_on_rank_0(ranks: int) -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     model = meta_model()
@@ -89,5 +89,5 @@ def test_the_sharded_estimate_equals_the_shards_of_fsdp_on_rank_0(ranks: int) ->
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:
-    local: torch.Tensor = parameter.to_local()  # type: ignore[attr-defined]  # a DTensor once it is sharded
+    local: torch.Tensor = parameter.to_local()  # type: ignore[attr-defined]  # a DTensor after sharding
     return local

@@ -35,7 +35,7 @@ def run(
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_line_holds_the_step_and_counts_no_padding(tmp_path: Path) -> None:
+def test_metrics_line_contains_the_step_and_does_not_count_padding(tmp_path: Path) -> None:
     line = run(tmp_path, None, 0, 3)[2]
     useful = sum(len(example.tokens) - 1 for i in (0, 1, 3, 4) for example in [examples()[i]])
     positions = 2 * 5 + 2 * 14
@@ -50,7 +50,7 @@ def test_a_line_holds_the_step_and_counts_no_padding(tmp_path: Path) -> None:
     }
 
 
-def test_a_logger_gets_every_nth_step_and_the_last_and_is_closed(tmp_path: Path) -> None:
+def test_logger_receives_every_nth_step_and_the_last_and_is_closed(tmp_path: Path) -> None:
     probe = Probe()
     lines = run(tmp_path, probe, 0, 7, log_every=3)
     assert [step for step, _ in probe.calls] == [3, 6, 7]
@@ -102,7 +102,7 @@ def test_a_skipped_step_has_null_metrics_and_is_reported(
     assert "step 1/1: skipped (1 so far): no target token" in capsys.readouterr().err
 
 
-def test_without_a_terminal_plain_lines_are_written(
+def test_plain_lines_are_written_without_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, None, 0, 2)
@@ -112,7 +112,7 @@ def test_without_a_terminal_plain_lines_are_written(
     assert lines[1].endswith(" tokens/s")
 
 
-def test_on_a_terminal_a_bar_shows_loss_and_speed(
+def test_terminal_shows_a_progress_bar_with_loss_and_speed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -124,7 +124,7 @@ def test_on_a_terminal_a_bar_shows_loss_and_speed(
 
 
 class Failing(Probe):
-    """Raises from the second call on, and when it is closed."""
+    """Raises on every call after the first, and when it is closed."""
 
     def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
         if self.calls:
@@ -155,7 +155,7 @@ def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
     )
 
 
-def test_a_validation_has_a_separate_line_and_reaches_loggers_and_terminal(
+def test_validation_has_a_separate_line_and_is_sent_to_loggers_and_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe = Probe()
@@ -194,13 +194,13 @@ def test_excluded_time_does_not_affect_the_speed(tmp_path: Path, monkeypatch: py
     assert speeds == [round(useful / 2.0, 1)] * 2
 
 
-def test_mfu_is_the_share_of_the_peak(tmp_path: Path) -> None:
+def test_mfu_is_the_fraction_of_the_peak(tmp_path: Path) -> None:
     with Metrics(str(tmp_path), [], ALONE, 0, 1, peak=1e10) as metrics:
         metrics.log(step_values(1, BATCHES, flops=12e9, seconds=2.0))
     assert read_metrics(tmp_path).lines[0]["mfu"] == 0.6
 
 
-def test_terms_metrics_and_values_of_the_recipe_are_written_and_reach_loggers(tmp_path: Path) -> None:
+def test_recipe_terms_metrics_and_values_are_written_and_sent_to_loggers(tmp_path: Path) -> None:
     probe = Probe()
     with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
         metrics.log(step_values(1, BATCHES, reported={"reward": 0.5, "margin": float("nan")}))
@@ -214,9 +214,11 @@ def test_terms_metrics_and_values_of_the_recipe_are_written_and_reach_loggers(tm
     ]
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="compares with Linux's own count")
-def test_the_peak_memory_of_a_process_is_that_of_the_system() -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="compares with the count of the Linux kernel"
+)
+def test_peak_process_memory_matches_the_system_count() -> None:
     peak_kib = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    # Linux updates its counts in batches of pages, and the peak includes that of the program before `exec`. A wrong
-    # unit would be a factor of 1,024.
+    # Linux updates its counts in batches of pages, and its peak includes the memory of the program before `exec`. A
+    # wrong unit would change the result by a factor of 1,024.
     assert 0.9 < peak_memory_bytes(torch.device("cpu")) / (peak_kib * 1024) < 100

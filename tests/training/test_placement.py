@@ -45,7 +45,7 @@ def test_auto_is_bf16_on_a_gpu_that_supports_it(
         ("fp64", torch.float64, torch.float64),
     ],
 )
-def test_trained_parameters_are_fp32_and_frozen_ones_have_the_compute_dtype(
+def test_trained_parameters_are_fp32_and_frozen_parameters_have_the_compute_dtype(
     dtype: str, trained: torch.dtype, frozen: torch.dtype
 ) -> None:
     assert {p.dtype for p in tiny_model(dtype).parameters()} == {trained}
@@ -55,7 +55,7 @@ def test_trained_parameters_are_fp32_and_frozen_ones_have_the_compute_dtype(
 
 
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
-def test_pure_bf16_holds_trained_parameters_and_their_gradients_in_bf16(lora: Lora | None) -> None:
+def test_pure_bf16_stores_trained_parameters_and_their_gradients_in_bf16(lora: Lora | None) -> None:
     model = on_meta()
     if lora is not None:
         lora.add_to(model)
@@ -82,7 +82,7 @@ def test_random_weights_depend_only_on_the_seed() -> None:
     assert not torch.equal(state(one)["embed_tokens.weight"], state(other)["embed_tokens.weight"])
 
 
-def test_the_base_of_an_adapted_model_is_initialized_too() -> None:
+def test_base_of_an_adapted_model_is_initialized() -> None:
     model = tiny_model("fp32", ADAPTERS)
     weights = [layer.weight for name, layer in model.named_modules() if name.endswith("proj")]
     assert len(weights) == 14
@@ -128,7 +128,7 @@ def test_slow_bf16_is_reported(
     assert ("set dtype=fp32" in caplog.text) is is_slow
 
 
-def test_full_state_holds_the_trained_parameters_in_the_requested_dtype() -> None:
+def test_full_state_contains_the_trained_parameters_in_the_requested_dtype() -> None:
     model = tiny_model("bf16", ADAPTERS)
     adapters = full_state(model, ALONE)
     assert adapters is not None

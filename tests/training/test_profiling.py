@@ -1,4 +1,4 @@
-"""Profiles of a run's steps."""
+"""Profiling the steps of a run."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from torchtune.training import Profiling
 
 
 @pytest.mark.parametrize("first_step", [2, 4])
-def test_the_trace_has_the_selected_steps(tmp_path: Path, first_step: int) -> None:
+def test_trace_contains_the_selected_steps(tmp_path: Path, first_step: int) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         full_finetune.main(full_config(tmp_path, "plain", epochs=2))
         section = Profiling(first_step=first_step, n_steps=2)

@@ -27,7 +27,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_on_two_ranks_equals_the_step_on_one(results: dict[str, Any], case: str) -> None:
+def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
     actual, single = results[case], one_step(ALONE, **CASES[case])
     if CASES[case]["dtype"] == "fp64":
         assert_same_step(actual, single)
@@ -36,7 +36,7 @@ def test_a_step_on_two_ranks_equals_the_step_on_one(results: dict[str, Any], cas
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["enable_fsdp"]])
-def test_sharded_rank_holds_about_half_of_the_parameters(results: dict[str, Any], case: str) -> None:
+def test_sharded_rank_stores_about_half_of_the_parameters(results: dict[str, Any], case: str) -> None:
     full = one_step(ALONE, **CASES[case])["held"]
     assert 0.5 * full <= results[case]["held"] <= 0.55 * full
 
@@ -52,7 +52,7 @@ def test_resuming_on_two_ranks_is_bitwise_identical(results: dict[str, Any]) -> 
 
 def test_all_ranks_resume_from_the_same_checkpoint_or_all_raise(results: dict[str, Any]) -> None:
     assert results["steps seen"] == [[2, 2], [2, 2]]
-    first, second = results["faults"]
+    first, second = results["messages"]
     assert first == second
     assert first.startswith("step_2 is damaged: manifest.json is missing; delete that folder")
 
@@ -78,7 +78,7 @@ def test_the_validation_loss_does_not_depend_on_the_number_of_ranks(
     assert samples[0] == samples[1]
     assert [line["prompt"] for line in samples[0]] == [
         "abc"
-    ]  # of the last validator, as each starts at step 0
+    ]  # from the last validator, as every validator starts at step 0
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ SYNCHRONIZING = {
 
 
 class SyncCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts operations for which the host would wait for a GPU."""
+    """Counts operations that would make the host wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -113,7 +113,7 @@ class Steps:
 
     def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
         for _ in range(count):
-            micro_batches = self.batches.next_step(2)  # on the host
+            micro_batches = self.batches.next_step(2)  # reads values on the host
             with mode or nullcontext():
                 self.step(micro_batches)
 
@@ -162,7 +162,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in timed} for line in all_lines(folder)]
 
 
-def test_a_step_only_reads_one_copy_a_step_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_reads_only_one_copy_one_step_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[int] = []
     plain = Readback.read
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
@@ -172,12 +174,14 @@ def test_a_step_only_reads_one_copy_a_step_later(tmp_path: Path, monkeypatch: py
         return plain(copy)
 
     monkeypatch.setattr(Readback, "read", read)
-    assert supports_skipping(steps.optimizer), "called before counting, as the first call tries it out"
+    assert supports_skipping(steps.optimizer), (
+        "must be called before counting, as the first call takes a trial step"
+    )
     counted = SyncCounter()
     with steps.run:
         steps.take(5, counted)
     assert not counted.counts
-    assert reads == [1, 2, 3, 4, 5], "each step is read once, before the next step or at the end"
+    assert reads == [1, 2, 3, 4, 5], "each step must be read once, before the next step or at the end"
 
 
 def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
@@ -193,7 +197,7 @@ def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
     with steps.run:
         steps.take(2, counted)
     assert counted.counts["_local_scalar_dense"] >= 2, (
-        "without support in the optimizer, the host waits once per step"
+        "if the optimizer does not support skipping, the host must wait once per step"
     )
 
 
@@ -221,7 +225,7 @@ def _moments(optimizer: Optimizer) -> list[Tensor]:
 
 @pytest.mark.parametrize("synchronous", [True, False])
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
-def test_a_run_ended_by_a_non_finite_step_has_the_parameters_before_it(
+def test_non_finite_step_ends_the_run_with_the_previous_parameters(
     tmp_path: Path, kind: str, synchronous: bool
 ) -> None:
     good = Steps(config(tmp_path / "good"), Broken(), synchronous=True, kind=kind)
@@ -237,7 +241,7 @@ def test_a_run_ended_by_a_non_finite_step_has_the_parameters_before_it(
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_no_checkpoint_of_a_non_finite_step_is_written(tmp_path: Path, synchronous: bool) -> None:
+def test_non_finite_step_is_not_checkpointed(tmp_path: Path, synchronous: bool) -> None:
     cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
     steps = Steps(cfg, Broken((5,)), synchronous=synchronous)
     with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
@@ -274,18 +278,18 @@ def test_an_error_in_the_loop_is_raised_after_the_previous_step_is_reported(
     assert ("a second error followed: FloatingPointError: step 3: the loss is nan" in notes) is bool(bad)
 
 
-def test_values_of_a_recipe_must_not_use_reserved_names(tmp_path: Path) -> None:
+def test_recipe_values_with_reserved_names_are_rejected(tmp_path: Path) -> None:
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
     batches = [next(steps.batches)]
     sums = StepSums(batches, ALONE)
     sums.add(steps.scorer(steps.model, batches[0]))
-    with pytest.raises(ValueError, match="'lr' cannot name a term or metric: every run uses that name"):
+    with pytest.raises(ValueError, match="the name 'lr' is already used by every run"):
         steps.run.update(sums, torch.tensor(1.0), lr=0.5)
 
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_a_step_lasts_until_host_and_device_have_finished_it(
+def test_step_ends_when_both_host_and_device_have_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: bool, is_slow: bool
 ) -> None:
     clock = [0.0]
@@ -309,7 +313,7 @@ def test_a_step_lasts_until_host_and_device_have_finished_it(
     assert len(speeds) == 4
 
 
-def test_resuming_after_a_skipped_step_equals_an_uninterrupted_run(tmp_path: Path) -> None:
+def test_resuming_after_a_skipped_step_matches_an_uninterrupted_run(tmp_path: Path) -> None:
     rules = Checkpoints(every_n_steps=3, at_epoch_ends=False)
     uninterrupted = Steps(
         config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), synchronous=False
@@ -327,7 +331,7 @@ def test_resuming_after_a_skipped_step_equals_an_uninterrupted_run(tmp_path: Pat
     assert all(torch.equal(p, uninterrupted.parameters()[name]) for name, p in resumed.parameters().items())
 
 
-def test_the_learning_rate_advances_at_skipped_steps_too(tmp_path: Path) -> None:
+def test_learning_rate_schedule_advances_even_at_skipped_steps(tmp_path: Path) -> None:
     steps = Steps(config(tmp_path / "a", non_finite="skip"), Broken((3,)), synchronous=True)
     steps.all()
     rates = [line["lr"] for line in lines(tmp_path / "a")]

@@ -1,4 +1,4 @@
-"""Memory estimates compared with torch's profiler, and the message when memory runs out."""
+"""Memory estimates match torch's profiler, and out-of-memory errors have advice."""
 
 import errno
 import gc
@@ -68,19 +68,19 @@ SECTIONS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # warnings of the profiler
+@pytest.mark.filterwarnings("ignore")  # warnings from the profiler
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [False, True])
-def test_estimated_activations_equal_the_profilers(
+def test_estimated_activations_match_the_profiler(
     lora: bool, dtype: str, section: ActivationCheckpointing | None
 ) -> None:
     compare_with_the_profiler(lora, dtype, section, lean_layers=False)
 
 
-@pytest.mark.filterwarnings("ignore")  # as above
+@pytest.mark.filterwarnings("ignore")  # warnings from the profiler
 @pytest.mark.parametrize(("lora", "dtype"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
-def test_estimated_activations_of_lean_layers_equal_the_profilers(lora: bool, dtype: str) -> None:
+def test_estimated_lean_layer_activations_match_the_profiler(lora: bool, dtype: str) -> None:
     lean, plain = (
         compare_with_the_profiler(lora, dtype, None, lean_layers=is_lean) for is_lean in (True, False)
     )
@@ -113,8 +113,8 @@ def compare_with_the_profiler(
 
 
 def peak_bytes(call: Callable[[], None]) -> int:
-    """Return the peak bytes of tensors that a call adds."""
-    gc.collect()  # reference cycles of earlier calls, freed during the call, would lower its peak
+    """Return the peak tensor memory in bytes that a call adds."""
+    gc.collect()  # reference cycles of earlier calls would lower the peak if they were freed during this call
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     current = peak = 0
@@ -153,7 +153,7 @@ def test_weights_that_are_not_cast_are_memory_mapped(tmp_path: Path) -> None:
     assert mapped_bytes(evolve(cfg, model_directory=str(folder)), model) == 0
 
 
-def test_the_estimate_depends_on_the_fields_of_the_config(tmp_path: Path) -> None:
+def test_estimate_depends_on_config_fields(tmp_path: Path) -> None:
     cfg = full_config(tmp_path)
 
     def estimated(ranks: int = 1, **changes: Any) -> Any:
@@ -165,7 +165,7 @@ def test_the_estimate_depends_on_the_fields_of_the_config(tmp_path: Path) -> Non
     plain = estimated()
     model = build_meta_model(cfg)
     assert model is not None
-    assert batch_shape(cfg, model) == (2, 256), "limited by max_seq_len"
+    assert batch_shape(cfg, model) == (2, 256), "max_seq_len must limit the length"
     assert batch_shape(cfg, model, longest=70) == (2, 70)
     packed = evolve(cfg, loading=Loading(packing=Packing(length=96)))
     assert batch_shape(packed, model) == batch_shape(packed, model, longest=70) == (2, 96)
@@ -188,7 +188,7 @@ def test_the_estimate_depends_on_the_fields_of_the_config(tmp_path: Path) -> Non
 
 @define
 class OtherConfig:
-    """The config of a user's recipe."""
+    """The config class of a user's recipe."""
 
     model: Any = lazy(
         smollm2, vocab_size=31, num_layers=1, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24
@@ -198,13 +198,13 @@ class OtherConfig:
     dtype: str = "fp32"
 
 
-def test_the_estimate_of_another_config_class_is_its_weights() -> None:
+def test_estimate_for_other_config_classes_counts_only_weights() -> None:
     cfg = OtherConfig()
     model = build_meta_model(cfg)
     assert model is not None
     estimate = estimate_run_memory(cfg, model)
     assert estimate.weights == estimate.total >= 4 * sum(p.numel() for p in model.parameters())
-    assert build_meta_model(OtherConfig(dtype="float32")) is None, "an unknown precision"
+    assert build_meta_model(OtherConfig(dtype="float32")) is None, "float32 is not a known precision"
     assert build_meta_model(OtherConfig(model=None)) is None
 
 
@@ -250,7 +250,7 @@ class Greedy(nn.Module):
         return torch.empty(2**52).sum()
 
 
-def test_an_out_of_memory_error_names_the_line_and_memory_savings(tmp_path: Path) -> None:
+def test_out_of_memory_error_shows_the_line_and_memory_savings(tmp_path: Path) -> None:
     from recipes.full_finetune import main
 
     trust = only_trusting(Trust(packages=frozenset({"tests"})))
@@ -289,7 +289,7 @@ def test_other_errors_are_unchanged() -> None:
         (ImportError("No module named 'x'"), False),
     ],
 )
-def test_errors_that_mean_that_memory_ran_out(error: Exception, is_memory: bool) -> None:
+def test_out_of_memory_errors_are_recognized(error: Exception, is_memory: bool) -> None:
     from tests.training.two_ranks import Cfg
 
     assert is_out_of_memory(error) == is_memory
@@ -315,7 +315,7 @@ def test_the_error_has_advice_even_if_the_estimate_fails(
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [3_500_000, 4_500_000])
 def test_running_out_of_address_space_is_reported_with_savings(tmp_path: Path, limit: int) -> None:
-    """The estimate imports and allocates a lot after the run has failed to allocate."""
+    """The estimate needs imports and much memory, even though the run has just failed to allocate."""
     model = ["model=torchtune.models.smollm2.smollm2", "model_directory=null", "model.vocab_size=49152"]
     model += ["model.embed_dim=1024", "model.num_layers=8", "model.num_heads=8", "model.num_kv_heads=8"]
     model += ["model.ffn_dim=4096", "model.max_seq_len=512"]

@@ -1,4 +1,4 @@
-"""A run on two ranks, which agree at a non-finite step, a signal, a checkpoint and the end."""
+"""A run on two ranks, which agree on non-finite steps, signals, checkpoints and the end of the run."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = torch.load(folder / "results.pt")
     answers = loaded["answers"]
-    assert answers[0] == answers[1], "both ranks end at the same step for the same reason"
+    assert answers[0] == answers[1], "both ranks must end at the same step for the same reason"
     return dict(loaded["results"])
 
 
@@ -38,7 +38,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", ["skipped", "ended"])
-def test_skipping_sharded_steps_on_the_device_equals_skipping_on_the_host(
+def test_skipping_sharded_steps_on_the_device_matches_skipping_on_the_host(
     folder: Path, results: dict[str, Any], case: str
 ) -> None:
     assert lines(folder / f"{case} True") == lines(folder / f"{case} False")
@@ -51,7 +51,7 @@ def test_a_non_finite_loss_on_one_rank_ends_all_ranks(results: dict[str, Any]) -
     assert results["ended False"]["error"].startswith("step 3: the loss is nan. Rows: row ")
 
 
-def test_a_signal_to_one_rank_stops_all_and_resuming_is_bitwise_identical(
+def test_signal_to_one_rank_stops_all_ranks_and_resuming_is_bitwise_identical(
     folder: Path, results: dict[str, Any]
 ) -> None:
     assert results["stopped"]["error"].startswith("stopped by SIGTERM after step 4 of 8; ")

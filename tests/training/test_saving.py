@@ -1,4 +1,4 @@
-"""When checkpoints are written and retained, and how a run stops on a signal."""
+"""Checkpoints are written and retained as configured, and a signal stops a run."""
 
 import os
 import signal
@@ -29,13 +29,13 @@ from torchtune.training import (
 
 
 def only_rules(**changes: Any) -> Checkpoints:
-    """Return a section with only these rules; all checkpoints are retained."""
+    """Return a `checkpoints` section that has only the given rules and retains all checkpoints."""
     defaults: dict[str, Any] = {"every_n_steps": None, "at_epoch_ends": False, "keep": 100}
     return Checkpoints(**(defaults | changes))
 
 
 class TinyRun:
-    """A run over eleven rows in batches of two, of six steps per epoch."""
+    """A run with eleven rows in batches of two, that is, six steps per epoch."""
 
     def __init__(self, folder: Path, section: Checkpoints, total: int = 12) -> None:
         self.folder = folder / "checkpoints"
@@ -76,7 +76,7 @@ class TinyRun:
 @pytest.mark.parametrize(
     ("settings", "saved"),
     [
-        ({"every_n_steps": 5}, [5, 10, 12]),  # also after the last step
+        ({"every_n_steps": 5}, [5, 10, 12]),  # a checkpoint is always written after the last step
         ({"at_epoch_ends": True}, [6, 12]),  # 11 rows in batches of 2
         ({"every_n_steps": 4, "at_epoch_ends": True}, [4, 6, 8, 12]),
         ({}, []),
@@ -95,7 +95,7 @@ def test_checkpoints_are_written_when_due_and_retained_as_configured(
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
 
 
-def test_a_background_checkpoint_equals_one_written_in_the_foreground(tmp_path: Path) -> None:
+def test_background_checkpoint_matches_a_foreground_checkpoint(tmp_path: Path) -> None:
     for name, in_background in (("foreground", False), ("background", True)):
         run = TinyRun(tmp_path / name, only_rules(every_n_steps=3, asynchronous=in_background), 9)
         list(run.steps())
@@ -113,7 +113,7 @@ def test_a_background_checkpoint_equals_one_written_in_the_foreground(tmp_path: 
         assert foreground.batches.state_dict() == background.batches.state_dict()
 
 
-def test_a_background_error_is_raised_and_earlier_checkpoints_stay(
+def test_background_error_is_raised_and_earlier_checkpoints_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = TinyRun(tmp_path, only_rules(every_n_steps=2, asynchronous=True))
@@ -139,7 +139,7 @@ def test_a_run_stopped_by_a_signal_saves_a_checkpoint_and_reports_it(
         next(steps)
     os.kill(os.getpid(), number)
     notice = capfd.readouterr().err
-    assert "finishing this step and saving a checkpoint" in notice, "while the step runs"
+    assert "finishing this step and saving a checkpoint" in notice, "the signal must not interrupt the step"
     assert ("Ctrl-C again to exit at once" in notice) is (number == signal.SIGINT)
     with pytest.raises(Stopped) as caught:
         next(steps)
@@ -152,7 +152,7 @@ def test_a_run_stopped_by_a_signal_saves_a_checkpoint_and_reports_it(
     assert signal.getsignal(number) == before
 
 
-def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
+def test_second_interrupt_ends_the_run_immediately(tmp_path: Path) -> None:
     run = TinyRun(tmp_path, only_rules(every_n_steps=2))
     steps = run.steps()
     for _ in range(3):
@@ -207,7 +207,7 @@ def test_the_loss_scale_is_halved_doubled_and_restored() -> None:
     assert not plain.explains_overflow(1.0)
 
 
-def test_resuming_past_the_length_of_the_config_is_rejected(tmp_path: Path) -> None:
+def test_resuming_past_the_configured_length_is_rejected(tmp_path: Path) -> None:
     list(TinyRun(tmp_path, only_rules(every_n_steps=4), 8).steps())
     with pytest.raises(
         ValueError, match="the run is already at step 8 of epoch 2, past the 5 steps of its config"

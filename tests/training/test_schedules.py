@@ -40,7 +40,7 @@ def test_cosine_follows_its_closed_form_after_a_linear_warm_up() -> None:
     assert result == pytest.approx(warm_up + curve)
 
 
-def test_linear_decay_falls_by_equal_steps_until_one_before_its_end() -> None:
+def test_linear_decay_is_linear_and_ends_one_step_above_zero() -> None:
     result = rates(lazy(linear_with_warmup, warmup_steps=2), 7)
     assert result == pytest.approx([PEAK * x for x in (0.5, 1, 1, 0.8, 0.6, 0.4, 0.2)])
 
@@ -50,11 +50,11 @@ def test_constant_stays_at_the_peak_with_or_without_a_component() -> None:
     assert rates(None, 3) == [PEAK] * 3
 
 
-def test_total_steps_of_the_config_override_those_of_the_run() -> None:
+def test_configured_total_steps_override_the_run_length() -> None:
     assert rates(lazy(linear_with_warmup, total_steps=4), 6) == pytest.approx([0.5, 0.375, 0.25, 0.125, 0, 0])
 
 
-def test_torch_schedulers_get_total_steps_if_they_take_it() -> None:
+def test_torch_schedulers_receive_total_steps_if_they_accept_it() -> None:
     assert rates(lazy(StepLR, step_size=2), 4) == pytest.approx([PEAK, PEAK, PEAK / 10, PEAK / 10])
     assert max(rates(lazy(OneCycleLR, max_lr=2.0), 10)) == pytest.approx(2.0)
 
@@ -70,7 +70,7 @@ def test_a_warm_up_that_is_too_long_is_shortened(component: Any, caplog: pytest.
 @pytest.mark.parametrize(
     ("share", "total", "warmup"), [(0.1, 30, 3), (0.03, 10, 1), (0.5, 3, 2), (0.01, 1, 0)]
 )
-def test_a_warm_up_below_one_is_a_share_of_the_run(
+def test_warm_up_below_one_is_a_fraction_of_the_run(
     component: Any, share: float, total: int, warmup: int
 ) -> None:
     assert rates(lazy(component, warmup_steps=share), total) == rates(
@@ -78,7 +78,7 @@ def test_a_warm_up_below_one_is_a_share_of_the_run(
     )
 
 
-def test_a_warm_up_of_a_step_and_a_half_is_rejected() -> None:
+def test_warm_up_of_one_and_a_half_steps_is_rejected() -> None:
     with pytest.raises(
         ValueError,
         match=r"expected a whole number of steps, or a fraction of the run \(less than 1\), got 1\.5",
@@ -86,7 +86,9 @@ def test_a_warm_up_of_a_step_and_a_half_is_rejected() -> None:
         rates(lazy(cosine_with_warmup, warmup_steps=1.5), 10)
 
 
-def test_a_decay_that_is_too_long_takes_the_steps_after_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_decay_that_is_too_long_is_limited_to_the_steps_after_the_warm_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     component = lazy(warmup_stable_decay, warmup_steps=1, decay_steps=20)
     assert rates(component, 4) == rates(lazy(warmup_stable_decay, warmup_steps=1, decay_steps=3), 4)
     assert (
@@ -130,7 +132,7 @@ def test_warmup_stable_decay_rises_stays_and_falls() -> None:
         rates(lazy(warmup_stable_decay, decay_steps=0), 10)
 
 
-def test_steps_do_not_make_python_repeat_warnings_of_libraries() -> None:
+def test_steps_do_not_make_python_repeat_library_warnings() -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = Schedule(constant_with_warmup(optimizer), 9)
     with warnings.catch_warnings(record=True) as caught:
@@ -139,5 +141,5 @@ def test_steps_do_not_make_python_repeat_warnings_of_libraries() -> None:
             schedule.step()
             warnings.warn("of a library", UserWarning, stacklevel=1)
     assert len([w for w in caught if str(w.message) == "of a library"]) <= 2, (
-        "the first step may repeat it once"
+        "only the first step may repeat the warning"
     )

@@ -47,7 +47,7 @@ def pairs(n: int) -> list[Pair]:
 
 
 class Margin(Scorer):
-    """A hinge loss per pair, relative to the mean margin of the step, plus a loss per target of the chosen answer."""
+    """A hinge loss per pair, relative to the step's mean margin, plus a loss per target token of the chosen answer."""
 
     def __init__(self) -> None:
         self.margin: Tensor = torch.zeros(())
@@ -74,7 +74,7 @@ class Margin(Scorer):
 
 
 class PairSum(Scorer):
-    """A term whose count only pairs have."""
+    """A term divided by a count that only batches of pairs have."""
 
     def score(self, model: Decoder, batch: Batch) -> Score:
         return Score({"sum": Term(model.hidden(batch.tokens).sum(), "pairs")})
@@ -84,9 +84,9 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_each_term_is_divided_by_its_count_independent_of_micro_batches() -> None:
+def test_each_term_is_divided_by_its_count_for_any_split_into_micro_batches() -> None:
     rows = pairs(6)
-    ends = []
+    results = []
     for parts in ([rows], [rows[:1], rows[1:4], rows[4:]]):
         model, scorer = tiny_model(), Margin()
         batches = [collate(part, 0) for part in parts]
@@ -98,15 +98,15 @@ def test_each_term_is_divided_by_its_count_independent_of_micro_batches() -> Non
         numbers = sums.means({"n_tokens": 3.0})
         assert sums.reported == ["hinge", "nll", "accuracy"]
         assert numbers["n_tokens"] == 3.0
-        ends.append((numbers, gradients(model)))
-    (full, full_gradients), (split, split_gradients) = ends
+        results.append((numbers, gradients(model)))
+    (full, full_gradients), (split, split_gradients) = results
     for name in ("loss", "hinge", "nll", "accuracy"):
         assert_near(split[name], full[name], FLOAT64)
     assert_near(split_gradients, full_gradients, FLOAT64)
     assert_near(full["loss"], 2.0 * full["hinge"] + 0.5 * full["nll"], FLOAT64)
 
 
-def test_terms_equal_those_computed_pair_by_pair() -> None:
+def test_terms_match_a_pair_by_pair_computation() -> None:
     rows, model, scorer = pairs(6), tiny_model(), Margin()
     batch = collate(rows, 0)
     scorer.before_step(model, [batch])
@@ -114,9 +114,9 @@ def test_terms_equal_those_computed_pair_by_pair() -> None:
     sums.add(scorer(model, batch))
 
     def log_prob(example: Example) -> Tensor:
-        shares = torch.log_softmax(model(torch.tensor([example.tokens[:-1]]))[0], dim=-1)
+        log_probs = torch.log_softmax(model(torch.tensor([example.tokens[:-1]]))[0], dim=-1)
         targets = [(i, label) for i, label in enumerate(example.labels[1:]) if label >= 0]
-        return torch.stack([shares[i, label] for i, label in targets]).sum()
+        return torch.stack([log_probs[i, label] for i, label in targets]).sum()
 
     log_probs = torch.stack([torch.stack([log_prob(p.chosen), log_prob(p.rejected)]) for p in rows]).detach()
     difference = log_probs[:, 0] - log_probs[:, 1]
@@ -127,7 +127,7 @@ def test_terms_equal_those_computed_pair_by_pair() -> None:
     assert numbers["accuracy"] == (difference > 0).double().mean()
 
 
-def test_validation_supports_any_items_and_scorer(tmp_path: Path) -> None:
+def test_validation_supports_custom_items_and_scorers(tmp_path: Path) -> None:
     rows, model = pairs(6), tiny_model()
     scorer = Margin()
     lines = []
@@ -142,7 +142,7 @@ def test_validation_supports_any_items_and_scorer(tmp_path: Path) -> None:
     full, single = lines
     assert single["validation_nll"] == pytest.approx(full["validation_nll"], rel=FLOAT64)
     assert single["validation_accuracy"] == full["validation_accuracy"]
-    assert scorer.prepared == [1] * 7, "each batch is prepared separately"
+    assert scorer.prepared == [1] * 7, "each batch must be prepared separately"
 
 
 def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
         (Score({}), "a score needs at least one term"),
         (
             Score({"loss": Term(torch.ones(()))}),
-            "'loss' cannot name a term or metric: every run uses that name",
+            "the name 'loss' is already used by every run",
         ),
         (
             Score({"a": Term(torch.ones(()))}, {"a": Term(torch.ones(()))}),
-            "'a' cannot name a term or metric: another term",
+            "the name 'a' is already used by another term",
         ),
         (
             Score({"a": Term(torch.ones(()), "pairs")}),
@@ -197,11 +197,11 @@ def test_an_invalid_score_is_rejected(score: Score, message: str) -> None:
 def test_reserved_names_are_rejected(name: str) -> None:
     batch = collate(examples(3)[:2], pad_id=0)
     score = Score({"next_token": Term(torch.ones(()))}, {name: Term(torch.ones(()))})
-    with pytest.raises(ValueError, match=f"'{name}' cannot name a term or metric"):
+    with pytest.raises(ValueError, match=f"the name '{name}' is already used by every run"):
         StepSums([batch], ALONE).add(score)
 
 
-def test_ranks_sum_counts_and_terms_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_sum_counts_and_terms_in_name_order(monkeypatch: pytest.MonkeyPatch) -> None:
     sums_sent: list[list[float]] = []
 
     def record(_: World, values: Tensor) -> Tensor:
@@ -217,19 +217,19 @@ def test_ranks_sum_counts_and_terms_in_the_order_of_their_names(monkeypatch: pyt
     assert {name: numbers[name].item() for name in "ab"} == {"a": 1.5, "b": 0.8}
 
 
-def test_micro_batches_of_a_step_must_have_the_same_counts() -> None:
+def test_micro_batches_with_different_counts_in_a_step_are_rejected() -> None:
     batch = collate(examples(2), pad_id=0)
     with pytest.raises(ValueError, match=r"have different counts: \['targets'\] and \['pairs', 'targets'\]"):
         StepSums([batch, evolve(batch, counts={"targets": 1, "pairs": 1})], ALONE)
 
 
-def test_an_fp16_sum_is_divided_by_counts_beyond_the_range_of_fp16() -> None:
+def test_fp16_sum_is_divided_by_counts_beyond_the_fp16_range() -> None:
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 100_000})
     total = torch.tensor(50_000.0, dtype=torch.float16)
     assert StepSums([batch], ALONE).add(Score({"next_token": Term(total)})) == pytest.approx(0.5, rel=0.001)
 
 
-def test_a_count_that_held_out_rows_lack_is_rejected(tmp_path: Path) -> None:
+def test_count_missing_from_held_out_rows_is_rejected(tmp_path: Path) -> None:
     held_out = HeldOutSet(Validation(share=0.5), examples()[:2], [])
     validator = Validator(
         held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
@@ -244,7 +244,7 @@ class Referenced:
     """An object that an autograd graph refers to."""
 
 
-def test_the_graph_of_a_micro_batch_is_freed_before_the_next_forward_pass() -> None:
+def test_micro_batch_graph_is_freed_before_the_next_forward_pass() -> None:
     referenced = Referenced()
     reference = weakref.ref(referenced)
     total = (torch.ones(3, requires_grad=True) * 2).sum()
@@ -256,7 +256,7 @@ def test_the_graph_of_a_micro_batch_is_freed_before_the_next_forward_pass() -> N
     assert reference() is None
 
 
-def test_scores_of_a_step_must_have_the_same_names() -> None:
+def test_scores_with_different_names_in_a_step_are_rejected() -> None:
     sums = StepSums([collate(examples()[:2], 0)] * 2, ALONE)
     sums.add(Score({"a": Term(torch.ones(()))}))
     with pytest.raises(ValueError, match="scores have different names"):
@@ -288,7 +288,7 @@ def test_trained_parameters_are_cast_in_score_and_prepare() -> None:
     assert model.layers[0].mlp.up_proj.weight.grad.dtype == torch.float32  # type: ignore[union-attr]
 
 
-def test_sums_that_layers_add_are_terms_of_the_next_token_score() -> None:
+def test_sums_added_by_layers_become_terms_of_the_next_token_score() -> None:
     class Penalised(FeedForward):
         """A feed-forward with a penalty on its outputs."""
 

@@ -1,4 +1,4 @@
-"""Four ranks that shard a model in every way, compared with one rank that holds the full model."""
+"""Four ranks that shard a model in every supported way, compared with one rank that stores the full model."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -40,7 +40,7 @@ def destroy_group() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EXACT)
-def test_a_step_on_four_ranks_equals_the_step_on_one(results: dict[str, Any], case: str) -> None:
+def test_step_on_four_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
     actual, single = results["cases"][case], one_step(ALONE, lora=CASES[case].get("lora"))
     assert actual["loss"] == pytest.approx(single["loss"], rel=FLOAT64)
     assert actual["norm"] == pytest.approx(single["norm"], rel=FLOAT64)
@@ -55,7 +55,7 @@ def test_all_ranks_end_with_the_same_parameters(results: dict[str, Any]) -> None
 
 
 @pytest.mark.slow
-def test_checkpointing_is_bitwise_identical_if_fsdp_casts(results: dict[str, Any]) -> None:
+def test_checkpointing_is_bitwise_identical_when_fsdp_casts(results: dict[str, Any]) -> None:
     actual, plain = results["cases"]["bf16 checkpointed"], results["cases"]["bf16 plain"]
     assert actual["loss"] == plain["loss"]
     assert all(torch.equal(actual["gradients"][name], g) for name, g in plain["gradients"].items())
@@ -63,11 +63,13 @@ def test_checkpointing_is_bitwise_identical_if_fsdp_casts(results: dict[str, Any
 
 
 @pytest.mark.slow
-def test_pure_bf16_holds_parameters_and_gradients_in_bf16_and_is_close(results: dict[str, Any]) -> None:
+def test_pure_bf16_stores_parameters_and_gradients_in_bf16_and_is_close_to_one_rank(
+    results: dict[str, Any],
+) -> None:
     pure, fp32_weights = results["cases"]["pure bf16"], results["cases"]["bf16 plain"]
     for kind in ("gradients", "parameters"):
         assert {tensor.dtype for tensor in pure[kind].values()} == {torch.bfloat16}
-    # Gradients are rounded one additional time, to bf16.
+    # Gradients have one additional rounding, to bf16.
     assert pure["loss"] == pytest.approx(fp32_weights["loss"], rel=bound(torch.bfloat16, 1))
     assert pure["norm"] == pytest.approx(fp32_weights["norm"], rel=bound(torch.bfloat16, 1))
 
@@ -76,7 +78,7 @@ def test_pure_bf16_holds_parameters_and_gradients_in_bf16_and_is_close(results: 
 @pytest.mark.parametrize(
     ("case", "parts"), [("fsdp", 4), ("hsdp", 2), ("offloaded hsdp", 2), ("replicated", 1)]
 )
-def test_a_rank_holds_only_its_shard_of_a_replica(results: dict[str, Any], case: str, parts: int) -> None:
+def test_rank_stores_only_its_shard_of_a_replica(results: dict[str, Any], case: str, parts: int) -> None:
     full = one_step(ALONE)["held"]
     assert full / parts <= results["cases"][case]["held"] <= 1.1 * full / parts
 
@@ -90,7 +92,7 @@ def test_layers_stay_gathered_after_the_forward_pass_without_resharding(results:
 
 @pytest.mark.parametrize("reads_folder", [False, True])
 @pytest.mark.usefixtures("destroy_group")
-def test_one_rank_can_offload(tmp_path: Path, reads_folder: bool) -> None:
+def test_offloading_works_on_one_rank(tmp_path: Path, reads_folder: bool) -> None:
     settings: dict[str, Any] = {}
     if reads_folder:
         save_hf_folder(tiny_model("fp64", world=evolve(ALONE, seed=9)), tmp_path / "hf")
@@ -102,7 +104,7 @@ def test_one_rank_can_offload(tmp_path: Path, reads_folder: bool) -> None:
     assert_near(actual["parameters"], single["parameters"], FLOAT64)
 
 
-@pytest.mark.filterwarnings("ignore")  # warnings of torch's compiler
+@pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 @pytest.mark.usefixtures("destroy_group")
 def test_compiled_layers_can_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.utils import counters
@@ -168,7 +170,7 @@ def test_a_section_incompatible_with_the_run_is_rejected(
         build_model(ALONE, enable_fsdp=enable_fsdp, sharding=Sharding(replicas=replicas + 1))
 
 
-def test_replicas_are_at_least_one() -> None:
+def test_replicas_below_one_are_rejected() -> None:
     with pytest.raises(ValueError, match="replicas: expected a value above 0, got 0"):
         Sharding(replicas=0)
 

@@ -20,7 +20,7 @@ from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, State, cosine_with_warmup
 from torchtune.training._start import _seed_everything
 
-STEPS, STOP = 9, 4  # 11 rows in batches of 2: it stops in the first epoch and ends in the second
+STEPS, STOP = 9, 4  # with 11 rows in batches of 2, the run stops in the first epoch and ends in the second
 DROPOUT = Lora(targets=["q_proj", "v_proj"], rank=3, dropout=0.3)
 
 
@@ -52,7 +52,7 @@ class Run:
         return self
 
     def complete_state(self) -> dict[str, Any]:
-        """Return the complete state of the run, apart from `records`."""
+        """Return the complete state of the run, except for `records`."""
         return {
             "step": self.state.step,
             "parameters": dict(self.model.named_parameters()),
@@ -84,7 +84,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("lora", [None, DROPOUT], ids=["full", "lora with dropout"])
 @pytest.mark.parametrize("optimizer", ["fused", "sgd"])
-def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path: Path, lora: Lora | None, optimizer: str) -> None:
+def test_resumed_run_matches_an_uninterrupted_run(tmp_path: Path, lora: Lora | None, optimizer: str) -> None:
     unbroken = Run(tmp_path / "a", lora, optimizer).train(STEPS)
     unbroken_end = copy.deepcopy(unbroken.complete_state())
     first = Run(tmp_path / "b", lora, optimizer).train(STOP)
@@ -99,7 +99,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path: Path, lora: Lora | 
     assert_same(second.complete_state(), unbroken_end)
 
 
-def test_a_checkpoint_with_lora_holds_only_the_adapters(tmp_path: Path) -> None:
+def test_lora_checkpoint_contains_only_the_adapters(tmp_path: Path) -> None:
     sizes = []
     for name, lora in (("full", None), ("lora", DROPOUT)):
         run = Run(tmp_path / name, lora).train(1)
@@ -109,7 +109,7 @@ def test_a_checkpoint_with_lora_holds_only_the_adapters(tmp_path: Path) -> None:
     assert sizes[1] < sizes[0]
 
 
-def test_without_a_checkpoint_a_run_starts_at_step_0(tmp_path: Path) -> None:
+def test_run_without_a_checkpoint_starts_at_step_0(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_3.part").mkdir(parents=True)  # left by a killed run
     run = Run(tmp_path)
     assert not run.state.resume()
@@ -185,7 +185,7 @@ def test_a_checkpoint_without_a_valid_manifest_is_rejected(tmp_path: Path, text:
         Run(tmp_path).state.resume()
 
 
-def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
+def test_checkpoint_of_a_different_model_is_rejected(tmp_path: Path) -> None:
     Run(tmp_path, DROPOUT).train(1).state.save()
     other = Run(tmp_path, Lora(targets=["q_proj", "v_proj"], rank=5))
     before = copy.deepcopy(other.complete_state())
@@ -210,7 +210,7 @@ def test_an_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("limit", [100, 1_000, 4_000])
-def test_a_full_disk_is_one_error_and_earlier_checkpoints_stay(tmp_path: Path, limit: int) -> None:
+def test_full_disk_raises_one_error_and_earlier_checkpoints_are_kept(tmp_path: Path, limit: int) -> None:
     run = Run(tmp_path).train(2)
     run.state.save()
     run.train(STOP)
@@ -236,13 +236,13 @@ POINTS = [
     ("between tensors and other files", "_fingerprint", 1),
     ("between two checksums", "_fingerprint", 2),
     ("before the manifest", "write_text", 1),
-    ("before the folder is renamed", "rename", 2),  # the first is within torch.distributed.checkpoint
+    ("before the folder is renamed", "rename", 2),  # the first is called within torch.distributed.checkpoint
     ("while the previous checkpoint is removed", "rmtree", 2),
 ]
 
 
 @pytest.mark.parametrize(("function", "call"), [point[1:] for point in POINTS], ids=[p[0] for p in POINTS])
-def test_a_kill_while_a_checkpoint_is_written_leaves_a_complete_one(
+def test_kill_during_checkpoint_writing_leaves_a_complete_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
 ) -> None:
     run = Run(tmp_path).train(2)
@@ -267,11 +267,11 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_a_complete_one(
     expected_step = 4 if function == "rmtree" else 2
     assert resumed.state.step == expected_step
     assert_same(resumed.train(4).complete_state(), Run(tmp_path / "unbroken").train(4).complete_state())
-    resumed.state.save()  # the incomplete files do not interfere
+    resumed.state.save()  # the incomplete files have no effect
     assert [path.name for path in (tmp_path / "checkpoints").glob("step_?")] == ["step_4"]
 
 
-def test_a_checkpoint_of_another_config_is_rejected_and_names_the_field(tmp_path: Path) -> None:
+def test_checkpoint_of_a_different_config_is_rejected_with_the_changed_field(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step, lr in ((1, 0.1), (2, 0.2)):
         run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": lr}, "batch_size": 2}
@@ -289,19 +289,21 @@ def test_a_checkpoint_of_another_config_is_rejected_and_names_the_field(tmp_path
     assert run.state.step == 1
 
 
-def test_files_of_killed_runs_are_removed_and_do_not_interfere(tmp_path: Path) -> None:
+def test_files_left_by_killed_runs_are_removed_and_do_not_interfere(tmp_path: Path) -> None:
     run = Run(tmp_path).train(1)
     run.state.save()
     folder = tmp_path / "checkpoints"
     for name in ("step_5.part", "step_1.removed", "step_3.removed"):
         shutil.copytree(folder / "step_1", folder / name)
-    checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))  # its temporary name is in use
+    checkpoint.remove(
+        shutil.copytree(folder / "step_1", folder / "step_3")
+    )  # the temporary name of the checkpoint is in use
     resumed = Run(tmp_path)
     assert resumed.state.resume()
     assert [path.name for path in folder.iterdir()] == ["step_1"]
 
 
-def test_a_resumed_schedule_follows_the_curve_of_its_new_length(tmp_path: Path) -> None:
+def test_resumed_schedule_follows_the_curve_for_its_new_length(tmp_path: Path) -> None:
     def run(folder: Path, total: int) -> Run:
         new_run = Run(folder)
         new_run.scheduler = cosine_with_warmup(new_run.optimizer, warmup_steps=2, total_steps=total)
@@ -331,7 +333,7 @@ def test_resuming_a_schedule_that_cannot_change_its_length_is_rejected(tmp_path:
             state.resume()
 
 
-def test_resuming_adapters_on_other_base_weights_is_rejected(tmp_path: Path) -> None:
+def test_resuming_adapters_on_different_base_weights_is_rejected(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "a.safetensors").write_bytes(bytes(100_000))

@@ -21,7 +21,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_step_loss_equals_the_cross_entropy_of_all_logits(loss: nn.Module) -> None:
+def test_step_loss_matches_the_cross_entropy_of_the_full_logits(loss: nn.Module) -> None:
     batch, actual, plain = batch_of(examples()), tiny_model(), tiny_model()
     total = step_loss(loss, "fp64")(actual, batch)
     backward(total)
@@ -57,7 +57,7 @@ def test_a_batch_without_a_target_has_zero_loss_and_gradients(loss: nn.Module) -
 
 @pytest.mark.parametrize("lora", [None, Lora(targets=["all-linear"], rank=3)], ids=["full", "lora"])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_bf16_gradients_are_fp32_and_as_accurate_as_those_of_a_bf16_model(
+def test_bf16_gradients_are_fp32_and_as_accurate_as_in_a_bf16_model(
     loss: nn.Module, lora: Lora | None
 ) -> None:
     batch, actual = batch_of(examples()), tiny_model("bf16", lora)
@@ -79,7 +79,7 @@ def test_bf16_gradients_are_fp32_and_as_accurate_as_those_of_a_bf16_model(
         assert_as_near(gradients(actual)[name], gradients(plain)[name], gradient, one_rounding, factor=2)
 
 
-def test_a_loss_on_logits_gets_fp32_logits() -> None:
+def test_loss_on_logits_receives_fp32_logits() -> None:
     class Probe(nn.Module):
         def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
             assert logits.dtype == torch.float32
@@ -89,12 +89,12 @@ def test_a_loss_on_logits_gets_fp32_logits() -> None:
     step_loss(Probe(), "bf16")(tiny_model("bf16"), batch_of(examples()))
 
 
-def test_clipping_scales_to_the_norm_and_returns_the_norm_before() -> None:
+def test_clipping_scales_to_the_maximum_norm_and_returns_the_original_norm() -> None:
     model = nn.Linear(2, 2, bias=False)
     for max_norm, remaining in ((None, 10.0), (20.0, 10.0), (5.0, 5.0)):
         model.weight.grad = torch.tensor([[6.0, 0.0], [0.0, 8.0]])
         assert clip_gradients(model, max_norm) == 10.0
-        # Rounding of the sum of four squares, its root and a product; torch divides by the norm, 10, plus 1e-6.
+        # The sum of four squares, its root and a product are rounded; torch divides by the norm, 10, plus 1e-6.
         assert model.weight.grad.norm().item() == pytest.approx(
             remaining, rel=bound(torch.float32, 4 + 3) + 1e-7
         )

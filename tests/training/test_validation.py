@@ -1,4 +1,4 @@
-"""Validation: the loss of held-out rows, the best model, early stopping."""
+"""Validation: the loss on held-out rows, the best model, and early stopping."""
 
 import json
 from collections.abc import Iterator
@@ -73,17 +73,17 @@ class ScriptedRun:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run is complete."""
+        """Return whether the run is complete."""
         return self.step == 99
 
     def read_numbers(self) -> None:
-        """Do nothing: there are no values to read."""
+        """Do nothing, as there are no values to read."""
 
 
 def run_scripted(
     validator: Validator, losses: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[int]:
-    """Run a validator with predefined losses between steps; return the steps taken."""
+    """Take steps with a validator that reports predefined losses; return the steps taken."""
     remaining = iter(losses)
     monkeypatch.setattr(validator, "_mean_loss", lambda: (next(remaining), {}))
     steps = []
@@ -105,7 +105,7 @@ def test_early_stopping_ends_the_run_and_the_best_model_is_saved(
         tmp_path, half_held_out(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
     )
     validator._save = lambda: saved.append(validator.best_step)
-    curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # at steps 0, 10, ...; it rises after step 40
+    curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # losses at steps 0, 10, ...; they rise after step 40
     steps = run_scripted(validator, curve, tmp_path, monkeypatch)
     assert steps[-1] == 60
     # 1.95 is the lowest loss but improves by less than 0.1: the model is saved, and patience is not reset.
@@ -135,7 +135,7 @@ def test_a_non_finite_validation_loss_does_not_count_for_early_stopping(
     assert (validator.best_loss, validator.best_step) == (1.0, 1)
 
 
-def test_samples_keep_all_validations_except_those_of_a_killed_run(
+def test_samples_of_all_validations_are_kept_except_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = half_held_out(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
@@ -150,7 +150,7 @@ def test_samples_after_the_checkpoint_are_removed_on_resuming(tmp_path: Path) ->
     lines = [f'{{"step": {step}, "prompt": "", "answer": ""}}\n' for step in (2, 4, 5)]
     (tmp_path / "samples.jsonl").write_text("".join(lines))
     validator = tiny_validator(tmp_path, half_held_out(every_n_steps=7, prompts=["abc"]), tiny_model())
-    validator.last_step = 4  # of the checkpoint
+    validator.last_step = 4  # the step of the checkpoint
     with Metrics(str(tmp_path), [], ALONE, 4, 99) as metrics:
         run: Any = ScriptedRun(metrics, step=4)
         validator.validate_if_due(run)
@@ -212,8 +212,8 @@ def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) -> None:
-    # The training rows are memorised quickly, and held-out rows with other answers become less likely.
+def test_best_model_has_the_lowest_validation_loss(tmp_path: Path, kind: str) -> None:
+    # The training rows are memorised quickly, and held-out rows with different answers become less likely.
     section = held_out(tmp_path, every_n_steps=2)
     changes: dict[str, Any] = {
         "epochs": 30,
@@ -233,7 +233,7 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
         lora_finetune.main(lora_config(tmp_path, "a", **changes))
     losses = dict(read_metrics(tmp_path / "a").series("validation_loss"))
     best = min(losses, key=lambda step: losses[step])
-    assert 0 < best < 30, "the loss falls, then rises"
+    assert 0 < best < 30, "the loss must fall, then rise"
     model = instantiate(full_config(tmp_path).model)
     load_hf_weights(model, base or tmp_path / "a" / "best")
     if base is not None:
@@ -246,7 +246,7 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
     assert total / sum(row.n_targets for row in rows) == pytest.approx(losses[best], rel=rounded)
 
 
-def test_split_off_holds_out_a_share_of_the_rows() -> None:
+def test_split_off_holds_out_a_fraction_of_the_rows() -> None:
     rows = examples(40)
     trained, held_rows = split_off(rows, 0.25, seed=3)
     assert (len(trained), len(held_rows)) == (30, 10)
@@ -277,7 +277,7 @@ def test_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
 
 
 class Rows(list[Any]):
-    """A dataset given as a list."""
+    """A list that serves as a dataset."""
 
 
 def test_held_out_rows_without_a_target_are_reported(caplog: pytest.LogCaptureFixture) -> None:

@@ -78,14 +78,14 @@ def tiny_model(
 
 
 def perturb_adapters(model: Decoder) -> None:
-    """Make the zeros of adapters nonzero, as zeros would hide half of the gradients."""
+    """Replace the zeros of adapters by random values, as zeros would hide half of the gradients."""
     for name, p in model.named_parameters():
         if name.endswith("lora_b"):
             p.data.add_(0.01)
 
 
 def whole_gradients(model: Decoder) -> dict[str, Tensor]:
-    """Copy the gradients of all trained parameters, gathered if they are sharded; all ranks must call it."""
+    """Copy the gradients of all trained parameters, gathering sharded ones; all ranks must call this function."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {
         name: (g.full_tensor() if hasattr(g, "full_tensor") else g).clone() for name, g in gradients.items()
@@ -93,7 +93,7 @@ def whole_gradients(model: Decoder) -> dict[str, Tensor]:
 
 
 def examples(n: int = 11) -> list[Example]:
-    """Build rows of uneven lengths and shares of targets; the third has no target."""
+    """Build rows with different lengths and fractions of targets; the third row has no target."""
     draw = random.Random(0)
     rows = []
     for i in range(n):
@@ -126,7 +126,7 @@ class SmallTokenizer(ByteTokenizer):
 
 
 def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]:
-    """Return the summed next-token loss of a batch, as a function of model and batch."""
+    """Return a function that computes the summed next-token loss of a model on a batch."""
 
     def of_batch(model: Decoder, batch: Batch) -> Tensor:
         model.compute_dtype = DTYPES[dtype]
@@ -136,7 +136,7 @@ def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]
 
 
 def backward_of_step(model: Decoder, batches: list[Batch], world: World) -> float:
-    """Compute the backward passes of an optimizer step as a recipe does; return the mean loss."""
+    """Run the backward passes of an optimizer step as a recipe does; return the mean loss."""
     sums = StepSums(batches, world)
     scorer = NextToken(LinearCrossEntropy())
     for batch in batches:
@@ -155,7 +155,7 @@ def state_of(
     total_steps: int = 99,
     base: str | None = None,
 ) -> State:
-    """Build the `State` of a run with schedule and batches."""
+    """Build the `State` of a run with a learning rate schedule and batches."""
     parts: dict[str, Stateful] = {"schedule": Schedule(scheduler, total_steps), "batches": batches}
     return State(str(folder), model, optimizer, parts, world=world, base=base)
 
@@ -183,7 +183,7 @@ def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
 
 
 class Broken(NextToken):
-    """The next-token loss, which is NaN at some calls, counted from 1."""
+    """The next-token loss, which is NaN in the given calls, counted from 1."""
 
     def __init__(self, calls: tuple[int, ...] = ()) -> None:
         super().__init__(LinearCrossEntropy())
@@ -198,7 +198,7 @@ class Broken(NextToken):
 def tiny_validator(
     folder: Path, section: Validation, model: Decoder, *, batch_size: int = 3, world: World = ALONE
 ) -> Validator:
-    """Build a validator for the rows with a target, and the prompts of a section."""
+    """Build a validator for the tiny rows that have a target and for the prompts of a section."""
     rows = [example for example in examples() if example.n_targets]
     return Validator(
         HeldOutSet(section, rows, [[1, 2, 3] for _ in section.prompts]),

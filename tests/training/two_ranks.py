@@ -1,4 +1,4 @@
-"""The program of each of two ranks for `test_ranks.py`."""
+"""The program that `test_ranks.py` runs on each of two ranks."""
 
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora fp64 sharded": {"lora": LORA, "dtype": "fp64", "enable_fsdp": True},
     "lora bf16 sharded": {"lora": LORA, "dtype": "bf16", "enable_fsdp": True},
 }
-ROWS = examples()[:8]  # the third, without a target, is the only row of one batch of the second rank
+ROWS = examples()[:8]  # the second rank has a batch that consists of only the third row, which has no target
 SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
 
 
@@ -57,7 +57,7 @@ class Cfg:
 
 
 def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) -> dict[str, Any]:
-    """Take one optimizer step on this rank's share of the rows, as a recipe does."""
+    """Take one optimizer step on this rank's part of the rows, as a recipe does."""
     model = tiny_model(dtype, lora, world, enable_fsdp=enable_fsdp)
     shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
@@ -84,8 +84,8 @@ def _local_shard(parameter: Tensor) -> Tensor:
 
 
 def stop_and_resume(world: World, folder: Path) -> dict[str, Any]:
-    """Save a checkpoint in the middle of a run, finish it, and repeat the second half from the checkpoint."""
-    ends = []
+    """Save a checkpoint in the middle of a run, finish the run, and repeat its second half from the checkpoint."""
+    final_states = []
     for resumed in (False, True):
         model = tiny_model("fp32", Lora(targets=["q_proj"], rank=2, dropout=0.5), world, enable_fsdp=True)
         optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
@@ -102,8 +102,8 @@ def stop_and_resume(world: World, folder: Path) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
         moments = [_local_shard(s["exp_avg_sq"]).clone() for s in optimizer.state.values()]
-        ends.append((full_state(model, world), moments, torch.get_rng_state()))
-    (first, first_moments, first_random), (second, second_moments, second_random) = ends
+        final_states.append((full_state(model, world), moments, torch.get_rng_state()))
+    (first, first_moments, first_random), (second, second_moments, second_random) = final_states
     same = all(torch.equal(a, b) for a, b in zip(first_moments, second_moments, strict=True))
     same = same and torch.equal(first_random, second_random)
     if first is not None and second is not None:
@@ -112,7 +112,7 @@ def stop_and_resume(world: World, folder: Path) -> dict[str, Any]:
 
 
 def resume_with_outdated_view(world: World, folder: Path) -> dict[str, Any]:
-    """Resume with one rank whose view of a shared disk lacks the newest checkpoint, or all checkpoints."""
+    """Resume while one rank does not see the newest checkpoint, or any checkpoint, on the shared disk."""
     model = tiny_model("fp32", None, world, enable_fsdp=True)
     optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
     parts = model, optimizer, constant_with_warmup(optimizer), tiny_batches(1, world)
@@ -130,15 +130,18 @@ def resume_with_outdated_view(world: World, folder: Path) -> dict[str, Any]:
         steps.append(state.step)
     checkpoint.steps = list_steps
     removed = folder / "checkpoints" / "step_2"
-    fault = ""
+    message = ""
     if world.rank == 1:
         checkpoint._manifest = lambda folder: _checkpoint_manifest(folder / "nowhere")
     try:
         state.resume()
     except ValueError as error:
-        fault = str(error)
+        message = str(error)
     checkpoint._manifest = _checkpoint_manifest
-    return {"steps seen": world.gather(steps), "faults": world.gather(fault.replace(str(removed), "step_2"))}
+    return {
+        "steps seen": world.gather(steps),
+        "messages": world.gather(message.replace(str(removed), "step_2")),
+    }
 
 
 def _listed_steps(steps: list[int], _folder: Path) -> list[int]:
@@ -149,7 +152,7 @@ _checkpoint_manifest = checkpoint._manifest
 
 
 def validate(world: World, folder: Path) -> list[float]:
-    """Validate with several batch sizes, in which one rank may lack rows in the last batch, and answer a prompt."""
+    """Answer a prompt and validate with batch sizes, some of which leave one rank without rows in the last batch."""
     model = tiny_model("fp64", LORA, world, enable_fsdp=world.size > 1)
     losses = []
     for batch_size in (1, 3, 9):
@@ -161,7 +164,7 @@ def validate(world: World, folder: Path) -> list[float]:
 
 
 def final_folder(world: World, folder: Path) -> dict[str, Any]:
-    """Save a sharded model, and load it back into shards."""
+    """Save a sharded model, and load the saved model into shards."""
     model = tiny_model("bf16", None, world, enable_fsdp=True)
     if (weights := full_state(model, world, "bf16")) is not None:
         save_hf_folder(model, folder, state=weights)

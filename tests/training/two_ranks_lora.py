@@ -1,4 +1,4 @@
-"""The program of each of two ranks for `test_lora_training.py`, called by `two_ranks.py`."""
+"""The part of `two_ranks.py` for `test_lora_training.py`, which runs on each of two ranks."""
 
 import copy
 from pathlib import Path
@@ -33,7 +33,7 @@ SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
 
 
 def uneven_decoder() -> Decoder:
-    """Build a model with a feed-forward dimension of 23, of which two ranks hold 12 and 11 rows."""
+    """Build a model with a feed-forward dimension of 23, which two ranks shard into 12 and 11 rows."""
     with torch.device("meta"):
         return smollm2(
             vocab_size=31,
@@ -57,7 +57,7 @@ def build_placed(
 
 
 def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str, Any]:
-    """Take one optimizer step on this rank's share of the rows, as a recipe does."""
+    """Take one optimizer step on this rank's part of the rows, as a recipe does."""
     model = build_placed(world, dtype=dtype, **settings)
     initial = copy.deepcopy(full_state(model, world))
     perturb_adapters(model)
@@ -86,7 +86,7 @@ def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
 
 
 def continued_state(world: World, folder: Path, **settings: Any) -> dict[str, Tensor] | None:
-    """Load an adapter to continue into placed adapters, which are sharded if there are several ranks."""
+    """Load a saved adapter, to continue its training, into adapters that are sharded if there is more than one rank."""
     lora = Lora(**{**asdict(DORA), "adapter_directory": str(folder / "adapter")})
     model = build_placed(world, lora, **settings)
     lora.load_into(model)
@@ -94,7 +94,7 @@ def continued_state(world: World, folder: Path, **settings: Any) -> dict[str, Te
 
 
 def run_cases(world: World, out: Path) -> dict[str, Any]:
-    """Return the results of all cases; all ranks must call it."""
+    """Return the results of all cases; all ranks must call this function."""
     results: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
     single = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
     if world.is_main:

@@ -1,4 +1,4 @@
-"""The program of each of two ranks for `test_run_of_ranks.py`."""
+"""The program that `test_run_of_ranks.py` runs on each of two ranks."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def train(
     stops_after: int | None = None,
     section: Validation | None = None,
 ) -> dict[str, Any]:
-    """Train as a recipe does; only rank 1 has NaN losses and gets a signal to stop."""
+    """Train as a recipe does; only rank 1 has NaN losses and receives a signal to stop."""
     torch.manual_seed(world.rank)
     folder = Path(cfg.output_dir)
     model = tiny_model("fp32", None, world, enable_fsdp=True)

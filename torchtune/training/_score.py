@@ -79,7 +79,7 @@ def check_names(conflicts: Collection[str]) -> None:
     if conflicts:
         name = min(conflicts)
         owner = "every run" if name in RESERVED else "another term, metric or value"
-        raise ValueError(f"{name!r} cannot name a term or metric: {owner} uses that name; rename it")
+        raise ValueError(f"the name {name!r} is already used by {owner}; rename the term or metric")
 
 
 def check_score(score: Score, counts: Collection[str]) -> None:
