@@ -66,7 +66,7 @@ def convert(
             the mean of the existing rows.
         vocab_size: Rows of the embedding table and the output head; at least the current number. None: the current
             number, or the number that the added tokens need.
-        progress: Called after each tensor with the number of converted tensors and the total.
+        progress: Called after each tensor with the number of converted tensors and the total number.
 
     Returns:
         The merged base and the change of the logits; None if nothing was merged.

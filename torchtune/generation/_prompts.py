@@ -1,4 +1,4 @@
-"""Prompts: reading them from files, formatting and tokenizing them."""
+"""Read prompts from files, format and tokenize them."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Choosing tokens from logits: greedy decoding and sampling."""
+"""Choose tokens from logits by greedy decoding or sampling."""
 
 import hashlib
 import math

@@ -52,7 +52,7 @@ def _builder(checkpoint: str, architecture: Architecture) -> Builder:
     def build(max_seq_len: int = architecture.max_seq_len) -> Decoder:
         return Decoder(evolve(architecture, max_seq_len=max_seq_len))
 
-    build.__doc__ = f"""Build {checkpoint}, with random weights, as its config.json describes it.
+    build.__doc__ = f"""Build {checkpoint}, with random weights, as described by its config.json.
 
     Args:
         max_seq_len: Maximum sequence length (tokens).

@@ -1,4 +1,4 @@
-"""Check of a tokenizer against a model's embedding."""
+"""Check a tokenizer against a model's embedding."""
 
 from torchtune.data import Message, Tokenizer, chat_prompt
 from torchtune.modules import Decoder

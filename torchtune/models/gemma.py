@@ -1,4 +1,4 @@
-"""Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms, GEGLU; then soft caps and windows."""
+"""Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms and GEGLU; later soft caps or windows."""
 
 import math
 import os

@@ -28,13 +28,13 @@ def llama2(
         vocab_size: Number of token ids.
         num_layers: Number of decoder layers.
         embed_dim: Width of the residual stream.
-        num_heads: Query heads per layer.
-        num_kv_heads: Key-value heads per layer, a divisor of num_heads.
-        head_dim: Width of one head, even; null is embed_dim / num_heads.
+        num_heads: Number of query heads per layer.
+        num_kv_heads: Number of key-value heads per layer, a divisor of num_heads.
+        head_dim: Width of one head, even; null: embed_dim / num_heads.
         ffn_dim: Inner width of the feed-forward.
         max_seq_len: Maximum sequence length (tokens).
         rope_base: Base of the rotary frequencies.
-        norm_eps: Added to the mean square inside every norm.
+        norm_eps: Constant added to the mean square in every norm.
         tied_embeddings: Whether the output head is the embedding table.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Adding special tokens to a tokenizer's files."""
+"""Add special tokens to a tokenizer's files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loading a tokenizer of any supported kind."""
+"""Load a tokenizer of any supported kind."""
 
 import os
 from collections.abc import Sequence

@@ -54,7 +54,7 @@ class BaseTokenizer(ABC):
         )
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        """Encode plain text; the text of a special token stays text unless it is one of `content_tokens`.
+        """Encode plain text; special tokens spelled out in it stay plain text, except `content_tokens`.
 
         Args:
             text: The text.

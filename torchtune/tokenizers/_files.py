@@ -1,4 +1,4 @@
-"""Files of a tokenizer: finding, copying, writing and removing them."""
+"""Find, copy, write and remove the files of a tokenizer."""
 
 import shutil
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Conversion of the tokenizer.model of Meta's checkpoints to the Hugging Face format."""
+"""Convert the tokenizer.model of Meta's checkpoints to the Hugging Face format."""
 
 import shutil
 from collections.abc import Mapping

@@ -74,9 +74,9 @@ def check_peft_adapter(model: Decoder) -> None:
     """Check that a PEFT folder can store the adapters of a model, which may be on the meta device.
 
     Raises:
-        ValueError: The model has no adapters; they are of several kinds, or of a kind that PEFT does not support; a
-            kind with a value per row, such as DoRA, adapts only a part of a layer that the family's checkpoints fuse,
-            so that the other rows have no value; or only a part of such a layer is trained in full.
+        ValueError: The model has no adapters, adapters of several kinds, or adapters of a kind that PEFT does not
+            support; or only a part of a layer that the family's checkpoints fuse is trained in full, or is adapted by a
+            kind with a value per row, such as DoRA.
     """
     adapters = _adapters(model)
     if not adapters:
