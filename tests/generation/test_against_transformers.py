@@ -1,4 +1,4 @@
-"""Greedy answers of several families are those of transformers, token for token."""
+"""Greedy answers of multiple model families match transformers token for token."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ PROMPTS: list[list[int]] = [
 
 
 class Pair(NamedTuple):
-    """The same model in torchtune and in transformers."""
+    """A model in torchtune and its counterpart in transformers."""
 
     model: Decoder
     reference: Any
@@ -50,10 +50,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _std(name: str, parameter: Tensor) -> float:
-    """Return the standard deviation with which tiny models, also with tied embeddings, do not repeat one token."""
+    """Return a standard deviation with which tiny models, even with tied embeddings, vary their tokens."""
     if name.endswith("bias"):
         return 0.1
-    if parameter.dim() == 1:  # a norm's
+    if parameter.dim() == 1:  # a norm weight
         return 2.0
     return 0.02 if "embed" in name or "wte" in name else 3.0
 
@@ -71,17 +71,17 @@ def reference_answers(pair: Pair, prompts: list[list[int]], **options: Any) -> l
     return answers
 
 
-def test_a_batch_of_unequal_prompts_is_continued_as_by_transformers(
+def test_a_batch_of_prompts_of_different_lengths_matches_transformers(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = reference_answers(pair, PROMPTS)
     assert len({token for answer in expected for token in answer}) > 12, (
-        "the answers must vary for the comparison to mean something"
+        "the answers must vary, or the comparison is meaningless"
     )
     assert generate_batch(pair.model, PROMPTS, max_new_tokens=N) == expected
     for prompt, answer in zip(PROMPTS, expected, strict=True):
         assert list(generate(pair.model, prompt, max_new_tokens=N)) == answer
-    monkeypatch.setattr(_generate, "PREFILL", 4)  # so that prompts take several prefill chunks
+    monkeypatch.setattr(_generate, "PREFILL", 4)  # so that the prompts are split into multiple prefill chunks
     assert generate_batch(pair.model, PROMPTS, max_new_tokens=N) == expected
 
 
@@ -92,18 +92,18 @@ def test_rows_end_at_stop_ids_as_in_transformers(pair: Pair) -> None:
     reference = reference_answers(pair, PROMPTS, eos_token_id=sorted(stops))
     cut = [answer[: next((i for i, t in enumerate(answer) if t in stops), N)] for answer in reference]
     assert answers == cut
-    assert len({len(answer) for answer in answers}) > 2, "rows end at different times"
+    assert len({len(answer) for answer in answers}) > 2, "rows must end at different steps"
 
 
-def test_a_repetition_penalty_is_that_of_transformers(pair: Pair) -> None:
+def test_repetition_penalty_matches_transformers(pair: Pair) -> None:
     sampling = Sampling(repetition_penalty=1.4)
     answers = generate_batch(pair.model, PROMPTS[:2], max_new_tokens=N, sampling=sampling)
-    # One by one, because transformers counts padding among the tokens seen.
+    # Prompts are answered one by one, because transformers also penalizes padding tokens.
     assert answers == [reference_answers(pair, [p], repetition_penalty=1.4)[0] for p in PROMPTS[:2]]
     assert answers != generate_batch(pair.model, PROMPTS[:2], max_new_tokens=N)
 
 
-def test_cached_answers_are_the_argmax_of_uncached_logits(pair: Pair) -> None:
+def test_cached_answers_match_the_argmax_of_uncached_logits(pair: Pair) -> None:
     answers = generate_batch(pair.model, PROMPTS, max_new_tokens=N)
     with torch.no_grad():
         for prompt, answer in zip(PROMPTS, answers, strict=True):

@@ -1,4 +1,4 @@
-"""Assistants loaded from model, adapter and run folders."""
+"""Assistants are loaded from model, adapter and run folders."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SHORT = AnswerOptions(temperature=3.0, top_k=40, seed=3, max_new_tokens=6)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a float64 model with its tokenizer and a chat template."""
+    """Write a model with a tokenizer and a chat template."""
     return save_model(tmp_path_factory.mktemp("models"), TEMPLATE)
 
 
@@ -39,7 +39,7 @@ def assistant(folder: Path) -> Assistant:
     return load(folder, device="cpu", dtype=torch.float64, max_new_tokens=12)
 
 
-def test_an_answer_is_the_text_of_the_generated_tokens(assistant: Assistant) -> None:
+def test_an_answer_is_the_decoded_text_of_the_generated_tokens(assistant: Assistant) -> None:
     tokenizer = assistant.tokenizer
     tokens = chat_prompt(tokenizer, [Message(role="user", content=QUESTIONS[0])])
     ids = generate(assistant.model, tokens, max_new_tokens=12, stop_ids=tokenizer.stop_ids)
@@ -52,7 +52,7 @@ def test_an_answer_is_the_text_of_the_generated_tokens(assistant: Assistant) -> 
     assert assistant.seconds > 0
 
 
-def test_questions_may_be_texts_turns_prompts_or_token_ids(assistant: Assistant) -> None:
+def test_questions_may_be_strings_turns_prompts_or_token_ids(assistant: Assistant) -> None:
     expected = assistant.answer(QUESTIONS[0])
     turns = [Message(role="user", content=QUESTIONS[0])]
     tokens = chat_prompt(assistant.tokenizer, turns)
@@ -64,44 +64,44 @@ def test_questions_may_be_texts_turns_prompts_or_token_ids(assistant: Assistant)
 @pytest.mark.parametrize(
     "options",
     [AnswerOptions(), SAMPLED, AnswerOptions(repetition_penalty=1.3)],
-    ids=["greedy", "drawn", "penalised"],
+    ids=["greedy", "sampled", "penalized"],
 )
-def test_batches_change_no_answer(assistant: Assistant, options: AnswerOptions) -> None:
-    alone = ["".join(assistant.stream(q, index=index, **options)) for index, q in enumerate(QUESTIONS)]
+def test_answers_do_not_depend_on_the_batch_size(assistant: Assistant, options: AnswerOptions) -> None:
+    separate = ["".join(assistant.stream(q, index=index, **options)) for index, q in enumerate(QUESTIONS)]
     for batch_size in (1, 2, 8):
-        assert assistant.answers(QUESTIONS, batch_size=batch_size, **options) == alone
-    assert assistant.answers(QUESTIONS[1:], first_index=1, **options) == alone[1:]
+        assert assistant.answers(QUESTIONS, batch_size=batch_size, **options) == separate
+    assert assistant.answers(QUESTIONS[1:], first_index=1, **options) == separate[1:]
 
 
-def test_greedy_answers_take_no_random_numbers(assistant: Assistant) -> None:
+def test_greedy_answers_use_no_random_numbers(assistant: Assistant) -> None:
     before = torch.get_rng_state()
     assistant.answers(QUESTIONS)
     assistant.answer(QUESTIONS[0])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_a_seed_each_call_draws_other_tokens(assistant: Assistant) -> None:
+def test_without_a_seed_each_call_draws_different_tokens(assistant: Assistant) -> None:
     torch.manual_seed(1)
     answers = [assistant.answers(QUESTIONS[:1] * 2, temperature=3.0, batch_size=1) for _ in range(2)]
     assert len({text for texts in answers for text in texts}) == 4
 
 
-def test_a_stop_string_ends_each_answer_of_a_batch(assistant: Assistant) -> None:
+def test_a_stop_string_ends_each_answer_in_a_batch(assistant: Assistant) -> None:
     full = assistant.answers(QUESTIONS)
     stop = [full[0][3:5], full[2][1:3]]
     expected = [text[: min(text.find(s) % 999 for s in stop)] for text in full]
     before = assistant.n_tokens
     assert assistant.answers(QUESTIONS, stop=stop) == expected != full
-    assert assistant.n_tokens - before < 36, "a finished row generates nothing more"
+    assert assistant.n_tokens - before < 36, "no tokens are generated for finished rows"
     assert [assistant.answer(q, stop=stop) for q in QUESTIONS] == expected
 
 
-def test_options_of_a_call_override_those_of_the_assistant(folder: Path) -> None:
-    drawing = load(folder, device="cpu", dtype=torch.float64, **SHORT)
+def test_call_options_override_assistant_options(folder: Path) -> None:
+    sampling = load(folder, device="cpu", dtype=torch.float64, **SHORT)
     plain = load(folder, device="cpu", dtype=torch.float64)
-    assert drawing.answer("Who?") == plain.answer("Who?", **SHORT)
-    assert drawing.answer("Who?", temperature=0.0, top_k=None) == plain.answer("Who?", max_new_tokens=6)
-    assert drawing.answer("Who?", seed=4) != drawing.answer("Who?")
+    assert sampling.answer("Who?") == plain.answer("Who?", **SHORT)
+    assert sampling.answer("Who?", temperature=0.0, top_k=None) == plain.answer("Who?", max_new_tokens=6)
+    assert sampling.answer("Who?", seed=4) != sampling.answer("Who?")
 
 
 def test_a_model_without_a_chat_template_continues_the_text(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_system_prompt_begins_every_conversation(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("is_run", [False, True])
-def test_an_adapter_is_added_to_its_base(folder: Path, tmp_path: Path, *, is_run: bool) -> None:
+def test_an_adapter_is_loaded_with_its_base_model(folder: Path, tmp_path: Path, *, is_run: bool) -> None:
     model = tiny_smollm2(tied_embeddings=False)
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_weights_have_the_requested_dtype(folder: Path) -> None:
     assert narrow.answer("Who?")
 
 
-def test_errors_name_the_option_or_the_prompt(folder: Path, assistant: Assistant) -> None:
+def test_errors_contain_the_option_or_the_prompt_index(folder: Path, assistant: Assistant) -> None:
     with pytest.raises(ValueError, match=r"prompt 2 has .* tokens, which with max_new_tokens = 12 exceeds"):
         assistant.answers(["Who?", "Who? " * 40])
     with pytest.raises(ValueError, match=r"the prompt has .* tokens, which with max_new_tokens = 60 exceeds"):
@@ -157,6 +157,6 @@ def test_errors_name_the_option_or_the_prompt(folder: Path, assistant: Assistant
     with pytest.raises(ValueError, match="batch_size: expected a number above 0, got 0"):
         assistant.answers(["Who?"], batch_size=0)
     with pytest.raises(TypeError, match="unknown option 'top_q'; expected temperature, top_k"):
-        assistant.answer("Who?", top_q=0.5)  # type: ignore[call-arg]  # the mistake under test
+        assistant.answer("Who?", top_q=0.5)  # type: ignore[call-arg]  # misspelled on purpose
     with pytest.raises(FileNotFoundError, match="tokenizer"):
         load(folder.parent, device="cpu")

@@ -1,4 +1,4 @@
-"""Tokens of greedy decoding and sampling, alone and in batches."""
+"""Greedy decoding and sampling produce the expected tokens, for single prompts and for batches."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ def greedy_without_cache(model: Decoder, tokens: list[int], n: int) -> list[int]
     return tokens[-n:]
 
 
-def test_greedy_tokens_are_those_without_a_cache_and_of_transformers(tmp_path: Path) -> None:
+def test_greedy_tokens_match_decoding_without_a_cache_and_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = tiny_smollm2(tied_embeddings=False)  # Tied random weights would repeat the last token.
+    model = tiny_smollm2(
+        tied_embeddings=False
+    )  # With tied random weights, the model would repeat the last token.
     answer = list(generate(model, PROMPT, max_new_tokens=20))
     assert answer == greedy_without_cache(model, PROMPT, 20)
-    assert len(set(answer)) > 5, "the answer must vary for the comparison to mean something"
+    assert len(set(answer)) > 5, "the answer must vary, or the comparison is meaningless"
     save_hf_folder(model, tmp_path / "model")
     reference: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokens = torch.tensor([PROMPT])
@@ -41,7 +43,7 @@ def test_greedy_tokens_are_those_without_a_cache_and_of_transformers(tmp_path: P
     assert answer == reference_tokens[0, len(PROMPT) :].tolist()
 
 
-def test_a_stop_id_ends_the_text_and_is_not_part_of_it() -> None:
+def test_a_stop_id_ends_the_text_and_is_not_included() -> None:
     model = tiny_smollm2(tied_embeddings=False)
     full = list(generate(model, PROMPT, max_new_tokens=20))
     stop = full[9]
@@ -68,7 +70,7 @@ def test_samples_follow_the_softmax_of_the_logits() -> None:
     torch.testing.assert_close(frequencies, probs, rtol=0, atol=4 * 0.5 / 400**0.5)  # four standard errors
 
 
-def test_samples_repeat_with_their_generator() -> None:
+def test_samples_are_reproducible_with_the_same_generator() -> None:
     model = tiny_smollm2()
     first, second = (
         list(
@@ -94,7 +96,7 @@ def test_generation_disables_dropout_and_restores_the_model() -> None:
     assert model.training
 
 
-def test_generation_fills_max_seq_len_and_rejects_more() -> None:
+def test_generation_may_fill_but_not_exceed_max_seq_len() -> None:
     model = tiny_smollm2()
     assert len(list(generate(model, PROMPT, max_new_tokens=64 - len(PROMPT)))) == 64 - len(PROMPT)
     with pytest.raises(ValueError, match=r"the prompt has 7 tokens, .* max_new_tokens = 58 exceeds .* 64"):
@@ -131,14 +133,18 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
     model = tiny_smollm2(tied_embeddings=False)
     batched = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=SAMPLED, seed=5)
     for row, prompt in enumerate(PROMPTS):
-        alone = generate_batch(model, [prompt], max_new_tokens=12, sampling=SAMPLED, seed=5, first_index=row)
-        assert alone == [batched[row]]
+        separate = generate_batch(
+            model, [prompt], max_new_tokens=12, sampling=SAMPLED, seed=5, first_index=row
+        )
+        assert separate == [batched[row]]
     assert generate_batch(model, PROMPTS, max_new_tokens=12, sampling=SAMPLED, seed=6) != batched
     same = generate_batch(model, [PROMPT] * 3, max_new_tokens=12, sampling=SAMPLED, seed=5)
-    assert len({tuple(answer) for answer in same}) == 3, "rows with equal prompts draw different numbers"
+    assert len({tuple(answer) for answer in same}) == 3, (
+        "rows with equal prompts use different random numbers"
+    )
 
 
-def test_without_a_seed_draws_come_from_torchs_default_generator() -> None:
+def test_without_a_seed_torchs_default_generator_is_used() -> None:
     model = tiny_smollm2()
     answers = []
     for seed in (1, 1, 2):
@@ -147,24 +153,26 @@ def test_without_a_seed_draws_come_from_torchs_default_generator() -> None:
     assert answers[0] == answers[1] != answers[2]
 
 
-def test_a_penalty_stays_with_its_row_when_others_end() -> None:
-    model, penalised = tiny_smollm2(tied_embeddings=False), Sampling(repetition_penalty=1.3)
-    full = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised)
+def test_a_penalty_applies_to_its_own_row_after_other_rows_end() -> None:
+    model, penalized = tiny_smollm2(tied_embeddings=False), Sampling(repetition_penalty=1.3)
+    full = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalized)
     stops = {full[0][1], full[2][4]}
-    stopped = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised, stop_ids=stops)
+    stopped = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalized, stop_ids=stops)
     assert stopped == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in full]
     assert 12 in map(len, stopped)
 
 
-def test_greedy_answers_take_no_random_numbers() -> None:
+def test_greedy_answers_use_no_random_numbers() -> None:
     model = tiny_smollm2()
     before = torch.get_rng_state()
     generate_batch(model, PROMPTS, max_new_tokens=3, sampling=Sampling(repetition_penalty=1.2))
     list(generate(model, PROMPT, max_new_tokens=3))
-    assert torch.equal(torch.get_rng_state(), before), "generating answers must not change a training run"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "greedy generation must not change the random state of a training run"
+    )
 
 
-def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_rows_are_removed_from_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_smollm2(tied_embeddings=False)
     full = generate_batch(model, PROMPTS, max_new_tokens=12)
     stops = {full[0][2], full[2][5], full[3][0]}
@@ -197,13 +205,13 @@ def test_the_mode_of_every_module_is_restored(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_sharded_model_generates_between_steps_of_training() -> None:
-    """FSDP keeps buffers of its first forward pass, and training must work with them."""
+    """Check that a backward pass works after FSDP's first forward pass ran in generation and allocated buffers."""
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     model = tiny_smollm2(tied_embeddings=False)
     expected = generate_batch(model, PROMPTS, max_new_tokens=6)
-    store = dist.HashStore()  # type: ignore[attr-defined]  # documented, and not in its `__all__`
+    store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but missing from `__all__`
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         for layer in model.layers:
@@ -218,7 +226,7 @@ def test_a_sharded_model_generates_between_steps_of_training() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_an_empty_batch_has_no_answers() -> None:
+def test_an_empty_batch_produces_no_answers() -> None:
     assert generate_batch(tiny_smollm2(), [], max_new_tokens=3) == []
 
 
@@ -231,6 +239,8 @@ def test_an_empty_batch_has_no_answers() -> None:
         ([[1]], 0, "max_new_tokens: expected a number above 0, got 0"),
     ],
 )
-def test_errors_name_the_prompt(prompts: list[list[int]], max_new_tokens: int, message: str) -> None:
+def test_errors_contain_the_prompt_index_or_the_option(
+    prompts: list[list[int]], max_new_tokens: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         generate_batch(tiny_smollm2(), prompts, max_new_tokens=max_new_tokens, first_index=10)

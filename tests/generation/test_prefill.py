@@ -1,4 +1,4 @@
-"""Prefilled answers: their tokens equal those of transformers, and the prefill is part of the answer."""
+"""Prefilled answers match transformers token for token, and the prefill is part of the answer."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def chat_continued(folder: Path, messages: list[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_tokens_are_those_of_transformers(tmp_path: Path, template: str) -> None:
+def test_tokens_match_transformers(tmp_path: Path, template: str) -> None:
     folder = write_tokenizer(tmp_path, template)
     tokenizer = auto_tokenizer(str(folder))
     longer = [USER, Message(role="assistant", content="Me."), Message(role="user", content="Who?")]
@@ -109,7 +109,7 @@ def test_a_message_that_the_template_changes_cannot_be_continued(tmp_path: Path)
 
 
 @pytest.mark.parametrize("prefill", ["Four", " is 4", "4\n"])
-def test_without_a_chat_template_tokens_are_those_of_training(prefill: str) -> None:
+def test_without_a_chat_template_tokens_match_training(prefill: str) -> None:
     tokenizer = ByteTokenizer(None)
     prompt = Prompt.from_text("Sum up.", "2 2", prefill)
     text = alpaca_prompt("Sum up.", "2 2")
@@ -154,7 +154,7 @@ def test_a_prefill_is_rejected_with_token_ids(assistant: Assistant) -> None:
 
 
 class FixedTokens(Assistant):
-    """Generates fixed tokens."""
+    """An assistant that generates fixed tokens."""
 
     def _steps(self, prompts: Any, *_: Any) -> Any:
         for token in self.tokens:

@@ -1,4 +1,4 @@
-"""System and tools columns are part of a prompt that also has an input."""
+"""A prompt that has an input also includes the system and tools columns."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.datasets.expected_examples import AGENT, ids
 from torchtune.generation import encode_prompt, read_prompts
 
 
-def test_an_input_next_to_a_prompt_hides_neither_system_nor_tools(tmp_path: Path) -> None:
+def test_a_prompt_with_an_input_includes_the_system_and_tools_columns(tmp_path: Path) -> None:
     row = {"prompt": "Q", "input": "I", "system": "Be kind.", "tools": [{"name": "f"}]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     (prompt,) = read_prompts(tmp_path / "rows.jsonl")

@@ -1,4 +1,4 @@
-"""Prompts read from files and formatted with templates."""
+"""Prompts are read from files and formatted with templates."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_rows_of_every_kind_are_read_with_their_fields(tmp_path: Path) -> None:
         ]
 
 
-def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
+def test_a_text_file_contains_one_prompt_per_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Who are you?\n\n  Naïve?\n", encoding="utf-8")
     prompts = read_prompts(str(tmp_path / "a.txt"))
     assert [prompt.text for prompt in prompts] == ["Who are you?", "  Naïve?"]
@@ -86,14 +86,14 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
         ("a.json", '[""]', "row 1: a prompt: expected non-empty text, got ''"),
     ],
 )
-def test_errors_of_a_file_have_their_location(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_errors_in_a_file_contain_the_location(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
         read_prompts(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
 
 
-def test_a_missing_or_undecodable_file_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_or_undecodable_file_contains_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"prompts file not found: .*a\.txt"):
         read_prompts(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
@@ -156,7 +156,7 @@ AGENT = (
     ],
     ids=["openai", "sharegpt", "prompt and completion", "alpaca"],
 )
-def test_a_prompt_has_the_tokens_of_the_training_row(row: dict[str, Any], tmp_path: Path) -> None:
+def test_a_prompt_has_the_same_tokens_as_the_training_row(row: dict[str, Any], tmp_path: Path) -> None:
     tokenizer = ByteTokenizer(AGENT)
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row))
@@ -173,7 +173,7 @@ def test_a_prompt_has_the_tokens_of_the_training_row(row: dict[str, Any], tmp_pa
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_line_ends_in_prompts_split_them_only_in_text_files(name: str, tmp_path: Path) -> None:
+def test_line_endings_split_prompts_only_in_text_files(name: str, tmp_path: Path) -> None:
     texts = ["One\x85two", "form\x0cfeed", "three\u2028four"]
     lines = {
         "a.txt": "\n".join(texts),
@@ -184,7 +184,7 @@ def test_line_ends_in_prompts_split_them_only_in_text_files(name: str, tmp_path:
     assert [prompt.text for prompt in read_prompts(tmp_path / name)] == texts
 
 
-def test_each_template_formats_prompts_in_its_format() -> None:
+def test_each_template_formats_prompts() -> None:
     tokenizer, prompt = ByteTokenizer(), EXPECTED[0]
     decoded = {
         name: tokenizer.decode(encode_prompt(tokenizer, prompt, name)) for name in ("alpaca", "plain", "chat")
@@ -208,7 +208,7 @@ def test_a_chat_keeps_its_turns_and_its_system_prompt() -> None:
     assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
 
 
-def test_auto_picks_the_chat_template_if_there_is_one() -> None:
+def test_auto_selects_the_chat_template_if_one_exists() -> None:
     assert pick_template(ByteTokenizer(), "auto", "Be brief.") == "chat"
     assert pick_template(ByteTokenizer(template=None), "auto") == "plain"
     assert pick_template(ByteTokenizer(), "plain") == "plain"
@@ -231,6 +231,6 @@ def test_unsupported_templates_are_rejected(
         pick_template(ByteTokenizer(template=template), name, system)
 
 
-def test_the_alpaca_template_rejects_several_turns() -> None:
+def test_the_alpaca_template_rejects_multiple_turns() -> None:
     with pytest.raises(ValueError, match="the alpaca template does not support the 3 turns of a conv"):
         encode_prompt(ByteTokenizer(), EXPECTED[3], "alpaca")

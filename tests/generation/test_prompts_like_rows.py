@@ -1,4 +1,4 @@
-"""A row yields the same prompt for generation as in training, in every file format and row shape."""
+"""A row produces the same prompt in generation as in training, in every file format and row layout."""
 
 import bz2
 import gzip
@@ -68,7 +68,7 @@ def encode_row(
     ],
 )
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
-def test_a_conversation_with_tools_is_the_same_prompt(
+def test_a_conversation_with_tools_produces_the_same_prompt(
     row: dict[str, Any], expected: str, name: str, tmp_path: Path
 ) -> None:
     tokens = encode_row(row, tmp_path, name=name)
@@ -81,7 +81,7 @@ def test_a_conversation_with_tools_is_the_same_prompt(
 
 
 @pytest.mark.parametrize("template", [AGENT, BLOCKS], ids=["plain", "with generation blocks"])
-def test_earlier_reasoning_is_in_the_prompt_as_in_training(template: str, tmp_path: Path) -> None:
+def test_earlier_reasoning_is_in_the_prompt_like_in_training(template: str, tmp_path: Path) -> None:
     for field in ("reasoning_content", "reasoning", "thinking"):
         row = {"messages": [user(), assistant("A", **{field: "Hm."}), user("And?"), assistant("B")]}
         tokens = encode_row(row, tmp_path, template)
@@ -91,7 +91,7 @@ def test_earlier_reasoning_is_in_the_prompt_as_in_training(template: str, tmp_pa
         assert example.tokens == [*tokens, *ids("B<|im_end|>")]
 
 
-def test_a_preference_row_has_the_prompt_of_its_pair(tmp_path: Path) -> None:
+def test_a_preference_row_has_the_same_prompt_as_its_pair(tmp_path: Path) -> None:
     row = {"prompt": TURNS, "chosen": "A", "rejected": "B", "tools": [TOOL]}
     tokens = encode_row(row, tmp_path)
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
@@ -102,7 +102,7 @@ def test_a_preference_row_has_the_prompt_of_its_pair(tmp_path: Path) -> None:
     )
 
 
-def test_a_task_row_has_the_prompt_of_its_example(tmp_path: Path) -> None:
+def test_a_task_row_has_the_same_prompt_as_its_example(tmp_path: Path) -> None:
     row: dict[str, Any] = {"instruction": "Q", "input": "I", "output": "A", "history": [["a", "b"]]}
     for extra in ({}, {"system": "Be kind."}):
         tokens = encode_row({**row, **extra}, tmp_path, CHATML)
@@ -134,17 +134,17 @@ TEXTS = ["\x85one\x0ctwo", "three\u2028four\u2029", "  five\x1c", "six 😀"]
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("line_ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt.gz", "a.ndjson.bz2"])
-def test_unusual_line_separators_split_no_prompt(
-    name: str, line_end: str, bom: bytes, tmp_path: Path
+def test_unusual_line_separators_do_not_split_prompts(
+    name: str, line_ending: str, bom: bytes, tmp_path: Path
 ) -> None:
     lines = {
         ".txt": TEXTS,
         ".csv": ["prompt", *(f'"{text}"' for text in TEXTS)],
         ".tsv": ["prompt\tsystem", *(f'"{text}"\tBe kind.' for text in TEXTS)],
     }.get(f".{name.split('.')[1]}", [json.dumps({"prompt": text}, ensure_ascii=False) for text in TEXTS])
-    content = bom + line_end.join(lines).encode() + line_end.encode()
+    content = bom + line_ending.join(lines).encode() + line_ending.encode()
     compress: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress}
     (tmp_path / name).write_bytes(compress.get(Path(name).suffix, bytes)(content))
     prompts = read_prompts(tmp_path / name)

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct answers as in transformers."""
+"""SmolLM2-135M-Instruct produces the same answers as in transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -44,17 +44,17 @@ def reference_answers(
     return [assistant.tokenizer.decode(answer) for answer in answers]
 
 
-def test_a_batch_is_answered_as_by_transformers(reference: Any, assistant: Assistant) -> None:
+def test_batch_answers_match_transformers(reference: Any, assistant: Assistant) -> None:
     expected = reference_answers(reference, assistant, QUESTIONS)
     assert assistant.answers(QUESTIONS) == expected
     assert any(len(assistant.tokenizer.encode(text)) < N for text in expected), (
-        "some answer ends before the limit"
+        "at least one answer must end before the limit"
     )
     for question, answer in zip(QUESTIONS, expected, strict=True):
         assert "".join(assistant.stream(question)) == answer
 
 
-def test_a_repetition_penalty_is_that_of_transformers(reference: Any, assistant: Assistant) -> None:
+def test_repetition_penalty_matches_transformers(reference: Any, assistant: Assistant) -> None:
     expected = [
         reference_answers(reference, assistant, [q], repetition_penalty=1.2)[0] for q in QUESTIONS[:2]
     ]

@@ -1,4 +1,4 @@
-"""Sampling, compared with probabilities computed by hand and with transformers' filters."""
+"""Sampling is compared with probabilities computed by hand and with transformers' filters."""
 
 import math
 from typing import Any
@@ -13,9 +13,9 @@ from torchtune.generation._sampling import row_generator
 
 LOGITS = torch.tensor(
     [math.log(n) for n in (40.0, 25.0, 20.0, 10.0, 5.0)]
-)  # their softmax is 0.4, 0.25, 0.2, 0.1, 0.05
+)  # the softmax is 0.4, 0.25, 0.2, 0.1, 0.05
 
-# Settings, and the resulting probabilities, computed by hand and not normalised.
+# Settings and the resulting probabilities, computed by hand and not normalized.
 PROBABILITIES: dict[str, tuple[dict[str, Any], list[float]]] = {
     "temperature 1": ({"temperature": 1.0}, [40, 25, 20, 10, 5]),
     "temperature 1/2": ({"temperature": 0.5}, [1600, 625, 400, 100, 25]),
@@ -23,16 +23,16 @@ PROBABILITIES: dict[str, tuple[dict[str, Any], list[float]]] = {
     "top-k": ({"temperature": 1.0, "top_k": 3}, [40, 25, 20, 0, 0]),
     "top-k of all": ({"temperature": 1.0, "top_k": 9}, [40, 25, 20, 10, 5]),
     "top-p": ({"temperature": 1.0, "top_p": 0.7}, [40, 25, 20, 0, 0]),
-    "top-p below the likeliest": ({"temperature": 1.0, "top_p": 0.1}, [1, 0, 0, 0, 0]),
-    "top-p of all": ({"temperature": 1.0, "top_p": 1.0}, [40, 25, 20, 10, 5]),
+    "top-p below the most likely token": ({"temperature": 1.0, "top_p": 0.1}, [1, 0, 0, 0, 0]),
+    "top-p of 1": ({"temperature": 1.0, "top_p": 1.0}, [40, 25, 20, 10, 5]),
     "min-p": ({"temperature": 1.0, "min_p": 0.24}, [40, 25, 20, 10, 0]),
-    "min-p of the likeliest": ({"temperature": 1.0, "min_p": 1.0}, [1, 0, 0, 0, 0]),
-    # Of 1600 : 625 : 400 : 100, the first two have 0.82 of the total; min-p 0.5 leaves one of them.
+    "min-p of 1": ({"temperature": 1.0, "min_p": 1.0}, [1, 0, 0, 0, 0]),
+    # The first two of 1600, 625, 400 and 100 sum to 0.82 of the total; min-p 0.5 keeps only the first.
     "temperature, top-k, top-p": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8}, [1600, 625, 0, 0, 0]),
     "all": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8, "min_p": 0.5}, [1, 0, 0, 0, 0]),
-    # Top-p applies to the result of top-k: 40 of 65 is less than 0.65, although 40 and 25 of 100 are just that.
+    # Top-p applies after top-k: 40 / 65 is below 0.65, so both remain (of all 100, they sum to exactly 0.65).
     "top-k before top-p": ({"temperature": 1.0, "top_k": 2, "top_p": 0.65}, [40, 25, 0, 0, 0]),
-    # Min-p applies after the temperature: 400 is a quarter of 1600, whereas 20 is half of 40.
+    # Min-p applies after the temperature: 400 is a quarter of 1600, but before it, 20 is half of 40.
     "temperature before min-p": ({"temperature": 0.5, "min_p": 0.3}, [1600, 625, 0, 0, 0]),
 }
 
@@ -43,18 +43,18 @@ def test_draws_follow_the_probabilities_computed_by_hand(name: str) -> None:
     probs = torch.tensor(by_hand, dtype=torch.float64) / sum(by_hand)
     sampling = Sampling(**settings)
     exact = torch.softmax(sampling.scores(LOGITS[None])[0], dim=-1)
-    # A score is at most 7.4, and its rounding error scales its exponential's by that; five of them are summed.
+    # Scores are at most 7.4, which multiplies the relative error of their exponentials; five are summed.
     assert_near(exact, probs, bound(torch.float32, 8 + 5))
     n = 4000
     generator = torch.Generator().manual_seed(7)
     tokens = sampling.choose(LOGITS.expand(n, -1), None, [generator] * n)
     counts = torch.bincount(tokens, minlength=5).double()
-    assert counts[probs == 0].sum() == 0, "excluded tokens are never drawn"
+    assert counts[probs == 0].sum() == 0, "excluded tokens must never be drawn"
     errors = (probs * (1 - probs) / n).sqrt()
     assert ((counts / n - probs).abs() <= 4 * errors).all(), (counts / n, probs)
 
 
-def test_a_token_of_probability_zero_is_not_drawn_at_the_ends_of_the_range(
+def test_a_token_with_probability_zero_is_never_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).repeat(2, 1)
@@ -65,7 +65,7 @@ def test_a_token_of_probability_zero_is_not_drawn_at_the_ends_of_the_range(
 
 
 def reference_scores(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
-    """Apply transformers' processors in the order of its `generate`."""
+    """Apply transformers' logits processors in the same order as its `generate`."""
     from transformers import LogitsProcessorList
     from transformers.generation import logits_process as process
 
@@ -97,7 +97,7 @@ def reference_scores(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
     ids=str,
 )
 @pytest.mark.parametrize("has_ties", [False, True])
-def test_scores_are_those_of_transformers(settings: dict[str, Any], *, has_ties: bool) -> None:
+def test_scores_match_transformers(settings: dict[str, Any], *, has_ties: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(16, 50, generator=generator) * 3
     if has_ties:
@@ -110,20 +110,20 @@ def test_scores_are_those_of_transformers(settings: dict[str, Any], *, has_ties:
     assert {"top_k", "top_p", "min_p"}.isdisjoint(settings) or scores.isinf().any()
 
 
-def test_logits_of_half_precision_are_filtered_in_float32() -> None:
+def test_half_precision_logits_are_filtered_in_float32() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
     sampling = Sampling(temperature=0.7, top_p=0.9)
     assert torch.equal(sampling.scores(logits), sampling.scores(logits.float()))
 
 
-def test_the_likeliest_token_is_taken_after_the_penalty() -> None:
+def test_the_most_likely_token_is_selected_after_the_penalty() -> None:
     logits, seen_tokens = torch.tensor([[2.0, 1.9, -1.0]]), torch.tensor([[True, False, False]])
     assert GREEDY.choose(logits, None, []).tolist() == [0]
     assert Sampling(repetition_penalty=1.1).choose(logits, seen_tokens, []).tolist() == [1]
     assert Sampling(repetition_penalty=1.01).choose(logits, seen_tokens, []).tolist() == [0]
 
 
-def test_each_row_and_seed_draws_other_numbers() -> None:
+def test_each_row_and_seed_draws_different_numbers() -> None:
     firsts = {
         float(torch.rand((), generator=row_generator(seed, row), dtype=torch.float64))
         for seed in range(20)
@@ -147,6 +147,6 @@ def test_each_row_and_seed_draws_other_numbers() -> None:
         ({"top_k": 4, "min_p": 0.1}, "top_k: has no effect at temperature 0 .* omit top_k and min_p"),
     ],
 )
-def test_errors_name_the_option(settings: dict[str, Any], message: str) -> None:
+def test_errors_contain_the_option(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**settings)

@@ -1,4 +1,4 @@
-"""Streamed pieces join to the decoded answer, and end before stop strings."""
+"""Streamed pieces concatenate to the decoded answer and end before stop strings."""
 
 import json
 import random
@@ -20,7 +20,7 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 def llama2_as_json(folder: Path) -> HFTokenizer:
-    """Write a tokenizer.json like Llama 2's: spaces become `▁`, and unknown characters become bytes."""
+    """Write a tokenizer.json like Llama 2's, which maps spaces to `▁` and unknown characters to bytes."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, trainers
 
@@ -58,41 +58,43 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "naïve 😀 end", "  two  spaces ", "ééé 😀😀😀", "a b"])
-def test_joined_pieces_are_the_tokens_decoded_at_once(tokenizer: Tokenizer, text: str) -> None:
+def test_joined_pieces_match_decoding_all_tokens_at_once(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, add_bos=False, add_eos=False)
     pieces = list(decode_stream(ids, tokenizer))
     assert "".join(pieces) == tokenizer.decode(ids)
     assert "" not in pieces
     assert not any(piece.endswith(BROKEN) for piece in pieces[:-1])
-    # An answer may begin anywhere in a text, also with a token that begins with a space.
+    # An answer may begin at any token of a text, even at a token with a leading space.
     for start in range(min(len(ids), 12)):
         assert "".join(decode_stream(ids[start:], tokenizer)) == tokenizer.decode(ids[start:])
 
 
-def test_random_tokens_are_decoded_as_at_once(tokenizer: Tokenizer) -> None:
+def test_random_tokens_match_decoding_all_tokens_at_once(tokenizer: Tokenizer) -> None:
     draw = random.Random(0)
     is_rewriting = isinstance(tokenizer, HFTokenizer) and tokenizer.special_tokens.keys() == {"<s>", "</s>"}
     ids_of_words = [i for i in range(tokenizer.vocab_size) if BROKEN not in tokenizer.decode([i])]
     for _ in range(60):
-        # That tokenizer also replaces complete characters that are followed by invalid bytes.
+        # This tokenizer also replaces complete characters that are followed by invalid bytes.
         candidates = ids_of_words if is_rewriting else range(tokenizer.vocab_size)
         ids = draw.choices(candidates, k=30)
         assert "".join(decode_stream(ids, tokenizer)) == tokenizer.decode(ids)
 
 
-def test_characters_of_several_tokens_are_not_split() -> None:
+def test_characters_of_multiple_tokens_are_not_split() -> None:
     pieces = list(decode_stream("naïve 😀 end".encode(), ByteTokenizer()))
     assert pieces == ["n", "a", "ï", "v", "e", " ", "😀", " ", "e", "n", "d"]
     assert list(decode_stream([*b"ab", 0xF0], ByteTokenizer())) == ["a", "b", BROKEN]
     assert list(decode_stream([], ByteTokenizer())) == []
 
 
-def test_invalid_bytes_do_not_hold_text_back(tmp_path: Path) -> None:
+def test_invalid_bytes_do_not_delay_text(tmp_path: Path) -> None:
     tokenizer = llama2_as_json(tmp_path)
     e_acute = [3 + byte for byte in "é".encode()]
     words = tokenizer.encode(" words", add_bos=False, add_eos=False)
     ids = [*words, *e_acute, 3 + 0xF0, *words]
-    assert tokenizer.decode(ids).count(BROKEN) == 3, "the library also replaces the complete character"
+    assert tokenizer.decode(ids).count(BROKEN) == 3, (
+        "the tokenizers library also replaces the complete character"
+    )
     text = AnswerText(tokenizer)
     text_so_far = "".join(text.add(i) for i in ids)
     assert text_so_far.replace(BROKEN, "").split() == ["wordsé", "words"]
@@ -101,7 +103,7 @@ def test_invalid_bytes_do_not_hold_text_back(tmp_path: Path) -> None:
 
 
 class Decodings:
-    """Records the longest sequence that is decoded at once."""
+    """A decoder that records the length of the longest sequence decoded at once."""
 
     def __init__(self) -> None:
         self.longest, self._tokenizer = 0, ByteTokenizer()
@@ -114,8 +116,10 @@ class Decodings:
 def test_a_long_answer_is_not_decoded_again_for_every_token() -> None:
     counting = Decodings()
     text = "A long answer, 😀 and no end. " * 20
-    assert "".join(decode_stream(text.encode(), counting)) == text  # type: ignore[arg-type]  # it has the method that is called
-    assert counting.longest == 5, "a character of four bytes, and the token before it"
+    assert "".join(decode_stream(text.encode(), counting)) == text  # type: ignore[arg-type]  # only `decode` is called
+    assert counting.longest == 5, (
+        "at most a character of four bytes and the previous token are decoded at once"
+    )
 
 
 def pieces_until(ids: list[int], stop: list[str]) -> list[str]:
@@ -131,19 +135,19 @@ def pieces_until(ids: list[int], stop: list[str]) -> list[str]:
         ("aaab", ["aab"], "a"),
         ("stop", ["stop"], ""),
         ("a stop, b", ["b", "stop"], "a "),
-        ("abcd", ["cd", "bcd"], "a"),  # the longest of those that end together
-        ("abcd", ["abcd", "bc"], "a"),  # complete first, although it begins later
+        ("abcd", ["cd", "bcd"], "a"),  # both end at the same character: the longer one counts
+        ("abcd", ["abcd", "bc"], "a"),  # 'bc' is complete first, even though it begins later
         ("ça va? 😀 fin", ["😀"], "ça va? "),
         ("no stop string", ["xyz"], "no stop string"),
         ("no stop string", [], "no stop string"),
     ],
 )
-def test_a_text_ends_before_a_stop_string(text: str, stop: list[str], expected: str) -> None:
+def test_text_ends_before_a_stop_string(text: str, stop: list[str], expected: str) -> None:
     assert "".join(pieces_until(list(text.encode()), stop)) == expected
 
 
 class Words:
-    """A decoder that drops leading spaces, as some SentencePiece models do."""
+    """A decoder that drops leading spaces, like some SentencePiece models."""
 
     def __init__(self, *words: str) -> None:
         self._words = words
@@ -157,19 +161,21 @@ class Words:
     [
         ((" a", " ", " ", " b", "  c"), [], "a   b  c"),
         (("  ", " a", " "), [], "a "),
-        (("abcd",), ["abcd", "bc"], "a"),  # the one that is complete first, within one token too
+        (("abcd",), ["abcd", "bc"], "a"),  # 'bc' is complete first, even within one token
         (("abcd",), ["cd", "bcd"], "a"),
         (("xab", "cdy"), ["bcd"], "xa"),
     ],
 )
-def test_tokens_of_several_letters(words: tuple[str, ...], stop: list[str], expected: str) -> None:
+def test_tokens_of_multiple_letters_end_before_a_stop_string(
+    words: tuple[str, ...], stop: list[str], expected: str
+) -> None:
     tokenizer: Any = Words(*words)
     ids = list(range(len(words)))
     assert "".join(decode_stream(ids, tokenizer, stop)) == expected
     assert stop or tokenizer.decode(ids) == expected
 
 
-def test_stop_strings_are_found_wherever_tokens_begin_and_end(tokenizer: Tokenizer) -> None:
+def test_stop_strings_are_found_at_any_token_boundaries(tokenizer: Tokenizer) -> None:
     text = "The tiny tokenizer, these words: 0123 and nothing more."
     ids = tokenizer.encode(text, add_bos=False, add_eos=False)
     checked = 0
@@ -180,7 +186,7 @@ def test_stop_strings_are_found_wherever_tokens_begin_and_end(tokenizer: Tokeniz
     assert checked > 10
 
 
-def test_a_possible_start_of_a_stop_string_is_held_back() -> None:
+def test_a_possible_start_of_a_stop_string_is_buffered() -> None:
     text = AnswerText(ByteTokenizer(), ["<end>"])
     pieces = [text.add(byte) for byte in b"a<en <end"]
     assert pieces == ["a", "", "", "", "<en ", "", "", "", ""]
@@ -212,6 +218,6 @@ def test_no_token_is_read_after_a_stop_string() -> None:
     assert (bytes(read), is_closed) == (b"ab", [True])
 
 
-def test_an_empty_stop_string_is_rejected_at_once() -> None:
+def test_an_empty_stop_string_is_rejected_immediately() -> None:
     with pytest.raises(ValueError, match="stop: a stop string is empty"):
         decode_stream([], ByteTokenizer(), ["a", ""])

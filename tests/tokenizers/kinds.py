@@ -108,7 +108,7 @@ def tekken(special_tokens: list[str] | None = None, n: int = 30, **config: Any) 
     """Return the contents of a tekken.json with bytes, letter pairs, words and some unused tokens."""
     letters = [b" ", *(bytes([c]) for c in b"etaoinshrdlu<>[]|")]
     pairs = [b"".join(pair) for pair in itertools.product(letters, repeat=2)]
-    # No merge produces "qzx", so it is encoded only if whole words are looked up before merging.
+    # No merge produces "qzx": it is one token only because whole words are looked up before merging.
     words = [b"qzx", b"the", b" the", b"word", b"words", b"wor", b"or", b"wo", b"\xc3\xa4", b"  "]
     tokens = [*(bytes([i]) for i in range(256)), *dict.fromkeys([*words, *pairs])]
     used = len(tokens) - 20

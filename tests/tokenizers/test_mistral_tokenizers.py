@@ -19,7 +19,7 @@ from torchtune.tokenizers._meta import sentencepiece_backend
 FOLDER = Path(mistral_common.__file__).parent / "data"
 FILES = {path.name.rpartition(".")[2]: path for path in sorted(FOLDER.glob("*.model.v*"))}
 
-# Chat formats (https://docs.mistral.ai/guides/tokenization/): versions differ in white space, and v7 has a system prompt.
+# Chat formats (docs.mistral.ai/guides/tokenization): white space varies by version, and v7 has a system prompt.
 _TURNS = (
     "{{ bos_token }}{%% for m in messages %%}{%% if m.role == 'user' %%}{{ '%s' + m.content + '%s' }}"
     "{%% elif m.role == 'system' %%}{{ '[SYSTEM_PROMPT] ' + m.content + '[/SYSTEM_PROMPT]' }}"

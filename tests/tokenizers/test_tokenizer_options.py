@@ -40,7 +40,7 @@ def template(tokenizer: Any) -> ChatTemplate:
     return chat_template
 
 
-def test_options_have_no_effect_unless_they_are_set(kind: Kind, folder: Path) -> None:
+def test_null_options_match_unset_options(kind: Kind, folder: Path) -> None:
     tokenizer = kind.load(str(folder))
     assert tokenizer.content_tokens == frozenset()
     assert tokenizer.chat_template is None
