@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 
 
 class RejectsVectors(SGD):
-    """Raises when it is built with a vector."""
+    """An optimizer that raises ValueError if it is built with a vector."""
 
     def __init__(self, params: Iterable[Any], lr: float = 0.1) -> None:
         parameters = list(params)
@@ -18,7 +18,7 @@ class RejectsVectors(SGD):
 
 
 class FailsOnVectors(SGD):
-    """Raises when it steps on a vector."""
+    """An optimizer whose step raises an error if a parameter is a vector."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
@@ -27,7 +27,7 @@ class FailsOnVectors(SGD):
 
 
 class ReadsValues(AdamW):
-    """Reads gradients, which meta tensors do not have."""
+    """An optimizer that reads gradient values, which meta tensors do not have."""
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
         assert all(float(p.grad.sum()) > 0 for group in self.param_groups for p in group["params"])

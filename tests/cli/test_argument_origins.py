@@ -1,4 +1,4 @@
-"""A component that cannot be built is reported at the location of the arguments that override its own."""
+"""If a component cannot be built, the error is reported at the location of the overriding arguments."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("args", MESSAGES)
-def test_component_that_fails_is_reported_where_its_arguments_were_set(
+def test_failing_component_is_reported_at_the_location_of_its_arguments(
     args: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_component_that_fails_is_reported_where_its_arguments_were_set(
     assert MESSAGES[args].format(file=f"{stem}.py", stem=stem) in result.err
 
 
-def test_argument_that_overrides_a_base_file_is_reported_in_the_overriding_file(
+def test_overriding_argument_is_reported_in_the_overriding_file(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

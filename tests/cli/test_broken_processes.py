@@ -1,4 +1,4 @@
-"""Invalid input, run in a process as a user would: one list of mistakes, exit status 2, no traceback."""
+"""Invalid input to a `tune` process is reported as one list of mistakes with exit status 2 and no traceback."""
 
 import os
 import subprocess
@@ -67,7 +67,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_broken_input_ends_a_process_with_status_2_and_the_list(name: str, tmp_path: Path) -> None:
+def test_invalid_input_exits_with_status_2_and_a_list_of_mistakes(name: str, tmp_path: Path) -> None:
     args, parts = CASES[name]
     (tmp_path / "my.yaml").write_text("batch_sizee: 4\n")
     (tmp_path / "mine.py").write_text(

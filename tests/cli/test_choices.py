@@ -1,4 +1,4 @@
-"""The message about a component that does not exist suggests components that its field may hold."""
+"""The message about a component that does not exist suggests valid components for the field."""
 
 from pathlib import Path
 
@@ -31,12 +31,12 @@ SUGGESTIONS = {
 
 
 @pytest.mark.parametrize("override", SUGGESTIONS)
-def test_missing_component_is_one_mistake_with_a_suggestion(override: str) -> None:
+def test_missing_component_is_reported_once_with_a_suggestion(override: str) -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", override)
     assert message.endswith(f"; did you mean {SUGGESTIONS[override]}?")
 
 
-def test_component_without_a_similar_name_is_answered_with_a_list() -> None:
+def test_component_without_a_similar_name_is_reported_with_a_list() -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", "metric_logger=xyz")
     loggers = ", ".join(f"{LOGGERS}.{name}Logger" for name in ("Disk", "Stdout", "TensorBoard", "WandB"))
     assert message.endswith(
@@ -44,7 +44,7 @@ def test_component_without_a_similar_name_is_answered_with_a_list() -> None:
     )
 
 
-def test_text_in_a_component_field_of_a_yaml_file_gets_the_same_suggestions(tmp_path: Path) -> None:
+def test_string_in_a_yaml_component_field_gets_the_same_suggestions(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("_base_: smollm2_135m_lora\noptimizer: AdamW\nlr_scheduler: {_component_: constant}\n")
     optimizer, schedule = mistakes("lora_finetune", str(file))

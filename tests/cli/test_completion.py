@@ -29,13 +29,13 @@ def test_first_argument_is_a_verb_or_a_recipe() -> None:
     assert completions("tune lo") == {"lora_finetune"}
 
 
-def test_configs_are_those_of_the_recipe() -> None:
+def test_completed_configs_belong_to_the_recipe() -> None:
     assert completions("tune lora_finetune --config ") == set(config_names()["lora_finetune"])
     assert completions("tune lora_finetune --config=smol") == {"--config=smollm2_135m_lora"}
     assert completions("tune diff smol") == {name for name in config_sources() if name.startswith("smol")}
 
 
-def test_keys_are_those_of_the_configs_components() -> None:
+def test_completed_keys_include_component_arguments() -> None:
     assert {"optimizer=", "optimizer.lr=", "optimizer.betas=", "output_dir="} <= completions(LORA + "o")
     assert "optimizer.momentum=" not in completions(LORA + "optimizer.")
     assert "optimizer.momentum=" in completions(LORA + "optimizer=torch.optim.SGD optimizer.")
@@ -44,7 +44,7 @@ def test_keys_are_those_of_the_configs_components() -> None:
     assert completions(LORA + "--override dataset.sou") == {"dataset.source="}
 
 
-def test_values_are_choices_and_dotpaths() -> None:
+def test_completed_values_are_choices_and_dotpaths() -> None:
     assert completions(LORA + "dtype=") == {"dtype=auto", "dtype=fp32", "dtype=bf16", "dtype=fp16"}
     assert completions(LORA + "shuffle=") == {"shuffle=true", "shuffle=false"}
     assert completions(LORA + "optimizer=torch.optim.Adam") >= {
@@ -65,13 +65,13 @@ def test_script_is_printed(shell: str, tune: Tune) -> None:
 
 
 def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune.cli") -> list[str]:
-    """Run a script in a shell with `tune` on its PATH; return the words that it prints.
+    """Run a script in a shell with `tune` on its PATH and return its output as a list.
 
     Args:
         shell: The name of the shell.
-        script: The script.
-        folder: A folder for the program `tune`.
-        program: Arguments of Python that start `tune`.
+        script: The script to run.
+        folder: The folder in which the program `tune` is created.
+        program: The Python arguments that start `tune`.
     """
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed on this machine")

@@ -17,9 +17,7 @@ def gguf(tmp_path: Path) -> Path:
     return write_gguf(tmp_path / "tiny.gguf")
 
 
-def test_the_format_of_a_checkpoint_is_detected_from_its_files(
-    tune: Tune, gguf: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_format_is_detected_from_the_files(tune: Tune, gguf: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     write_meta(tmp_path / "meta", LLAMA2, n=2)
@@ -52,7 +50,7 @@ def test_the_format_of_a_checkpoint_is_detected_from_its_files(
         assert str(loaded.dtype) == f"torch.{dtype}"
 
 
-def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> None:
+def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> None:
     base, target = tmp_path / "base", tmp_path / "target"
     tune("convert", str(gguf), str(base))
     (base / "tokenizer.json").unlink()

@@ -18,7 +18,7 @@ from torchtune.runs import load_recipe
         ("alpaca_generate", "smollm2_135m_generate"),
     ],
 )
-def test_copied_recipe_takes_the_configs_of_the_original(
+def test_copied_recipe_accepts_the_original_configs(
     recipe: str, name: str, tune: Tune, tmp_path: Path
 ) -> None:
     copy = tmp_path / f"my_{recipe}_copy.py"
@@ -30,7 +30,7 @@ def test_copied_recipe_takes_the_configs_of_the_original(
     assert "unknown field 'devise'; did you mean 'device'?" in wrong.err
 
 
-def test_config_of_another_recipe_is_rejected(tune: Tune) -> None:
+def test_config_of_a_different_recipe_is_rejected(tune: Tune) -> None:
     result = tune("validate", "full_finetune", "--config", "smollm2_135m_lora")
     assert result.status == 2
     assert "returns a LoraFinetuneConfig; this recipe expects a FullFinetuneConfig" in result.err
@@ -61,7 +61,7 @@ def copied(tune: Tune, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(("recipe", "cls", "name"), RENAMED)
-def test_copy_with_a_renamed_class_takes_the_configs_of_the_original_and_files_based_on_them(
+def test_copy_with_a_renamed_class_accepts_the_original_configs_and_files_based_on_them(
     recipe: str, cls: str, name: str, tune: Tune, copied: Callable[..., str], tmp_path: Path
 ) -> None:
     copy = copied(recipe, f"renamed_{recipe}.py", (cls, "MineConfig"))
@@ -78,20 +78,18 @@ def test_copy_with_a_renamed_class_takes_the_configs_of_the_original_and_files_b
 
 
 CLASS = "class LoraFinetuneConfig(training.FinetuneConfig):"
-OWN_DEFAULT = (
+CHANGED_DEFAULT = (
     "    optimizer: Annotated",
     "    epochs: int = 9\n    alpha: float = 0.5\n    optimizer: Annotated",
 )
 
 
-def test_field_that_a_config_does_not_set_has_the_default_of_the_copys_class(
-    tune: Tune, copied: Callable[..., str]
-) -> None:
+def test_unset_field_has_the_default_of_the_copied_class(tune: Tune, copied: Callable[..., str]) -> None:
     copy = copied(
         "lora_finetune",
         "own_defaults.py",
         ("LoraFinetuneConfig", "MineConfig"),
-        OWN_DEFAULT,
+        CHANGED_DEFAULT,
         ("lr=2e-4", "lr=7e-4"),
     )
     with only_trusting(Trust()):
@@ -99,12 +97,12 @@ def test_field_that_a_config_does_not_set_has_the_default_of_the_copys_class(
         generated = tune("export", copy, "--config", "alpaca_llama2_lora_finetune").out
     assert "epochs: 9\n" in out
     assert "alpha: 0.5\n" in out
-    assert "lr: 0.001\n" in out  # which the config sets
+    assert "lr: 0.001\n" in out  # set by the config
     assert "every_n_steps: 10\n" in out
     assert "epochs: 9\n" in generated
 
 
-def test_subclass_of_a_recipes_class_takes_its_configs(tune: Tune, copied: Callable[..., str]) -> None:
+def test_subclass_of_a_config_class_accepts_its_configs(tune: Tune, copied: Callable[..., str]) -> None:
     derived = (
         "from recipes.lora_finetune import LoraFinetuneConfig\n\n\nclass MineConfig(LoraFinetuneConfig):"
     )
@@ -122,7 +120,7 @@ def test_subclass_of_a_recipes_class_takes_its_configs(tune: Tune, copied: Calla
     assert "rank: 16\n" in result.out
 
 
-def test_config_that_sets_a_field_missing_from_the_copys_class_is_rejected(
+def test_config_with_a_field_missing_from_the_copied_class_is_rejected(
     tune: Tune, copied: Callable[..., str]
 ) -> None:
     copy = copied("full_finetune", "lacking_recipe.py", ("FullFinetuneConfig", "MineConfig"))
@@ -133,10 +131,12 @@ def test_config_that_sets_a_field_missing_from_the_copys_class_is_rejected(
     assert f"smollm2_135m_lora {reason}" in result.err
 
 
-def test_config_object_of_the_original_runs_from_python(copied: Callable[..., str]) -> None:
+def test_original_config_object_works_with_a_copied_recipe_in_python(copied: Callable[..., str]) -> None:
     from configs_py.smollm2 import smollm2_135m_lora
 
-    copy = copied("lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MineConfig"), OWN_DEFAULT)
+    copy = copied(
+        "lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MineConfig"), CHANGED_DEFAULT
+    )
     with only_trusting(Trust()):
         config = load_recipe(copy).layers_of(smollm2_135m_lora()).build()
     assert type(config).__name__ == "MineConfig"

@@ -1,4 +1,4 @@
-"""`tune cp` writes complete, formatted copies that equal the original and run by their paths."""
+"""`tune cp` writes complete, formatted copies that equal the original and can be run by path."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name i
 
 @pytest.mark.parametrize(("recipe", "name"), CONFIGS)
 @pytest.mark.parametrize("ending", ["py", "yaml"])
-def test_copied_config_validates_and_does_not_differ(
+def test_copied_config_is_valid_and_equals_the_original(
     recipe: str, name: str, ending: str, tune: Tune, tmp_path: Path
 ) -> None:
     path = f"{tmp_path}/copy_of_{name}.{ending}"
@@ -25,7 +25,7 @@ def test_copied_config_validates_and_does_not_differ(
 
 
 @pytest.mark.parametrize(("recipe", "names"), config_names().items())
-def test_copied_recipe_validates_the_configs_of_the_original(
+def test_original_configs_are_valid_for_a_copied_recipe(
     recipe: str, names: list[str], tune: Tune, tmp_path: Path
 ) -> None:
     path = f"{tmp_path}/copied_{recipe}.py"
@@ -44,7 +44,7 @@ def test_copied_recipe_validates_the_configs_of_the_original(
         ("alpaca_generate", "generate model_directory=DIR"),
     ],
 )
-def test_the_printed_command_runs_a_copied_recipe_with_the_config_for_any_model(
+def test_printed_command_runs_a_copied_recipe_with_the_config_for_any_model(
     recipe: str, config: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,11 +133,11 @@ def variant(other: ref = None):
 '''
 
 
-def test_excerpt_has_only_the_dependencies_of_a_function_with_their_comments() -> None:
+def test_excerpt_contains_only_a_function_and_its_dependencies_with_comments() -> None:
     assert excerpt(SOURCE, "variant") == EXPECTED
 
 
-def test_excerpt_of_a_function_without_dependencies_is_that_function() -> None:
+def test_excerpt_of_a_function_without_dependencies_is_only_the_function() -> None:
     assert excerpt("import os\n\n\ndef f():\n    return 1\n\n\ndef g():\n    return os\n", "f") == (
         "def f():\n    return 1\n"
     )

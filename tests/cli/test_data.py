@@ -1,4 +1,4 @@
-"""`tune data` shows the data that a run reads, and warns of likely mistakes in it."""
+"""`tune data` shows the data that a run reads and warns about likely mistakes in the data."""
 
 import json
 from html.parser import HTMLParser
@@ -60,7 +60,7 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     assert (mixed.status, "--held-out: ConcatDataset has no argument `source`" in mixed.err) == (2, True)
 
 
-def test_likely_mistakes_in_the_data_are_warned_of(tune: Tune, tiny: Tiny) -> None:
+def test_likely_mistakes_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "rows.json").write_text(json.dumps([*ROWS, *ROWS, {**ROWS[0], "output": ""}]))
     out = show(
         tune, tiny, "dataset.train_on_input=true", "dataset.max_seq_len=60", "dataset.truncate=right"
@@ -72,7 +72,7 @@ def test_likely_mistakes_in_the_data_are_warned_of(tune: Tune, tiny: Tiny) -> No
 
 
 class Reader(HTMLParser):
-    """Collects a page's target tokens, and counts its links."""
+    """Collects the target tokens of a page and counts the page's links."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ def write(tiny: Tiny, rows: Sequence[Any], name: str = "users.jsonl") -> str:
 
 
 def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) -> Result:
-    """Show, validate or train on rows; a run ends after one step."""
+    """Show, validate or train on rows; training ends after one step."""
     first = () if verb == "run" else (verb,)
     run = (f"output_dir={tiny.folder / 'out'}", "max_steps=1", "lr_scheduler=null", "device=cpu")
     held_out = () if any(word.startswith("validation") for word in words) else ("validation=null",)
@@ -43,7 +43,7 @@ def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) ->
     return tune(*first, *config, *tiny.overrides, *dataset, source, "seed=1", *run, *held_out, *others)
 
 
-def test_tool_calls_that_the_chat_template_does_not_write_are_an_error(tune: Tune, tiny: Tiny) -> None:
+def test_tool_calls_not_rendered_by_the_chat_template_are_rejected(tune: Tune, tiny: Tiny) -> None:
     rows = [GOOD, GOOD, GOOD, CALLING]
     for verb in ("data", "run"):
         done = call(tune, tiny, verb, rows, CHAT)
@@ -55,7 +55,7 @@ def test_tool_calls_that_the_chat_template_does_not_write_are_an_error(tune: Tun
     assert not (tiny.folder / "out" / "final").exists()
 
 
-def test_rows_with_such_tool_calls_can_be_skipped_and_are_counted(
+def test_rows_with_unrendered_tool_calls_can_be_skipped_and_are_counted(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [GOOD, GOOD, GOOD, CALLING]
@@ -70,25 +70,27 @@ def test_rows_with_such_tool_calls_can_be_skipped_and_are_counted(
     assert text == "cannot be used and are skipped"
 
 
-UNREAD = "3 of 4 rows have unused columns: 'id', 'chosen_by'; the first: "
-TOOLS = "have tools that the chat template does not render; the first: "
+UNUSED_COLUMNS = "3 of 4 rows have unused columns: 'id', 'chosen_by'; the first: "
+UNRENDERED_TOOLS = "have tools that the chat template does not render; the first: "
 
 
-def test_unread_columns_and_unwritten_tools_are_reported_by_tune_data_and_the_run(
+def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [GOOD, *({**GOOD, "id": i, "chosen_by": "x", "tools": [{"name": "f"}]} for i in range(3))]
     done = call(tune, tiny, "data", rows, CHAT)
     assert done.status == 0
-    assert done.out.count(f"warning: {UNREAD}") == 1
-    assert done.out.count(f"warning: 3 of 4 rows {TOOLS}") == 1
+    assert done.out.count(f"warning: {UNUSED_COLUMNS}") == 1
+    assert done.out.count(f"warning: 3 of 4 rows {UNRENDERED_TOOLS}") == 1
     cached = f"loading.token_cache={tiny.folder / 'cache'}"
     for overwrite in (False, True):
         caplog.clear()
         run = call(tune, tiny, "run", rows, CHAT, cached, *(["--overwrite"] if overwrite else []))
         assert run.status == 0, run.err
-        assert caplog.text.count(UNREAD) == 2, "before the first step, and when the epoch is over"
-        assert TOOLS in caplog.text
+        assert caplog.text.count(UNUSED_COLUMNS) == 2, (
+            "expected one warning before the first step and one after the epoch"
+        )
+        assert UNRENDERED_TOOLS in caplog.text
         record = json.loads((tiny.folder / "out" / "run.json").read_text())
         assert any("have tools that the chat template" in text for text in record["data"]["notes"])
 
@@ -101,7 +103,7 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
     run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 0, run.err
     for message in (
-        f"validation: 1 of 2 rows {TOOLS.replace('have', 'has', 1)}",
+        f"validation: 1 of 2 rows {UNRENDERED_TOOLS.replace('have', 'has', 1)}",
         "validation: 1 of 2 rows cannot be used and is skipped",
     ):
         assert message in caplog.text
@@ -130,7 +132,7 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
     ],
     ids=["too long", "too long for a pack", "with a warm-up", "skipped"],
 )
-def test_a_run_that_would_learn_nothing_does_not_start(
+def test_run_without_trainable_targets_does_not_start(
     rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune, tiny: Tiny
 ) -> None:
     done = call(tune, tiny, "run", rows, *words)
@@ -141,7 +143,7 @@ def test_a_run_that_would_learn_nothing_does_not_start(
     assert not (tiny.folder / "out" / "final").exists()
 
 
-def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, tiny: Tiny) -> None:
+def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: Tune, tiny: Tiny) -> None:
     source = write(tiny, [LONG], "long.jsonl")
     section = f"{{_component_: torchtune.datasets.InstructDataset, source: {source}}}"
     run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
@@ -152,20 +154,20 @@ def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, t
     )
 
 
-KIND = "is a Dataset of Pair | SkippedRow, but the recipe needs a Dataset of Example"
+WRONG_DATASET_TYPE = "is a Dataset of Pair | SkippedRow, but the recipe needs a Dataset of Example"
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_preference_dataset_in_a_supervised_recipe_is_a_mistake(verb: str, tune: Tune, tiny: Tiny) -> None:
+def test_preference_dataset_in_a_supervised_recipe_is_rejected(verb: str, tune: Tune, tiny: Tiny) -> None:
     done = call(tune, tiny, verb, [PAIR] * 3, f"dataset={PREFERENCE}")
     assert done.status == 2
-    assert f"dataset: {PREFERENCE} {KIND}" in done.err
+    assert f"dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in done.err
     section = (
         f"validation={{dataset: {{_component_: {PREFERENCE}, source: {write(tiny, [PAIR], 'p.jsonl')}}}}}"
     )
     held_out = call(tune, tiny, verb, [GOOD] * 3, CHAT, section)
     assert held_out.status == 2
-    assert f"validation.dataset: {PREFERENCE} {KIND}" in held_out.err
+    assert f"validation.dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in held_out.err
     assert not (tiny.folder / "out").exists()
 
 
@@ -180,7 +182,7 @@ def test_a_preference_dataset_in_a_supervised_recipe_is_a_mistake(verb: str, tun
         ),
     ],
 )
-def test_rows_for_preference_tuning_are_rejected_by_a_chat_dataset(
+def test_preference_rows_are_rejected_by_a_chat_dataset(
     verb: str, row: dict[str, Any], message: str, tune: Tune, tiny: Tiny
 ) -> None:
     done = call(tune, tiny, verb, [row] * 3, CHAT)

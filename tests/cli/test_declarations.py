@@ -62,7 +62,7 @@ VERB = Verb(
 
 @pytest.fixture
 def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Add a verb to `tune`: one file in an additional folder of the package."""
+    """Add a verb to `tune` as one file in an additional folder of the package."""
     (tmp_path / "_greet.py").write_text(GREET)
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "torchtune.cli._greet", raising=False)
@@ -76,7 +76,7 @@ def typed_option(option: Option, name: str) -> list[str]:
     return [name, *(option.choices or (value,))[:1]] if option.value else [name]
 
 
-def test_a_verb_is_one_file(greet: Path, tune: Tune) -> None:
+def test_a_verb_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
     assert "  greet       greet somebody\n" in tune("--help").out
     page = tune("greet", "--help").out
     assert page.startswith("usage: tune greet <name> [--loud] [-l english|latin]\n\nGreets somebody.\n\n")
@@ -143,7 +143,7 @@ def test_a_verbs_file_name_and_summary_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_help_parsing_and_completion_know_the_same_options(name: str) -> None:
+def test_help_parsing_and_completion_list_the_same_options(name: str) -> None:
     verb = VERBS[name]
     declared = (*verb.launch, *verb.options)
     in_examples = "\n".join(f"  {example}" for example in verb.examples)
@@ -176,41 +176,41 @@ FOREIGN = [
 ]
 
 
-def takers(spelling: str) -> list[str]:
-    """Return the verbs that take an option."""
+def verbs_with_option(spelling: str) -> list[str]:
+    """Return the verbs that accept an option."""
     return [n for n, other in VERBS.items() if spelling in names_of((*other.options, *other.launch))]
 
 
 @pytest.mark.parametrize(("name", "option"), FOREIGN, ids=lambda x: x if isinstance(x, str) else x.names[0])
-def test_an_option_of_another_verb_is_reported_with_that_verb(name: str, option: Option) -> None:
+def test_an_option_of_a_different_verb_is_reported_with_that_verb(name: str, option: Option) -> None:
     verb = VERBS[name]
     for spelling in option.names:
         typed = typed_option(option, spelling)
         call = verb.read(["recipe", *typed])
         assert not call.has(option)
-        hint = f"{spelling} is an option of {', '.join(f'tune {taker}' for taker in takers(spelling))}"
+        hint = f"{spelling} is an option of {', '.join(f'tune {other}' for other in verbs_with_option(spelling))}"
         if verb.launch and option in LAUNCH_OPTIONS:
             hint = f"{spelling} is an option of torchrun and comes before the recipe"
         if (
             verb.takes_overrides
-        ):  # it may be a field of the config, so the hint is shown for unknown fields only
+        ):  # the name may be a config field, so the hint is shown only for unknown fields
             assert call.overrides == typed
             assert call.suggest(spelling, "did you mean a field?") == hint
         else:
             assert str(call.mistakes[0]) == f"{spelling}: is not understood; {hint}"
 
 
-NAMED_OTHERWISE = {"--dtype", "--tokenizer", "--log_dir", "--output-dir", "--force"}
-"""Options named like a field of a fine-tuning config, or answered with another option of a run."""
+DIFFERENT_MESSAGE = {"--dtype", "--tokenizer", "--log_dir", "--output-dir", "--force"}
+"""Options that share a name with a config field, or whose error message suggests a different option."""
 
 
-def test_an_option_of_another_verb_is_rejected(tune: Tune) -> None:
+def test_an_option_of_a_different_verb_is_rejected(tune: Tune) -> None:
     options = dict.fromkeys(option for name, option in FOREIGN if name == "show")
     assert len(options) > 15
-    for spelling, option in [(s, o) for o in options for s in o.names if s not in NAMED_OTHERWISE]:
+    for spelling, option in [(s, o) for o in options for s in o.names if s not in DIFFERENT_MESSAGE]:
         done = tune("show", *LORA, *typed_option(option, spelling))
         assert done.status == 2
-        assert f"{spelling} is an option of tune {takers(spelling)[0]}" in done.err, done.err
+        assert f"{spelling} is an option of tune {verbs_with_option(spelling)[0]}" in done.err, done.err
     assert json.loads(tune("show", *LORA, "--dtype", "fp32", "--json").out)["dtype"] == "fp32"
 
 
@@ -241,7 +241,7 @@ def test_torchruns_options_match_the_installed_torch() -> None:
             assert (call.launch, call.arguments, call.overrides) == (typed, ["recipe"], ["x=3"])
 
 
-def test_no_spelling_means_two_things_in_a_call() -> None:
+def test_option_spellings_are_unambiguous() -> None:
     for verb in VERBS.values():
         spellings = names_of((*verb.options, *verb.launch, HELP))
         assert len(spellings) == len(set(spellings)), verb.name
@@ -260,7 +260,7 @@ def test_arguments_are_parsed_in_any_order() -> None:
     assert (call.recipe, call.config, call.allowed) == ("recipe", "c", ["a"])
 
 
-def test_completing_options_loads_nothing_heavy() -> None:
+def test_option_completion_imports_no_heavy_packages() -> None:
     heavy = ["torch", "tyro", "datasets", "transformers", "numpy", "cattrs"]
     code = f"""
 import sys

@@ -32,7 +32,7 @@ def main(cfg: DiffedConfig) -> None:
 '''
 
 
-def test_file_is_compared_after_merging_it_over_its_base(tune: Tune, tmp_path: Path) -> None:
+def test_file_is_merged_with_its_base_before_the_comparison(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("_base_: smollm2_135m_lora\nseed: 7\noptimizer: {lr: 0.5}\n")
     text = tune("diff", "smollm2_135m_lora", str(tmp_path / "my.yaml")).out
     assert text == "seed: 1 -> 7\noptimizer.lr: 0.001 -> 0.5\n"
@@ -49,7 +49,7 @@ def test_json_omits_the_side_without_the_field(tune: Tune, tmp_path: Path) -> No
     ]
 
 
-def test_output_is_coloured_only_where_colour_is_shown(
+def test_output_is_coloured_only_if_colour_is_supported(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.yaml").write_text("a: 1\n")
@@ -68,7 +68,7 @@ def test_registered_config_is_frozen_before_it_is_compared_with_a_run(tune: Tune
     assert tune("diff", "smollm2_135m_lora", str(run)).out == "optimizer.eps: 1.0e-08 -> 1.0e-06\n"
 
 
-def test_single_run_is_compared_with_what_its_command_would_do_now(
+def test_single_run_is_compared_with_the_current_config_of_its_command(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "diffed_recipe.py").write_text(RECIPE)
@@ -88,7 +88,7 @@ def test_single_run_is_compared_with_what_its_command_would_do_now(
     assert lines[1].startswith("versions.torchtune: '0.0.1' -> ")
 
 
-def test_folder_without_a_run_is_one_mistake(tune: Tune, tmp_path: Path) -> None:
+def test_folder_without_a_run_is_reported_as_one_mistake(tune: Tune, tmp_path: Path) -> None:
     result = tune("diff", str(tmp_path))
     assert result.status == 2
     assert "is not a run's folder; pass a second config to compare it with" in result.err

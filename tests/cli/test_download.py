@@ -1,4 +1,4 @@
-"""`tune download` against a local server that responds as the Hugging Face hub does."""
+"""`tune download` against a local server that imitates the Hugging Face hub."""
 
 import errno
 import hashlib
@@ -36,7 +36,7 @@ UNUSUAL = {
 }
 
 
-class Answer(NamedTuple):
+class ErrorResponse(NamedTuple):
     """An error response of the hub: a status, X-Error-Code and X-Error-Message."""
 
     status: int
@@ -45,16 +45,16 @@ class Answer(NamedTuple):
 
 
 class Hub(ThreadingHTTPServer):
-    """A server with one repository, `owner/name`: its files, its error responses, and the requests that it got."""
+    """A server with one repository, `owner/name`. It returns files or error responses and records requests."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = dict(USUAL)
-        self.errors: dict[str, Answer] = {}
-        """Error responses by the beginning of a request, such as `GET /api/models`."""
-        self.breaks: set[str] = set()
+        self.errors: dict[str, ErrorResponse] = {}
+        """Error responses, keyed by the beginning of a request, such as `GET /api/models`."""
+        self.interrupted_files: set[str] = set()
         """Files whose first transfer ends halfway."""
         self.requests: list[str] = []
         self.tokens: set[str | None] = set()
@@ -62,7 +62,7 @@ class Hub(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Responds as https://huggingface.co does to the requests of huggingface_hub 2.4."""
+    """Handles the requests of huggingface_hub 2.4 like https://huggingface.co."""
 
     server: Hub
 
@@ -87,25 +87,27 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send(b"", 404, X_Error_Code="RepoNotFound")
 
-    do_HEAD = do_GET  # noqa: N815 -- the name that the base class calls
+    do_HEAD = do_GET  # noqa: N815 -- the base class calls this name
 
     def _send_file(self, name: str) -> None:
         body = self.server.files[name]
         byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         start = int(byte_range[1]) if byte_range else 0
-        breaks = self.command == "GET" and name in self.server.breaks
-        self.server.breaks -= {name} if breaks else set()
+        interrupted = self.command == "GET" and name in self.server.interrupted_files
+        self.server.interrupted_files -= {name} if interrupted else set()
         status = 206 if byte_range else 200
-        self._send(body[start:], status, breaks=breaks, ETag=f'"{_etag(body)}"', X_Repo_Commit=COMMIT)
+        self._send(
+            body[start:], status, interrupted=interrupted, ETag=f'"{_etag(body)}"', X_Repo_Commit=COMMIT
+        )
 
-    def _send(self, body: bytes, status: int = 200, *, breaks: bool = False, **headers: str) -> None:
+    def _send(self, body: bytes, status: int = 200, *, interrupted: bool = False, **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content_Length": str(len(body)), **headers}.items():
             if value:
                 self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body[: len(body) // 2] if breaks else body)
+            self.wfile.write(body[: len(body) // 2] if interrupted else body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the name in the base class
         pass
@@ -117,7 +119,7 @@ def _etag(body: bytes) -> str:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Start a hub, and make it the only one that huggingface_hub uses."""
+    """Start a hub and direct all requests of huggingface_hub to it."""
     server = Hub()
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -125,7 +127,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    # huggingface_hub read the environment variables of these when it was imported.
+    # huggingface_hub read the corresponding environment variables when it was imported.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", None)
@@ -141,7 +143,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 class Download:
-    """Calls `tune download owner/name` into a folder of the test."""
+    """Calls `tune download owner/name` with a test folder as output folder."""
 
     def __init__(self, tune: Tune, folder: Path) -> None:
         self._tune = tune
@@ -173,7 +175,7 @@ def test_only_the_files_of_a_model_are_downloaded(hub: Hub, download: Download) 
     assert f"model_directory={download.folder}\n" in result.out
 
 
-def test_pickles_replace_missing_safetensors_and_a_note_reports_that_both_are_missing(
+def test_pickles_replace_missing_safetensors_and_a_note_is_printed_if_both_are_missing(
     hub: Hub, download: Download
 ) -> None:
     hub.files = {**SMALL, **UNUSUAL}
@@ -205,9 +207,7 @@ def test_patterns_select_files(args: str, names: set[str], hub: Hub, download: D
 
 
 @pytest.mark.parametrize("args", ["--include *.json --include *.ggfu", "--include *.json --ignore *"])
-def test_patterns_without_a_match_are_answered_with_file_names(
-    args: str, hub: Hub, download: Download
-) -> None:
+def test_error_for_unmatched_patterns_lists_file_names(args: str, hub: Hub, download: Download) -> None:
     hub.files |= {f"{i:02}.bin": b"" for i in range(20)}
     result = download(*args.split())
     assert result.status == 2
@@ -224,7 +224,7 @@ def test_revision_is_resolved_and_its_commit_is_downloaded(hub: Hub, download: D
 
 def test_second_call_downloads_only_the_missing_files(hub: Hub, download: Download) -> None:
     broken = f"GET /owner/name/resolve/{COMMIT}/model.safetensors"
-    hub.errors[broken] = Answer(503)
+    hub.errors[broken] = ErrorResponse(503)
     first = download()
     assert first.status == 1
     assert first.err == "tune: the hub responded 503 Service Unavailable; try again later\n"
@@ -240,8 +240,8 @@ def test_interrupted_transfer_resumes_at_its_position(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub waits before it tries again
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # whole chunks are kept; it is 10 MB
-    hub.breaks = {"model.safetensors"}
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # default: 10 MB; only whole chunks are kept
+    hub.interrupted_files = {"model.safetensors"}
     assert download().status == 0
     assert download.files == USUAL
     requests = [r for r in hub.requests if r.startswith("GET") and "model.safetensors" in r]
@@ -251,9 +251,12 @@ def test_interrupted_transfer_resumes_at_its_position(
 def test_partial_files_of_killed_downloads_are_removed_and_recent_ones_are_kept(
     hub: Hub, download: Download
 ) -> None:
-    notes = download.folder / ".cache" / "huggingface" / "download"
-    notes.mkdir(parents=True)
-    abandoned, recent = notes / "x.etag.0123abcd.incomplete", notes / "y.etag.0123abcd.incomplete"
+    metadata_folder = download.folder / ".cache" / "huggingface" / "download"
+    metadata_folder.mkdir(parents=True)
+    abandoned, recent = (
+        metadata_folder / "x.etag.0123abcd.incomplete",
+        metadata_folder / "y.etag.0123abcd.incomplete",
+    )
     abandoned.touch()
     recent.touch()
     os.utime(abandoned, (0, 0))
@@ -265,18 +268,28 @@ def test_partial_files_of_killed_downloads_are_removed_and_recent_ones_are_kept(
 @pytest.mark.parametrize(
     ("request_", "answer", "status", "part"),
     [
-        ("GET /api", Answer(404, "RepoNotFound"), 2, "owner/name is not on the hub, or is private"),
-        ("GET /api", Answer(401), 2, "owner/name is not on the hub, or is private"),
-        ("GET /api", Answer(404, "RevisionNotFound"), 2, "owner/name has no revision 'v9'"),
-        ("GET /api", Answer(403, "GatedRepo"), 2, "accept its licence on https://huggingface.co/owner/name,"),
-        ("HEAD /owner", Answer(401, "GatedRepo"), 2, "owner/name is gated"),
-        ("HEAD /owner", Answer(403, "", "enable access to gated repositories"), 2, "enable access to gated"),
-        ("GET /api", Answer(502), 1, "502 Bad Gateway; try again later"),
-        ("GET /api", Answer(200), 2, "does not respond like the Hugging Face hub"),
+        ("GET /api", ErrorResponse(404, "RepoNotFound"), 2, "owner/name is not on the hub, or is private"),
+        ("GET /api", ErrorResponse(401), 2, "owner/name is not on the hub, or is private"),
+        ("GET /api", ErrorResponse(404, "RevisionNotFound"), 2, "owner/name has no revision 'v9'"),
+        (
+            "GET /api",
+            ErrorResponse(403, "GatedRepo"),
+            2,
+            "accept its licence on https://huggingface.co/owner/name,",
+        ),
+        ("HEAD /owner", ErrorResponse(401, "GatedRepo"), 2, "owner/name is gated"),
+        (
+            "HEAD /owner",
+            ErrorResponse(403, "", "enable access to gated repositories"),
+            2,
+            "enable access to gated",
+        ),
+        ("GET /api", ErrorResponse(502), 1, "502 Bad Gateway; try again later"),
+        ("GET /api", ErrorResponse(200), 2, "does not respond like the Hugging Face hub"),
     ],
 )
 def test_error_response_is_reported_in_one_line_with_advice(
-    request_: str, answer: Answer, status: int, part: str, hub: Hub, download: Download
+    request_: str, answer: ErrorResponse, status: int, part: str, hub: Hub, download: Download
 ) -> None:
     hub.errors[request_] = answer
     result = download("--revision", "v9")
@@ -289,7 +302,7 @@ def test_error_response_is_reported_in_one_line_with_advice(
 def test_download_without_a_response_is_reported_as_incomplete(hub: Hub, download: Download) -> None:
     download.folder.mkdir(parents=True)
     (download.folder / "config.json").write_bytes(b"{}")
-    hub.errors["GET /api/models/owner/name/tree"] = Answer(501)
+    hub.errors["GET /api/models/owner/name/tree"] = ErrorResponse(501)
     result = download()
     assert result.status == 1
     last = result.err.splitlines()[-1]
@@ -297,7 +310,7 @@ def test_download_without_a_response_is_reported_as_incomplete(hub: Hub, downloa
     assert last.endswith("model.safetensors; try again later")
 
 
-def test_token_of_the_environment_is_sent_and_never_printed(
+def test_environment_token_is_sent_and_never_printed(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -305,7 +318,7 @@ def test_token_of_the_environment_is_sent_and_never_printed(
     assert hub.tokens == {"Bearer hf_secret"}
     for beginning, code in {"GET /api": "GatedRepo", "GET": "RepoNotFound", "HEAD": ""}.items():
         shutil.rmtree(download.folder, ignore_errors=True)
-        hub.errors = {beginning: Answer(401, code)}
+        hub.errors = {beginning: ErrorResponse(401, code)}
         output += download()
     monkeypatch.setenv("HF_TOKEN", "hf_secret\u2026")
     output += (malformed := download())
@@ -314,11 +327,11 @@ def test_token_of_the_environment_is_sent_and_never_printed(
     assert "secret" not in " ".join(map(str, output))
 
 
-def test_token_that_the_hub_does_not_recognise_is_reported(
+def test_token_rejected_by_the_hub_is_reported(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_old")
-    hub.errors["GET /api"] = Answer(401, "", "Invalid credentials in Authorization header")
+    hub.errors["GET /api"] = ErrorResponse(401, "", "Invalid credentials in Authorization header")
     result = download()
     assert (result.status, result.err.count("\n")) == (2, 1)
     message = (
@@ -367,7 +380,7 @@ def test_output_folder_that_is_a_file_or_below_one_is_rejected(
     assert (tmp_path / "models").read_text() == "mine"
 
 
-def test_full_disk_is_reported_before_the_download_or_when_it_fills(
+def test_full_disk_is_reported_before_or_during_the_download(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

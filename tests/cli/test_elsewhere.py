@@ -1,4 +1,4 @@
-"""Commands of other tools, which `tune` does not support or supports under another name, are answered with advice."""
+"""`tune` prints advice for commands of other tools that it does not support or supports under a different name."""
 
 import re
 from pathlib import Path
@@ -25,13 +25,13 @@ def test_page_has_no_other_rows() -> None:
     assert len(re.findall(r"(?m)^\| `\w+`.* \|$", PAGE.partition("## Not supported")[2])) == len(TASKS)
 
 
-def test_keywords_belong_to_one_task_and_are_not_names_of_tune() -> None:
+def test_keywords_belong_to_one_task_and_differ_from_names_in_tune() -> None:
     assert len(KEYWORDS) == len(set(KEYWORDS))
     assert not {*KEYWORDS} & {*verbs(), *recipe_names(), *config_sources()}
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
-def test_keyword_is_answered_in_one_line(keyword: str, tune: Tune) -> None:
+def test_advice_for_a_keyword_is_one_line(keyword: str, tune: Tune) -> None:
     for args in ((keyword,), (keyword.upper().replace("_", "-"), "--config", "x.yaml"), ("run", keyword)):
         result = tune(*args)
         assert result.status == 2
@@ -42,7 +42,7 @@ def test_keyword_is_answered_in_one_line(keyword: str, tune: Tune) -> None:
 
 
 @pytest.mark.parametrize("name", ["lora_dpo_single_device", "full-grpo", "qat_distributed", "my_kd_recipe"])
-def test_recipes_of_other_projects_are_answered_by_their_method(name: str, tune: Tune) -> None:
+def test_recipe_names_of_other_projects_get_advice_for_their_method(name: str, tune: Tune) -> None:
     assert re.search("(has|have) no recipe: |weights are not quantized: ", tune(name).err)
 
 
@@ -63,7 +63,7 @@ def test_recipes_of_other_projects_are_answered_by_their_method(name: str, tune:
         "diff smollm2_135m_lora dpo",
     ],
 )
-def test_every_command_that_takes_a_name_gives_the_same_advice(args: str, tune: Tune) -> None:
+def test_every_command_that_accepts_a_name_gives_the_same_advice(args: str, tune: Tune) -> None:
     result = tune(*args.split())
     assert result.status == 2
     assert "; preference tuning has no recipe: docs/custom_recipe.md shows how to write one" in result.err
@@ -107,7 +107,7 @@ def test_commands_in_the_advice_exist() -> None:
         ("x.onnx", "optimum-cli export onnx"),
     ],
 )
-def test_converting_to_a_file_is_a_mistake_and_writes_nothing(
+def test_converting_to_a_file_is_rejected_and_writes_nothing(
     target: str, advice: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -136,7 +136,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.parametrize("args", LAUNCHERS)
-def test_arguments_of_hydra_and_launchers_after_the_recipe_are_answered(args: str, tune: Tune) -> None:
+def test_hydra_and_launcher_arguments_after_the_recipe_get_advice(args: str, tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "smollm2_135m_lora", *args.split())
     assert result.status == 2
     assert LAUNCHERS[args] in result.err

@@ -1,4 +1,4 @@
-"""A run that fails ends with one line for a user's mistake, and with a traceback for a defect."""
+"""A failed run prints one line for a user's mistake and a traceback for a bug."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def main(cfg):
         ("raise RuntimeError('device side')", 1, True),
     ],
 )
-def test_error_of_a_component_is_a_line_or_a_traceback(
+def test_component_error_is_printed_as_one_line_or_a_traceback(
     body: str, status: int, has_traceback: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / f"fails_{abs(hash(body))}.py"

@@ -44,7 +44,7 @@ def main(cfg: {name}Config) -> None: ...
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder of configs: some valid, some invalid, one whose recipe is unknown."""
+    """Return a folder of configs: some valid, some invalid, and one with an unknown recipe."""
     (tmp_path / "sub").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden/x.yaml").write_text("nonsense: [\n")
@@ -88,7 +88,7 @@ def test_every_config_of_a_folder_is_validated_for_its_recipe(folder: Path, tune
     assert "hidden" not in err
 
 
-def test_outcomes_of_a_folder_can_be_json(folder: Path, tune: Tune) -> None:
+def test_folder_outcomes_can_be_printed_as_json(folder: Path, tune: Tune) -> None:
     result = tune("validate", "--all", str(folder), "--json")
     assert result.status == 2
     outcomes = {Path(row["config"]).name: row for row in json.loads(result.out)}
@@ -97,7 +97,7 @@ def test_outcomes_of_a_folder_can_be_json(folder: Path, tune: Tune) -> None:
     assert not outcomes["lost.yaml"]["ok"]
 
 
-def test_outcome_of_one_config_can_be_json(tune: Tune) -> None:
+def test_outcome_of_one_config_can_be_printed_as_json(tune: Tune) -> None:
     wrong = tune("validate", "lora_finetune", "--config", "smollm2_135m_lora", "batch_size=0", "--json")
     assert wrong.status == 2
     assert json.loads(wrong.out) == {
@@ -116,6 +116,6 @@ def test_outcome_of_one_config_can_be_json(tune: Tune) -> None:
     }
 
 
-def test_folder_without_configs_is_a_mistake(tune: Tune, tmp_path: Path) -> None:
+def test_folder_without_configs_is_reported_as_a_mistake(tune: Tune, tmp_path: Path) -> None:
     assert "contains no config" in tune("validate", "--all", str(tmp_path)).err
     assert "no such folder" in tune("validate", "--all", str(tmp_path / "none")).err

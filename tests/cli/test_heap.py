@@ -15,10 +15,10 @@ Execs = list[tuple[str, list[str]]]
 
 @pytest.fixture
 def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
-    """Return a list that records the programs which would replace this process."""
+    """Record the programs that would replace this process, and return the list."""
     programs: Execs = []
     monkeypatch.setattr(os, "execv", lambda file, args: programs.append((file, args)))
-    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is restored
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that the variable is restored
     monkeypatch.delenv("GLIBC_TUNABLES")
     for name in _glibc.CACHES:
         monkeypatch.setenv(name, "")
@@ -61,15 +61,15 @@ def empty_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "")
 
 
-def another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def different_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("tune was executed again"))
     monkeypatch.setattr(os, "confstr", lambda _: None, raising=False)
     monkeypatch.setattr(cli, "main", lambda args: 0)
 
 
-@pytest.mark.parametrize("prepare", [empty_setting, another_library])
-def test_tune_is_not_re_executed_with_a_user_setting_or_another_c_library(
+@pytest.mark.parametrize("prepare", [empty_setting, different_c_library])
+def test_tune_is_not_re_executed_with_a_user_setting_or_a_different_c_library(
     prepare: Callable[[pytest.MonkeyPatch], None], execs: Execs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(monkeypatch)
@@ -98,5 +98,5 @@ def test_freed_memory_stays_in_the_heap_for_the_next_step() -> None:
         read = [sys.executable, "-c", KEEP.format(starts=starts)]
         done = subprocess.run(read, env=clean, capture_output=True, text=True, check=True)
         assert not done.stderr
-        held.append(int(done.stdout))  # MiB, of 160 that were used
+        held.append(int(done.stdout))  # MiB; the program allocates 160 MiB
     assert held[0] < 100 < held[1]

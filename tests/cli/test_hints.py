@@ -1,4 +1,4 @@
-"""Names and options of other projects are answered with hints to existing fields, in YAML, Python and overrides."""
+"""Names and options of other projects cause hints about existing fields, in YAML, Python and overrides."""
 
 import dataclasses
 import importlib
@@ -29,7 +29,7 @@ ARGUMENTS = {
 
 
 def mistakes(recipe: str, config: str | None, *overrides: str) -> list[str]:
-    """Return the mistakes of a config as lines of text."""
+    """Return the mistakes in a config as strings."""
     try:
         load_recipe(recipe).layers(config, overrides).build()
     except ConfigError as error:
@@ -55,17 +55,17 @@ def test_field_or_override_in_a_hint_is_valid(text: str) -> None:
 
 
 @pytest.mark.parametrize("path", re.findall(r"torch(?:tune)?(?:\.\w+)+", " ".join(_FIELDS)))
-def test_component_that_a_hint_names_exists(path: str) -> None:
+def test_component_in_a_hint_exists(path: str) -> None:
     module, _, name = path.rpartition(".")
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_no_name_is_in_the_table_twice() -> None:
+def test_names_in_the_hint_table_are_unique() -> None:
     names = [name for names in _FIELDS.values() for name in names.split()]
     assert len(names) == len(set(names))
 
 
-# Beginnings of fields of transformers' TrainingArguments that have no counterpart in our configs.
+# Prefixes of the TrainingArguments fields (transformers) that have no counterpart in our configs.
 NO_COUNTERPART = re.compile(
     r"hub|push_to_hub|log_|logging_(?!steps)|dataloader_(?!num)|ddp_|torch_empty|trackio|include_|eval_(?!steps|strat|on_start)"
     r"|fp16_full|bf16_full|save_(only|on_each)|debug|skip_memory|do_|local_rank|label_|length_column|restore|ignore_data"
@@ -74,7 +74,7 @@ NO_COUNTERPART = re.compile(
 )
 
 
-def test_options_of_transformers_that_have_a_counterpart_have_a_hint() -> None:
+def test_transformers_options_with_a_counterpart_have_a_hint() -> None:
     names = {f.name for f in dataclasses.fields(transformers.TrainingArguments)}
     unknown = {name for name in names if name not in FIELDS and not hint_for(name, FIELDS)}
     assert {name for name in unknown if not NO_COUNTERPART.match(name)} == set()
@@ -144,12 +144,12 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("args", MESSAGES)
-def test_syntax_of_another_launcher_is_one_mistake_with_advice(args: str) -> None:
+def test_syntax_of_a_different_launcher_is_reported_once_with_advice(args: str) -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", *args.split())
     assert MESSAGES[args] in message
 
 
-def test_field_that_the_recipe_does_not_have_is_not_suggested(tmp_path: Path) -> None:
+def test_field_missing_from_the_recipe_is_not_suggested(tmp_path: Path) -> None:
     (tmp_path / "plain_recipe.py").write_text(
         "from attrs import define\nfrom torchtune import config\n\n\n"
         "@define(kw_only=True)\nclass PlainConfig:\n    dataset: str = 'x'\n    num_epoch: int = 1\n\n\n"
@@ -162,7 +162,7 @@ def test_field_that_the_recipe_does_not_have_is_not_suggested(tmp_path: Path) ->
     assert "use " not in dataset
 
 
-def test_field_of_another_recipe_is_suggested_with_that_recipe(tmp_path: Path) -> None:
+def test_field_of_a_different_recipe_is_suggested_with_that_recipe(tmp_path: Path) -> None:
     yaml = tmp_path / "my.yaml"
     yaml.write_text("_base_: smollm2_135m_full\nlora_r: 8\npeft_config: {}\n")
     rank, adapters = mistakes("full_finetune", str(yaml))
@@ -181,14 +181,14 @@ def test_fields_listed_for_one_recipe_exist_only_in_that_recipe() -> None:
         assert [name for name, names in recipe_fields.items() if field in names] == [recipe]
 
 
-def test_hint_for_an_argument_is_given_only_if_the_component_takes_it() -> None:
+def test_hint_for_an_argument_is_shown_only_if_the_component_accepts_it() -> None:
     assert hint_for("lora_alpha", ["rank", "alpha"]) == "use alpha"
     assert hint_for("cutoff_len", ["source", "max_seq_len"]) == "use max_seq_len"
     assert hint_for("eval_dataset", ["dataset"]) is None
     assert hint_for("weird", FIELDS) is None
 
 
-def test_hidden_key_of_gitlab_is_answered_with_a_key_that_begins_with_x(tmp_path: Path) -> None:
+def test_hint_for_a_gitlab_hidden_key_suggests_a_key_that_begins_with_x(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "_base_: smollm2_135m_lora\n.shared: &shared {lr: 0.1}\noptimizer: *shared\n"
     )

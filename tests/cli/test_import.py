@@ -1,4 +1,4 @@
-"""`tune import` converts configs as the original torchtune's documentation describes them."""
+"""`tune import` converts configs of the format documented by the original torchtune."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ profiler:
 
 
 def imported(tune: Tune, folder: Path, text: str, *overrides: str) -> tuple[dict[str, Any], str, str]:
-    """Import a YAML text; return the new config, standard output and standard error."""
+    """Import YAML text and return the new config, standard output and standard error."""
     (folder / "old.yaml").write_text(text)
     result = tune("import", str(folder / "old.yaml"), *overrides, "-o", str(folder / "new.yaml"))
     assert result.status == 0, result.err
@@ -145,7 +145,7 @@ def test_fields_of_later_versions_are_imported(tune: Tune, tmp_path: Path) -> No
     assert tune("validate", "lora_finetune", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
 
 
-def test_overrides_use_the_originals_field_names(tune: Tune, tmp_path: Path) -> None:
+def test_overrides_use_the_original_field_names(tune: Tune, tmp_path: Path) -> None:
     overrides = (
         "checkpointer.checkpoint_dir=models/l",
         "optimizer.lr=0.5",
@@ -157,7 +157,7 @@ def test_overrides_use_the_originals_field_names(tune: Tune, tmp_path: Path) -> 
     assert new["optimizer"]["lr"] == 0.5
 
 
-def test_full_config_without_schedule_keeps_a_constant_rate(tune: Tune, tmp_path: Path) -> None:
+def test_full_config_without_schedule_keeps_a_constant_learning_rate(tune: Tune, tmp_path: Path) -> None:
     text = (
         LORA.replace("lora_llama2_7b", "llama2_7b")
         .replace("# for the recipe lora_finetune_distributed\n", "")
@@ -228,7 +228,7 @@ def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_unsupported_switch_is_reported_only_if_it_is_on(name: str, tune: Tune, tmp_path: Path) -> None:
+def test_unsupported_switch_is_reported_only_if_it_is_enabled(name: str, tune: Tune, tmp_path: Path) -> None:
     text = LORA.replace("enable_activation_checkpointing: True\n", "").replace("compile: False\n", "")
     text = text.replace("resume_from_checkpoint: False\n", "")
     assert (
@@ -246,7 +246,7 @@ def test_unsupported_switch_is_reported_only_if_it_is_on(name: str, tune: Tune, 
         ("model: 1\nmodel: 2\n", "duplicate key"),
     ],
 )
-def test_file_that_is_not_a_config_of_the_original_is_one_mistake(
+def test_file_that_is_not_an_original_config_is_reported_as_one_mistake(
     text: str, message: str, tune: Tune, tmp_path: Path
 ) -> None:
     (tmp_path / "old.yaml").write_text(text)
@@ -275,8 +275,6 @@ def test_file_that_is_not_a_config_of_the_original_is_one_mistake(
         ("code_llama2.lora_code_llama2_7b", "llama2.code_llama_7b"),
     ],
 )
-def test_models_of_the_original_are_converted(
-    original: str, converted: str, tune: Tune, tmp_path: Path
-) -> None:
+def test_original_models_are_converted(original: str, converted: str, tune: Tune, tmp_path: Path) -> None:
     new, *_ = imported(tune, tmp_path, LORA.replace("llama2.lora_llama2_7b", original))
     assert new["model"] == {"_component_": f"torchtune.models.{converted}"}

@@ -14,7 +14,7 @@ from torchtune.config import instantiate
 
 
 def with_dataset(*lines: str) -> str:
-    """Return the LoRA config with another dataset."""
+    """Return the LoRA config with a different dataset."""
     before, _, after = LORA.partition("dataset:\n")
     return before + "\n".join(["dataset:", *(f"  {line}" for line in lines)]) + after[after.index("\nseed") :]
 
@@ -120,7 +120,7 @@ DATASETS: dict[tuple[str, ...], dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("lines", DATASETS)
-def test_datasets_of_the_original_are_converted(lines: tuple[str, ...], tune: Tune, tmp_path: Path) -> None:
+def test_original_datasets_are_converted(lines: tuple[str, ...], tune: Tune, tmp_path: Path) -> None:
     new, out, err = imported(tune, tmp_path, with_dataset(*lines))
     expected = dict(DATASETS[lines])
     if "datasets" not in expected:
@@ -158,7 +158,7 @@ TEXT = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>"
         ),
     ],
 )
-def test_imported_dataset_reads_the_rows_that_the_original_reads(
+def test_imported_dataset_reads_the_same_rows_as_the_original(
     lines: tuple[str, ...], rows: list[Any], tune: Tune, tmp_path: Path
 ) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
@@ -193,7 +193,7 @@ batch_size_val: ${batch_size}
 """
 
 
-def test_validation_is_imported_where_the_original_validates(tune: Tune, tmp_path: Path) -> None:
+def test_validation_is_imported_only_if_enabled_in_the_original(tune: Tune, tmp_path: Path) -> None:
     new, _, err = imported(tune, tmp_path, f"{LORA}{VALIDATION}run_val_every_n_steps: 50\n")
     assert new["validation"] == {
         "dataset": {
@@ -261,7 +261,7 @@ def test_validation_is_imported_where_the_original_validates(tune: Tune, tmp_pat
         ),
     ],
 )
-def test_tokenizers_of_the_original_are_converted(
+def test_original_tokenizers_are_converted(
     original: str, converted: str, file: str, tune: Tune, tmp_path: Path
 ) -> None:
     overrides = ("checkpointer.checkpoint_dir=F", f"tokenizer={original}")
@@ -290,7 +290,7 @@ def test_tokenizer_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_
         assert f"no counterpart: tokenizer.{part}" in err
 
 
-def test_models_of_images_have_no_counterpart(tune: Tune, tmp_path: Path) -> None:
+def test_vision_models_have_no_counterpart(tune: Tune, tmp_path: Path) -> None:
     overrides = (
         "model={_component_: torchtune.models.llama3_2_vision.lora_llama3_2_vision_11b, lora_attn_modules: [q_proj]}",
         "tokenizer={_component_: torchtune.models.llama3_2_vision.llama3_2_vision_transform, path: F/t.model}",

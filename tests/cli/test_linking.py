@@ -1,4 +1,4 @@
-"""The last sections of the config tutorial: register a recipe and a config of your own with `tune`, and run them."""
+"""The last sections of the config tutorial: register a new recipe and a new config with `tune`, and run them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Typical mistakes of newcomers are answered with the command to type instead."""
+"""Messages about typical beginners' mistakes contain the correct command."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("args", MESSAGES)
-def test_mistake_is_answered_with_the_command_to_type(
+def test_message_contains_the_correct_command(
     args: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,7 +32,7 @@ def test_mistake_is_answered_with_the_command_to_type(
 
 
 @pytest.mark.parametrize("args", ["", "dataset.source=x metric_logger.log_dir=y model.path=z"])
-def test_call_without_a_config_is_one_mistake_with_an_example(args: str, tune: Tune) -> None:
+def test_call_without_a_config_is_reported_as_one_mistake_with_an_example(args: str, tune: Tune) -> None:
     result = tune("lora_finetune", *args.split())
     head, line = result.err.splitlines()
     assert head.startswith("1 mistake")
@@ -54,7 +54,7 @@ def test_missing_files_are_noted(tune: Tune) -> None:
     assert result.status == 0
     assert "note: model_directory: nowhere does not exist yet" in result.err
     assert "note: dataset.source: none.json does not exist yet" in result.err
-    assert "tokenizer" not in result.err  # its folder is the missing one
+    assert "tokenizer" not in result.err  # the tokenizer is in the missing folder
 
 
 def test_tune_cp_prints_the_command_that_runs_the_copy(tune: Tune, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def slow() -> OwnConfig:
 """
 
 
-def test_own_recipe_with_a_path_as_its_output_dir_is_frozen_and_its_configs_are_compared(
+def test_user_recipe_with_a_path_as_output_dir_is_frozen_and_its_configs_are_compared(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from torchtune.cli import main

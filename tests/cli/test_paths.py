@@ -27,7 +27,7 @@ from torchtune.tokenizers import BaseTokenizer, auto_tokenizer
 from torchtune.utils.metric_logging import MetricLogger
 
 CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
-NAME_OF_A_PATH = re.compile(r"(^|_)(dir|directory|path|file|folder|source|cache)$|^chat_template$")
+PATH_LIKE_NAME = re.compile(r"(^|_)(dir|directory|path|file|folder|source|cache)$|^chat_template$")
 
 
 @pytest.fixture(autouse=True)
@@ -63,23 +63,23 @@ def components() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize(("recipe", "config"), CONFIGS)
-def test_every_field_named_like_a_path_is_declared_as_one(recipe: str, config: str) -> None:
+def test_every_field_named_like_a_path_is_declared_as_a_path(recipe: str, config: str) -> None:
     loaded = load_recipe(recipe)
     named = {
         path: declared
         for path, declared in all_slots(loaded.config_class, freeze(loaded.layers(config)).tree)
-        if NAME_OF_A_PATH.search(str(path[-1]))
+        if PATH_LIKE_NAME.search(str(path[-1]))
     }
     assert len(named) >= 5
     assert [path for path, declared in named.items() if not is_path(declared)] == []
 
 
-def test_every_component_argument_named_like_a_path_is_declared_as_one() -> None:
+def test_every_component_argument_named_like_a_path_is_declared_as_a_path() -> None:
     named = [
         (component.__name__, p.name, p.type)
         for component in components()
         for p in parameters(component).values()
-        if NAME_OF_A_PATH.search(p.name)
+        if PATH_LIKE_NAME.search(p.name)
     ]
     assert len(named) > 30
     assert [(owner, name) for owner, name, declared in named if not is_path(declared)] == []
@@ -95,7 +95,7 @@ def test_home_is_expanded_in_every_path_of_a_config(recipe: str, config: str, ho
     assert [value_at(frozen, path) for path in paths] == [f"{home}/a b/{i}" for i in range(len(paths))]
 
 
-def test_home_is_expanded_in_yaml_in_bases_and_in_names_of_configs(tune: Tune, home: Path) -> None:
+def test_home_is_expanded_in_yaml_in_bases_and_in_config_names(tune: Tune, home: Path) -> None:
     (home / "base.yaml").write_text("_base_: smollm2_135m_lora\nmodel_directory: ~/models/one/\n")
     (home / "my run.yaml").write_text("_base_: ~/base.yaml\noutput_dir: ~/runs/two words\n")
     exported = tune("export", "lora_finetune", "--config=~/my run.yaml")
@@ -121,7 +121,7 @@ class OwnConfig:
     joined: LocalPath = "${text}b"
 
 
-def test_own_config_class_declares_paths_by_their_types(home: Path) -> None:
+def test_user_config_class_declares_paths_by_type(home: Path) -> None:
     cfg = resolve(OwnConfig(folder=Path("~/folder")))
     assert cfg.output_dir == f"{home}/runs"
     assert cfg.folder == home / "folder"
@@ -132,7 +132,7 @@ def test_own_config_class_declares_paths_by_their_types(home: Path) -> None:
     assert cfg.joined == f"{home}/text/b"
 
 
-def test_recipe_without_a_config_class_has_paths_too(home: Path) -> None:
+def test_home_is_expanded_in_a_recipe_without_a_config_class(home: Path) -> None:
     logger = {"_component_": "torchtune.utils.metric_logging.DiskLogger", "log_dir": "x"}
     layers = Layers(None, {"output_dir": "x", "logger": logger})
     override(layers, [("output_dir", "~/runs"), ("logger.log_dir", "~/log")])
@@ -148,11 +148,11 @@ def test_recipe_without_a_config_class_has_paths_too(home: Path) -> None:
         ("$SCRATCH", "a path cannot begin with $SCRATCH"),
     ],
 )
-def test_path_without_a_valid_home_folder_is_one_mistake(
+def test_path_without_a_valid_home_folder_is_reported_as_one_mistake(
     tune: Tune, text: str, message: str, home: Path
 ) -> None:
     call = ("validate", "lora_finetune", "--config", "smollm2_135m_lora")
-    result = tune(*call, f"model_directory={text}")  # the tokenizer's paths refer to it
+    result = tune(*call, f"model_directory={text}")  # the tokenizer's paths refer to this field
     assert result.status == 2
     assert f"model_directory={text}: model_directory: {message}" in result.err
     assert len(result.err.splitlines()) == 2
@@ -166,7 +166,7 @@ def test_paths_that_only_resemble_the_home_folder_are_not_expanded() -> None:
     assert cfg.files == ["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]
 
 
-def test_unknown_user_in_an_argument_is_a_mistake(tune: Tune) -> None:
+def test_unknown_user_in_an_argument_is_reported_as_a_mistake(tune: Tune) -> None:
     result = tune("download", "owner/name", "--output-dir=~nobody-of-this-name/x")
     assert result.status == 2
     assert "~nobody-of-this-name has no home folder" in result.err
@@ -204,6 +204,6 @@ def test_run_with_home_spaces_links_and_slashes_in_its_paths_resumes(
     same = ["model_directory=~/linked model", f"output_dir={home}/runs/a b", "max_steps=1"]
     repeated = tune(*call, *same)
     assert repeated.status == 2
-    assert "finished" in repeated.err  # the same run, although its paths are written differently
+    assert "finished" in repeated.err  # the same run, even though its paths are spelled differently
     extended = tune(*call, *same[:2], "max_steps=2", "epochs=2", "--extend")
     assert extended.status == 0, extended.err

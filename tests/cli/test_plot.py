@@ -1,4 +1,4 @@
-"""`tune plot` plots the metrics of runs, and reports the parts of a run that it cannot read."""
+"""`tune plot` plots the metrics of runs and reports unreadable lines."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from torchtune.plots._table import NO_VALUE, differing_leaves, row_of
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
-def test_page_holds_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> None:
+def test_page_contains_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> None:
     lines = {name: made_metrics(60, seed=seed, validate_every=20) for seed, name in enumerate("ab")}
     runs = [str(write_run(tmp_path / name, lines[name])) for name in lines]
     result = tune("plot", *runs)
@@ -109,7 +109,7 @@ def test_table_summarises_a_run(tmp_path: Path, tune: Tune) -> None:
         ({"started": "now"}, {}, [], "no step yet"),
     ],
 )
-def test_state_of_a_run_follows_from_its_record(
+def test_run_state_is_derived_from_the_record(
     record: dict[str, Any], config: dict[str, Any], lines: list[dict[str, Any]], state: str
 ) -> None:
     assert row_of(a_run(lines, record=record, config=config))[-1] == state
@@ -151,7 +151,7 @@ def test_unreadable_lines_are_reported(tmp_path: Path, tune: Tune) -> None:
     assert "3 lines (5, 6, 7) of metrics.jsonl" in page.text
 
 
-def test_config_differences_omit_the_folders_of_the_runs(tmp_path: Path) -> None:
+def test_config_differences_omit_run_folders(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [], seed=3, lr=1e-4)
     write_run(tmp_path / "b", [], seed=4, lr=1e-4, batch_size=2)
     write_run(tmp_path / "c", [], seed=4, lr=3e-4)
@@ -167,7 +167,7 @@ def test_config_differences_omit_the_folders_of_the_runs(tmp_path: Path) -> None
     ]
 
 
-def test_texts_of_a_run_are_escaped_in_the_page(tmp_path: Path, tune: Tune) -> None:
+def test_text_from_a_run_is_escaped_in_the_page(tmp_path: Path, tune: Tune) -> None:
     samples = [{"step": 5, "prompt": f"{HOSTILE}\ud800", "answer": HOSTILE}]
     run = write_run(tmp_path / "run", made_metrics(3), samples=samples)
     (run / "config.yaml").write_text(f"dataset: {json.dumps(HOSTILE)}")
@@ -195,7 +195,7 @@ def test_page_loads_nothing_and_allows_only_its_own_script() -> None:
     assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-def test_answers_are_shown_by_prompt_and_step(tmp_path: Path) -> None:
+def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
     samples = [
         {"step": step, "prompt": f"Prompt {p}", "answer": f"answer {p} at {step}"}
         for step in (0, 10)
@@ -260,7 +260,7 @@ def test_invalid_arguments_end_with_status_2_and_one_line(
         ("x.html", ["x.html"]),
     ],
 )
-def test_output_is_a_folder_a_name_or_a_file(
+def test_output_can_be_a_folder_a_name_or_a_file(
     output: str | None, files: list[str], tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A user's project may have packages named `recipes` and `configs_py`, like the packages of torchtune."""
+"""A user's project may have packages with the same names as torchtune's `recipes` and `configs_py`."""
 
 import importlib
 import os
@@ -117,7 +117,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def environment(project: Path, first: str) -> dict[str, str]:
-    """Return an environment whose path begins with torchtune, as for `tune`, or with the project, as for a script."""
+    """Return an environment whose PYTHONPATH starts with torchtune (as for `tune`) or the project (as for a script)."""
     folders = [ROOT] if first == "torchtune" else [project, ROOT]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONSAFEPATH": "1"}
 
@@ -146,22 +146,20 @@ def test_registered_configs_are_listed_and_can_be_a_base(first: str, project: Pa
 
 
 @FIRST
-def test_projects_recipe_runs_with_its_config_and_imports_torchtunes_recipes(
-    first: str, project: Path
-) -> None:
+def test_project_recipe_runs_with_its_config_and_imports_torchtune_recipes(first: str, project: Path) -> None:
     call = ["recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
     assert tune(project, first, *call) == "cherries in recipes.toppings\n"
     assert "_component_: recipes.toppings.Topping" in (project / "runs/cake/config.yaml").read_text()
 
 
 @FIRST
-def test_yaml_can_name_components_of_the_projects_package(first: str, project: Path) -> None:
+def test_yaml_can_use_components_of_the_project_package(first: str, project: Path) -> None:
     call = ["recipes/cake.py", "--config", "cake.yaml", "in_a_process=true"]
     assert tune(project, first, *call) == "nuts in recipes.toppings\n"
 
 
 @FIRST
-def test_registered_recipe_takes_a_config_of_the_projects_package(first: str, project: Path) -> None:
+def test_registered_recipe_accepts_a_config_of_the_project_package(first: str, project: Path) -> None:
     call = ["lora_finetune", "--config", "configs_py/cakes.py:fine_tuned"]
     assert "batch_size: 3\n" in tune(project, first, "export", *call)
 
@@ -189,11 +187,11 @@ def test_script_of_the_project_imports_both_packages(project: Path) -> None:
         ("attrs", ""),
     ],
 )
-def test_shadowed_module_is_suggested_by_its_second_name(name: str, hint: str) -> None:
+def test_shadowed_module_is_suggested_under_its_torchtune_name(name: str, hint: str) -> None:
     assert second_name_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
 
 
-def test_package_of_another_project_is_not_trusted_for_its_name(project: Path) -> None:
+def test_package_of_a_different_project_is_not_trusted_because_of_its_name(project: Path) -> None:
     (project / "stranger.yaml").write_text(
         "_base_: smollm2_135m_lora\nmodel: {_component_: recipes.toppings.Topping}\n"
     )
@@ -206,7 +204,7 @@ def test_package_of_another_project_is_not_trusted_for_its_name(project: Path) -
 
 @pytest.mark.slow
 @FIRST
-def test_projects_recipe_runs_on_two_ranks(first: str, project: Path) -> None:
+def test_project_recipe_runs_on_two_ranks(first: str, project: Path) -> None:
     call = ["--nproc_per_node", "2", "recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
     assert tune(project, first, *call) == "cherries in recipes.toppings\n" * 2
 

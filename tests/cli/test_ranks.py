@@ -1,4 +1,4 @@
-"""The failure of ranks is reported in one message about the rank that failed first."""
+"""If ranks fail, one message about the rank that failed first is printed."""
 
 import json
 import signal
@@ -45,7 +45,7 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
         ),
     ],
 )
-def test_the_rank_that_failed_first_is_reported_with_its_reason(
+def test_the_first_failed_rank_is_reported_with_its_reason(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     exitcode: int,
@@ -58,7 +58,7 @@ def test_the_rank_that_failed_first_is_reported_with_its_reason(
     assert capsys.readouterr().err == f"tune: rank 1: {message}\n"
 
 
-def test_a_rank_terminated_by_the_launcher_is_not_the_first(
+def test_a_rank_terminated_by_the_launcher_is_not_reported_as_the_first_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report_failure({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, -signal.SIGKILL)}) == 1
@@ -76,7 +76,7 @@ def test_a_lost_connection_is_reported_if_no_other_rank_failed(
     assert "tune: rank 3: lost its connection to a different rank, which has ended" in capsys.readouterr().err
 
 
-def test_a_verb_after_the_launchers_options_is_a_mistake_with_advice(tune: Tune) -> None:
+def test_a_verb_after_launcher_options_is_rejected_with_advice(tune: Tune) -> None:
     done = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
     assert done.status == 2
     assert (

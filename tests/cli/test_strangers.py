@@ -1,4 +1,4 @@
-"""In an untrusted working folder, `tune` runs no code of that folder, with one process and with two."""
+"""`tune` runs no code from an untrusted working folder, with one process or two."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ REJECTED = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return an untrusted folder whose modules leave a trace when they are imported."""
+    """Return an untrusted folder whose modules leave a trace file when they are imported."""
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     for name in SHADOWS:
@@ -72,16 +72,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tune(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `tune` in a process whose working folder is the untrusted one."""
+    """Run `tune` in a process with the untrusted folder as its working folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNE_ALLOW": ""}
     call = [sys.executable, "-m", "torchtune.cli", *words]
     return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("recipe", ["../own/own_recipe.py", "full_finetune"])
-def test_nothing_that_an_untrusted_yaml_names_is_imported_or_run(recipe: str, folder: Path) -> None:
+def test_names_in_untrusted_yaml_are_neither_imported_nor_run(recipe: str, folder: Path) -> None:
     lines = [f"x{i}: {{_component_: {path}}}" for i, path in enumerate(REJECTED)]
-    if recipe == "full_finetune":  # one at a time would import torch a dozen times; its fields are typed
+    if recipe == "full_finetune":  # typed fields; importing torch for every case would be slow
         lines = [
             "_base_: smollm2_135m_full",
             "model: {_component_: evil.run}",
@@ -102,7 +102,7 @@ def test_nothing_that_an_untrusted_yaml_names_is_imported_or_run(recipe: str, fo
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_torch_module_next_to_the_yaml_shadows_nothing(processes: int, folder: Path) -> None:
+def test_torch_module_next_to_the_yaml_does_not_shadow_torch(processes: int, folder: Path) -> None:
     (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")
     launch = [] if processes == 1 else ["--nproc_per_node", "2"]
     done = tune(folder, *launch, "../own/own_recipe.py", "--config", "my.yaml")

@@ -1,4 +1,4 @@
-"""`tune validate` reports what a run would reject before its first step, and estimates the run's memory."""
+"""`tune validate` reports errors that would stop a run before its first step, and estimates the run's memory."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ WRONG_SCHEDULES = {
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "model")
 
 
 def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lora_finetune") -> Result:
-    """Validate or run a config for rows."""
+    """Validate or run a config whose dataset contains the given rows."""
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = "lora" if recipe == "lora_finetune" else "full"
     plain = ("device=cpu", "dtype=fp32", "loading.workers=0", "validation=null", "output_dir=run")
@@ -56,7 +56,7 @@ def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lor
     ],
     ids=["long", "many long", "short packs", "short model", "blank answers", "questions alone"],
 )
-def test_rows_that_all_lack_targets_are_an_error_of_every_verb(
+def test_rows_without_any_targets_are_rejected_by_every_verb(
     verb: str, rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
     done = call(tune, verb, rows, *words)
@@ -75,7 +75,7 @@ def test_rows_that_all_lack_targets_are_an_error_of_every_verb(
     ],
     ids=["long", "many long"],
 )
-def test_held_out_rows_that_all_lack_targets_are_one_mistake(
+def test_held_out_rows_without_any_targets_are_reported_as_one_mistake(
     verb: str, held_out: list[Any], reason: str, tune: Tune
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
@@ -84,12 +84,14 @@ def test_held_out_rows_that_all_lack_targets_are_one_mistake(
     assert done.status == 2
     assert f"validation: {reason}" in done.err
     assert done.err.count("has a target") == 1
-    assert verb == "run" or "validation={share: null" in done.err, "the location of the rows"
+    assert verb == "run" or "validation={share: null" in done.err, (
+        "the message must contain the location of the rows"
+    )
     assert "step 1" not in done.err
 
 
 @pytest.mark.parametrize("verb", ["validate", "run"])
-def test_a_held_out_share_without_a_target_is_one_mistake(verb: str, tune: Tune) -> None:
+def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(verb: str, tune: Tune) -> None:
     done = call(tune, verb, [CHAT], "validation={share: 0.5}")
     assert done.status == 2
     assert "validation.share: a dataset of 1 row(s) is too small to hold out rows" in done.err
@@ -113,7 +115,7 @@ def test_one_row_with_a_target_among_many_without_is_valid(n_long: int, tune: Tu
 
 @pytest.mark.parametrize("schedule", WRONG_SCHEDULES)
 @pytest.mark.parametrize("verb", ["validate", "run"])
-def test_a_schedule_that_cannot_be_built_is_one_mistake_at_its_field(
+def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field(
     schedule: str, verb: str, tune: Tune
 ) -> None:
     done = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
@@ -134,7 +136,7 @@ def test_a_schedule_that_cannot_be_built_is_one_mistake_at_its_field(
         ("torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1", ""),
     ],
 )
-def test_a_run_that_is_shorter_than_its_schedule_is_valid_with_a_note(
+def test_a_run_shorter_than_its_schedule_is_valid_with_a_note(
     verb: str, schedule: str, message: str, tune: Tune, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
@@ -154,7 +156,9 @@ def test_a_run_that_is_shorter_than_its_schedule_is_valid_with_a_note(
         ("run", "run is a run's folder; pass the adapter in it, run/final"),
     ],
 )
-def test_a_folder_without_an_adapter_is_one_mistake(verb: str, folder: str, message: str, tune: Tune) -> None:
+def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
+    verb: str, folder: str, message: str, tune: Tune
+) -> None:
     assert call(tune, "run", [CHAT], "max_steps=1").status == 0
     words = (f"lora.adapter_directory={folder}", "max_steps=1", "output_dir=further")
     done = call(tune, verb, [CHAT], *words)
@@ -177,7 +181,7 @@ def test_a_folder_without_an_adapter_is_one_mistake(verb: str, folder: str, mess
     ],
     ids=["assumed", "assumed up to the model's", "of the data", "of the model", "of the packs"],
 )
-def test_activations_are_estimated_for_the_length_of_the_batches(
+def test_activations_are_estimated_for_the_batch_length(
     words: tuple[str, ...], length: str, tune: Tune
 ) -> None:
     rows = [CHAT, {"messages": CHAT["messages"] * 2}, CHAT]
@@ -185,7 +189,7 @@ def test_activations_are_estimated_for_the_length_of_the_batches(
     done = call(tune, "validate", rows, *settings, *words, recipe="full_finetune")
     assert done.status == 0, done.err
     dataset: Any = auto_dataset(auto_tokenizer("model"), "rows.jsonl")
-    longest = len(dataset[1].tokens) - 1  # the last token is only predicted
+    longest = len(dataset[1].tokens) - 1  # the last token is a target but not an input
     assert 20 < longest < 128
     assert f" of activations (2 batch rows of {length.format(longest=longest)}" in done.out
 
@@ -199,7 +203,7 @@ def test_activations_are_estimated_for_the_length_of_the_batches(
         ("torch.optim.SparseAdam", "dense"),
     ],
 )
-def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_location(
+def test_an_optimizer_that_cannot_train_the_model_is_reported_in_one_line_with_one_location(
     verb: str, optimizer: str, reason: str, tune: Tune
 ) -> None:
     words = (f"optimizer={optimizer}", "optimizer.lr=0.1", "max_steps=1")
@@ -223,7 +227,7 @@ def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_location(
         ("no/such/folder", "tune download downloads a model"),
     ],
 )
-def test_a_name_on_the_hub_is_answered_with_the_command_that_downloads_it(
+def test_message_about_a_hub_name_contains_the_download_command(
     recipe: str, name: str, command: str, tune: Tune
 ) -> None:
     if recipe == "alpaca_generate":
@@ -231,13 +235,13 @@ def test_a_name_on_the_hub_is_answered_with_the_command_that_downloads_it(
         validated, ran = tune("validate", *words), tune("run", *words)
     else:
         validated, ran = (call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run"))
-    assert (validated.status, ran.status) == (0, 2), "the config may be for another machine"
+    assert (validated.status, ran.status) == (0, 2), "the config may be for a different machine"
     assert command in validated.err
     assert command in ran.err
 
 
 @pytest.mark.parametrize("name", ["owner/name", "Qwen/Qwen2.5-0.5B", "nowhere"])
-def test_a_missing_tokenizer_folder_is_one_line_with_the_command_that_downloads_one(
+def test_a_missing_tokenizer_folder_is_reported_in_one_line_with_the_download_command(
     name: str, tune: Tune
 ) -> None:
     done = call(tune, "run", [CHAT], f"tokenizer_directory={name}")

@@ -1,4 +1,4 @@
-"""`tune validate` lists all folders and optimizers that a run would reject, without reading weights."""
+"""Without reading weights, `tune validate` lists all folders and optimizers that a run would reject."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def lines(result: Result) -> list[str]:
 @pytest.mark.parametrize("recipe", ["full_finetune", "lora_finetune"])
 @pytest.mark.parametrize("has_base", [True, False])
 @pytest.mark.parametrize("words", [(), HF])
-def test_an_adapter_as_a_model_is_rejected_with_how_to_fix_it(
+def test_an_adapter_as_a_model_is_rejected_with_advice(
     tune: Tune, tiny: Tiny, recipe: str, words: tuple[str, ...], *, has_base: bool
 ) -> None:
     folder = adapter(tiny, tiny.folder / "adapter", None if has_base else "the/base")
@@ -81,7 +81,7 @@ def test_an_adapter_as_a_model_is_rejected_with_how_to_fix_it(
         assert f"tune: {expected}" in ran.err
 
 
-def test_a_runs_folder_as_a_model_is_rejected_with_the_weights_in_it(tune: Tune, tiny: Tiny) -> None:
+def test_a_run_folder_as_a_model_is_rejected_with_a_list_of_its_weights(tune: Tune, tiny: Tiny) -> None:
     folder = tiny.folder / "run"
     folder.mkdir()
     (folder / "config.yaml").touch()
@@ -94,7 +94,7 @@ def test_a_runs_folder_as_a_model_is_rejected_with_the_weights_in_it(tune: Tune,
 
 
 @pytest.mark.parametrize("verb", [validate, run])
-def test_the_folder_of_an_adapters_run_as_a_model_is_rejected_with_how_to_use_the_adapter(
+def test_an_adapter_run_folder_as_a_model_is_rejected_with_advice_for_using_the_adapter(
     tune: Tune, tiny: Tiny, verb: Any
 ) -> None:
     folder = tiny.folder / "run"
@@ -121,7 +121,7 @@ def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words
 
 
 @pytest.mark.parametrize("verb", [validate, run])
-def test_weights_of_codes_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> None:
+def test_integer_weights_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> None:
     file = tiny.folder / "model/model.safetensors"
     tensors = load_file(file)
     name = "model.layers.0.mlp.up_proj.weight"
@@ -154,14 +154,14 @@ def without_a_shard(folder: Path) -> str:
     return "no model-00002-of-"
 
 
-def misshapen(folder: Path) -> str:
+def with_a_wrong_shape(folder: Path) -> str:
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"] = torch.ones(7)
     save_file(tensors, folder / "model.safetensors")
     return "model.norm.weight has shape [7], expected [64]"
 
 
-def cut_short(folder: Path) -> str:
+def with_a_truncated_file(folder: Path) -> str:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     return "is damaged or truncated"
@@ -172,7 +172,7 @@ def without_weights(folder: Path) -> str:
     return "expected model.safetensors, model.safetensors.index.json"
 
 
-def of_another_base(folder: Path) -> str:
+def of_a_different_base(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     return "describes a different model: rope_base is 5.0, expected "
@@ -180,7 +180,14 @@ def of_another_base(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "damage",
-    [without_a_tensor, without_a_shard, misshapen, cut_short, without_weights, of_another_base],
+    [
+        without_a_tensor,
+        without_a_shard,
+        with_a_wrong_shape,
+        with_a_truncated_file,
+        without_weights,
+        of_a_different_base,
+    ],
 )
 def test_weights_that_do_not_fit_are_rejected(tune: Tune, tiny: Tiny, damage: Any) -> None:
     message = damage(tiny.folder / "model")
@@ -202,7 +209,7 @@ def test_a_missing_tokenizer_is_rejected(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "model/tokenizer.json").unlink()
     done = validate(tune, tiny)
     assert (done.status, ": tokenizer: " in done.err, "no tokenizer.json in" in done.err) == (2, True, True)
-    # Missing rows do not hide it.
+    # The missing tokenizer is reported even if the rows are missing.
     later = [f"{name}.source=later.json" for name in ("dataset", "validation.dataset")]
     done = validate(tune, tiny, *later)
     assert (done.status, ": tokenizer: " in done.err, "no tokenizer.json in" in done.err) == (2, True, True)
@@ -220,7 +227,7 @@ def test_all_mistakes_are_reported_in_one_list(tune: Tune, tiny: Tiny) -> None:
     ]
 
 
-def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_one_location(
+def test_an_optimizer_that_rejects_the_parameters_is_reported_in_one_line_with_one_location(
     tune: Tune, tiny: Tiny
 ) -> None:
     done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
@@ -239,7 +246,7 @@ def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_one_location(
         ("FailsOnVectors", "its step fails on the trained parameters: AssertionError"),
     ],
 )
-def test_a_third_party_optimizer_that_raises_is_one_line(
+def test_a_third_party_optimizer_that_raises_is_reported_in_one_line(
     tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "tests")
@@ -250,10 +257,10 @@ def test_a_third_party_optimizer_that_raises_is_one_line(
     assert line.endswith(f": optimizer: {path}: {reason}")
     assert "Traceback" not in done.err
     lora = validate(tune, tiny, f"optimizer={path}", "optimizer.lr=0.1", recipe="lora_finetune")
-    assert lora.status == 0, "all parameters of adapters are matrices"
+    assert lora.status == 0, "all adapter parameters are matrices"
 
 
-def test_the_memory_of_an_optimizer_that_reads_values_is_estimated_on_small_tensors(
+def test_memory_of_an_optimizer_that_reads_values_is_estimated_on_small_tensors(
     tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "tests")
@@ -265,7 +272,7 @@ def test_the_memory_of_an_optimizer_that_reads_values_is_estimated_on_small_tens
 
 
 @pytest.mark.parametrize("has_adapter_directory", [True, False])
-def test_an_adapter_of_another_model_is_rejected_before_generation(
+def test_an_adapter_of_a_different_model_is_rejected_before_generation(
     tune: Tune, tiny: Tiny, *, has_adapter_directory: bool
 ) -> None:
     folder = adapter(tiny, tiny.folder / "adapter")

@@ -98,7 +98,7 @@ def test_copied_yaml_runs_by_path_and_equals_the_original(tune: Tune, tmp_path: 
     assert tune("cp", "smollm2_135m_lora", path, "--force").status == 0
 
 
-def test_validate_itemises_the_memory_of_a_step(tune: Tune) -> None:
+def test_validate_itemises_the_memory_per_step(tune: Tune) -> None:
     words = (
         "validate",
         "full_finetune",
@@ -147,7 +147,7 @@ def test_origins_show_the_location_of_every_value(tune: Tune) -> None:
     )
 
 
-def test_export_is_complete_and_repeatable(tune: Tune, tmp_path: Path) -> None:
+def test_export_is_complete_and_reproducible(tune: Tune, tmp_path: Path) -> None:
     first, second = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
     assert tune("export", *LORA, "-o", first).status == 0
     assert tune("export", "lora_finetune", "--config", first, "-o", second).status == 0
@@ -195,14 +195,14 @@ def test_missing_gpu_is_reported_before_anything_is_written(tune: Tune, tmp_path
     assert not (tmp_path / "r").exists()
 
 
-def test_help_after_a_swap_documents_the_new_component(tune: Tune) -> None:
+def test_help_documents_a_component_set_by_an_override(tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "smollm2_135m_lora", "--help", "optimizer=torch.optim.SGD")
     assert "--optimizer.momentum" in result.out
     assert "--optimizer.betas" not in result.out
     assert "torch.optim.SGD" in result.out
 
 
-def test_config_of_a_recipe_without_a_class_is_validated_whatever_its_components(
+def test_config_of_a_recipe_without_a_config_class_can_have_any_components(
     tune: Tune, tmp_path: Path
 ) -> None:
     recipe, config = tmp_path / "own.py", tmp_path / "own.yaml"

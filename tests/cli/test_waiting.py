@@ -56,7 +56,7 @@ def free_port() -> int:
 
 
 def tune(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start `tune` in a folder, with its recipe in place of the argument RECIPE and with pipes for its output."""
+    """Start `tune` with piped output in a folder; the argument RECIPE is replaced by the recipe's path."""
     (folder / "start.py").write_text(RECIPE)
     recipe = words.index("RECIPE")
     return subprocess.Popen(
@@ -113,7 +113,7 @@ def interrupted(process: "subprocess.Popen[str]", message: str) -> str:
 @pytest.mark.parametrize(
     ("rank", "awaited"), [(0, "rank 1"), pytest.param(1, "rank 0", marks=pytest.mark.slow)]
 )
-def test_missing_ranks_of_the_environment_are_reported_and_ctrl_c_ends_the_wait(
+def test_missing_ranks_from_the_environment_are_reported_and_ctrl_c_ends_the_wait(
     tmp_path: Path, rank: int, awaited: str
 ) -> None:
     port = free_port()
@@ -123,7 +123,7 @@ def test_missing_ranks_of_the_environment_are_reported_and_ctrl_c_ends_the_wait(
 
 
 @pytest.mark.slow
-def test_only_one_rank_of_a_host_prints_messages(tmp_path: Path) -> None:
+def test_only_one_rank_per_host_prints_messages(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "4", **ranks(free_port(), 1, LOCAL_RANK="1"))
     text = process.communicate(timeout=60)[1]
     assert process.returncode == 2
@@ -133,7 +133,7 @@ def test_only_one_rank_of_a_host_prints_messages(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_one_message(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_message(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -180,7 +180,7 @@ def test_the_wait_for_a_missing_node_ends_after_the_join_timeout(tmp_path: Path)
     assert "joined within 3 s; start the other nodes, check that they can reach this one" in text
 
 
-def test_a_time_limit_that_is_not_a_number_is_a_mistake(tmp_path: Path) -> None:
+def test_a_time_limit_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "soon")
     assert "--join-timeout: expected a number above 0, got 'soon'" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
@@ -197,7 +197,7 @@ def test_a_time_limit_that_is_not_a_number_is_a_mistake(tmp_path: Path) -> None:
         pytest.param("fails_before=false", "[0, 1]", None, marks=pytest.mark.slow),
     ],
 )
-def test_a_mistake_while_ranks_set_up_is_one_message(
+def test_a_mistake_during_rank_setup_is_reported_in_one_message(
     tmp_path: Path, setting: str, failing: str, reported: int | None
 ) -> None:
     process = tune(tmp_path, "--nproc_per_node", "2", "RECIPE", f"fails_on={failing}", setting)
