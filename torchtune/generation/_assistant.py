@@ -74,7 +74,7 @@ class Assistant:
         tokenizer: The model's tokenizer.
         template: The format of questions.
         system: System prompt for conversations without one.
-        options: Defaults of the answers; each call may override them.
+        options: Default options of answers; each call may override them.
 
     Raises:
         ValueError: The tokenizer does not support the template, or an option is out of range or has no effect.
@@ -172,7 +172,7 @@ class Assistant:
         Args:
             questions: The questions.
             batch_size: Number of questions answered at once; memory grows with it.
-            first_index: Index of the first question, if these are a slice of a longer list.
+            first_index: Index of the first question, if the questions are a slice of a longer list.
             options: As in `stream`.
 
         Raises:

@@ -77,7 +77,7 @@ def generate_batch(  # noqa: PLR0913 -- all but three are options
         stop_ids: Ids that end an answer; they are not part of it.
         sampling: Options for choosing tokens.
         seed: Seed of the random draws, combined with the prompt's index. None: torch's default generator draws a seed.
-        first_index: Index of the first prompt, if these are a slice of a longer list.
+        first_index: Index of the first prompt, if the prompts are a slice of a longer list.
 
     Returns:
         The generated ids of each prompt.

@@ -36,7 +36,7 @@ def load(  # noqa: PLR0913 -- each is an independent option of loading
         dtype: Dtype of weights and computation; None: float32 on a CPU, bfloat16 on other devices.
         template: As in `Assistant`.
         system: As in `Assistant`.
-        options: Defaults of the answers; each call may override them.
+        options: Default options of answers; each call may override them.
 
     Raises:
         FileNotFoundError: The folder or a file in it is missing.

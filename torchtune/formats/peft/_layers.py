@@ -51,7 +51,7 @@ class CheckpointAdapter:
     """Tensors by parameter name in our models: A `[r, in]`, B `[out, r]`, and further parameters of the kind."""
     alpha: float
     peft_names: Mapping[str, str]
-    """Parameter names in our models to their names in PEFT."""
+    """Maps parameter names in our models to their names in PEFT."""
 
     @property
     def rank(self) -> int:

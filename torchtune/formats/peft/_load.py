@@ -177,7 +177,7 @@ def _stays_tied(layers: Mapping[str, LayerAdapter], full_tensors: Mapping[str, T
 
 
 class _Reader:
-    """Reader of a PEFT folder.
+    """Reads a PEFT folder.
 
     Args:
         model: The base model, untied and on the meta device.

@@ -18,7 +18,7 @@ def match_peft_tensors(tensors: Mapping[str, Tensor], peft_names: Iterable[str])
     """Rename tensors to their names in PEFT's files, independent of the saved model's wrappers.
 
     Args:
-        tensors: By name in the file, such as `_orig_mod.model.layers.0.mlp.up_proj.lora_A.default.weight`.
+        tensors: The tensors by name in the file, such as `_orig_mod.model.layers.0.mlp.up_proj.lora_A.default.weight`.
         peft_names: PEFT's names of all possible tensors.
 
     Raises:

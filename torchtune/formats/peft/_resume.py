@@ -24,7 +24,7 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
     """Check that a model has the same adapters, and trains the same modules in full, as a PEFT folder.
 
     Args:
-        model: With adapters; it may be on the meta device.
+        model: A model with adapters; it may be on the meta device.
         folder: As in `load_peft_adapter`.
 
     Raises:
@@ -61,7 +61,7 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
 
 @torch.no_grad()
 def load_same_adapters(model: Decoder, folder: _StrPath) -> None:
-    """Load the adapters and fully trained modules of a PEFT folder into a model that already has the same ones.
+    """Load the adapters and fully trained modules of a PEFT folder into a model that already has the same adapters.
 
     Args:
         model: A model that passes `check_same_adapters`; its parameters may be sharded.
@@ -98,7 +98,7 @@ def _check_same(
 
 
 def _check_settings(name: str, adapter: Adapter, saved_adapter: LayerAdapter, folder: _StrPath) -> None:
-    """Check that a layer's adapter has the same kind, rank and scale as the one saved in a folder."""
+    """Check that a layer's adapter has the same kind, rank and scale as the adapter saved in a folder."""
     settings = {
         "kind": (kind_of_adapter(adapter), saved_adapter.kind),
         "rank": (adapter.rank, saved_adapter.rank),
