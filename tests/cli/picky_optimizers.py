@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 
 
 class RejectsVectors(SGD):
-    """An optimizer that raises ValueError if it is built with a vector."""
+    """An optimizer that raises RuntimeError if it is built with a vector."""
 
     def __init__(self, params: Iterable[Any], lr: float = 0.1) -> None:
         parameters = list(params)
@@ -18,7 +18,7 @@ class RejectsVectors(SGD):
 
 
 class FailsOnVectors(SGD):
-    """An optimizer whose step raises an error if a parameter is a vector."""
+    """An optimizer whose step raises AssertionError if a parameter is a vector."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss

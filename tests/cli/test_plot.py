@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.made_runs import Page, a_run, made_metrics, write_run
+from tests.cli.synthetic_runs import Page, plotted_run, synthetic_metrics, write_run
 from tests.tune import Tune
 from torchtune.plots._page import page_of
 from torchtune.plots._run import read_runs
@@ -20,7 +20,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
 def test_page_contains_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> None:
-    lines = {name: made_metrics(60, seed=seed, validate_every=20) for seed, name in enumerate("ab")}
+    lines = {name: synthetic_metrics(60, seed=seed, validate_every=20) for seed, name in enumerate("ab")}
     runs = [str(write_run(tmp_path / name, lines[name])) for name in lines]
     result = tune("plot", *runs)
     assert result.status == 0
@@ -65,7 +65,7 @@ def test_folder_name_with_an_equals_sign_is_not_split_into_a_label(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("lr=1e-4", "1e-4", "other"):
-        write_run(Path(name), made_metrics(2))
+        write_run(Path(name), synthetic_metrics(2))
     assert [(run.name, str(run.folder)) for run in read_runs(["lr=1e-4", "1e-4", "lr=2=other"])] == [
         ("lr=1e-4", "lr=1e-4"),
         ("1e-4", "1e-4"),
@@ -84,7 +84,7 @@ def test_table_summarises_a_run(tmp_path: Path, tune: Tune) -> None:
         {"step": 3, **common, "loss": 1.5, "tokens_per_second": 5000.0},
         {"step": 4, "validation_loss": 1.75},
     ]  # fmt: skip
-    run = a_run(lines, record={"started": "now"}, config={"max_steps": 1200})
+    run = plotted_run(lines, record={"started": "now"}, config={"max_steps": 1200})
     assert row_of(run) == [
         "a", "3 (1 skipped)", "1.5000", "1.2500 at step 2", "4,000", "1.00 GiB", "unfinished, step 4 of 1,200",
     ]  # fmt: skip
@@ -112,13 +112,13 @@ def test_table_summarises_a_run(tmp_path: Path, tune: Tune) -> None:
 def test_run_state_is_derived_from_the_record(
     record: dict[str, Any], config: dict[str, Any], lines: list[dict[str, Any]], state: str
 ) -> None:
-    assert row_of(a_run(lines, record=record, config=config))[-1] == state
+    assert row_of(plotted_run(lines, record=record, config=config))[-1] == state
 
 
 def test_runs_without_metrics_or_with_one_step_are_plotted(tmp_path: Path, tune: Tune) -> None:
     write_run(tmp_path / "empty", None, finished=False)
-    write_run(tmp_path / "one", made_metrics(1), finished=False)
-    write_run(tmp_path / "skipped", made_metrics(3, skipped=(1, 2, 3)), finished=False)
+    write_run(tmp_path / "one", synthetic_metrics(1), finished=False)
+    write_run(tmp_path / "skipped", synthetic_metrics(3, skipped=(1, 2, 3)), finished=False)
     for names in (["empty"], ["one"], ["skipped"], ["empty", "one", "skipped"]):
         result = tune("plot", *(str(tmp_path / name) for name in names), "-o", str(tmp_path / "p"))
         assert (result.status, result.err) == (0, "")
@@ -132,11 +132,11 @@ def test_null_nan_and_infinite_values_are_omitted() -> None:
     lines = [
         {"step": step, "loss": value} for step, value in enumerate([1.0, math.nan, math.inf, None, 2.0], 1)
     ]
-    assert Page(page_of([a_run(lines)], 1)).points(0, "loss") == [(1, 1.0), (5, 2.0)]
+    assert Page(page_of([plotted_run(lines)], 1)).points(0, "loss") == [(1, 1.0), (5, 2.0)]
 
 
 def test_unreadable_lines_are_reported(tmp_path: Path, tune: Tune) -> None:
-    run = write_run(tmp_path / "run", made_metrics(4))
+    run = write_run(tmp_path / "run", synthetic_metrics(4))
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'\xff\xfe\n[1]\n{"step": 5, "lo')
     (run / "samples.jsonl").write_text('{"step": 1}\n')
@@ -169,9 +169,9 @@ def test_config_differences_omit_run_folders(tmp_path: Path) -> None:
 
 def test_text_from_a_run_is_escaped_in_the_page(tmp_path: Path, tune: Tune) -> None:
     samples = [{"step": 5, "prompt": f"{HOSTILE}\ud800", "answer": HOSTILE}]
-    run = write_run(tmp_path / "run", made_metrics(3), samples=samples)
+    run = write_run(tmp_path / "run", synthetic_metrics(3), samples=samples)
     (run / "config.yaml").write_text(f"dataset: {json.dumps(HOSTILE)}")
-    other = write_run(tmp_path / "other", made_metrics(3))
+    other = write_run(tmp_path / "other", synthetic_metrics(3))
     assert tune("plot", f"{HOSTILE}={run}", str(other), "-o", str(tmp_path / "p")).status == 0
     page = Page((tmp_path / "p.html").read_text("utf-8"))
     assert [tag for tag, _ in page.tags].count("script") == 2
@@ -185,7 +185,7 @@ def test_page_loads_nothing_and_allows_only_its_own_script() -> None:
     import base64
     import hashlib
 
-    text = page_of([a_run(made_metrics(3))], 1)
+    text = page_of([plotted_run(synthetic_metrics(3))], 1)
     page = Page(text)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
     assert {"src", "href"}.isdisjoint(name for _, attributes in page.tags for name in attributes)
@@ -201,7 +201,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
         for step in (0, 10)
         for p in "xy"
     ]
-    run = write_run(tmp_path / "run", made_metrics(10), samples=samples)
+    run = write_run(tmp_path / "run", synthetic_metrics(10), samples=samples)
     page = Page(page_of(read_runs([str(run)]), 1))
     assert [tag for tag, _ in page.tags].count("details") == 2
     assert all("open" not in attributes for tag, attributes in page.tags if tag == "details")
@@ -240,7 +240,7 @@ def test_invalid_arguments_end_with_status_2_and_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in "ab":
-        write_run(tmp_path / name, made_metrics(2))
+        write_run(tmp_path / name, synthetic_metrics(2))
     (tmp_path / "notes.txt").write_text("hello\n")
     (tmp_path / "empty").mkdir()
     result = tune("plot", *args)
@@ -264,7 +264,7 @@ def test_output_can_be_a_folder_a_name_or_a_file(
     output: str | None, files: list[str], tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run(tmp_path / "a", made_metrics(2))
+    write_run(tmp_path / "a", synthetic_metrics(2))
     (tmp_path / "b").mkdir()
     before = set(tmp_path.rglob("*"))
     result = tune("plot", "a", *([] if output is None else ["-o", output]))
@@ -277,7 +277,7 @@ def test_output_can_be_a_folder_a_name_or_a_file(
     ("output", "unneeded"), [("p", ["torch", "tyro"]), ("p.html", ["torch", "numpy", "matplotlib"])]
 )
 def test_plot_does_not_import_unneeded_modules(output: str, unneeded: list[str], tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", made_metrics(3))
+    run = write_run(tmp_path / "run", synthetic_metrics(3))
     code = (
         "import sys; from torchtune.cli import main;"
         f"assert main(['plot', {str(run)!r}, '-o', {str(tmp_path / output)!r}]) == 0;"

@@ -1,4 +1,4 @@
-"""Run `tune validate` on a broken config and return its mistakes."""
+"""Helpers that run `tune validate` on an invalid config and return the mistakes."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ RECIPE = str(Path(__file__).with_name("sample.py"))
 
 
 def mistakes_of(*overrides: str, yaml: str | bytes | None = None, folder: Path | None = None) -> list[str]:
-    """Return the mistakes that `tune validate` lists for the sample config with overrides, or for a YAML text.
+    """Return the mistakes that `tune validate` lists for the sample config with overrides, or for YAML text.
 
     Returns:
         The lines printed to standard error, without the folder's name; empty if the config is valid.

@@ -1,4 +1,4 @@
-"""Fixtures: these tests trust the package of the sample recipe in addition to the default."""
+"""Fixtures: these tests trust the package of the sample recipe in addition to the default packages."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from torchtune.config import Trust, only_trusting
 
 
 @pytest.fixture(autouse=True)
-def trusting_the_sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def trust_the_sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("TUNE_ALLOW", raising=False)
     sample.RAN.clear()
     with only_trusting(Trust(packages=frozenset({"tests"}))):

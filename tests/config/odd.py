@@ -12,13 +12,13 @@ from torchtune.config import Component, arguments, at_least, each, lazy, share
 
 
 class Inner:
-    """A component that is an argument of another."""
+    """A component that is used as an argument of a different component."""
 
     def __init__(self, size: int = 1) -> None: ...
 
 
 class Outer:
-    """A component with components among its arguments, some in unions with text."""
+    """A component whose arguments include components, some in unions with strings."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class OddConfig:
     """The config of this recipe."""
 
     output_dir: str = "out"
-    """Where the run writes."""
+    """The output folder."""
     precision: torch.dtype = torch.float32
     """A dtype."""
     window: Window = field(factory=Window)

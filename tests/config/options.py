@@ -1,11 +1,11 @@
-"""Components whose keywords a TypedDict declares."""
+"""Components whose keyword arguments are declared by a TypedDict."""
 
 from collections.abc import Sequence
 from typing import Any, NotRequired, Required, TypedDict, Unpack
 
 
 class Options(TypedDict, total=False):
-    """Keywords of several components."""
+    """Keyword arguments of multiple components."""
 
     stop_words: Sequence[str] | None
     """Words that end
@@ -13,14 +13,14 @@ class Options(TypedDict, total=False):
     arguments: dict[str, Any] | None
     """Arguments of a template."""
     depth: int
-    """How deep; the component has its own default."""
+    """The depth; the component defines the default."""
 
 
 class Strict(TypedDict):
-    """Keywords, some of them required.
+    """Keyword arguments, some of which are required.
 
     Attributes:
-        size: How large.
+        size: The size.
         name: The name of the reader.
     """
 
@@ -29,14 +29,14 @@ class Strict(TypedDict):
 
 
 class Mixed(Options, total=False):
-    """Keywords of `Options` and a required one."""
+    """The keyword arguments of `Options` and a required keyword argument."""
 
     label: Required[str]
     """The label of the reader."""
 
 
 class Reader:
-    """A class whose constructor has unpacked keywords."""
+    """A class whose constructor has unpacked keyword arguments."""
 
     def __init__(self, path: str = "x", **options: Unpack[Options]) -> None:
         self.path, self.options = path, options
@@ -63,5 +63,5 @@ def mixed(**options: Unpack[Mixed]) -> Reader:
 
 
 def loose(path: str = "x", **keywords: Any) -> Reader:
-    """Build a reader and ignore other keywords."""
+    """Build a reader and ignore all other keyword arguments."""
     return Reader(path)

@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
     """A tokenizer protocol."""
 
     def encode(self, text: str) -> list[int]:
-        """Return token ids."""
+        """Return the token ids of a string."""
 
 
 class Letters:
@@ -89,7 +89,7 @@ def concatenate(tokenizer: Tokenizer, parts: Sequence[Rows], weights: list[float
 
 
 def unannotated(tokenizer, size=3):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Return a value, without a return annotation."""
+    """Return a value. The function has no return annotation."""
     return tokenizer, size
 
 
@@ -129,7 +129,7 @@ class Config:
     """The config of the sample recipe."""
 
     output_dir: str
-    """Where the run writes."""
+    """The output folder."""
     seed: int | None = None
     """Seed of the random number generators."""
     batch_size: int = field(default=4, validator=above(0))
@@ -169,7 +169,7 @@ class Config:
 
 
 RAN: list[Config] = []
-"""The configs that the recipe was run with."""
+"""The configs with which the recipe was run."""
 
 
 @config.parse

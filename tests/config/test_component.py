@@ -25,7 +25,7 @@ from torchtune.config import (
 from torchtune.config.model import Layers
 
 
-def test_lazy_describes_without_building() -> None:
+def test_lazy_does_not_build_the_component() -> None:
     built: list[int] = []
     component = lazy(built.append, 1)
     assert built == []
@@ -47,7 +47,7 @@ def test_keywords_are_read_only_because_class_defaults_are_shared() -> None:
         keywords["lr"] = 1
 
 
-def test_lazy_of_a_lazy_adds_arguments() -> None:
+def test_nested_lazy_adds_arguments() -> None:
     assert lazy(lazy(Sgd, lr=0.1), momentum=0.9) == lazy(Sgd, lr=0.1, momentum=0.9)
 
 
@@ -56,7 +56,7 @@ def test_lazy_can_be_copied_and_pickled() -> None:
     assert copy.deepcopy(component) == component == pickle.loads(pickle.dumps(component))
 
 
-def test_repr_reads_like_the_source() -> None:
+def test_repr_looks_like_the_source_code() -> None:
     assert repr(lazy(Sgd, lr=0.1)) == "lazy(Sgd, lr=0.1)"
 
 
@@ -69,7 +69,7 @@ def test_instantiate_appends_positional_arguments_and_overrides_keywords() -> No
     assert (result.params, result.lr, result.momentum) == (["w"], 0.1, 0.9)
 
 
-def test_instantiate_of_none_is_none() -> None:
+def test_instantiate_returns_none_for_none() -> None:
     assert instantiate(None) is None
 
 
@@ -95,7 +95,7 @@ class Wrapped:
 
 @define
 class Trained:
-    """A config with a component that the recipe passes an argument to."""
+    """A config with a component to which the recipe passes an argument."""
 
     optimizer: Annotated[Component[Sgd], Passed(1)]
 
@@ -106,18 +106,18 @@ def record_call(a: Any, b: Any = 0, *args: Any, c: Any = 0, **kwargs: Any) -> tu
 
 
 def strict(a: Any, b: Any, c: Any = 0, *, d: Any = 0) -> tuple[Any, ...]:
-    """Return the arguments of the call; accepts no others."""
+    """Return the arguments of the call; additional arguments raise TypeError."""
     return a, b, c, d
 
 
 NUMBERS = st.lists(st.integers(), max_size=3)
 KEYWORDS = st.dictionaries(st.sampled_from("abcde"), st.integers(), max_size=3)
-MAKERS = st.sampled_from([functools.partial, lazy])
+WRAPPERS = st.sampled_from([functools.partial, lazy])
 
 
 @given(
     fn=st.sampled_from([record_call, strict]),
-    layers=st.lists(st.tuples(MAKERS, NUMBERS, KEYWORDS), min_size=1, max_size=3),
+    layers=st.lists(st.tuples(WRAPPERS, NUMBERS, KEYWORDS), min_size=1, max_size=3),
     args=NUMBERS,
     kwargs=KEYWORDS,
 )
@@ -125,9 +125,9 @@ def test_instantiate_makes_the_same_call_as_a_partial(
     fn: Any, layers: list[tuple[Any, list[int], dict[str, int]]], args: list[int], kwargs: dict[str, int]
 ) -> None:
     component = reference = fn
-    for make, its_args, its_kwargs in layers:
-        component = make(component, *its_args, **its_kwargs)
-        reference = functools.partial(reference, *its_args, **its_kwargs)
+    for wrapper, extra_args, extra_kwargs in layers:
+        component = wrapper(component, *extra_args, **extra_kwargs)
+        reference = functools.partial(reference, *extra_args, **extra_kwargs)
     try:
         expected = reference(*args, **kwargs)
     except TypeError:
@@ -137,7 +137,7 @@ def test_instantiate_makes_the_same_call_as_a_partial(
         assert instantiate(component, *args, **kwargs) == expected
 
 
-def test_partial_of_a_lazy_builds_the_components_of_both_and_renders_as_one() -> None:
+def test_partial_of_a_lazy_builds_nested_components_and_renders_as_one_component() -> None:
     inner: Any = lazy(Rows, nested(Letters, path="x"), source="s")
     combined = functools.partial(inner, options=lazy(Letters, path="y"))
     result = instantiate(combined)
@@ -156,7 +156,7 @@ def test_partial_of_a_lazy_builds_the_components_of_both_and_renders_as_one() ->
     )
 
 
-def test_partial_that_sets_an_argument_passed_by_the_recipe_is_a_mistake() -> None:
+def test_partial_that_sets_an_argument_passed_by_the_recipe_is_rejected() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(Trained(functools.partial(Sgd, [], lr=0.1)))
     assert [(m.path, m.sentence) for m in caught.value.mistakes] == [
@@ -165,7 +165,7 @@ def test_partial_that_sets_an_argument_passed_by_the_recipe_is_a_mistake() -> No
 
 
 def make_all(parts: Sequence[Component[Letters]], first: str = "") -> list[str]:
-    """Build several components and prefix each result."""
+    """Build multiple components and add a prefix to each result."""
     return [first + instantiate(part).path for part in parts]
 
 
@@ -196,7 +196,7 @@ def test_unknown_argument_is_reported_with_a_suggestion() -> None:
         instantiate(lazy(Sgd, lr=1.0), [], momentm=1)
 
 
-def test_exception_of_a_component_is_the_cause() -> None:
+def test_component_exception_is_the_cause_of_the_error() -> None:
     def fails() -> None:
         raise OSError("no disk")
 

@@ -1,4 +1,4 @@
-"""Random configs: each loads back equal from its rendering, and renders to the same bytes."""
+"""Random configs are unchanged after rendering and loading, and render to the same bytes again."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ class Cast(sample.Optimizer):
 
 @define(kw_only=True)
 class Drawn(sample.Config):
-    """The sample config with more types of fields."""
+    """The sample config with more field types."""
 
     precision: torch.dtype = torch.float32
     """A dtype."""
@@ -100,7 +100,7 @@ configs = st.builds(
 
 
 @given(configs)
-def test_random_config_loads_equal_and_renders_the_same(cfg: Drawn) -> None:
+def test_random_config_round_trips_through_yaml(cfg: Drawn) -> None:
     rendered = render(cfg)
     loaded = load(rendered, Drawn)
     assert loaded == cfg

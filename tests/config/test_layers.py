@@ -12,7 +12,7 @@ HERE = "tests/config/sample.py"
 
 
 def line_of(text: str) -> int:
-    """Return the line of the sample that contains a text."""
+    """Return the line number of a string in the sample."""
     return 1 + next(i for i, line in enumerate(inspect.getsource(sample).splitlines()) if text in line)
 
 
@@ -26,7 +26,7 @@ def origins(layers: Layers, *paths: str) -> list[str]:
     ]
 
 
-def test_values_of_a_config_function_have_their_file_and_line() -> None:
+def test_origin_of_a_config_function_value_is_its_file_and_line() -> None:
     layers = rich()
     source_lines = {
         "output_dir": 'return Config(output_dir="out"',
@@ -43,7 +43,7 @@ def test_values_of_a_config_function_have_their_file_and_line() -> None:
     assert origins(layers, *source_lines) == [f"{HERE}:{line_of(text)}" for text in source_lines.values()]
 
 
-def test_origin_of_a_value_that_no_layer_sets_is_the_default() -> None:
+def test_origin_of_an_unset_value_is_the_default() -> None:
     assert origins(rich(), "seed", "tokenizer.path", "shuffle") == ["default of Config"] * 3
 
 
@@ -64,14 +64,14 @@ def test_config_object_is_unchanged_by_the_layers() -> None:
     assert built == resolve(sample.rich())
 
 
-def test_rendered_config_loads_equal_and_renders_the_same() -> None:
+def test_rendered_config_round_trips() -> None:
     for make in (sample.plain, sample.rich):
         text = render(make())
         assert load(text, sample.Config) == make()
         assert render(load(text, sample.Config)) == text
 
 
-def test_base_sets_the_fields_that_a_yaml_file_does_not(tmp_path: Path) -> None:
+def test_base_sets_the_fields_missing_from_a_yaml_file(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(
         "output_dir: x\nbatch_size: 2\nvalidation: {interval: 5, source: s}\n"
     )
@@ -80,7 +80,7 @@ def test_base_sets_the_fields_that_a_yaml_file_does_not(tmp_path: Path) -> None:
     assert (cfg.batch_size, cfg.validation.interval, cfg.validation.source) == (2, 7, "s")
 
 
-def test_circular_base_is_a_mistake(tmp_path: Path) -> None:
+def test_circular_base_is_reported_as_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("_base_: b.yaml\n")
     (tmp_path / "b.yaml").write_text("_base_: a.yaml\n")
     with pytest.raises(ConfigError, match="leads back to this file"):
@@ -138,7 +138,7 @@ VALUES: list[tuple[str, str, object]] = [
 
 
 @pytest.mark.parametrize(("word", "field", "value"), VALUES)
-def test_override_is_converted_to_the_type_of_its_field_in_every_spelling(
+def test_override_is_converted_to_the_field_type_in_every_spelling(
     word: str, field: str, value: object
 ) -> None:
     key, _, text = word.partition("=")
@@ -153,7 +153,7 @@ def test_setting_a_field_of_a_null_section_creates_it() -> None:
     assert cfg.validation == sample.Validation(source="rows")
 
 
-def test_swapping_a_component_drops_its_arguments_with_a_note_in_any_order() -> None:
+def test_replacing_a_component_drops_its_arguments_with_a_note_in_any_order() -> None:
     overrides = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
     for order in (overrides, overrides[::-1]):
         layers = rich(*order)
@@ -168,7 +168,7 @@ def test_an_argument_that_is_set_again_is_not_reported_as_dropped() -> None:
         assert sample.main.layers(f"{HERE}:plain", order).notes == []
 
 
-def test_components_in_lists_can_be_swapped_changed_and_added() -> None:
+def test_components_in_lists_can_be_replaced_changed_and_added() -> None:
     extra = (
         rich(
             "extra.1.packed=false", "extra.0.source=s", "+extra=tests.config.sample.Rows", "extra.2.source=t"
@@ -189,7 +189,7 @@ def test_nested_component_can_be_changed() -> None:
     assert part == lazy(sample.Rows, nested(sample.Letters, "x", lower=True), source="z")
 
 
-def test_component_key_swaps_a_component_like_its_field() -> None:
+def test_component_key_replaces_a_component_like_its_field() -> None:
     swapped: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
     assert swapped.optimizer == lazy(sample.Sgd, lr=0.1)
 
@@ -205,7 +205,7 @@ def test_outer_override_is_applied_before_inner_ones_in_any_order() -> None:
 # Interpolation
 
 
-def test_interpolation_keeps_the_type_alone_and_is_text_within_text() -> None:
+def test_interpolation_keeps_the_type_unless_it_is_part_of_a_string() -> None:
     cfg = rich("tags=['${batch_size}-${shuffle}', '$${raw}', '${folder}']").build()
     assert cfg.tags == ["8-true", "${raw}", "data"]
     assert rich("epochs=${batch_size}").build().epochs == 8

@@ -1,4 +1,4 @@
-"""Merge keys are read as by PyYAML, with the line of every value; `x-` keys hold anchors."""
+"""Merge keys are parsed as in PyYAML, with the line of every value; `x-` keys may contain anchors."""
 
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def merged(value: Any) -> Any:
 
 @given(documents(["one", "inline", "list", "list"]))
 def test_merge_keys_follow_the_specification_and_keep_lines(text: str) -> None:
-    """In a list, the specification gives precedence to the first mapping; PyYAML 6.0.4 to the last."""
+    """The first mapping in a list takes precedence in the specification, but the last one in PyYAML 6.0.4."""
     document = parse_yaml(text, "f.yaml")
     assert document.mistakes == []
     assert document.value == merged(yaml.load(text, WithoutMerges))
@@ -136,7 +136,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("text", INVALID)
-def test_invalid_merge_is_one_mistake_with_its_line(text: str) -> None:
+def test_invalid_merge_is_reported_as_one_mistake_with_its_line(text: str) -> None:
     try:
         mistakes = parse_yaml(text, "f.yaml").mistakes
     except ConfigError as error:
@@ -145,7 +145,7 @@ def test_invalid_merge_is_one_mistake_with_its_line(text: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["{}", "{x: 1}"])
-def test_repeated_merges_are_an_alias_bomb(first: str) -> None:
+def test_repeated_merges_are_rejected_as_an_alias_bomb(first: str) -> None:
     text = f"a0: &a0 {first}\n"
     text += "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 9))
     with pytest.raises(ConfigError, match="alias bomb"):
@@ -171,7 +171,7 @@ optimizer:
 
 
 def sample_layers(folder: Path, text: str, *, base: str | None = None) -> Layers:
-    """Return the layers of a YAML text, optionally with a base."""
+    """Return the layers of YAML text, optionally with a base."""
     (folder / "my.yaml").write_text(text)
     if base is not None:
         (folder / "base.yaml").write_text(base)

@@ -1,4 +1,4 @@
-"""A mistake is a value: its fields, not its wording, determine how and where it is reported."""
+"""The fields of a mistake, not its wording, determine how and where the mistake is reported."""
 
 import ast
 import pickle
@@ -23,14 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def mistakes_in(recipe: Recipe[Any], yaml: str, folder: Path, *overrides: str) -> tuple[Mistake, ...]:
-    """Return the mistakes in a YAML text with overrides."""
+    """Return the mistakes in YAML text with overrides."""
     (folder / "my.yaml").write_text(yaml)
     with pytest.raises(ConfigError) as caught:
         recipe.layers(str(folder / "my.yaml"), overrides).build()
     return caught.value.mistakes
 
 
-# A YAML text whose first line is `output_dir: out`, overrides, and the fields of its one mistake: kind, path,
+# YAML text whose first line is `output_dir: out`, overrides, and the fields of the only mistake: kind, path,
 # expected, got, suggestion, and the line of the file, or 0 for the command line.
 Fields = tuple[Kind, str, str, str, str, int]
 ONE: dict[tuple[str, ...], Fields] = {
@@ -74,8 +74,8 @@ def test_missing_field_is_located_in_the_last_file_and_has_its_type(tmp_path: Pa
     assert (mistake.kind, mistake.path, mistake.expected) == ("missing", ("output_dir",), "text")
     assert mistake.suggestion == "set output_dir=..."
     assert (mistake.location.line, mistake.location.kind) == (0, "file")
-    assert mistake.documentation == "Where the run writes."
-    line = "my.yaml: output_dir: is required: text; set output_dir=... (Where the run writes)"
+    assert mistake.documentation == "The output folder."
+    line = "my.yaml: output_dir: is required: text; set output_dir=... (The output folder)"
     assert str(mistake).endswith(line)
 
 
@@ -121,7 +121,7 @@ class Span:
 
 @define(kw_only=True)
 class RuledConfig:
-    """A config with rules over several fields, whose messages are set by the tests."""
+    """A config with rules about multiple fields. The tests set the messages of the rules."""
 
     count: int = field(default=5, validator=_pair)
     maximum: int = 10
@@ -155,7 +155,7 @@ def test_wording_of_a_rule_does_not_affect_its_location(
     # `count` is a default, so the mistake is at `maximum`, on line 2.
     assert (rule.kind, rule.path, rule.fields) == ("rule", ("count",), ("count", "maximum"))
     assert rule.location.line == 2
-    # `high` is a default, so the mistake is at `low`, on line 4, not at `name`, which is set after it.
+    # `high` is a default, so the mistake is at `low`, on line 4, not at `name`, which is set after `low`.
     assert (contradiction.kind, contradiction.path) == ("contradiction", ("span",))
     assert (contradiction.fields, contradiction.location.line) == (("low", "high"), 4)
     # A plain ValueError names no fields, so the mistake is at the validated field.
@@ -186,7 +186,7 @@ def test_contradiction_without_fields_is_located_at_the_last_field_that_was_set(
     assert (mistake.kind, mistake.path, mistake.fields, mistake.location.line) == ("contradiction", (), (), 3)
 
 
-def test_descriptions_of_types_affect_only_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_type_descriptions_affect_only_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [types.metavar(t) for t in (int, int | None, list[int], Path | None, str | list[str])]
     monkeypatch.setitem(types.SCALARS, int, "a whole number or so")
     (mistake,) = mistakes_in(sample.main, "output_dir: o\nbatch_size: x\n", tmp_path)
@@ -197,7 +197,7 @@ def test_descriptions_of_types_affect_only_messages(tmp_path: Path, monkeypatch:
     assert before == after == ["INT", "INT|null", "LIST", "PATH|null", "TEXT|LIST"]
 
 
-def test_forgotten_config_is_the_only_mistake_regardless_of_the_wording(
+def test_missing_config_is_the_only_reported_mistake_regardless_of_the_wording(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def missing_field(f: classes.Field) -> Mistake:
@@ -212,7 +212,7 @@ def test_forgotten_config_is_the_only_mistake_regardless_of_the_wording(
     assert "nowhere" not in capsys.readouterr().err
 
 
-def test_printed_mistakes_are_their_str_with_coloured_fields(
+def test_printed_mistakes_equal_the_coloured_error_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -250,7 +250,7 @@ FOREIGN = {
     "training/_run_memory.py": "torch has no class for memory that runs out on the CPU",
     "training/_score.py": "torch has no class for memory that runs out on the CPU",
 }
-"""Files that inspect the exception message of another library, and why."""
+"""Files that inspect an exception message of a different library, with the reasons."""
 
 
 def is_message(node: ast.expr) -> bool:
@@ -263,7 +263,7 @@ def is_message(node: ast.expr) -> bool:
 
 
 def inspects_a_message(node: ast.AST) -> bool:
-    """Return whether an expression searches, splits or edits such text."""
+    """Return whether an expression searches, splits or edits the text of a mistake or of an exception."""
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
         return any(map(is_message, node.comparators))
     if not isinstance(node, ast.Call):
@@ -275,7 +275,7 @@ def inspects_a_message(node: ast.AST) -> bool:
     )
 
 
-def test_no_code_inspects_the_text_of_a_message() -> None:
+def test_no_code_inspects_message_text() -> None:
     files = set()
     for package in ("config", "cli", "training", "utils"):
         for file in sorted((ROOT / "torchtune" / package).glob("*.py")):

@@ -123,11 +123,13 @@ def test_override_mistake_is_the_same_in_every_spelling(overrides: tuple[str, ..
         (["word"], "word: expected key=value"),
     ],
 )
-def test_arguments_that_are_not_overrides_are_mistakes(overrides: list[str], message: str) -> None:
+def test_arguments_that_are_not_overrides_are_reported_as_mistakes(
+    overrides: list[str], message: str
+) -> None:
     assert mistakes_of(*overrides)[0].startswith(message)
 
 
-def test_mistakes_of_all_layers_are_in_one_list(tmp_path: Path) -> None:
+def test_mistakes_from_all_layers_are_in_one_list(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("batch_size: 0\noptimizer:\n  lrr: 1\nnope: 1\n")
     with pytest.raises(ConfigError) as caught:
@@ -151,11 +153,11 @@ def test_mistakes_of_all_layers_are_in_one_list(tmp_path: Path) -> None:
         ("word", "contains a single value"),
     ],
 )
-def test_file_that_is_not_a_mapping_is_a_mistake(text: str, message: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_mapping_is_reported_as_a_mistake(text: str, message: str, tmp_path: Path) -> None:
     assert message in mistakes_of(yaml=text, folder=tmp_path)[0]
 
 
-def test_missing_file_is_one_mistake(tmp_path: Path) -> None:
+def test_missing_file_is_reported_as_one_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         sample.main.layers(str(tmp_path / "none.yaml"))
 

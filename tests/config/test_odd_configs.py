@@ -1,4 +1,4 @@
-"""Contradictions, mappings, and nested components in unions: values, and locations of mistakes."""
+"""Values and locations of mistakes for contradictions, mappings, and nested components in unions."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ ODD = "tests.config.odd"
 
 
 def mistakes(yaml: str, folder: Path, *overrides: str) -> list[str]:
-    """Return the mistakes in a YAML text for this recipe, with overrides."""
+    """Return the mistakes in YAML text for this recipe, with overrides."""
     (folder / "my.yaml").write_text(yaml)
     return lines_of(["validate", RECIPE, "--config", str(folder / "my.yaml"), *overrides], folder)
 
@@ -104,19 +104,19 @@ def test_mistake_has_its_location_and_path_and_no_follow_up_mistakes(
 
 
 def bomb(levels: int) -> str:
-    """Return a YAML text in which every key refers twice to the previous one."""
+    """Return YAML text in which every key refers twice to the previous key."""
     lines = ["outer:", "  table: {}", "  anything:", "    k0: xxxxxxxxxx"]
     lines += [f"    k{i}: ${{outer.anything.k{i - 1}}}${{outer.anything.k{i - 1}}}" for i in range(1, levels)]
     return "\n".join(lines)
 
 
 def chain(length: int) -> str:
-    """Return a YAML text in which every key refers to the previous one."""
+    """Return YAML text in which every key refers to the previous key."""
     lines = ["outer:", "  anything:", "    k0: x"]
     return "\n".join([*lines, *(f"    k{i}: ${{outer.anything.k{i - 1}}}" for i in range(1, length))])
 
 
-def test_reference_bomb_and_too_long_chain_are_mistakes(tmp_path: Path) -> None:
+def test_reference_bomb_and_overlong_chain_are_rejected(tmp_path: Path) -> None:
     assert "is it a reference bomb?" in mistakes(bomb(40), tmp_path)[0]
     assert "the chain of references is too long" in mistakes(chain(600), tmp_path)[0]
     assert mistakes(chain(50), tmp_path) == []
@@ -177,7 +177,7 @@ def test_default_that_depends_on_other_fields_is_computed() -> None:
     assert layers.build().span == 8
 
 
-def test_contradiction_is_reported_with_a_mistake_without_a_path(tmp_path: Path) -> None:
+def test_contradiction_is_reported_together_with_a_mistake_without_a_path(tmp_path: Path) -> None:
     lines = mistakes("start: 11\n", tmp_path, "--nothing")
     assert lines == [
         "--nothing: is not understood; --help lists options and fields",

@@ -101,7 +101,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("number", "body"), list(enumerate(BODIES)))
-def test_mistake_of_a_config_function_has_its_line_path_and_suggestion(
+def test_mistake_in_a_config_function_has_its_line_path_and_suggestion(
     number: int, body: str, tmp_path: Path
 ) -> None:
     file = tmp_path / f"broken_config_{number}.py"
@@ -124,7 +124,7 @@ NO_FUNCTIONS = {
 
 
 @pytest.mark.parametrize(("number", "text"), list(enumerate(NO_FUNCTIONS)))
-def test_invalid_config_function_is_one_mistake(number: int, text: str, tmp_path: Path) -> None:
+def test_invalid_config_function_is_reported_as_one_mistake(number: int, text: str, tmp_path: Path) -> None:
     file = tmp_path / f"no_function_{number}.py"
     file.write_text(text)
     (line,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)

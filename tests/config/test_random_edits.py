@@ -1,4 +1,4 @@
-"""Random edits of a valid YAML: each gives the edited config, or mistakes with valid paths."""
+"""Randomly edited YAML files load as the edited config, or cause mistakes with valid paths."""
 
 import math
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ edits = st.lists(
 
 
 def holders(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every mapping and list with each of its keys or indices."""
+    """Yield every mapping and list together with each key or index."""
     items = (
         list(tree.items())
         if isinstance(tree, dict)
@@ -132,7 +132,7 @@ def is_equal(built: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(("recipe", "valid"), [(sample.main, SAMPLE), (odd.main, ODD)], ids=["sample", "odd"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(edits_drawn=edits)
-def test_edited_yaml_gives_its_values_or_mistakes_with_valid_paths(
+def test_edited_yaml_loads_or_causes_mistakes_with_valid_paths(
     recipe: Recipe[Any], valid: Any, tmp_path: Path, edits_drawn: list[Edit]
 ) -> None:
     tree = apply_edits(valid, edits_drawn)

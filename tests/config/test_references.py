@@ -1,4 +1,4 @@
-"""Missing and circular references: each one is a mistake, regardless of other mistakes in the same value."""
+"""Every missing or circular reference is reported, regardless of other mistakes in the same value."""
 
 import re
 from typing import Any
@@ -25,7 +25,7 @@ TREES = st.fixed_dictionaries(
 
 
 def mistakes(tree: dict[str, Any]) -> list[Mistake]:
-    """Return the mistakes of a config without a class."""
+    """Return the mistakes in a config without a config class."""
     try:
         Layers(None, tree).build()
     except ConfigError as error:
@@ -34,7 +34,7 @@ def mistakes(tree: dict[str, Any]) -> list[Mistake]:
 
 
 def references(value: Any) -> list[str]:
-    """Return the names in a value's references."""
+    """Return the names to which a value refers."""
     return re.findall(r"\$\{([^}]*)\}", value) if isinstance(value, str) else []
 
 

@@ -1,4 +1,4 @@
-"""Untrusted YAML that names code: nothing may be imported or run."""
+"""Code that is named in untrusted YAML must be neither imported nor run."""
 
 import sys
 from pathlib import Path
@@ -150,7 +150,7 @@ def test_trusted_folder_does_not_include_a_virtual_environment(tmp_path: Path) -
         sys.path.remove(str(site.parent))
 
 
-def test_untyped_field_rejects_functions_of_files_that_the_user_did_not_name(
+def test_untyped_field_rejects_functions_from_files_not_named_by_the_user(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "named_by_user.py").write_text("def make(): return 'made'\n")

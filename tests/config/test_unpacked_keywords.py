@@ -20,10 +20,10 @@ from torchtune.runs._overrides import override
 
 @define(kw_only=True)
 class ReaderConfig:
-    """A config whose component has unpacked keywords."""
+    """A config whose component has unpacked keyword arguments."""
 
     output_dir: str = "out"
-    """Where the run writes."""
+    """The output folder."""
     reader: Component[options.Reader] = lazy(options.reader)
     """The reader."""
 
@@ -69,9 +69,9 @@ def test_untyped_keywords_are_not_checked() -> None:
 
 def test_keys_are_documented_by_the_typed_dict() -> None:
     assert documentation(options.reader)["stop_words"] == "Words that end an answer."
-    assert documentation(options.Reader)["depth"].startswith("How deep")
+    assert documentation(options.Reader)["depth"].startswith("The depth")
     assert documentation(options.reader)["path"] == "The file to read."
-    assert documentation(options.strict) == {"size": "How large.", "name": "The name of the reader."}
+    assert documentation(options.strict) == {"size": "The size.", "name": "The name of the reader."}
     assert documentation(options.reader) == documentation(options.reader)
 
 

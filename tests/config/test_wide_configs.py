@@ -35,7 +35,7 @@ EQUIVALENT = {
 
 
 @pytest.mark.parametrize(("overrides", "yaml"), EQUIVALENT.items())
-def test_override_gives_what_yaml_gives(overrides: str, yaml: str, tmp_path: Path) -> None:
+def test_override_and_yaml_give_the_same_config(overrides: str, yaml: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(f"steps: 3\n{yaml}\n")
     by_yaml = wide.main.layers(str(tmp_path / "my.yaml")).build()
     assert wide.main.layers(None, ["steps=3", *shlex.split(overrides)]).build() == by_yaml
@@ -273,7 +273,7 @@ def test_items_of_a_default_list_can_be_set() -> None:
     assert layers.build().optimizer.keywords["betas"] == (0.5, 0.999)
 
 
-def test_origin_of_a_list_is_its_last_change() -> None:
+def test_origin_of_a_list_is_the_location_of_its_last_change() -> None:
     layers = wide.main.layers(None, ["steps=3", "+tags=x"])
     assert str(layers.last_origin(("tags",))) == "--override +tags=x"
 

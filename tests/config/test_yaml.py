@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchtune.config import ConfigError
 from torchtune.config.model import inline_yaml, parse_yaml, render_yaml
 
-# Cases of YAML 1.2.2, section 10.3.2, including those that YAML 1.1 reads differently.
+# Examples from YAML 1.2.2, section 10.3.2, including values that YAML 1.1 parses differently.
 SCALARS = {
     "1e-4": 1e-4,
     "1.": 1.0,
@@ -76,7 +76,7 @@ def test_every_key_and_item_has_its_line() -> None:
     }
 
 
-def test_duplicate_key_is_a_mistake_with_both_lines() -> None:
+def test_duplicate_key_is_reported_with_both_lines() -> None:
     (mistake,) = parse_yaml("a: 1\nb: 2\na: 3\n", "f.yaml").mistakes
     assert (str(mistake.location), mistake.path) == ("f.yaml:3", ("a",))
     assert "first on line 1" in mistake.message
@@ -94,7 +94,7 @@ def test_duplicate_key_is_a_mistake_with_both_lines() -> None:
         ("x" * (4 * 2**20 + 1), "f.yaml", "a config has at most"),
     ],
 )
-def test_text_that_cannot_be_parsed_is_one_mistake(text: str, origin: str, part: str) -> None:
+def test_unparsable_text_is_reported_as_one_mistake(text: str, origin: str, part: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "f.yaml")
     (mistake,) = caught.value.mistakes
@@ -109,7 +109,7 @@ def test_alias_bomb_is_rejected() -> None:
         parse_yaml(text, "f.yaml")
 
 
-def test_python_tag_is_a_mistake() -> None:
+def test_python_tag_is_rejected() -> None:
     document = parse_yaml("a: !!python/object/apply:os.system ['true']", "f.yaml")
     assert "is not supported" in document.mistakes[0].message
 

@@ -48,7 +48,7 @@ class Part:
 
 @define(kw_only=True)
 class Deep:
-    """Another section."""
+    """A second section."""
 
     mode: str = "slow"
     """The mode."""

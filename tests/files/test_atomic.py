@@ -56,7 +56,7 @@ def test_an_empty_folder_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
         fill(tmp_path / "c", "complete", overwrite=True)
 
 
-def test_a_symlink_remains_and_its_target_is_written(tmp_path: Path) -> None:
+def test_a_symlink_is_kept_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "nothing_yet"):
         link = tmp_path / f"to_{name}"
@@ -102,7 +102,7 @@ def test_folders_are_written_even_if_the_current_directory_was_removed(
     assert (tmp_path / "b" / "file").read_text() == "complete"
 
 
-def test_folders_with_similar_names_remain(tmp_path: Path) -> None:
+def test_folders_with_similar_names_are_kept(tmp_path: Path) -> None:
     for name in ("b.partial", "b.replaced"):
         fill(tmp_path / name, "precious")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""These tests trust the components in `tests`."""
+"""Fixtures: these tests trust the components in `tests`."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,6 @@ from torchtune.config import Trust, only_trusting
 
 
 @pytest.fixture(autouse=True)
-def trusting_the_tests() -> Iterator[None]:
+def trust_the_tests() -> Iterator[None]:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         yield

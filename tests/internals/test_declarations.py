@@ -1,4 +1,4 @@
-"""Every use of another library's internals: its probe passes, its declaration is complete, and it can be disabled."""
+"""Uses of other libraries' internals: each has a complete declaration and a passing probe, and can be disabled."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ def test_names_are_unique() -> None:
 
 
 @each
-def test_the_command_that_shows_its_gain_exists(
+def test_command_that_measures_the_gain_exists(
     internal: Internal, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = re.search(r"(python -m benchmarks\.|tune ).*", internal.gain)
@@ -116,7 +116,7 @@ HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyp
 
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="torch is built without oneDNN")
-def test_onednn_caches_as_many_kernels_as_the_environment_sets() -> None:
+def test_onednn_cache_capacity_follows_the_environment_variable() -> None:
     hits = []
     for capacity in (1, 64):
         done = subprocess.run(

@@ -60,7 +60,7 @@ def test_kernel_caches_are_not_limited(disable: Switch, monkeypatch: pytest.Monk
 
 
 def optimizer_without_dynamo(monkeypatch: pytest.MonkeyPatch) -> tuple[AdamW, torch.nn.Parameter]:
-    """Build an optimizer as in a run in which torch's compiler has not been imported."""
+    """Build an optimizer as if torch's compiler had not been imported."""
     parameter = torch.nn.Parameter(torch.linspace(-1, 1, 5))
     optimizer = AdamW([parameter], lr=0.1)
     with monkeypatch.context() as patch:
@@ -69,7 +69,7 @@ def optimizer_without_dynamo(monkeypatch: pytest.MonkeyPatch) -> tuple[AdamW, to
     return optimizer, parameter
 
 
-def test_an_optimizer_takes_the_same_step_as_torchs(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizer_step_matches_torch(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
     light, parameter_of_light = optimizer_without_dynamo(monkeypatch)
     disable("optimizer step")
     plain, expected = optimizer_without_dynamo(monkeypatch)
@@ -82,7 +82,7 @@ def test_an_optimizer_takes_the_same_step_as_torchs(disable: Switch, monkeypatch
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_lean_layers_fall_back_to_plain_ones(disable: Switch, family: str) -> None:
+def test_lean_layers_fall_back_to_plain_layers(disable: Switch, family: str) -> None:
     lean_model, plain = (decoder(FAMILIES[family], "lora") for _ in range(2))
     lean(lean_model)
     disable("activation backward")
@@ -119,7 +119,7 @@ def c() -> Config:
 
 
 def origins(file: Path, tune: Tune) -> tuple[str, dict[str, str]]:
-    """Return the frozen config of `c`, and the line of each of its values."""
+    """Return the frozen config of `c` and the line of each value."""
     output = tune("show", RECIPE, "--config", f"{file}:c", "--origins").out
     lines = (line.split("# ") for line in output.splitlines() if f"{file}:" in line)
     line_numbers = {value.split(":")[0].strip(): origin.rpartition(":")[2].strip() for value, origin in lines}

@@ -54,7 +54,7 @@ def own_attributes(tree: ast.AST) -> Iterator[str]:
 
 
 def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the private names that a file reads or sets on other objects than `self`, with their lines."""
+    """Yield the private names that a file reads or sets on objects other than `self`, with their lines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
             yield node.lineno, node.attr
@@ -91,7 +91,7 @@ def test_no_method_or_class_of_an_object_is_replaced() -> None:
 
 
 def test_frames_overrides_and_c_library_settings_are_only_used_in_internals() -> None:
-    """Frames, torch's overrides, settings of C libraries and replaced processes occur in one package only."""
+    """Only one package uses frames, torch's overrides and settings of C libraries, and replaces processes."""
     words = (
         "_getframe",
         "f_locals",

@@ -1,5 +1,5 @@
-"""These tests also trust the sample's package."""
+"""Fixtures: these tests trust the package of the sample recipe, too."""
 
-from tests.config.conftest import trusting_the_sample
+from tests.config.conftest import trust_the_sample
 
-__all__ = ["trusting_the_sample"]
+__all__ = ["trust_the_sample"]

@@ -1,4 +1,4 @@
-"""The limit that a finished run has already reached if another one is raised."""
+"""If the wrong limit of a finished run is raised, the error names the limit that the run has reached."""
 
 from typing import Any
 
@@ -25,13 +25,13 @@ def limits(epochs: int, max_steps: int | None = None, per_epoch: int | None = No
         (limits(1, None, 100), limits(2, None, 100), 24, ()),
     ],
 )
-def test_the_limit_that_does_not_extend_a_run_is_named(
+def test_error_names_the_limit_that_does_not_extend_the_run(
     previous: dict[str, Any], current: dict[str, Any], step: int, reached: tuple[str, ...]
 ) -> None:
     assert reached_limit(previous, current, step) == reached
 
 
-def test_limits_of_several_extensions_are_combined() -> None:
+def test_limits_of_multiple_extensions_are_combined() -> None:
     entries = [
         {"epochs": [1, 2], "max_steps": [None, None], "max_steps_per_epoch": [None, None]},
         {"epochs": [2, 3], "max_steps": [None, None], "max_steps_per_epoch": [None, None]},

@@ -18,7 +18,7 @@ def run(folder: Path, *words: str, overwrite: bool = False) -> None:
     sample.main.run(layers, Resume(overwrite=overwrite))
 
 
-def test_run_freezes_its_config_complete_with_defaults_and_references(tmp_path: Path) -> None:
+def test_frozen_config_includes_defaults_and_references(tmp_path: Path) -> None:
     run(tmp_path / "r", "optimizer.lr=0.5")
     frozen = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
     assert frozen["optimizer"] == {
@@ -32,7 +32,7 @@ def test_run_freezes_its_config_complete_with_defaults_and_references(tmp_path: 
     assert sample.RAN[0].seed == frozen["seed"]
 
 
-def test_frozen_config_is_the_same_run(tmp_path: Path) -> None:
+def test_frozen_config_reproduces_the_run(tmp_path: Path) -> None:
     run(tmp_path / "r")
     loaded = sample.main.layers(str(tmp_path / "r/config.yaml")).build()
     assert loaded.seed == sample.RAN[0].seed
@@ -77,7 +77,7 @@ def test_unfinished_run_resumes_with_its_seed(unfinished: Path) -> None:
     assert sample.RAN[1] == sample.RAN[0]
 
 
-def test_unfinished_run_may_change_fields_marked_as_changeable(unfinished: Path) -> None:
+def test_unfinished_run_accepts_new_values_for_changeable_fields(unfinished: Path) -> None:
     run(unfinished, "epochs=5")
     assert sample.RAN[1].epochs == 5
 
@@ -91,13 +91,13 @@ def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -
     assert len(sample.RAN) == 1
 
 
-def test_output_folder_that_cannot_be_created_is_one_mistake(tmp_path: Path) -> None:
+def test_output_folder_that_cannot_be_created_is_reported_as_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to"):
         run(tmp_path / "file" / "r")
 
 
-def test_recipe_called_from_python_checks_resolves_and_freezes(tmp_path: Path) -> None:
+def test_recipe_called_from_python_checks_resolves_and_freezes_the_config(tmp_path: Path) -> None:
     cfg = sample.rich()
     cfg.output_dir = str(tmp_path / "r")
     sample.main(cfg)
@@ -131,7 +131,7 @@ def test_recipe_called_from_python_suggests_keywords_instead_of_flags(tmp_path: 
         sample.main(cfg)
 
 
-def test_unfinished_run_resumes_for_any_spelling_of_its_folder(
+def test_unfinished_run_resumes_for_any_spelling_of_the_folder_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -160,7 +160,7 @@ def test_folder_of_a_run_without_progress_can_be_reused(tmp_path: Path) -> None:
     assert "batch_size: 5" in (tmp_path / "config.yaml").read_text()
 
 
-def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:
+def test_emptied_frozen_config_is_reported_as_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(
         ConfigError,
@@ -181,7 +181,9 @@ def test_a_folder_in_use_is_not_changed(unfinished: Path) -> None:
     run(unfinished, "epochs=7")
 
 
-def test_a_start_waits_for_another_start_in_the_same_folder(unfinished: Path) -> None:
+def test_a_run_waits_for_a_concurrent_start_in_the_same_folder(
+    unfinished: Path,
+) -> None:
     def hold() -> None:
         with RunFolder(unfinished).lock("the start of a run"):
             is_locked.set()
@@ -195,7 +197,7 @@ def test_a_start_waits_for_another_start_in_the_same_folder(unfinished: Path) ->
     other.join()
 
 
-def test_a_lock_is_released_and_names_its_holder(tmp_path: Path) -> None:
+def test_a_lock_is_released_and_identifies_its_holder(tmp_path: Path) -> None:
     for _ in range(2):
         with (
             RunFolder(tmp_path).lock("a run"),
@@ -221,7 +223,7 @@ def test_folder_of_a_failed_start_can_be_reused(tmp_path: Path) -> None:
     run(tmp_path / "r", "optimizer.lr=0.25")
 
 
-def test_a_kill_during_overwriting_leaves_nothing_to_resume_from(
+def test_a_kill_during_overwriting_leaves_no_checkpoints(
     unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (unfinished / "checkpoints/step_6").mkdir(parents=True)

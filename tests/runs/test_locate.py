@@ -1,4 +1,4 @@
-"""A model is located by a folder of weights, an adapter and its base, or a run."""
+"""A model can be given as a folder of weights, as an adapter with its base, or as a run."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from torchtune.tokenizers import HFTokenizer, auto_tokenizer
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a model with its tokenizer."""
+    """Return a folder that contains a model and its tokenizer."""
     folder = tmp_path_factory.mktemp("models")
     config = json.dumps(tokenizer_config())
     words = write(folder / "words", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
@@ -31,7 +31,7 @@ def adapter(folder: Path, base_model: str | None) -> Path:
     return folder
 
 
-def a_run(run_folder: Path, **record: Any) -> Path:
+def write_run(run_folder: Path, **record: Any) -> Path:
     return write(run_folder, config__yaml="seed: 1\n", run__json=json.dumps(record))
 
 
@@ -39,16 +39,16 @@ def test_a_hugging_face_folder_is_returned_unchanged(base: Path) -> None:
     assert locate_model(base) == locate_model(str(base)) == ModelFolders(base)
 
 
-def test_the_base_of_an_adapter_is_the_one_that_it_names(base: Path, tmp_path: Path) -> None:
+def test_base_of_an_adapter_is_read_from_the_adapter_config(base: Path, tmp_path: Path) -> None:
     adapter_folder = adapter(tmp_path / "adapter", str(base))
     assert locate_model(adapter_folder) == ModelFolders(base, adapter_folder)
     assert hf_decoder(str(adapter_folder)).architecture == hf_decoder(str(base)).architecture
 
 
-def test_a_relative_base_is_searched_from_the_current_folder_and_the_runs_start_folder(
+def test_relative_base_is_searched_in_the_current_folder_and_the_start_folder_of_the_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = a_run(tmp_path / "runs/lora", folder=str(base.parent))
+    run = write_run(tmp_path / "runs/lora", folder=str(base.parent))
     final = adapter(run / "final", "base")
     assert locate_model(run) == ModelFolders(base, final)
     (run / "run.json").write_text("{}")
@@ -58,8 +58,10 @@ def test_a_relative_base_is_searched_from_the_current_folder_and_the_runs_start_
     assert locate_model(run) == ModelFolders(Path("base"), final)
 
 
-def test_a_runs_folder_means_its_best_model_or_else_its_final_one(base: Path, tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
+def test_run_folder_resolves_to_its_best_model_or_otherwise_its_final_model(
+    base: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
     with pytest.raises(ValueError, match="has no weights yet") as caught:
         locate_model(run)
     assert "to resume it, run `tune lora_finetune --config 'my config'`" in str(caught.value)
@@ -82,16 +84,16 @@ def test_a_runs_folder_means_its_best_model_or_else_its_final_one(base: Path, tm
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])
-def test_one_file_identifies_a_runs_folder(name: str, tmp_path: Path) -> None:
+def test_one_file_identifies_a_run_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("[damaged")
     with pytest.raises(ValueError, match="to resume it, run the same command"):
         locate_model(tmp_path)
 
 
-def test_an_adapter_and_its_base_may_both_be_named(base: Path, tmp_path: Path) -> None:
+def test_adapter_and_base_can_both_be_specified(base: Path, tmp_path: Path) -> None:
     final = adapter(tmp_path / "adapter", "its/own")
     assert locate_model(base, final) == ModelFolders(base, final)
-    run = a_run(tmp_path / "run")
+    run = write_run(tmp_path / "run")
     final.rename(run / "final")
     assert locate_model(base, run) == ModelFolders(base, run / "final")
     with pytest.raises(ValueError, match=r"are both adapters; pass the base model instead"):
@@ -100,7 +102,7 @@ def test_an_adapter_and_its_base_may_both_be_named(base: Path, tmp_path: Path) -
         locate_model(base, base)
 
 
-def test_the_message_for_a_missing_base_says_how_to_download_and_name_it(tmp_path: Path) -> None:
+def test_message_about_a_missing_base_explains_how_to_download_and_specify_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         locate_model(adapter(tmp_path / "adapter", "HuggingFaceTB/SmolLM2-135M"))
     message = str(caught.value)
@@ -112,8 +114,8 @@ def test_the_message_for_a_missing_base_says_how_to_download_and_name_it(tmp_pat
         locate_model(adapter(tmp_path / "other", None))
 
 
-def test_a_base_may_be_a_run(base: Path, tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run")
+def test_base_can_be_a_run(base: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
     save_hf_folder(tiny_smollm2(), run / "final")
     adapter_folder = adapter(tmp_path / "adapter", str(run))
     assert locate_model(adapter_folder) == ModelFolders(run / "final", adapter_folder)
@@ -130,8 +132,10 @@ def test_a_folder_without_a_model_is_rejected(tmp_path: Path) -> None:
         auto_tokenizer(str(tmp_path))
 
 
-def test_an_adapters_tokenizer_is_used_or_else_its_bases(base: Path, tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run")
+def test_tokenizer_of_an_adapter_takes_precedence_over_its_bases_tokenizer(
+    base: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run")
     final = adapter(run / "final", str(base))
     for folder in (final, run):
         tokenizer = auto_tokenizer(str(folder))

@@ -10,7 +10,7 @@ from torchtune import models
 from torchtune.runs import locate_model, missing_model_hint
 from torchtune.runs._missing_model import known_models
 
-FETCH = "download it with `tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir {}`"
+DOWNLOAD_HINT = "download it with `tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir {}`"
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_known_models_are_those_that_the_builders_name() -> None:
+def test_known_models_match_the_model_builders() -> None:
     modules = [import_module(f"torchtune.models.{module.name}") for module in iter_modules(models.__path__)]
     builders = [
         value for module in modules for value in vars(module).values() if hasattr(value, "architecture")
@@ -50,7 +50,7 @@ def test_the_last_part_of_a_local_path_determines_the_model_to_download(
     path: str, working_folder: Path
 ) -> None:
     (working_folder / "mine").mkdir()
-    assert missing_model_hint(path) == FETCH.format(path)
+    assert missing_model_hint(path) == DOWNLOAD_HINT.format(path)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_the_last_part_of_a_local_path_determines_the_model_to_download(
         ("Mistral-7B-Instruct-v0.3", "mistralai"),
     ],
 )
-def test_variants_of_a_size_have_its_owner(name: str, owner: str) -> None:
+def test_model_variants_have_the_same_owner(name: str, owner: str) -> None:
     command = f"`tune download {owner}/{name} --output-dir models/{name}`"
     assert missing_model_hint(f"models/{name}") == f"download it with {command}"
 
 
-def test_a_hub_id_is_one_whose_owner_is_not_a_local_folder(working_folder: Path) -> None:
+def test_name_is_a_hub_id_only_if_its_owner_is_not_a_local_folder(working_folder: Path) -> None:
     command = "`tune download owner/name --output-dir models/name`"
     hint = f"if it is a model on the Hugging Face hub, download it with {command}"
     assert missing_model_hint("owner/name") == hint
@@ -85,16 +85,16 @@ def test_a_similar_folder_is_suggested_first(working_folder: Path) -> None:
     (working_folder / "models/other").mkdir()
     with pytest.raises(FileNotFoundError) as caught:
         locate_model("models/SmolLM2-135M-Instruct")
-    fetch = FETCH.format("models/SmolLM2-135M-Instruct")
+    download_hint = DOWNLOAD_HINT.format("models/SmolLM2-135M-Instruct")
     assert str(caught.value) == (
-        f"folder models/SmolLM2-135M-Instruct does not exist; did you mean models/SmolLM2? If not, {fetch}"
+        f"folder models/SmolLM2-135M-Instruct does not exist; did you mean models/SmolLM2? If not, {download_hint}"
     )
     assert missing_model_hint("models/SmolLM") == missing_model_hint("modles/SmolLM2")
     assert missing_model_hint("modles/SmolLM2") == "did you mean models/SmolLM2?"
     assert missing_model_hint("models/gpt-j") == ""
 
 
-def test_the_message_for_a_missing_base_of_an_adapter_has_the_same_hints(working_folder: Path) -> None:
+def test_message_about_a_missing_adapter_base_has_the_same_hints(working_folder: Path) -> None:
     (working_folder / "models/SmolLM2").mkdir(parents=True)
     (working_folder / "adapter").mkdir()
     (working_folder / "adapter/adapter_config.json").write_text(

@@ -1,4 +1,4 @@
-"""A run's config is built once, and each input is parsed once, however many parts of a call use it."""
+"""A run's config is built once, and each input is parsed once, regardless of how many times it is used."""
 
 import ast
 import collections
@@ -25,7 +25,7 @@ RECIPE = str(Path(sample.__file__))
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Return a list to which the tree of every built config is appended."""
+    """Append the tree of every built config to a list, and return the list."""
     trees: list[object] = []
 
     def counted(tree: object, expected_type: Any, **options: bool) -> Any:
@@ -40,8 +40,8 @@ def seed_in(folder: Path) -> object:
     return read_yaml(str(folder / "config.yaml")).value["seed"]
 
 
-def unfinish(folder: Path) -> None:
-    """Turn a finished run into an interrupted one."""
+def mark_as_interrupted(folder: Path) -> None:
+    """Turn a finished run into an interrupted run."""
     record = json.loads((folder / "run.json").read_text())
     del record["finished"]
     (folder / "run.json").write_text(json.dumps(record))
@@ -58,7 +58,7 @@ def test_new_resumed_and_overwritten_runs_build_their_config_once(
         assert len(builds) == 1
         assert sample.RAN[-1].seed == seed_in(folder)
         seeds.append(sample.RAN[-1].seed)
-        unfinish(folder)
+        mark_as_interrupted(folder)
     new, resumed, overwritten, explicit = seeds
     assert new == resumed != overwritten
     assert explicit == 7
@@ -71,7 +71,7 @@ def test_a_launcher_builds_the_config_once(tmp_path: Path, builds: list[object])
     assert cfg.seed == seed_in(tmp_path / "r")
 
 
-def test_a_node_uses_the_seed_of_another_node_that_started_in_the_meantime(
+def test_a_node_uses_the_seed_of_a_node_that_started_in_the_meantime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [f"output_dir={tmp_path / 'r'}"]
@@ -112,7 +112,7 @@ def test_a_recipe_without_a_folder_keeps_its_null_seed() -> None:
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]:
-    """Return a counter of how often each text is parsed as YAML or Python."""
+    """Yield a counter of the number of times that each string is parsed as YAML or Python."""
     counts: collections.Counter[str] = collections.Counter()
 
     def counted(parse: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,14 +166,14 @@ def test_each_input_is_parsed_once(
     assert max(times.values()) == 1, times
 
 
-def test_a_run_and_its_resumption_parse_each_input_once(
+def test_new_and_resumed_runs_parse_each_input_once(
     tmp_path: Path, parsed: collections.Counter[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my.yaml").write_text(f"output_dir: {tmp_path / 'r'}\n")
     call = [RECIPE, "--config", str(tmp_path / "my.yaml")]
     assert main(call) == 0
     assert max(parsed.values()) == 1
-    unfinish(tmp_path / "r")
+    mark_as_interrupted(tmp_path / "r")
     parsed.clear()
     assert main(call) == 0
     assert main([RECIPE, "--config", str(tmp_path / "r")]) == 2  # the run has finished

@@ -1,4 +1,4 @@
-"""A run records its code, data and packages; changes are reported and stop a resumed run."""
+"""A run records its code, data and packages. Changes are reported and prevent resuming the run."""
 
 import json
 import os
@@ -76,13 +76,13 @@ class Project:
         self.write("lib/site-packages/third-0.dist-info/top_level.txt", "third\n")
 
     def tune(self, *words: str, killed: bool = False) -> tuple[int, str]:
-        """Call `tune` in the project's folder; return its status and what it printed."""
+        """Call `tune` in the project's folder, and return its exit status and output."""
         status, text = self.python("-m", "torchtune.cli", *words, killed=killed)
         assert "Traceback" not in text
         return status, text
 
     def python(self, *words: str, killed: bool = False) -> tuple[int, str]:
-        """Call Python in the project's folder; return its status and what it printed."""
+        """Call Python in the project's folder, and return its exit status and output."""
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.folder / "lib/site-packages")]),
@@ -146,7 +146,7 @@ edits = pytest.mark.parametrize(
 
 
 @edits
-def test_a_change_stops_a_resumed_run_unless_it_is_accepted(
+def test_a_change_prevents_resuming_unless_it_is_accepted(
     project: Project, edit: Callable[[Project], None], path: str
 ) -> None:
     assert project.run(killed=True)[0] == 9
@@ -156,7 +156,7 @@ def test_a_change_stops_a_resumed_run_unless_it_is_accepted(
     assert "code, data or versions have changed since the run in run started; restore them, or pass" in text
     assert "pass --accept-changes to resume anyway; to start a new run, choose a different output_dir" in text
     assert f"\n  {path}: " in text
-    assert "2 mistakes" in text, "nothing else is reported"
+    assert "2 mistakes" in text, "nothing else must be reported"
     assert "accepted" not in project.record
     status, text = project.run("--accept-changes")
     assert status == 0, text
@@ -167,7 +167,7 @@ def test_a_change_stops_a_resumed_run_unless_it_is_accepted(
 
 @pytest.mark.slow
 @edits
-def test_diff_of_a_run_names_what_has_changed(
+def test_diff_of_a_run_lists_the_changes(
     project: Project, edit: Callable[[Project], None], path: str
 ) -> None:
     assert project.run()[0] == 0
@@ -179,7 +179,7 @@ def test_diff_of_a_run_names_what_has_changed(
 
 
 @pytest.mark.slow
-def test_diff_of_two_runs_shows_the_lines_of_code_in_which_they_differ(project: Project) -> None:
+def test_diff_of_two_runs_shows_the_differing_lines_of_code(project: Project) -> None:
     project.run()
     edit_import(project)
     edit_data(project)
@@ -190,9 +190,11 @@ def test_diff_of_two_runs_shows_the_lines_of_code_in_which_they_differ(project: 
     assert "-SIGN = 1\n+SIGN = -1" in text
 
 
-def test_a_run_that_is_unchanged_resumes(project: Project) -> None:
+def test_an_unchanged_run_resumes(project: Project) -> None:
     assert project.run(killed=True)[0] == 9
-    os.utime(project.folder / "rows.jsonl", (1, 1))  # a copy to another disk has another time
+    os.utime(
+        project.folder / "rows.jsonl", (1, 1)
+    )  # a copy on a different disk has a different modification time
     assert project.run()[0] == 0
 
 
@@ -208,7 +210,7 @@ def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> 
     (state,) = project.record["repositories"].values()
     head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=project.folder, capture_output=True, check=True)
     assert state["commit"] == head.stdout.decode().strip()
-    assert state["changes"], "helper.py differs from the commit"
+    assert state["changes"], "the change of helper.py since the commit must be recorded"
 
 
 @pytest.mark.slow
@@ -269,7 +271,7 @@ def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Pr
 
 
 @pytest.mark.slow
-def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Project) -> None:
+def test_overwriting_removes_copies_of_code_but_no_user_files(project: Project) -> None:
     project.write("code/mine.py", "x = 1\n")
     words = ("./recipe.py", "output_dir=.")
     assert project.tune(*words)[0] == 0
@@ -285,7 +287,7 @@ def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Pro
 
 
 @pytest.mark.slow
-def test_an_edited_module_that_is_imported_late_is_noticed(project: Project) -> None:
+def test_an_edited_module_is_detected_even_if_it_is_imported_late(project: Project) -> None:
     project.write("parts/__init__.py", "")
     project.write("parts/early.py", "def sign():\n    from .late import SIGN\n    return SIGN\n")
     project.write("parts/late.py", "SIGN = 1\n")
@@ -303,7 +305,7 @@ def test_an_edited_module_that_is_imported_late_is_noticed(project: Project) -> 
 
 @pytest.mark.parametrize("edited", ["train.py", "recipe.py", "helper.py"])
 @pytest.mark.slow
-def test_an_edit_of_a_recipe_that_a_program_calls_is_noticed(project: Project, edited: str) -> None:
+def test_an_edited_recipe_is_detected_if_it_is_called_from_a_program(project: Project, edited: str) -> None:
     program = "from recipe import WritingConfig, main\n\nmain(WritingConfig(output_dir='run'))\n"
     project.write("train.py", program)
     assert project.python("train.py", killed=True)[0] == 9
@@ -327,7 +329,7 @@ def test_code_next_to_a_run_in_the_working_folder_is_recorded_but_not_its_copies
 
 
 @pytest.mark.slow
-def test_diff_of_an_extended_run_compares_it_with_the_command_that_extended_it(project: Project) -> None:
+def test_diff_compares_an_extended_run_with_the_command_that_extended_it(project: Project) -> None:
     assert project.tune("./recipe.py", "output_dir=whole", "epochs=2")[0] == 0
     assert project.run()[0] == 0
     assert project.run("epochs=2", "--extend")[0] == 0

@@ -1,4 +1,4 @@
-"""Names that users may pass for a recipe or a config."""
+"""Names that users may pass as a recipe or a config."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working folder with these files."""
+    """Return a working folder that contains `FILES`."""
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
     for name in ("folder", "folder.py", "folder.yaml", "smollm2_135m_lora"):
@@ -58,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_invalid_config_name_is_one_mistake(name: str, folder: Path) -> None:
+def test_invalid_config_name_is_reported_as_one_mistake(name: str, folder: Path) -> None:
     (mistake,) = lines_of(["validate", RECIPE, "--config", name], folder)
     assert mistake.startswith(NAMES[name])
 
@@ -86,7 +86,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize(("number", "text"), list(enumerate(RECIPES)))
-def test_invalid_recipe_is_one_mistake(number: int, text: str, folder: Path) -> None:
+def test_invalid_recipe_is_reported_as_one_mistake(number: int, text: str, folder: Path) -> None:
     file = folder / f"wrong_recipe_{number}.py"
     file.write_text(f"import attrs\nfrom torchtune import config\n{text}")
     (mistake,) = lines_of(["validate", str(file), "x=1"], folder)
@@ -94,7 +94,9 @@ def test_invalid_recipe_is_one_mistake(number: int, text: str, folder: Path) -> 
     assert RECIPES[text] in mistake
 
 
-def test_component_of_a_recipe_file_that_is_not_importable_asks_to_rename_the_file(folder: Path) -> None:
+def test_message_about_a_component_of_an_unimportable_recipe_file_suggests_renaming_the_file(
+    folder: Path,
+) -> None:
     file = folder / "my-recipe.py"
     file.write_text(
         "import attrs\nfrom torchtune import config\nclass Own: ...\n"

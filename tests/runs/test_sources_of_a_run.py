@@ -1,4 +1,4 @@
-"""A resumed run detects changed data and model files, whichever field of the config names them."""
+"""A resumed run detects changed data and model files, regardless of the config field that names them."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.tune import Tune
 
 QUESTION = {"role": "user", "content": "Who?"}
 ROWS = [{"messages": [QUESTION, {"role": "assistant", "content": f"Number {i}."}]} for i in range(4)]
-OTHERS = [*ROWS[:-1], {"messages": [QUESTION, {"role": "assistant", "content": "Number 9."}]}]
+CHANGED_ROWS = [*ROWS[:-1], {"messages": [QUESTION, {"role": "assistant", "content": "Number 9."}]}]
 HELD_OUT = (
     "validation={share: null, dataset: {_component_: torchtune.datasets.ChatDataset, source: held.jsonl}}"
 )
@@ -31,15 +31,15 @@ def edit_template() -> None:
 
 
 CASES: dict[str, tuple[str, str, Callable[[], object]]] = {
-    "a file": ("dataset.source=a/1.jsonl", "dataset.source", lambda: write("a/1.jsonl", OTHERS)),
-    "a file of a folder": ("dataset.source=a", "dataset.source", lambda: write("a/2.jsonl", OTHERS)),
+    "a file": ("dataset.source=a/1.jsonl", "dataset.source", lambda: write("a/1.jsonl", CHANGED_ROWS)),
+    "a file of a folder": ("dataset.source=a", "dataset.source", lambda: write("a/2.jsonl", CHANGED_ROWS)),
     "another file in a folder": ("dataset.source=a", "dataset.source", lambda: write("a/3.jsonl", ROWS)),
     "a file that a pattern no longer matches": (
         "dataset.source=a/*.jsonl",
         "dataset.source",
         Path("a/2.jsonl").unlink,
     ),
-    "held-out rows": (HELD_OUT, "validation.dataset.source", lambda: write("held.jsonl", OTHERS)),
+    "held-out rows": (HELD_OUT, "validation.dataset.source", lambda: write("held.jsonl", CHANGED_ROWS)),
     "a custom template": (
         "tokenizer.chat_template=own.jinja",
         "tokenizer.chat_template",
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, str, Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_edited_source_stops_a_resumed_run(
+def test_an_edited_source_prevents_resuming(
     case: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

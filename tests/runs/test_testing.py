@@ -1,4 +1,4 @@
-"""torchtune's helpers for users' own pytest suites."""
+"""torchtune's helpers for users' pytest suites."""
 
 import types
 from pathlib import Path
@@ -45,13 +45,13 @@ def test_check_infers_the_recipe_of_a_file(tmp_path: Path) -> None:
         testing.check(tmp_path / "none.yaml")
 
 
-def test_functions_of_a_module_are_those_that_return_a_config() -> None:
+def test_functions_of_a_module_include_only_config_functions() -> None:
     assert testing.functions_of(sample) == [sample.plain, sample.rich]
     with pytest.raises(ValueError, match="no function whose result is annotated"):
         testing.functions_of(types.ModuleType("empty"))
 
 
-def test_golden_names_the_leaves_that_differ(tmp_path: Path) -> None:
+def test_golden_error_lists_the_differing_leaves(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="does not exist yet; create it with pytest --renew-configs"):
         testing.compare_with_golden(sample.plain, tmp_path)
     testing.compare_with_golden(sample.plain, tmp_path, renew=True)
@@ -62,7 +62,7 @@ def test_golden_names_the_leaves_that_differ(tmp_path: Path) -> None:
         testing.compare_with_golden(sample.plain, file)
 
 
-def test_a_users_suite_writes_and_then_checks_golden_configs(pytester: pytest.Pytester) -> None:
+def test_user_suite_writes_and_then_checks_golden_configs(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         guarded_configs="""
             from configs_py.smollm2 import smollm2_135m_full

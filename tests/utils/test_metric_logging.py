@@ -36,7 +36,7 @@ def test_stdout_logger_prints_the_line(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the scalars in event files, read by TensorBoard."""
+    """Return the scalars that TensorBoard reads from event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(folder)).Reload()
@@ -88,7 +88,9 @@ def test_wandb_writes_config_and_metrics_to_offline_files(tmp_path: Path) -> Non
     assert b"loss" in files[0].read_bytes()
 
 
-def test_a_logger_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_a_missing_logger_package_explains_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("torchtune.utils.metric_logging.find_spec", lambda name: None)
     for logger in (TensorBoardLogger, WandBLogger):
         package = logger.packages[0]
@@ -112,7 +114,7 @@ LINES = [
 ]
 
 
-def test_metrics_are_read_back_and_broken_lines_are_named(tmp_path: Path) -> None:
+def test_metrics_are_read_back_and_unreadable_lines_are_reported(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(LINES))
     run_metrics = read_metrics(tmp_path)
     assert run_metrics == read_metrics(tmp_path / "metrics.jsonl")
@@ -124,7 +126,7 @@ def test_metrics_are_read_back_and_broken_lines_are_named(tmp_path: Path) -> Non
         read_metrics(tmp_path / "nowhere")
 
 
-def test_metrics_are_a_data_frame_with_one_row_per_step(tmp_path: Path) -> None:
+def test_frame_has_one_row_per_step(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(LINES))
     table = read_metrics(tmp_path).frame()
     assert list(table.index) == [0, 1, 2, 3]

@@ -27,7 +27,7 @@ max_steps: {max_steps}
 """
 
 
-def made_metrics(
+def synthetic_metrics(
     n_steps: int, *, seed: int = 0, lr: float = 1e-4, validate_every: int = 0, skipped: tuple[int, ...] = ()
 ) -> list[dict[str, Any]]:
     """Return the metrics of a run with a noisy, falling loss and a validation every `validate_every` steps."""
@@ -121,6 +121,6 @@ class Page(HTMLParser):
         return [(step, value) for step, value in self.data["runs"][run]["curves"][metric]["points"]]
 
 
-def a_run(lines: list[dict[str, Any]], name: str = "a", **fields: Any) -> PlottedRun:
+def plotted_run(lines: list[dict[str, Any]], name: str = "a", **fields: Any) -> PlottedRun:
     parts = {"config": {}, "record": {}, "samples": [], "notes": []} | fields
     return PlottedRun(name, Path(), RunMetrics(lines, []), **parts)
