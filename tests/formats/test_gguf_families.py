@@ -16,7 +16,7 @@ from tests.models.tiny import SPECIAL, tiny_tokenizer
 from tests.tolerance import assert_near, bound
 from torchtune.formats import architecture_from_hf, convert
 
-# The key of FAMILIES, and the architecture's name in GGUF.
+# Keys of FAMILIES, mapped to the names of the architectures in GGUF.
 ARCHITECTURES = {
     "llama2": "llama",
     "llama3_1": "llama",
@@ -123,8 +123,8 @@ def rope_freqs(config: Any) -> Any:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     plain = config.rope_parameters["rope_theta"] ** (-torch.arange(0, 8, 2) / 8)
-    stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    return (plain / stretched).numpy()
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    return (plain / scaled).numpy()
 
 
 def model_weights(model: Any) -> dict[str, Tensor]:

@@ -40,10 +40,10 @@ def test_logits_and_gradients_match_transformers(tmp_path: Path, *, tied_embeddi
     logits.square().mean().backward()
     assert_near(logits, expected, FLOAT64)
     for name, parameter in transformers_model.named_parameters():
-        own_parameter = model.get_parameter(name.removeprefix("model."))
-        assert own_parameter.grad is not None
+        torchtune_parameter = model.get_parameter(name.removeprefix("model."))
+        assert torchtune_parameter.grad is not None
         assert parameter.grad is not None
-        assert_near(own_parameter.grad, parameter.grad, FLOAT64)
+        assert_near(torchtune_parameter.grad, parameter.grad, FLOAT64)
 
 
 @pytest.mark.parametrize("on_meta", [False, True])

@@ -220,10 +220,10 @@ def test_every_kind_of_peft_adapter_is_loaded_merged_and_saved(
     torch.testing.assert_close(weights, expected, rtol=0, atol=0)
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
     merged = load_file(tmp_path / "merged/model.safetensors")
-    unloaded = peft_model.merge_and_unload().state_dict()
+    merged_by_peft = peft_model.merge_and_unload().state_dict()
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
     # Products sum over a rank of up to 5, are scaled and added to the weight; DoRA's norms sum over up to 96 values.
-    assert_near(merged, {name: unloaded[name] for name in merged}, bound(torch.float32, 96 + 5 + 2))
+    assert_near(merged, {name: merged_by_peft[name] for name in merged}, bound(torch.float32, 96 + 5 + 2))
 
 
 @pytest.mark.parametrize("rank_stabilized", [False, True])

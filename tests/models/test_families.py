@@ -42,7 +42,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 
-# Names of transformers' configuration classes without `Config`, and values that differ from SMALL; `...`: not passed.
+# Names of transformers' config classes without `Config`, and values that differ from SMALL; `...` omits a value.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("Llama", {"num_key_value_heads": 4}),
     "llama3": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
@@ -112,9 +112,9 @@ def rows(count: int, length: int, seed: int = 1) -> Tensor:
 
 
 def close(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> None:
-    """Compare the norm of the difference with that of the expected tensor, or with one if that is smaller.
+    """Check the norm of the difference, relative to the norm of the expected tensor or to one, whichever is larger.
 
-    The gradient of GPT-2's key biases is zero up to rounding: without rotations, they shift all scores equally.
+    The gradient of GPT-2's key biases is zero up to rounding, as they shift all scores equally without rotations.
     """
     assert actual.shape == expected.shape, name
     difference, size = (actual - expected).detach().norm().item(), expected.detach().norm().item()
@@ -155,13 +155,13 @@ def test_saved_folders_are_bit_identical_and_load_in_transformers(pair: Pair) ->
     config = json.loads((pair.folder / "saved/config.json").read_text())
     assert architecture_from_hf(config) == pair.model.architecture
     with float64_transformers():
-        back = _eager(AutoModelForCausalLM.from_pretrained, pair.folder / "saved")
-    assert type(back) is type(pair.reference)
+        reloaded = _eager(AutoModelForCausalLM.from_pretrained, pair.folder / "saved")
+    assert type(reloaded) is type(pair.reference)
     for name, tensor in pair.reference.state_dict().items():
-        assert torch.equal(back.state_dict()[name], tensor), name
+        assert torch.equal(reloaded.state_dict()[name], tensor), name
     tokens = rows(2, 40)
     with float64_transformers():
-        close(back(tokens).logits, pair.reference(tokens).logits, FLOAT64)
+        close(reloaded(tokens).logits, pair.reference(tokens).logits, FLOAT64)
 
 
 def test_right_padding_does_not_affect_other_tokens(pair: Pair) -> None:
@@ -189,9 +189,9 @@ def test_packed_documents_match_separate_documents(
         start = 0
         for length in lengths:
             part = slice(start, start + length)
-            alone = pair.model(tokens[row : row + 1, part])[0]
-            close(packed[row, part], alone, FLOAT64)
-            (alone * weights[row, part]).sum().backward()
+            separate = pair.model(tokens[row : row + 1, part])[0]
+            close(packed[row, part], separate, FLOAT64)
+            (separate * weights[row, part]).sum().backward()
             start += length
     for name, p in pair.model.named_parameters():
         close(gradients[name], _gradient(p), FLOAT64, name)
@@ -215,8 +215,8 @@ def test_rows_of_unequal_length_continue_at_their_positions(pair: Pair) -> None:
             positions = lengths[:, None] + step
             logits = pair.model(tokens.gather(1, positions), positions=positions, cache=cache)
             for row in range(2):
-                alone = pair.model(tokens[row : row + 1, : int(positions[row]) + 1])
-                close(logits[row, 0], alone[0, -1], FLOAT64)
+                separate = pair.model(tokens[row : row + 1, : int(positions[row]) + 1])
+                close(logits[row, 0], separate[0, -1], FLOAT64)
 
 
 def test_greedy_answers_match_transformers(pair: Pair) -> None:

@@ -29,7 +29,7 @@ PROMPTS = [
 ]
 
 TEXTS = [*(text for text in real.TEXTS if not any(c.isnumeric() for c in text)), *real.SPECIAL_TEXTS]
-"""Texts without digits, which transformers does not split in tokenizers of GGUF files."""
+"""Texts without digits, as transformers does not split digits with tokenizers of GGUF files."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -36,8 +36,8 @@ def test_gradients_match_finite_differences() -> None:
     parameters = dict(model.named_parameters())
 
     def loss(*values: torch.Tensor) -> torch.Tensor:
-        named = dict(zip(parameters, values, strict=True))
-        logits: torch.Tensor = torch.func.functional_call(model, named, tokens)
+        values_by_name = dict(zip(parameters, values, strict=True))
+        logits: torch.Tensor = torch.func.functional_call(model, values_by_name, tokens)
         return logits.square().sum()
 
     values = tuple(parameter.detach().requires_grad_() for parameter in parameters.values())

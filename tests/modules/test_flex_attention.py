@@ -16,12 +16,12 @@ from torchtune.modules._attention import attend_by_block, attend_by_document, at
 LENGTHS = [
     [5, 1, 150, 44, 130],
     [200, 130],
-]  # lengths of the documents in two rows of 330 tokens, which are padded to 384
+]  # document lengths in two rows of 330 tokens, which are padded to 384
 
 
 PREFIXES = {
-    "one of a row": ([[150, 5, 1, 44, 130], [200, 130]], [[(0, 0), *[(0, 131)] * 4], [(0, 0), (0, 0)]]),
-    "one of each pair": (
+    "one per row": ([[150, 5, 1, 44, 130], [200, 130]], [[(0, 0), *[(0, 131)] * 4], [(0, 0), (0, 0)]]),
+    "one per pair": (
         [[150, 5, 40, 44, 30, 61], [100, 29, 200, 1]],
         [[(0, 0), (0, 131), (0, 0), (155, 39), (0, 0), (239, 1)], [(0, 0), (0, 99), (0, 0), (129, 150)]],
     ),
@@ -76,8 +76,8 @@ def test_documents_attend_to_their_prefixes(
     for row, start, end, prefix_start, n in packed.spans:  # each with its prefix
         columns = [*range(prefix_start, prefix_start + n), *range(start, end)]
         q1, k1, v1 = (x[row : row + 1, :, columns] for x in (q, k, v))
-        alone = attend_by_mask(q1, k1, v1, documents([[len(columns)]]), window, scale=0.3, softcap=softcap)
-        assert_near(out[row : row + 1, :, start:end], alone[:, :, n:], FLOAT64)
+        separate = attend_by_mask(q1, k1, v1, documents([[len(columns)]]), window, scale=0.3, softcap=softcap)
+        assert_near(out[row : row + 1, :, start:end], separate[:, :, n:], FLOAT64)
 
 
 @pytest.mark.parametrize("window", [None, 1, 40, 129, 1000])

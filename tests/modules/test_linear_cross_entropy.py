@@ -37,10 +37,10 @@ def test_value_and_gradients_match_full_logits(chunk_size: int, reduction: Reduc
 def test_result_is_the_same_without_an_ignore_index(reduction: Reduction) -> None:
     hidden, weight, labels = batch(23)
     labels.clamp_(min=0)
-    searched = LinearCrossEntropy(reduction, 4, ignore_index=-100)(hidden, weight, labels)
+    with_ignore_index = LinearCrossEntropy(reduction, 4, ignore_index=-100)(hidden, weight, labels)
     plain = LinearCrossEntropy(reduction, 4)(hidden, weight, labels)
-    assert plain.item() == searched.item()
-    expected = torch.autograd.grad(searched, (hidden, weight))
+    assert plain.item() == with_ignore_index.item()
+    expected = torch.autograd.grad(with_ignore_index, (hidden, weight))
     torch.testing.assert_close(torch.autograd.grad(plain, (hidden, weight)), expected, rtol=0, atol=0)
 
 

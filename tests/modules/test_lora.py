@@ -25,7 +25,7 @@ from torchtune.modules import (
     merge_lora,
 )
 
-LEAVES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+LINEAR_NAMES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
@@ -116,11 +116,13 @@ def test_new_adapters_do_not_change_the_outputs(kind: dict[str, Any], dtype: tor
     [(torch.float64, FLOAT64), (torch.float32, bound(torch.float32, roundings(TINY, 7)))],
     ids=["float64", "float32"],
 )
-def test_merged_layers_match_adapted_layers(kind: dict[str, Any], dtype: torch.dtype, allowed: float) -> None:
+def test_merged_layers_match_adapted_layers(
+    kind: dict[str, Any], dtype: torch.dtype, error_bound: float
+) -> None:
     model = adapted_decoder(**kind).to(dtype)
     before, plain = model(tokens()), random_decoder()(tokens())
     merge_lora(model)
-    assert_near(model(tokens()), before, allowed)
+    assert_near(model(tokens()), before, error_bound)
     assert not torch.allclose(before.double(), plain)
     assert model.state_dict().keys() == random_decoder().state_dict().keys()
     assert not has_adapters(model)
@@ -147,7 +149,7 @@ def test_only_adapters_are_trained(kind: dict[str, Any]) -> None:
 
 def test_all_linear_matches_every_linear_layer_except_the_head() -> None:
     layers = [name for name, _, _ in adapted_layers(adapted_decoder())]
-    assert {name.rpartition(".")[2] for name in layers} == LEAVES
+    assert {name.rpartition(".")[2] for name in layers} == LINEAR_NAMES
     assert len(layers) == 7 * TINY.num_layers
 
 

@@ -207,8 +207,8 @@ def test_cross_entropy_is_the_negative_sum_of_log_probabilities(is_trained: bool
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_entropies_match_full_logits_and_have_no_gradient(temperature: float) -> None:
     hidden, weight, labels = batch(23)
-    sharp = (100 * hidden).detach().requires_grad_()  # most probabilities are zero
-    for states in (hidden, sharp):
+    large_hidden = (100 * hidden).detach().requires_grad_()  # most probabilities are zero
+    for states in (hidden, large_hidden):
         log_probs, entropies = token_log_probs_and_entropies(
             states, weight, labels, temperature=temperature, chunk_size=4
         )

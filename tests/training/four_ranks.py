@@ -86,7 +86,7 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
         "gradients": before,
         "clipped": clipped,
         "parameters": {name: full_tensor(p.detach()) for name, p in trained.items()},
-        "held": sum(local_shard(p).numel() for p in model.parameters()),
+        "n_stored": sum(local_shard(p).numel() for p in model.parameters()),
         "gathered": gathered,
     }
 

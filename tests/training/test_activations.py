@@ -68,7 +68,7 @@ def loss_and_gradients(model: Decoder, batch: Batch, dtype: str) -> dict[str, Te
 def test_checkpointing_is_bitwise_identical(
     dtype: str, batch: Batch, lora: Lora | None, section: str
 ) -> None:
-    # In bf16, trained parameters are fp32 and cast during the forward pass; recomputation must use the cast ones.
+    # In bf16, trained parameters are fp32 and cast during the forward pass; recomputation must use the cast parameters.
     plain = loss_and_gradients(build_model(None, lora, dtype), batch, dtype)
     checkpointed = loss_and_gradients(build_model(SECTIONS[section], lora, dtype), batch, dtype)
     assert checkpointed.keys() == plain.keys()
@@ -114,21 +114,19 @@ def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> t
     model = build_model(section, lora, "fp64")
     with _LiveMemory(model) as live:
         loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
-        held = live.bytes
+        stored_bytes = live.bytes
         torch.autograd.backward(loss)
-    return held, live.n_matmuls
+    return stored_bytes, live.n_matmuls
 
 
 @pytest.mark.parametrize("lora", [None, LORA_WITH_DROPOUT], ids=["full", "lora"])
 def test_checkpointing_stores_less_and_computes_more(lora: Lora | None) -> None:
-    bytes_of, products_of = {}, {}
+    n_bytes, n_products = {}, {}
     for name, section in {"plain": None, **SECTIONS}.items():
-        bytes_of[name], products_of[name] = cost(section, lora)
-    assert bytes_of["inputs"] < bytes_of["matmuls"] < bytes_of["plain"]
-    assert bytes_of["inputs"] < bytes_of["every second"] < bytes_of["plain"]
-    assert (
-        products_of["plain"] == products_of["matmuls"] < products_of["every second"] < products_of["inputs"]
-    )
+        n_bytes[name], n_products[name] = cost(section, lora)
+    assert n_bytes["inputs"] < n_bytes["matmuls"] < n_bytes["plain"]
+    assert n_bytes["inputs"] < n_bytes["every second"] < n_bytes["plain"]
+    assert n_products["plain"] == n_products["matmuls"] < n_products["every second"] < n_products["inputs"]
 
 
 def test_saved_operator_names_exist_in_torch() -> None:
@@ -139,16 +137,18 @@ def test_saved_operator_names_exist_in_torch() -> None:
 
 
 def test_a_layer_stores_only_its_input() -> None:
-    held = []
+    stored_bytes = []
     for n_layers in (2, 5):
         with torch.device("meta"):
             model = smollm2(31, n_layers, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
         place(model, ALONE, dtype="fp64", activation_checkpointing=INPUTS)
         with _LiveMemory(model) as live:
             loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
-            held.append(live.bytes)
+            stored_bytes.append(live.bytes)
         del loss
-    assert held[1] - held[0] == 3 * PADDED.tokens.numel() * 16 * 8  # three times [b, s, d] in fp64
+    assert (
+        stored_bytes[1] - stored_bytes[0] == 3 * PADDED.tokens.numel() * 16 * 8
+    )  # three times [b, s, d] in fp64
 
 
 def test_only_layer_inputs_are_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,9 +184,9 @@ def test_generation_with_a_cache_is_unchanged(section: str) -> None:
 
 
 def test_parameters_keep_their_names() -> None:
-    named = [name for name, _ in build_model(None, LORA_WITH_DROPOUT, "fp32").named_parameters()]
-    assert [name for name, _ in build_model(MATMULS, LORA_WITH_DROPOUT, "fp32").named_parameters()] == named
-    assert list(build_model(MATMULS, LORA_WITH_DROPOUT, "fp32").state_dict()) == named
+    names = [name for name, _ in build_model(None, LORA_WITH_DROPOUT, "fp32").named_parameters()]
+    assert [name for name, _ in build_model(MATMULS, LORA_WITH_DROPOUT, "fp32").named_parameters()] == names
+    assert list(build_model(MATMULS, LORA_WITH_DROPOUT, "fp32").state_dict()) == names
 
 
 def test_settings_without_effect_are_rejected() -> None:
@@ -223,9 +223,8 @@ def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None)
 @pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 def test_traced_layers_match_plain_layers_and_share_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    assert (
-        compare_compiled(MATMULS, None) == 2
-    )  # shared by all layers: one graph for the first length and one for all other lengths
+    # All layers share one graph for the first length and one graph for all other lengths.
+    assert compare_compiled(MATMULS, None) == 2
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ FAMILIES: dict[str, Architecture] = {
 }
 LORA = Lora(targets=["all-linear"], rank=4, alpha=8.0)
 ROUNDED = bound(torch.float32, 3 * roundings(SMALL, 45))
-"""Bound of float32 rounding errors in losses and gradients; documents have up to 45 tokens."""
+"""Bound on float32 rounding errors in losses and gradients; documents have up to 45 tokens."""
 
 
 @pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])

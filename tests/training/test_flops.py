@@ -59,8 +59,8 @@ def test_frozen_matrices_have_no_weight_gradient() -> None:
 def test_attention_counts_only_pairs_within_the_mask() -> None:
     for length in range(1, 12):
         for window in (None, 1, 3, 20):
-            slow = sum(1 for q in range(length) for k in range(q + 1) if window is None or k > q - window)
-            assert pairs(length, window) == slow
+            expected = sum(1 for q in range(length) for k in range(q + 1) if window is None or k > q - window)
+            assert pairs(length, window) == expected
 
 
 def test_attention_is_counted_per_document_and_with_the_window_of_each_layer() -> None:

@@ -63,7 +63,7 @@ def test_steps_match_torch_without_importing_its_compiler(case: str) -> None:
     assert process.stdout.strip() == str(p.tolist())
 
 
-HOOKED = """
+HOOKED_PROGRAM = """
 import sys
 import torch
 from torch.optim import SGD
@@ -80,7 +80,7 @@ assert values == [[0.5, 0.5]], values
 
 
 def test_hooks_are_called() -> None:
-    subprocess.run([sys.executable, "-c", HOOKED], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", HOOKED_PROGRAM], cwd=ROOT, check=True)
 
 
 class CustomSGD(SGD):

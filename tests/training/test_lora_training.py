@@ -59,9 +59,9 @@ KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in ad
 }
 all_kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
 DORA = KINDS["rslora and dora"]
-"""Used by tests whose plain LoRA version is elsewhere."""
+"""The adapter in tests whose plain LoRA version is in a different file."""
 NORMS_IN_FP32 = bound(torch.float32, 24)
-"""Bound of rounding errors in norms over up to 24 inputs."""
+"""Bound on the rounding errors of norms over up to 24 inputs."""
 
 
 def build_model(lora: Lora | None, dtype: str = "fp32", **settings: Any) -> Decoder:
@@ -84,7 +84,7 @@ def gradients(model: Decoder) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def trusting_the_tests() -> Iterator[None]:
+def trust_the_tests() -> Iterator[None]:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         yield
 
@@ -106,7 +106,7 @@ def test_adapted_model_initially_matches_its_base(tmp_path: Path, lora: Lora, dt
     if dtype == "fp32":
         rounded = bound(torch.float32, roundings(base.architecture, 15))
         assert backward(model, dtype) == pytest.approx(backward(base, dtype), rel=rounded)
-    else:  # magnitudes and norms are rounded in the same way
+    else:  # magnitudes and norms have the same rounding
         assert backward(model, dtype) == backward(base, dtype)
     for _, layer, adapter in adapted_layers(model):
         if isinstance(adapter, DoRA):
@@ -175,7 +175,7 @@ def test_memory_estimate_matches_the_memory_of_a_run(dtype: str, lora: Lora) -> 
     assert estimate.activations > 0
 
 
-@pytest.mark.usefixtures("trusting_the_tests")
+@pytest.mark.usefixtures("trust_the_tests")
 def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
     lora = evolve(DORA, dropout=0.2)
     changes: dict[str, Any] = {
@@ -198,7 +198,7 @@ def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rslora", "rslora and dora", "embeddings", "trained embeddings"])
-@pytest.mark.usefixtures("trusting_the_tests")
+@pytest.mark.usefixtures("trust_the_tests")
 def test_final_folder_contains_the_trained_adapter(tmp_path: Path, kind: str) -> None:
     lora = KINDS[kind]
     config = lora_config(tmp_path, "run", lora=lora, optimizer=lazy(AdamW, lr=1e-2, fused=True))

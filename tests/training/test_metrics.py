@@ -37,7 +37,7 @@ def run(
 
 def test_metrics_line_contains_the_step_and_does_not_count_padding(tmp_path: Path) -> None:
     line = run(tmp_path, None, 0, 3)[2]
-    useful = sum(len(example.tokens) - 1 for i in (0, 1, 3, 4) for example in [examples()[i]])
+    n_tokens = sum(len(example.tokens) - 1 for i in (0, 1, 3, 4) for example in [examples()[i]])
     positions = 2 * 5 + 2 * 14
     assert line.pop("tokens_per_second") > 0
     assert line.pop("peak_memory_bytes") > 2**20
@@ -46,7 +46,7 @@ def test_metrics_line_contains_the_step_and_does_not_count_padding(tmp_path: Pat
         "loss": 1 / 3,
         "lr": 0.1,
         "grad_norm": 3.0,
-        "padding_share": (positions - useful) / positions,
+        "padding_share": (positions - n_tokens) / positions,
     }
 
 
@@ -138,11 +138,11 @@ class Failing(Probe):
 def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing, never, probe = Failing(), Failing(), Probe()
-    with Metrics(str(tmp_path), [failing, never, probe], ALONE, 0, 4) as metrics:
-        never.calls.clear()
+    failing, also_failing, probe = Failing(), Failing(), Probe()
+    with Metrics(str(tmp_path), [failing, also_failing, probe], ALONE, 0, 4) as metrics:
+        also_failing.calls.clear()
         for step in range(1, 5):
-            never.calls.clear()
+            also_failing.calls.clear()
             metrics.log(step_values(step, BATCHES, loss=1.0))
     assert [step for step, _ in probe.calls] == [1, 2, 3, 4]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
@@ -190,8 +190,8 @@ def test_excluded_time_does_not_affect_the_speed(tmp_path: Path, monkeypatch: py
             clock[0] += 50.0
             metrics.exclude_time(50.0)
     speeds = [value for _, value in read_metrics(tmp_path).series("tokens_per_second")]
-    useful = sum(batch.n_tokens for batch in BATCHES)
-    assert speeds == [round(useful / 2.0, 1)] * 2
+    n_tokens = sum(batch.n_tokens for batch in BATCHES)
+    assert speeds == [round(n_tokens / 2.0, 1)] * 2
 
 
 def test_mfu_is_the_fraction_of_the_peak(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any],
 
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["enable_fsdp"]])
 def test_sharded_rank_stores_about_half_of_the_parameters(results: dict[str, Any], case: str) -> None:
-    full = one_step(ALONE, **CASES[case])["held"]
-    assert 0.5 * full <= results[case]["held"] <= 0.55 * full
+    full = one_step(ALONE, **CASES[case])["n_stored"]
+    assert 0.5 * full <= results[case]["n_stored"] <= 0.55 * full
 
 
 def test_ranks_agree_on_a_random_seed_and_draw_different_numbers(results: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def test_resuming_on_two_ranks_is_bitwise_identical(results: dict[str, Any]) -> 
 
 
 def test_all_ranks_resume_from_the_same_checkpoint_or_all_raise(results: dict[str, Any]) -> None:
-    assert results["steps seen"] == [[2, 2], [2, 2]]
+    assert results["resumed steps"] == [[2, 2], [2, 2]]
     first, second = results["messages"]
     assert first == second
     assert first.startswith("step_2 is damaged: manifest.json is missing; delete that folder")
@@ -64,7 +64,7 @@ def test_a_sharded_model_is_saved_in_full_and_loaded_back(folder: Path, results:
     assert expected is not None
     for name, p in model.named_parameters():
         assert torch.equal(p, expected[name].double()), name
-        assert torch.equal(results["read back"][name], expected[name].float()), name
+        assert torch.equal(results["reloaded"][name], expected[name].float()), name
 
 
 def test_the_validation_loss_does_not_depend_on_the_number_of_ranks(

@@ -1,4 +1,4 @@
-"""Asynchronous steps: values are read a step later, and updates are skipped on the device."""
+"""Asynchronous steps: values are read a step asynchronous_run, and updates are skipped on the device."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ SYNCHRONIZING = {
     "unique_dim",
     "_unique2",
 }
-"""Operations for which the host waits for the device."""
+"""Operations that make the host wait for the device."""
 
 
 class SyncCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -80,7 +80,7 @@ def config(folder: Path, **changes: Any) -> FinetuneConfig:
 
 
 class Steps:
-    """Optimizer steps of two packed micro-batches each, as in a recipe."""
+    """A run whose optimizer steps have two packed micro-batches each, as in a recipe."""
 
     def __init__(
         self,
@@ -108,12 +108,12 @@ class Steps:
             synchronous=synchronous,
         )
         self.scorer, self.total = scorer, total
-        self.left = threading.Event()
+        self.loop_ended = threading.Event()
         self.n_tokens: list[int] = []
 
     def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
         for _ in range(count):
-            micro_batches = self.batches.next_step(2)  # reads values on the host
+            micro_batches = self.batches.next_step(2)  # on the host, therefore not counted
             with mode or nullcontext():
                 self.step(micro_batches)
 
@@ -131,7 +131,7 @@ class Steps:
             try:
                 self.take(self.total)
             finally:
-                self.left.set()
+                self.loop_ended.set()
 
     def until_killed(self, count: int) -> None:
         with self.run:
@@ -202,21 +202,26 @@ def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("calls", [(), (1,), (4, 5)], ids=["good", "first step", "third step"])
+@pytest.mark.parametrize("calls", [(), (1,), (4, 5)], ids=["finite", "first step", "third step"])
 def test_asynchronous_and_synchronous_runs_are_identical(
     tmp_path: Path, kind: str, calls: tuple[int, ...]
 ) -> None:
-    ends = []
+    final_states = []
     for synchronous in (True, False):
         cfg = config(tmp_path / str(synchronous), non_finite="skip")
         steps = Steps(cfg, Broken(calls), synchronous=synchronous, kind=kind)
         steps.all()
-        ends.append((steps.parameters(), lines(tmp_path / str(synchronous)), _moments(steps.optimizer)))
-    (at_once, lines_at_once, moments_at_once), (later, lines_later, moments_later) = ends
-    assert lines_at_once == lines_later
-    assert [line["loss"] is None for line in lines_later].count(True) == (1 if calls else 0)
-    assert all(torch.equal(at_once[name], later[name]) for name in at_once)
-    assert all(map(torch.equal, moments_at_once, moments_later))
+        final_states.append(
+            (steps.parameters(), lines(tmp_path / str(synchronous)), _moments(steps.optimizer))
+        )
+    (
+        (synchronous_run, synchronous_lines, synchronous_moments),
+        (asynchronous_run, asynchronous_lines, asynchronous_moments),
+    ) = final_states
+    assert synchronous_lines == asynchronous_lines
+    assert [line["loss"] is None for line in asynchronous_lines].count(True) == (1 if calls else 0)
+    assert all(torch.equal(synchronous_run[name], asynchronous_run[name]) for name in synchronous_run)
+    assert all(map(torch.equal, synchronous_moments, asynchronous_moments))
 
 
 def _moments(optimizer: Optimizer) -> list[Tensor]:
@@ -228,23 +233,23 @@ def _moments(optimizer: Optimizer) -> list[Tensor]:
 def test_non_finite_step_ends_the_run_with_the_previous_parameters(
     tmp_path: Path, kind: str, synchronous: bool
 ) -> None:
-    good = Steps(config(tmp_path / "good"), Broken(), synchronous=True, kind=kind)
-    with good.run:
-        good.take(2)
+    finite_run = Steps(config(tmp_path / "good"), Broken(), synchronous=True, kind=kind)
+    with finite_run.run:
+        finite_run.take(2)
     bad = Steps(config(tmp_path / "bad"), Broken((5, 6)), synchronous=synchronous, kind=kind)
     with (
         pytest.raises(FloatingPointError, match=r"step 3: the loss is nan. .*There is no checkpoint"),
         bad.run,
     ):
         bad.take(6)
-    assert all(torch.equal(p, good.parameters()[name]) for name, p in bad.parameters().items())
+    assert all(torch.equal(p, finite_run.parameters()[name]) for name, p in bad.parameters().items())
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_non_finite_step_is_not_checkpointed(tmp_path: Path, synchronous: bool) -> None:
     cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
     steps = Steps(cfg, Broken((5,)), synchronous=synchronous)
-    with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
+    with pytest.raises(FloatingPointError, match=r"The last finite_run checkpoint is .*step_2"), steps.run:
         steps.take(6)
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
 
@@ -345,15 +350,17 @@ def test_fp16_overflows_are_skipped_identically_on_host_and_device(tmp_path: Pat
         def score(self, model: Any, batch: Any) -> Score:
             return Score({"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**6)})
 
-    ends = []
+    final_states = []
     for synchronous in (True, False):
         cfg = config(tmp_path / str(synchronous), dtype="fp16")
         steps = Steps(cfg, Large(LinearCrossEntropy()), synchronous=synchronous, kind="adamw", total=30)
         steps.all()
-        ends.append((lines(tmp_path / str(synchronous)), steps.run.scale.state_dict(), steps.parameters()))
-    assert ends[0][:2] == ends[1][:2]
-    assert all(torch.equal(ends[0][2][name], ends[1][2][name]) for name in ends[0][2])
-    skipped = [line["loss"] is None for line in ends[0][0]]
+        final_states.append(
+            (lines(tmp_path / str(synchronous)), steps.run.scale.state_dict(), steps.parameters())
+        )
+    assert final_states[0][:2] == final_states[1][:2]
+    assert all(torch.equal(final_states[0][2][name], final_states[1][2][name]) for name in final_states[0][2])
+    skipped = [line["loss"] is None for line in final_states[0][0]]
     assert any(skipped)
     assert not all(skipped)
     assert not all(skipped[-5:])

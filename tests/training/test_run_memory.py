@@ -174,8 +174,8 @@ def test_estimate_depends_on_config_fields(tmp_path: Path) -> None:
     assert narrow.activations < 0.9 * plain.activations
     split = estimated(ranks=4, enable_fsdp=True)
     assert plain.optimizer / 4 <= split.optimizer < plain.optimizer / 3
-    halves = estimated(ranks=4, enable_fsdp=True, placement=Placement(sharding=Sharding(replicas=2)))
-    assert plain.optimizer / 2 <= halves.optimizer < plain.optimizer / 1.8
+    two_replicas = estimated(ranks=4, enable_fsdp=True, placement=Placement(sharding=Sharding(replicas=2)))
+    assert plain.optimizer / 2 <= two_replicas.optimizer < plain.optimizer / 1.8
     assert estimated(batch_size=4).activations > 1.5 * plain.activations
     checkpointed = estimated(
         batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing())

@@ -79,8 +79,8 @@ def test_pure_bf16_stores_parameters_and_gradients_in_bf16_and_is_close_to_one_r
     ("case", "parts"), [("fsdp", 4), ("hsdp", 2), ("offloaded hsdp", 2), ("replicated", 1)]
 )
 def test_rank_stores_only_its_shard_of_a_replica(results: dict[str, Any], case: str, parts: int) -> None:
-    full = one_step(ALONE)["held"]
-    assert full / parts <= results["cases"][case]["held"] <= 1.1 * full / parts
+    full = one_step(ALONE)["n_stored"]
+    assert full / parts <= results["cases"][case]["n_stored"] <= 1.1 * full / parts
 
 
 @pytest.mark.slow

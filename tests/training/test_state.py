@@ -85,8 +85,8 @@ def assert_same(actual: Any, expected: Any) -> None:
 @pytest.mark.parametrize("lora", [None, DROPOUT], ids=["full", "lora with dropout"])
 @pytest.mark.parametrize("optimizer", ["fused", "sgd"])
 def test_resumed_run_matches_an_uninterrupted_run(tmp_path: Path, lora: Lora | None, optimizer: str) -> None:
-    unbroken = Run(tmp_path / "a", lora, optimizer).train(STEPS)
-    unbroken_end = copy.deepcopy(unbroken.complete_state())
+    uninterrupted = Run(tmp_path / "a", lora, optimizer).train(STEPS)
+    uninterrupted_state = copy.deepcopy(uninterrupted.complete_state())
     first = Run(tmp_path / "b", lora, optimizer).train(STOP)
     first.state.save()
     first.train(STOP + 2)  # steps after the checkpoint are lost and must have no effect
@@ -95,8 +95,8 @@ def test_resumed_run_matches_an_uninterrupted_run(tmp_path: Path, lora: Lora | N
     assert second.state.resume()
     assert second.state.step == STOP
     second.train(STEPS)
-    assert second.records == unbroken.records[STOP:]
-    assert_same(second.complete_state(), unbroken_end)
+    assert second.records == uninterrupted.records[STOP:]
+    assert_same(second.complete_state(), uninterrupted_state)
 
 
 def test_lora_checkpoint_contains_only_the_adapters(tmp_path: Path) -> None:

@@ -34,15 +34,15 @@ def test_step_loss_matches_the_cross_entropy_of_the_full_logits(loss: nn.Module)
 
 
 def test_uneven_micro_batches_have_the_gradient_of_one_large_batch() -> None:
-    rows, unsplit, split = examples(), tiny_model(), tiny_model()
+    rows, full, split = examples(), tiny_model(), tiny_model()
     loss_fn = step_loss(LOSSES[0], "fp64")
     n_targets = batch_of(rows).n_targets
-    backward(loss_fn(unsplit, batch_of(rows)) / n_targets)
+    backward(loss_fn(full, batch_of(rows)) / n_targets)
     parts = [rows[:1], rows[1:3], rows[3:4], rows[4:]]
     assert len({batch_of(part).n_targets for part in parts}) == len(parts)
     for part in parts:
         backward(loss_fn(split, batch_of(part)) / n_targets)
-    assert_near(gradients(split), gradients(unsplit), FLOAT64)
+    assert_near(gradients(split), gradients(full), FLOAT64)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)

@@ -35,7 +35,7 @@ from torchtune.utils.metric_logging import read_metrics
 
 
 @pytest.fixture(autouse=True)
-def trusting_the_tests() -> Iterator[None]:
+def trust_the_tests() -> Iterator[None]:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         yield
 
@@ -281,9 +281,16 @@ class Rows(list[Any]):
 
 
 def test_held_out_rows_without_a_target_are_reported(caplog: pytest.LogCaptureFixture) -> None:
-    good = Example([1, 2, 3], [-100, 2, 3])
-    rows = Rows([SkippedRow("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
-    assert held_out_items(rows, None, 9) == [good] * 3
+    with_target = Example([1, 2, 3], [-100, 2, 3])
+    rows = Rows(
+        [
+            SkippedRow("have no answer", "row 1"),
+            with_target,
+            Example([1, 2, 3], [-100] * 3),
+            [with_target, with_target],
+        ]
+    )
+    assert held_out_items(rows, None, 9) == [with_target] * 3
     assert "validation: 1 of 4 rows has no answer and is skipped; the first: row 1" in caplog.text
     assert (
         "validation: 1 of 4 rows has no target within 9 tokens and is skipped; the first: row 3"

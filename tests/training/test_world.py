@@ -85,12 +85,12 @@ def test_world_size_without_a_launcher_is_rejected(monkeypatch: pytest.MonkeyPat
 
 def test_ranks_with_different_configs_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, other = (full_config(tmp_path, max_steps=n, output_dir=str(n), seed=n) for n in (3, 4))
-    trees = [frozen_tree(cfg), frozen_tree(other)]
+    config_trees = [frozen_tree(cfg), frozen_tree(other)]
     world = World(rank=0, size=2, data_rank=0, data_size=2, device=torch.device("cpu"), seed=0)
-    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, drop_paths(trees[1], UNCOMPARED)])
+    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, drop_paths(config_trees[1], UNCOMPARED)])
     with pytest.raises(
         ValueError, match="the configs of ranks 0 and 1 differ: max_steps is 3 on rank 0 and 4 on rank 1"
     ):
         _check_alike(cfg, world)
-    trees[1]["max_steps"] = 3
+    config_trees[1]["max_steps"] = 3
     _check_alike(cfg, world)

@@ -74,7 +74,7 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
         "norm": norm.item(),
         "gradients": gradients,
         "parameters": full_state(model, world),
-        "held": sum(_local_shard(p).numel() for p in model.parameters()),
+        "n_stored": sum(_local_shard(p).numel() for p in model.parameters()),
     }
 
 
@@ -139,7 +139,7 @@ def resume_with_outdated_view(world: World, folder: Path) -> dict[str, Any]:
         message = str(error)
     checkpoint._manifest = _checkpoint_manifest
     return {
-        "steps seen": world.gather(steps),
+        "resumed steps": world.gather(steps),
         "messages": world.gather(message.replace(str(removed), "step_2")),
     }
 
@@ -172,7 +172,7 @@ def final_folder(world: World, folder: Path) -> dict[str, Any]:
     with torch.device("meta"):
         reloaded = tiny_decoder()
     place(reloaded, world, dtype="bf16", enable_fsdp=True, model_directory=str(folder))
-    return {"read back": full_state(reloaded, world)}
+    return {"reloaded": full_state(reloaded, world)}
 
 
 def main(out: Path) -> None:
