@@ -376,7 +376,7 @@ def test_merged_adapter_matches_peft_up_to_rounding(tmp_path: Path, dtype: torch
 
 
 @pytest.mark.parametrize("kind", ["gguf", "meta"])
-def test_adapter_base_may_be_any_kind_of_checkpoint(tmp_path: Path, kind: str) -> None:
+def test_base_of_an_adapter_may_be_any_kind_of_checkpoint(tmp_path: Path, kind: str) -> None:
     source = (
         write_gguf(tmp_path / "tiny.gguf") if kind == "gguf" else write_meta(tmp_path / "meta", LLAMA2, n=2)
     )

@@ -174,7 +174,7 @@ def test_unsupported_files_are_rejected(tmp_path: Path, changes: dict[str, Any],
     assert not (tmp_path / "converted").exists()
 
 
-def test_other_sources_are_rejected(tmp_path: Path) -> None:
+def test_sources_other_than_gguf_files_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"PK\x03\x04 something else")
     with pytest.raises(ValueError, match=r"model.gguf is not a GGUF file"):
         convert(tmp_path / "model.gguf", tmp_path / "converted")

@@ -73,7 +73,7 @@ def test_weights_load_into_an_adapted_model(folder: Path) -> None:
     assert_near(model(random_tokens(1, 5)), tiny_smollm2()(random_tokens(1, 5)), FLOAT64)
 
 
-def test_shards_are_read_through_their_index(folder: Path) -> None:
+def test_shards_are_read_using_their_index(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     files = {name: f"shard-{i % 2}.safetensors" for i, name in enumerate(tensors)}
@@ -178,7 +178,7 @@ def test_invalid_index_is_rejected(folder: Path, index: dict[str, Any], message:
     assert message in str(caught.value)
 
 
-def test_redundant_tensors_of_old_checkpoints_are_ignored(folder: Path) -> None:
+def test_redundant_tensors_in_old_checkpoints_are_ignored(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
@@ -241,7 +241,7 @@ def test_config_of_a_different_model_is_rejected(folder: Path, change: dict[str,
         load_hf_weights(tiny_smollm2(), folder)
 
 
-def test_architecture_round_trips_through_both_config_spellings() -> None:
+def test_architecture_round_trips_through_both_config_layouts() -> None:
     from transformers import LlamaConfig
 
     with torch.device("meta"):

@@ -177,7 +177,7 @@ def test_normalizing_tokenizer_is_copied_without_a_tokenizer_json(tmp_path: Path
     assert isinstance(auto_tokenizer(str(tmp_path / "converted")), SentencePieceTokenizer)
 
 
-def test_tokenizer_may_be_in_another_folder(tmp_path: Path) -> None:
+def test_tokenizer_may_be_in_a_different_folder(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta", LLAMA2)
     moved = tmp_path / "tokenizer.model"
     (tmp_path / "meta/tokenizer.model").rename(moved)
@@ -393,7 +393,7 @@ def test_damaged_files_and_pickled_code_are_rejected(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
-def test_shards_that_share_key_value_heads_must_agree(tmp_path: Path) -> None:
+def test_shards_with_conflicting_key_value_heads_are_rejected(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2_70B, n=4)
     _edit_shard(folder, 3, lambda state: state["layers.1.attention.wk.weight"].zero_())
     with pytest.raises(

@@ -57,7 +57,7 @@ def test_transformers_loads_the_added_tokens_and_embeddings(tmp_path: Path, sour
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_vocabulary_of_every_family_is_resized(tmp_path: Path, family: str) -> None:
+def test_vocabulary_is_resized_in_every_family(tmp_path: Path, family: str) -> None:
     base = write_base(family, tmp_path / "base")
     convert(base, tmp_path / "extended", vocab_size=320)
     model = hf_decoder(str(tmp_path / "extended"))

@@ -237,7 +237,7 @@ def test_greedy_answers_match_transformers(pair: Pair) -> None:
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # warnings from PEFT
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["up_proj"]])
-def test_adapters_are_saved_for_peft_and_loaded_again(pair: Pair, targets: Any) -> None:
+def test_saved_adapters_load_in_peft_and_torchtune(pair: Pair, targets: Any) -> None:
     from peft import PeftModel
 
     add_lora(pair.model, targets, rank=3, alpha=5.0)
@@ -249,7 +249,7 @@ def test_adapters_are_saved_for_peft_and_loaded_again(pair: Pair, targets: Any) 
     expected = pair.model(tokens)
     with float64_transformers():
         adapted = PeftModel.from_pretrained(pair.reference, pair.folder / "adapter")
-        # peft creates adapters in float32, as torchtune does; after a cast they compute in float64.
+        # PEFT creates adapters in float32, as torchtune does; after a cast, they compute in float64.
         assert_near(adapted.double()(tokens).logits, expected, FLOAT64)
     loaded = Decoder(pair.model.architecture).double()
     load_hf_weights(loaded, pair.folder / "reference")

@@ -27,14 +27,16 @@ def test_tokenizer_may_have_as_many_ids_as_embedding_rows() -> None:
     ("size", "token"),
     [(260, r"'<\|im_end\|>' \(260\)"), (259, r"'<\|im_start\|>' \(259\)"), (90, r"'Z' \(90\)")],
 )
-def test_a_larger_tokenizer_is_rejected_with_the_first_token(size: int, token: str) -> None:
+def test_error_for_a_larger_tokenizer_names_the_first_token_without_an_embedding(
+    size: int, token: str
+) -> None:
     with pytest.raises(
         ValueError, match=f"has 261 ids and the model's embedding {size}, .* no row for {token}"
     ):
         check_vocabulary(ByteTokenizer(), model(size))
 
 
-def test_unused_special_tokens_may_exceed_the_embedding() -> None:
+def test_unused_special_tokens_may_lack_an_embedding() -> None:
     class WithImages(ByteTokenizer):
         vocab_size = 262
         special_tokens = {**ByteTokenizer.special_tokens, "<image>": 261}  # noqa: RUF012 - a constant
@@ -52,7 +54,7 @@ def test_unused_special_tokens_may_exceed_the_embedding() -> None:
         ("{% for m in messages %}{{ m.content }}{% endfor %}", False),
     ],
 )
-def test_tokens_that_a_template_composes_count_as_used(template: str, is_used: bool) -> None:
+def test_tokens_composed_by_a_template_count_as_used(template: str, is_used: bool) -> None:
     class WithoutTurns(ByteTokenizer):
         stop_ids = frozenset({257})
 

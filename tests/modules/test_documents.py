@@ -7,7 +7,7 @@ from tests.modules.reference import TINY
 from torchtune.modules import Decoder, Documents, KVCache
 
 
-def test_spans_positions_and_masks_follow_from_lengths() -> None:
+def test_spans_positions_and_masks_are_derived_from_lengths() -> None:
     documents = Documents.from_lengths([[2, 3], [4, 1]])
     assert [span[:3] for span in documents.spans] == [(0, 0, 2), (0, 2, 5), (1, 0, 4), (1, 4, 5)]
     assert documents.positions.tolist() == [[0, 1, 0, 1, 2], [0, 1, 2, 3, 0]]

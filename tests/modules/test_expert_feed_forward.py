@@ -169,7 +169,7 @@ def test_lean_experts_match_plain_experts() -> None:
     assert_near(results(model), results(plain), FLOAT64)
 
 
-def test_parameters_may_be_swapped_for_a_call() -> None:
+def test_parameters_may_be_replaced_during_a_call() -> None:
     model = expert_decoder()
     doubled = {name: (2 * p).detach() for name, p in model.named_parameters()}
     expected = copy.deepcopy(model)

@@ -13,10 +13,8 @@ from tests.tolerance import FLOAT64, assert_near, bound
 from torchtune.modules import Documents, _flex_attention
 from torchtune.modules._attention import attend_by_block, attend_by_document, attend_by_mask, document_kernel
 
-LENGTHS = [
-    [5, 1, 150, 44, 130],
-    [200, 130],
-]  # document lengths in two rows of 330 tokens, which are padded to 384
+LENGTHS = [[5, 1, 150, 44, 130], [200, 130]]
+"""Document lengths in two rows of 330 tokens, which are padded to 384."""
 
 
 PREFIXES = {
@@ -84,7 +82,7 @@ def test_documents_attend_to_their_prefixes(
 def test_block_masks_match_the_masks_that_torch_builds_from_all_pairs(window: int | None) -> None:
     lengths = [[5, 1, 150, 44, 130, 300], [500, 130]]
     block_mask = documents(lengths).block_mask(window)
-    # Padding forms documents of one token each.
+    # Each padding token is a separate document.
     ids = torch.stack([torch.repeat_interleave(torch.tensor(row + [1] * 10)) for row in lengths])  # [2, 640]
 
     def attends(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -156,7 +154,7 @@ def test_different_documents_and_windows_do_not_cause_recompilation(graphs: list
     assert len(graphs) == 1
 
 
-def test_models_with_different_scales_and_caps_share_a_process(graphs: list[Any]) -> None:
+def test_models_with_different_scales_and_caps_can_share_a_process(graphs: list[Any]) -> None:
     packed = documents()
     q, k, v = heads(330)
     settings = [(0.3, 2.0), (0.2, 3.0), (0.1, 4.0), (0.3, 2.0)]

@@ -54,14 +54,8 @@ def test_exceeding_a_cache_raises() -> None:
 def test_growing_cache_has_the_same_contents_as_a_static_cache() -> None:
     static, growing = LayerCache(2000), LayerCache(2000, grows=True)
     slots = []
-    for count in [
-        1,
-        200,
-        55,
-        1,
-        700,
-        1043,
-    ]:  # fill 256 slots, add one, grow by more than double, fill the cache
+    # Fill the first 256 slots, add one token, grow past the next doubling, and fill the cache.
+    for count in [1, 200, 55, 1, 700, 1043]:
         keys, values = torch.randn(2, 2, 3, count, 4)  # [2, 3, count, 4] each
         positions = torch.stack([torch.arange(count), torch.arange(count).flip(0)]) + static.length
         for actual, expected in zip(
@@ -83,7 +77,7 @@ def test_a_short_growing_cache_uses_little_memory() -> None:
     assert memory[0] == memory[1] * 4096 // 256 > 0
 
 
-def test_a_growing_cache_never_outgrows_its_limit() -> None:
+def test_growing_cache_never_exceeds_its_limit() -> None:
     model = random_decoder()
     cache = KVCache(TINY.num_layers, max_seq_len=4, grows=True)
     model(torch.zeros(1, 4, dtype=torch.long), cache=cache)
@@ -94,7 +88,7 @@ def test_a_growing_cache_never_outgrows_its_limit() -> None:
 
 
 @pytest.mark.parametrize("grows", [False, True])
-def test_kept_sequences_continue_unchanged(*, grows: bool) -> None:
+def test_generation_continues_unchanged_for_kept_sequences(*, grows: bool) -> None:
     model = random_decoder()
     tokens, lengths = torch.randint(TINY.vocab_size, (3, 8)), torch.tensor([5, 2, 3])
     expected = model(tokens)

@@ -148,7 +148,7 @@ def test_a_layer_stores_only_its_input() -> None:
         del loss
     assert (
         stored_bytes[1] - stored_bytes[0] == 3 * PADDED.tokens.numel() * 16 * 8
-    )  # three times [b, s, d] in fp64
+    )  # three tensors [b, s, d] in fp64
 
 
 def test_only_layer_inputs_are_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:

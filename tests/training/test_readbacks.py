@@ -1,4 +1,4 @@
-"""Asynchronous steps: values are read a step asynchronous_run, and updates are skipped on the device."""
+"""Asynchronous steps: values are read one step later, and updates are skipped on the device."""
 
 import copy
 import json
@@ -249,7 +249,7 @@ def test_non_finite_step_ends_the_run_with_the_previous_parameters(
 def test_non_finite_step_is_not_checkpointed(tmp_path: Path, synchronous: bool) -> None:
     cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
     steps = Steps(cfg, Broken((5,)), synchronous=synchronous)
-    with pytest.raises(FloatingPointError, match=r"The last finite_run checkpoint is .*step_2"), steps.run:
+    with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
         steps.take(6)
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
 

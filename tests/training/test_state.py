@@ -295,9 +295,8 @@ def test_files_left_by_killed_runs_are_removed_and_do_not_interfere(tmp_path: Pa
     folder = tmp_path / "checkpoints"
     for name in ("step_5.part", "step_1.removed", "step_3.removed"):
         shutil.copytree(folder / "step_1", folder / name)
-    checkpoint.remove(
-        shutil.copytree(folder / "step_1", folder / "step_3")
-    )  # the temporary name of the checkpoint is in use
+    # The temporary name for removing step_3 is in use.
+    checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))
     resumed = Run(tmp_path)
     assert resumed.state.resume()
     assert [path.name for path in folder.iterdir()] == ["step_1"]
