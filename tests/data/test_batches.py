@@ -108,9 +108,11 @@ def test_a_stream_resumes_on_a_different_number_of_ranks() -> None:
     expected = steps(9, 2, 2, 1, 2)
     first = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0, size=2)
     indices(first, 2)
-    alone = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0)
-    alone.load_state_dict(first.state_dict())
-    assert [[i for batch in alone.next_step(2) for i in row_indices(batch)] for _ in range(4)] == expected[2:]
+    single_rank = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0)
+    single_rank.load_state_dict(first.state_dict())
+    assert [
+        [i for batch in single_rank.next_step(2) for i in row_indices(batch)] for _ in range(4)
+    ] == expected[2:]
 
 
 def test_resuming_does_not_read_earlier_windows() -> None:
@@ -192,13 +194,13 @@ def test_packed_steps_of_all_ranks_contain_every_document_once_per_epoch(
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_packs_are_the_same_for_any_number_of_ranks(size: int) -> None:
     settings = {"shuffle": True, "seed": 3, "pad_id": 0, "packed_length": 64, "window": 64}
-    alone = Batches(documents(200), 8, **settings)  # type: ignore[arg-type]  # the values have different types
+    single_rank = Batches(documents(200), 8, **settings)  # type: ignore[arg-type]  # the values have different types
     ranks = [
         Batches(documents(200), 8 // size, rank=rank, size=size, **settings)  # type: ignore[arg-type]
         for rank in range(size)
     ]
     for _ in range(20):
-        expected, parts = next(alone), [next(rank) for rank in ranks]
+        expected, parts = next(single_rank), [next(rank) for rank in ranks]
         assert contents([expected]) == contents(parts)
         assert expected.n_targets == sum(part.n_targets for part in parts)
 
@@ -257,8 +259,8 @@ def test_documents_longer_than_a_pack_are_truncated_or_skipped(caplog: pytest.Lo
     assert contents([next(batches)]) == [(2, 8)]
     assert "1 of 2 rows has no target within 8 tokens and is skipped; the first: row 1" in caplog.text
     assert "1 of 2 rows is truncated to 8 tokens; the first: row 2: 20 tokens" in caplog.text
-    alone = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
-    assert next(alone).tokens.tolist() == [[2] * 5]
+    unpacked = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
+    assert next(unpacked).tokens.tolist() == [[2] * 5]
     with pytest.raises(ValueError, match="none of 1 row has a target: 1 of 1 row has no target"):
         next(Batches([late_target], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
 

@@ -154,7 +154,7 @@ def test_an_answer_without_the_reasoning_opened_by_the_prompt_is_a_target_and_is
         assert {note.text for note in chat.notes} == ({text} if has_plain_answer else set())
 
 
-def test_a_template_may_write_an_end_token_only_after_the_last_answer() -> None:
+def test_a_template_may_render_an_end_token_only_after_the_last_answer() -> None:
     template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% if loop.last and m.role != 'user' %}<|im_end|>{% endif %}"

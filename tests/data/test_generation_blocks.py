@@ -1,4 +1,4 @@
-"""Generation blocks without message text, and stop tokens that are ordinary tokens."""
+"""Generation blocks may contain no message text, and stop tokens may be ordinary tokens."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Batches, packing and caching of a custom item type: completions with advantages."""
+"""A custom item type, completions with advantages, can be batched, packed, sharded, resumed and cached."""
 
 import itertools
 import json
@@ -90,8 +90,8 @@ def test_custom_items_are_packed_sharded_and_resumed(settings: dict[str, Any], s
         rows = completions(40)
         return Batches(rows, 4 // size, rank=rank, size=size, window=16, **settings, **SETTINGS)
 
-    alone, first, ranks = batches(), batches(), [batches(rank, 2) for rank in range(2)]
-    expected = [next(alone) for _ in range(20)]
+    single_rank, first, ranks = batches(), batches(), [batches(rank, 2) for rank in range(2)]
+    expected = [next(single_rank) for _ in range(20)]
     for batch in expected[:stop]:
         parts = [next(rank) for rank in ranks]
         assert batch.rows == tuple(itertools.chain(*(part.rows for part in parts)))

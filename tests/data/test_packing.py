@@ -84,11 +84,11 @@ def test_a_large_order_looks_random() -> None:
     order = Order(n, 1, 0)
     values = torch.tensor([order[i] for i in range(n)])
     steps = values.diff().abs().double()
-    assert abs(steps.mean() / (n / 3) - 1) < 0.01, "neighbours are n / 3 apart on average"
+    assert abs(steps.mean() / (n / 3) - 1) < 0.01, "consecutive values must differ by n / 3 on average"
     positions = torch.arange(n).double()
     assert abs(torch.corrcoef(torch.stack([positions, values.double()]))[0, 1]) < 0.01
     tenths = torch.histc(values[: n // 10].double(), 10, 0, n)
-    assert (tenths / (n / 100) - 1).abs().max() < 0.06, "the first tenth is drawn from the whole range"
+    assert (tenths / (n / 100) - 1).abs().max() < 0.06, "the first tenth must be drawn from the whole range"
 
 
 def test_a_pack_is_the_concatenation_of_its_documents() -> None:

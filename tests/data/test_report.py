@@ -30,10 +30,10 @@ def test_rows_are_counted() -> None:
 
 
 def test_every_likely_mistake_is_reported() -> None:
-    double_bos, endless = example("a"), example("b")
+    double_bos, unterminated = example("a"), example("b")
     rows = [
         Example([256, *double_bos.tokens], [IGNORE_INDEX, *double_bos.labels]),
-        Example(endless.tokens[:-1], endless.labels[:-1]),
+        Example(unterminated.tokens[:-1], unterminated.labels[:-1]),
         example("???????"),
         example("c"),
         example("c"),
@@ -46,7 +46,7 @@ def test_every_likely_mistake_is_reported() -> None:
         "1 of 5 examples repeats an earlier one",
     ):
         assert any(text in warning for warning in warnings), text
-    without_masks = [Example(e.tokens, list(e.tokens)) for e in (double_bos, endless)]
+    without_masks = [Example(e.tokens, list(e.tokens)) for e in (double_bos, unterminated)]
     assert report(without_masks, UnknownTokenizer(), range(2)).warnings == [
         "every token is a target: the model is trained on the prompts too"
     ]

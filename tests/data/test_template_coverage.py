@@ -40,13 +40,13 @@ TEMPLATES = {
         "{{ m.content | trim }}" + CALLS + "<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "the system's turn in the first question": (
+    "system turn in the first question": (
         "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}"
         "{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
         "{% if m.role == 'user' %}[INST] {% if loop.first and system %}<<SYS>>{{ system }}<</SYS>>{% endif %}"
         "{{ m.content }} [/INST]{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
     ),
-    "the system's turn in the last question": (
+    "system turn in the last question": (
         "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[{% if loop.last %}"
         "{{ messages[0].content if messages[0].role == 'system' }} {% endif %}{{ m.content }}]"
         "{% elif m.role == 'tool' %}({{ m.content }}){% else %}{{ m.content }}" + CALLS + "<|im_end|>"
@@ -72,7 +72,7 @@ TEMPLATES = {
     "messages as JSON": (
         "{{ tools | tojson if tools }}{% for m in messages %}{{ m | tojson(sort_keys=true) }}<|im_end|>\n{% endfor %}"
     ),
-    "the first of several calls": (
+    "only the first call": (
         "{% for m in messages %}" + HEAD + "{{ m.content }}{% if m.tool_calls %}{% set f = m.tool_calls[0].function %}"
         "{{ '%s(%s)' % (f.name, f.arguments | tojson) }}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -95,7 +95,7 @@ TEMPLATES = {
 """Templates in the style of model families, and artificial templates; each drops different parts."""
 
 Part = tuple[Any, ...]
-"""The path of a part of a row: keys and indices."""
+"""The path of a part within a row: a tuple of keys and indices."""
 
 
 class Words:

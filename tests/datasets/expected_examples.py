@@ -17,7 +17,7 @@ AGENT = (
     "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Writes tools, tool calls and reasoning, but not the ids of calls."""
+"""Renders tools, tool calls and reasoning, but no call ids."""
 
 BLOCKS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
@@ -26,14 +26,14 @@ BLOCKS = (
     "{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Has generation blocks; writes reasoning under another name, and tool calls with their ids."""
+"""Has generation blocks, reads reasoning from a different field, and renders tool calls with their ids."""
 
 NO_TOOLS = (
     "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n"
     "{% elif m.role == 'assistant' %}<|im_start|>model\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
 )
-"""Writes only the turns of the user and the assistant, like Gemma's template."""
+"""Renders only user and assistant turns, like Gemma's template."""
 
 
 @frozen

@@ -113,7 +113,7 @@ def test_hub_rows_match_the_same_json_lines(monkeypatch: pytest.MonkeyPatch) -> 
     assert rows_of("who/what", load_options={"streaming": True, "rows": 3}) == TOOL_ROWS
 
 
-def test_null_columns_null_items_and_empty_objects_are_kept(tmp_path: Path) -> None:
+def test_null_columns_null_items_and_empty_objects_are_preserved(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {
             "a": None,

@@ -116,7 +116,7 @@ def test_a_column_mapped_to_two_fields_raises(columns: dict[str, str], message: 
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_a_system_column_becomes_a_turn_in_every_format(as_text: bool) -> None:
+def test_a_system_column_is_read_as_a_system_turn_in_every_format(as_text: bool) -> None:
     turns: Any = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
     column = json.dumps(turns) if as_text else turns
     expected = example(SYSTEM + question_text(), answer_target())

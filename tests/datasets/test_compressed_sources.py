@@ -86,13 +86,13 @@ def test_a_changed_byte_is_detected_by_the_checksum(tmp_path: Path) -> None:
     assert "a.jsonl.gz: cannot be decompressed" in error_of(path)
 
 
-def test_an_error_names_the_line_in_the_compressed_file(tmp_path: Path) -> None:
+def test_errors_contain_the_line_in_the_compressed_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n\n{"a": }\n'))
     assert error_of(path).startswith("a.jsonl.gz: line 3: not valid JSON at column 7")
 
 
-def test_a_compressed_file_needs_the_suffix_of_a_text_format(tmp_path: Path) -> None:
+def test_a_compressed_file_requires_a_text_format_suffix(tmp_path: Path) -> None:
     for name in ("a.gz", "a.parquet.gz", "a.doc.zst"):
         (tmp_path / name).write_bytes(gzip.compress(b"x"))
         assert error_of(tmp_path / name).startswith(f"{name}: expected a data file ending in .json, .jsonl")

@@ -1,4 +1,4 @@
-"""Rows, weights and configuration of concatenated datasets."""
+"""Datasets can be concatenated with weights, in Python and from a config."""
 
 from collections import Counter
 from typing import Any
@@ -28,7 +28,7 @@ def texts(dataset: ConcatDataset) -> str:
     return joined
 
 
-def test_an_epoch_has_every_row_of_each_dataset_once() -> None:
+def test_an_epoch_contains_every_row_of_each_dataset_once() -> None:
     dataset = ConcatDataset(TOKENIZER, [part("abc"), part("xy")])
     assert Counter(texts(dataset)) == Counter("abcxy")
     with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""Conversations, texts and preferences in all supported formats."""
+"""Conversations, texts and preferences are encoded from all supported formats."""
 
 import json
 import re
@@ -127,7 +127,7 @@ def test_tools_and_tool_calls_are_passed_to_the_template() -> None:
         ({"messages": OPENAI, "tools": {"a": 1}}, "'tools': expected a list of tools, each a JSON schema"),
     ],
 )
-def test_an_invalid_conversation_raises_with_its_row(row: dict[str, Any], message: str) -> None:
+def test_an_invalid_conversation_raises_an_error_with_the_row(row: dict[str, Any], message: str) -> None:
     with pytest.raises(RowError, match="source: row 1: ") as raised:
         ChatDataset(TOKENIZER, [row])
     assert message in str(raised.value)
@@ -149,7 +149,7 @@ def test_the_error_of_a_template_contains_the_row() -> None:
     assert isinstance(ChatDataset(strict, rows, on_error="skip")[1], SkippedRow)
 
 
-def test_custom_columns_and_prompt_templates() -> None:
+def test_custom_columns_and_prompt_templates_are_supported() -> None:
     rows = [{"question": "Why {input}?", "context": "It is.", "answer": "So."}]
     columns = {"instruction": "question", "input": "context", "output": "answer"}
     dataset = InstructDataset(TOKENIZER, rows, columns=columns, template="Q: {instruction} ({input})\nA: ")

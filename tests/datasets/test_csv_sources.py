@@ -1,4 +1,4 @@
-"""CSV files are read like Python's csv module, but without its size limit; an unclosed quote raises."""
+"""CSV files are read like Python's csv module, but without its size limit; an unclosed quote raises an error."""
 
 import csv
 import gzip
@@ -95,7 +95,9 @@ def test_blank_lines_and_a_missing_final_line_ending_are_ignored(tmp_path: Path)
         ("a,b\n1,2\n".encode("utf-16"), "the file is UTF-16 text, not UTF-8; save it as UTF-8"),
     ],
 )
-def test_an_invalid_file_raises_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_an_invalid_file_raises_an_error_with_the_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
     error = error_of(write(tmp_path / "a.csv", text))
     assert error.startswith("a.csv: ")
     assert message in error

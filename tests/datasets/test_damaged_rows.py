@@ -1,4 +1,4 @@
-"""Unclosed quotes, huge cells, unpaired surrogates and keys added by Arrow are read correctly or raise."""
+"""Unclosed quotes, huge cells, unpaired surrogates and keys added by Arrow are read correctly or raise an error."""
 
 import csv
 import gzip
@@ -50,7 +50,7 @@ HEADER = "instruction,output\n"
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
 @pytest.mark.parametrize("line_ending", ["\n", "\r\n"])
-def test_an_unclosed_quote_raises_with_its_line(
+def test_an_unclosed_quote_raises_an_error_with_the_line(
     name: str, text: str, message: str, line_ending: str, tmp_path: Path
 ) -> None:
     table = (HEADER + text).replace("\n", line_ending)
@@ -95,7 +95,7 @@ def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
         csv.field_size_limit(limit)
 
 
-# An unpaired surrogate
+# Unpaired surrogates
 
 HALF = "x\ud83d"
 
@@ -118,7 +118,7 @@ HALF = "x\ud83d"
     ],
 )
 @pytest.mark.parametrize("as_file", [True, False])
-def test_an_unpaired_surrogate_raises_with_its_row_at_construction(
+def test_an_unpaired_surrogate_raises_an_error_with_the_row_at_construction(
     dataset: Any, row: dict[str, Any], column: str, as_file: bool, tmp_path: Path
 ) -> None:
     good = json.loads(json.dumps(row).replace("\\ud83d", ""))

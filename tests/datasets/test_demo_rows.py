@@ -32,7 +32,7 @@ def identity_rows() -> list[dict[str, str]]:
     return [row for row in ROWS if NAME in row["output"]]
 
 
-def test_every_row_has_its_fields() -> None:
+def test_every_row_has_all_fields() -> None:
     for row in ROWS:
         assert list(row) == ["instruction", "input", "output"]
         assert row["instruction"] == row["instruction"].strip() != ""
@@ -54,7 +54,7 @@ def test_answers_are_short() -> None:
     assert max(len(row["output"].split()) for row in ROWS) <= 20
 
 
-def test_only_answers_about_the_model_name_it_and_its_maker() -> None:
+def test_the_maker_occurs_only_in_answers_with_the_model_name() -> None:
     assert all(MAKER not in row["output"] for row in ROWS if NAME not in row["output"])
     assert all(NAME not in task(row) and MAKER not in task(row) for row in ROWS)
     assert sum(MAKER in row["output"] for row in identity_rows()) >= 30

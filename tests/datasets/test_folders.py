@@ -1,4 +1,4 @@
-"""Folders of data files, and cloned hub repositories whose README.md lists the data files."""
+"""Data files are read from folders and from cloned hub repositories whose README.md lists the files."""
 
 import json
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_multiple_configurations_without_a_default_raise(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["default: true", "config_name: default"])
-def test_the_default_configuration_needs_no_name(clone: Path, line: str) -> None:
+def test_the_default_configuration_is_read_without_its_name(clone: Path, line: str) -> None:
     card = CARD.replace("config_name: german", f"config_name: german\n  {line}")
     (clone / "README.md").write_text(card.replace("config_name: german\n  config_name", "config_name"))
     assert files_read(clone) == ["a.jsonl"]

@@ -94,7 +94,7 @@ def test_compressed_files_in_a_folder_are_read_in_name_order(tmp_path: Path) -> 
     ]
 
 
-# Layouts of a conversation
+# Conversation layouts
 
 TURNS = [user("Q"), assistant("A"), user("And?"), assistant("B")]
 BOTH = example(question_text(), answer_target(), f"\n{question_text('And?')}", answer_target("B"))
@@ -210,7 +210,7 @@ class Cached(ByteTokenizer):
         return "bytes"
 
 
-def test_notes_and_errors_of_cached_rows_are_the_same(tmp_path: Path) -> None:
+def test_cached_rows_have_the_same_notes_and_errors(tmp_path: Path) -> None:
     call = assistant(None, tool_calls=[{"name": "f", "arguments": {}}])
     rows: list[dict[str, Any]] = [
         {"messages": json.dumps([user("<image>", name="Bob"), assistant("<|eos|>")]), "id": 7},

@@ -1,4 +1,4 @@
-"""The JSON layout is detected from the content; values that would be lost or misread raise with their line."""
+"""The JSON layout is detected from the content; values that would be lost or misread raise errors."""
 
 import json
 import pickle
@@ -110,7 +110,9 @@ def test_a_list_longer_than_a_chunk_is_read(
         ("{}", "its keys are none"),
     ],
 )
-def test_an_object_in_place_of_a_list_raises_with_advice(tmp_path: Path, text: str, message: str) -> None:
+def test_an_object_in_place_of_a_list_raises_an_error_with_advice(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     error = error_of(path)
@@ -165,7 +167,7 @@ def test_a_single_object_in_a_jsonl_file_is_read_as_a_row(tmp_path: Path) -> Non
         ("[" * 100_000, "not valid JSON at column 2: the value is nested too deeply to be read"),
     ],
 )
-def test_invalid_json_raises_with_its_line(path: Path, text: str, message: str) -> None:
+def test_invalid_json_raises_an_error_with_the_line(path: Path, text: str, message: str) -> None:
     path.write_text(text)
     error = error_of(path)
     assert error.startswith(f"{path.name}: ")
@@ -209,7 +211,7 @@ def test_complete_surrogate_pairs_are_read_as_characters(path: Path) -> None:
     assert rows_of(path) == rows
 
 
-def test_an_unpaired_surrogate_in_a_list_of_rows_raises_with_its_row() -> None:
+def test_an_unpaired_surrogate_in_a_list_of_rows_raises_an_error_with_the_row() -> None:
     rows = [{"a": "fine"}, {"a": 1, "b": [{"c": ("x\udc00",)}]}]
     with pytest.raises(
         RowError, match=r"source: row 2: column 'b' contains '\\udc00', an unpaired surrogate"

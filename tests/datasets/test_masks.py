@@ -53,7 +53,7 @@ def by_hand(turns: list[tuple[str, str]], targets: list[int]) -> Example:
 
 @settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=TURNS)
-def test_every_format_equals_the_conversation_encoded_by_hand(
+def test_every_format_matches_the_conversation_encoded_by_hand(
     turns: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     messages = [

@@ -54,9 +54,9 @@ def test_a_batch_contains_both_answers_to_each_prompt() -> None:
 
 
 def test_two_ranks_read_the_same_pairs_as_one_rank() -> None:
-    alone, ranks = batches(), [batches(batch_size=1, rank=rank, size=2) for rank in range(2)]
+    single_rank, ranks = batches(), [batches(batch_size=1, rank=rank, size=2) for rank in range(2)]
     for _ in range(10):
-        expected, parts = next(alone), [next(rank) for rank in ranks]
+        expected, parts = next(single_rank), [next(rank) for rank in ranks]
         assert expected.rows == tuple(itertools.chain(*(part.rows for part in parts)))
         assert expected.counts == {
             name: sum(part.counts[name] for part in parts) for name in ("pairs", "targets")
@@ -95,10 +95,10 @@ def test_cached_pairs_produce_the_same_batches(tmp_path: Path) -> None:
 
 
 def test_workers_prefetch_the_same_pairs() -> None:
-    alone = batches()
-    with batches(workers=1) as ahead:
+    unprefetched = batches()
+    with batches(workers=1) as prefetched:
         for _ in range(8):
-            assert next(ahead).tokens.equal(next(alone).tokens)
+            assert next(prefetched).tokens.equal(next(unprefetched).tokens)
 
 
 def test_held_out_rows_are_pairs() -> None:

@@ -65,7 +65,7 @@ def test_instruct_rows_use_the_chat_template(tmp_path: Path) -> None:
     assert [targets(example) for example in examples_of(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
 
 
-def test_instruct_can_set_the_system_turn_and_train_on_everything(tmp_path: Path) -> None:
+def test_instruct_supports_a_system_turn_and_training_on_all_tokens(tmp_path: Path) -> None:
     dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS), train_on_input=True, system="Be brief.")
     _, second = examples_of(dataset)
     assert TOKENIZER.decode(second.tokens).startswith(

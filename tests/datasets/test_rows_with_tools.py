@@ -51,7 +51,7 @@ def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example
     ],
     ids=["as the last turn", "older format", "after text", "not a target"],
 )
-def test_a_call_that_the_template_does_not_render_raises_with_its_row(
+def test_a_call_that_the_template_does_not_render_raises_an_error_with_the_row(
     template: str, messages: list[dict[str, Any]]
 ) -> None:
     tokenizer, good = ByteTokenizer(template), {"messages": [user(), assistant()]}
@@ -73,7 +73,7 @@ def test_a_call_that_the_template_does_not_render_raises_with_its_row(
     ],
     ids=["chosen", "rejected", "in the prompt"],
 )
-def test_calls_in_preferences_are_checked_too(row: dict[str, Any]) -> None:
+def test_calls_in_preferences_are_checked(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"source: row 1: the chat template does not render tool calls"):
         PreferenceDataset(ByteTokenizer(), [row])
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
@@ -83,7 +83,7 @@ def test_calls_in_preferences_are_checked_too(row: dict[str, Any]) -> None:
     )
 
 
-def test_tools_without_a_call_are_reported() -> None:
+def test_tools_that_the_template_does_not_render_are_reported() -> None:
     for row in ({"tools": [TOOL]}, {"tools": json.dumps([TOOL])}, {"functions": [TOOL["function"]]}):
         encoded = read({"messages": [user(), assistant()], **row}, CHATML)
         assert encoded == example(question_text(), answer_target())
@@ -154,7 +154,7 @@ def test_multiple_calls_and_nested_arguments_keep_their_order() -> None:
         (assistant([{"type": "tool_use", "name": "find", "input": {}}]), "only text parts are supported"),
     ],
 )
-def test_an_invalid_call_raises_with_its_row(turn: dict[str, Any], message: str) -> None:
+def test_an_invalid_call_raises_an_error_with_the_row(turn: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="source: row 1: ") as raised:
         read({"conversations": [user(), turn]})
     assert message in str(raised.value)
@@ -187,7 +187,7 @@ def test_reasoning_is_a_target_under_every_field_name(
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_that_the_template_does_not_render_raises_with_its_row(field: str) -> None:
+def test_reasoning_that_the_template_does_not_render_raises_an_error_with_the_row(field: str) -> None:
     for messages in (
         [user(), assistant(**{field: "Hm."})],
         [user(), assistant(), user(), assistant(None, **{field: "Hm."})],

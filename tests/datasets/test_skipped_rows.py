@@ -1,4 +1,4 @@
-"""Empty answers, flagged turns and rows that lose their targets are skipped and counted, or raise."""
+"""Empty answers, flagged turns and rows that lose their targets are skipped and counted, or raise an error."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ from torchtune.datasets import (
 TOKENIZER = ByteTokenizer()
 SECOND = [user("And?"), assistant("B")]
 FIRST_ANSWER_AS_CONTEXT = f"{question_text()}A<|im_end|>\n{question_text('And?')}"
-"""Both questions, and the first answer as context."""
+"""Both questions and the first answer, none of which are targets."""
 
 
 def read(row: dict[str, Any], **settings: Any) -> Example | SkippedRow:
@@ -125,7 +125,7 @@ def test_flags_apply_to_templates_with_generation_blocks() -> None:
         ({"loss": 0.0}, "expected 'loss' to be true or false, got 0.0"),
     ],
 )
-def test_an_invalid_flag_raises_with_its_row(flag: dict[str, Any], message: str) -> None:
+def test_an_invalid_flag_raises_an_error_with_the_row(flag: dict[str, Any], message: str) -> None:
     rows = [{"messages": [user(), assistant()]}, {"messages": [user(), assistant(**flag)]}]
     with pytest.raises(ValueError, match=r"source: row 2: 'messages\.1': ") as raised:
         ChatDataset(TOKENIZER, rows)

@@ -154,7 +154,7 @@ def test_parquet_and_json_lines_agree(rows: Any) -> None:
         ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz", "a.csv.zst", "a.txt.xz"]
     ),
 )
-def test_any_bytes_produce_rows_or_a_one_line_error_with_the_file(content: bytes, name: str) -> None:
+def test_any_bytes_produce_rows_or_a_one_line_error_with_the_file_name(content: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(content)

@@ -17,7 +17,7 @@ TOKENIZER = ByteTokenizer()
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Write files with one row each, whose answer is the file name."""
+    """Write files with one row each; the answer is the file name."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ def test_every_epoch_has_every_row_once(source: str, packed_length: int | None) 
     assert sum(counts.values()) < epochs * N + 4 * 22  # the last batch includes rows of the next epoch
 
 
-def test_rows_are_shuffled_within_blocks_differently_in_every_epoch(source: str) -> None:
+def test_every_epoch_shuffles_the_rows_within_blocks_differently(source: str) -> None:
     actual = batches(source)
     first, second = ([int(row[0]) for row in read(actual.take(N))] for _ in range(2))
     assert first != second
@@ -86,7 +86,7 @@ def test_rows_are_shuffled_within_blocks_differently_in_every_epoch(source: str)
 
 @pytest.mark.parametrize("packed_length", [None, 64])
 def test_the_order_is_the_same_for_any_number_of_ranks(source: str, packed_length: int | None) -> None:
-    alone = read(batches(source, packed_length=packed_length).take(96))
+    single_rank = read(batches(source, packed_length=packed_length).take(96))
     for size in (2, 4):
         ranks = [
             batches(source, 3, packed_length=packed_length, rank=rank, size=size) for rank in range(size)
@@ -95,7 +95,7 @@ def test_the_order_is_the_same_for_any_number_of_ranks(source: str, packed_lengt
             for rank, actual in enumerate(ranks):
                 first = 3 * (call * size + rank)
                 names = [TOKENIZER.decode(tokens) for tokens in next(actual).tokens[:, 1:4].tolist()]
-                assert names == [row[0] for row in alone[first : first + 3]]
+                assert names == [row[0] for row in single_rank[first : first + 3]]
 
 
 @pytest.mark.parametrize("packed_length", [None, 64])

@@ -9,7 +9,7 @@ from tests.datasets.reading import error_of, rows_of
 from torchtune.datasets import open_source
 
 INSIDE = "\x00 \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029 \ufeff \t \u3000"
-"""Characters that Python's `splitlines` and other readers treat as line ends, and other white space."""
+"""Characters that Python's `splitlines` and other readers treat as line endings, and other white space."""
 
 
 def texts(path: Path) -> list[str]:

@@ -67,7 +67,7 @@ def read(dataset: Any, folder: Path | None) -> tuple[list[Any], int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_rows_are_equal_and_not_encoded_again(kind: str, tmp_path: Path) -> None:
+def test_cached_rows_match_encoded_rows_and_are_not_encoded_again(kind: str, tmp_path: Path) -> None:
     plain, n = read(KINDS[kind](Counting()), None)
     assert n > 0
     assert read(KINDS[kind](Counting()), tmp_path)[0] == plain
@@ -118,16 +118,16 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
         assert read(InstructDataset(Counting(), ROWS), tmp_path) == (plain, 0), name
 
 
-def test_processes_share_a_folder(tmp_path: Path) -> None:
+def test_multiple_processes_share_a_cache_folder(tmp_path: Path) -> None:
     def batches(workers: int) -> Batches[Example]:
         dataset = InstructDataset(ByteTokenizer(), ROWS * 20)
         dataset.tokenizer = Counting()
         dataset.use_cache(str(tmp_path))
         return Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, window=64, workers=workers)
 
-    with batches(2) as ahead, batches(0) as alone:
+    with batches(2) as prefetched, batches(0) as unprefetched:
         for _ in range(500):
-            assert next(ahead).tokens.equal(next(alone).tokens)
+            assert next(prefetched).tokens.equal(next(unprefetched).tokens)
 
 
 def test_a_full_disk_disables_the_cache_without_stopping_the_run(

@@ -18,7 +18,7 @@ N = 16
 PROMPTS: list[list[int]] = [
     torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (12, 1, 5, 19)
 ]
-"""Of unequal lengths, some longer than the sliding windows; prompt and answer together always are."""
+"""Different lengths, some longer than the sliding windows; a prompt and its answer together always exceed them."""
 
 
 class Pair(NamedTuple):

@@ -21,7 +21,7 @@ SHORT = AnswerOptions(temperature=3.0, top_k=40, seed=3, max_new_tokens=6)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a model with a tokenizer and a chat template."""
+    """Write a float64 model with a tokenizer and a chat template."""
     return save_model(tmp_path_factory.mktemp("models"), TEMPLATE)
 
 
@@ -80,7 +80,7 @@ def test_greedy_answers_use_no_random_numbers(assistant: Assistant) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_a_seed_each_call_draws_different_tokens(assistant: Assistant) -> None:
+def test_each_call_draws_different_tokens_without_a_seed(assistant: Assistant) -> None:
     torch.manual_seed(1)
     answers = [assistant.answers(QUESTIONS[:1] * 2, temperature=3.0, batch_size=1) for _ in range(2)]
     assert len({text for texts in answers for text in texts}) == 4

@@ -144,7 +144,7 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
     )
 
 
-def test_without_a_seed_torchs_default_generator_is_used() -> None:
+def test_torchs_default_generator_is_used_without_a_seed() -> None:
     model = tiny_smollm2()
     answers = []
     for seed in (1, 1, 2):
@@ -204,7 +204,7 @@ def test_the_mode_of_every_module_is_restored(monkeypatch: pytest.MonkeyPatch) -
     assert [module.training for module in model.modules()] == before
 
 
-def test_a_sharded_model_generates_between_steps_of_training() -> None:
+def test_a_sharded_model_generates_between_training_steps() -> None:
     """Check that a backward pass works after FSDP's first forward pass ran in generation and allocated buffers."""
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

@@ -18,19 +18,19 @@ from torchtune.tokenizers import auto_tokenizer
 USER = Message(role="user", content="Who are you?")
 TEMPLATES = {
     "ChatML": TEMPLATE,
-    "trims": TEMPLATE.replace("message['content'] +", "message['content'] | trim +"),
+    "trimmed content": TEMPLATE.replace("message['content'] +", "message['content'] | trim +"),
     "Llama 2": (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content.strip() }} [/INST]"
         "{% else %} {{ m.content.strip() }} {{ eos_token }}{% endif %}{% endfor %}"
     ),
-    "thinks": (
+    "reasoning": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% set c = m.content %}"
         "{% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
         "{% if loop.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ c }}"
         "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "marks answers": (
+    "generation blocks": (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
         "{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -109,7 +109,7 @@ def test_a_message_that_the_template_changes_cannot_be_continued(tmp_path: Path)
 
 
 @pytest.mark.parametrize("prefill", ["Four", " is 4", "4\n"])
-def test_without_a_chat_template_tokens_match_training(prefill: str) -> None:
+def test_tokens_match_training_without_a_chat_template(prefill: str) -> None:
     tokenizer = ByteTokenizer(None)
     prompt = Prompt.from_text("Sum up.", "2 2", prefill)
     text = alpaca_prompt("Sum up.", "2 2")
@@ -182,7 +182,7 @@ def test_the_space_between_prefill_and_continuation_is_kept(tmp_path: Path) -> N
 
 
 def test_a_space_that_the_template_strips_is_not_repeated(tmp_path: Path) -> None:
-    tokenizer = auto_tokenizer(str(write_tokenizer(tmp_path, TEMPLATES["trims"])))
+    tokenizer = auto_tokenizer(str(write_tokenizer(tmp_path, TEMPLATES["trimmed content"])))
     writer = fixed_tokens(tokenizer)
     writer.tokens = tuple(tokenizer.encode(" words", add_bos=False, add_eos=False))
     assert writer.answer("Who?", prefill="These ") == "These words"

@@ -196,7 +196,7 @@ def test_each_template_formats_prompts() -> None:
     }
 
 
-def test_a_chat_keeps_its_turns_and_its_system_prompt() -> None:
+def test_a_chat_keeps_its_turns_and_system_prompt() -> None:
     tokenizer = ByteTokenizer()
     text = tokenizer.decode(encode_prompt(tokenizer, EXPECTED[3], "chat", "Be brief."))
     assert text == (

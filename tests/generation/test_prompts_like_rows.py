@@ -81,7 +81,7 @@ def test_a_conversation_with_tools_produces_the_same_prompt(
 
 
 @pytest.mark.parametrize("template", [AGENT, BLOCKS], ids=["plain", "with generation blocks"])
-def test_earlier_reasoning_is_in_the_prompt_like_in_training(template: str, tmp_path: Path) -> None:
+def test_earlier_reasoning_is_in_the_prompt_as_in_training(template: str, tmp_path: Path) -> None:
     for field in ("reasoning_content", "reasoning", "thinking"):
         row = {"messages": [user(), assistant("A", **{field: "Hm."}), user("And?"), assistant("B")]}
         tokens = encode_row(row, tmp_path, template)

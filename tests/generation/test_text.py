@@ -175,7 +175,7 @@ def test_tokens_of_multiple_letters_end_before_a_stop_string(
     assert stop or tokenizer.decode(ids) == expected
 
 
-def test_stop_strings_are_found_at_any_token_boundaries(tokenizer: Tokenizer) -> None:
+def test_stop_strings_are_found_across_any_token_boundaries(tokenizer: Tokenizer) -> None:
     text = "The tiny tokenizer, these words: 0123 and nothing more."
     ids = tokenizer.encode(text, add_bos=False, add_eos=False)
     checked = 0

@@ -28,7 +28,7 @@ TEMPLATE = (
 )
 
 LLAMA3_RANKS = 1000
-"""Number of ranks; tests set `_tiktoken.N_RANKS` to it."""
+"""Number of ranks; tests set `_tiktoken.N_RANKS` to this value."""
 
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Word pattern of the tekken.json."""

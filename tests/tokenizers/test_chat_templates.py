@@ -53,46 +53,46 @@ def folder(tmp_path: Path) -> Path:
 # Template selection
 
 
-def one_in_the_config(folder: Path) -> None:
+def template_in_config(folder: Path) -> None:
     set_config(folder, chat_template="the only one")
 
 
-def one_in_a_file(folder: Path) -> None:
+def template_in_file(folder: Path) -> None:
     set_config(folder, chat_template="of the config")
     write(folder, chat_template__jinja="of a file")
 
 
-def several(folder: Path) -> None:
+def named_templates(folder: Path) -> None:
     set_config(folder, chat_template=named("default", "tool_use", "rag"))
 
 
-def several_without_tool_use(folder: Path) -> None:
+def named_templates_without_tool_use(folder: Path) -> None:
     set_config(folder, chat_template=named("rag", "default"))
 
 
-def several_files(folder: Path) -> None:
+def template_files(folder: Path) -> None:
     set_config(folder, chat_template=named("default", "tool_use"))
     write(folder, chat_template__jinja="of a file")
     write_additional(folder, "rag", "tool_use")
 
 
-def a_file_and_several_in_the_config(folder: Path) -> None:
+def template_file_and_named_templates(folder: Path) -> None:
     set_config(folder, chat_template=named("default", "tool_use"))
     write(folder, chat_template__jinja="of a file")
 
 
-def a_default_among_the_files(folder: Path) -> None:
+def template_files_with_default(folder: Path) -> None:
     write_additional(folder, "default", "tool_use")
 
 
 STORED = [
-    one_in_the_config,
-    one_in_a_file,
-    several,
-    several_without_tool_use,
-    several_files,
-    a_file_and_several_in_the_config,
-    a_default_among_the_files,
+    template_in_config,
+    template_in_file,
+    named_templates,
+    named_templates_without_tool_use,
+    template_files,
+    template_file_and_named_templates,
+    template_files_with_default,
 ]
 
 
@@ -114,7 +114,7 @@ def test_the_selected_template_matches_transformers(store: Any, folder: Path) ->
         HFTokenizer(str(folder), chat_template="other")
 
 
-def test_without_a_default_a_template_must_be_selected(folder: Path) -> None:
+def test_a_template_must_be_selected_if_there_is_no_default(folder: Path) -> None:
     set_config(folder, chat_template=named("rag", "tool_use"))
     assert HFTokenizer(str(folder)).chat_template is None
     with pytest.raises(

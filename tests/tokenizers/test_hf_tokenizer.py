@@ -1,4 +1,4 @@
-"""tokenizer.json files are encoded like the tokenizers library, and special tokens in plain text stay text."""
+"""Text is encoded as in the tokenizers library, and special tokens in plain text stay text."""
 
 import json
 import pickle
@@ -152,7 +152,7 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     assert load(tmp_path / "b", pad_token=None).pad_id == 2
 
 
-def test_errors_contain_missing_and_damaged_files(tmp_path: Path) -> None:
+def test_errors_contain_the_missing_or_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.json in .*; expected a tokenizer.json or"):
         HFTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no other.json in"):

@@ -28,7 +28,7 @@ FAMILIES = {
     "microsoft-Phi-3.5-mini-instruct": "<|end|>",
     "mistralai-Mistral-Nemo-Instruct-2407": "</s>",
 }
-"""Templates, each with the token that ends its turns."""
+"""The end-of-turn token of each template."""
 
 SPECIAL_TOKENS = [
     *("<s>", "</s>", "<bos>", "<eos>", "<|begin_of_text|>", "<|end_of_text|>", "<|endoftext|>"),
@@ -44,7 +44,7 @@ TURNS = [
 ]
 SYSTEM = [Message(role="system", content="Be kind.")]
 TODAY = "strftime_now"
-"""The function with which a template reads the current date."""
+"""The name of the function with which templates read the current date."""
 CALL = {
     "id": "abcdefghi",
     "type": "function",
@@ -70,17 +70,17 @@ TOOL = {
 }
 
 
-def agent(*, thinks: bool, calls: bool) -> list[Any]:
+def agent(*, has_reasoning: bool, has_calls: bool) -> list[Any]:
     """Build a conversation with reasoning, tool calls, or both."""
     turns: list[Any] = [*SYSTEM, Message(role="user", content="Weather?")]
-    if calls:
+    if has_calls:
         turns += [
             {"role": "assistant", "content": "", "tool_calls": [CALL]},
             {"role": "tool", "content": "Rain", "tool_call_id": "abcdefghi", "name": "get_weather"},
         ]
     turns += [{"role": "assistant", "content": "It rains."}, {"role": "user", "content": "And tomorrow?"}]
     turns.append({"role": "assistant", "content": "Sun."})
-    if thinks:
+    if has_reasoning:
         for turn in turns:
             if turn["role"] == "assistant":
                 turn["reasoning_content"] = f"So: {turn['content']}"
@@ -158,7 +158,9 @@ def test_every_template_renders_as_in_transformers(llama_cpp: Path) -> None:
     n_rejected = 0
     conversations = [TURNS, SYSTEM + TURNS, TURNS[:-1], TURNS[:1]]
     conversations += [
-        agent(thinks=thinks, calls=calls) for thinks in (True, False) for calls in (True, False)
+        agent(has_reasoning=reasoning, has_calls=calls)
+        for reasoning in (True, False)
+        for calls in (True, False)
     ]
     for name, source in sources.items():
         template = build_template(source)
@@ -196,8 +198,11 @@ def test_generation_blocks_match_transformers(llama_cpp: Path) -> None:
     alias: Any = chat_template_utils._alias_reasoning_fields
     for name, source in with_blocks.items():
         template = build_template(source)
-        for thinks, calls in ((False, False), (True, False), (False, True), (True, True)):
-            messages, tools = agent(thinks=thinks, calls=calls), [TOOL] if calls else None
+        for has_reasoning, has_calls in ((False, False), (True, False), (False, True), (True, True)):
+            messages, tools = (
+                agent(has_reasoning=has_reasoning, has_calls=has_calls),
+                [TOOL] if has_calls else None,
+            )
             text, spans = render(
                 reference(source),
                 alias(prepare(messages)),

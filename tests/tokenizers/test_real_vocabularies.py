@@ -10,7 +10,7 @@ from torchtune.tokenizers._gguf import gguf_tokenizer
 pytestmark = pytest.mark.slow
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
-"""Follows each text of an .inp file; an .out file has the ids of one text per line."""
+"""Separates the texts of an .inp file; each line of an .out file has the ids of one text."""
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3"])

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers match the library, and special tokens in plain text stay text."""
+"""Text is encoded as in the SentencePiece library, and special tokens in plain text stay text."""
 
 import io
 import json
@@ -118,7 +118,7 @@ PHI3 = {
     "<|user|>": {"special": True, "rstrip": True, "lstrip": True},
     "<plain>": {"special": False},
 }
-"""Tokens after the vocabulary, as in the tokenizer_config.json of microsoft/Phi-3-mini-4k-instruct, and two more."""
+"""Added tokens as in the tokenizer_config.json of microsoft/Phi-3-mini-4k-instruct, and two more."""
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_a_chat_template_in_the_config_is_used(folder: Path, tmp_path: Path) -> 
     )
 
 
-def test_errors_contain_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
+def test_errors_contain_the_missing_or_damaged_file(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.model in .*; expected a tokenizer.model or"):
         SentencePieceTokenizer(str(tmp_path))
     model = (folder / "tokenizer.model").read_bytes()

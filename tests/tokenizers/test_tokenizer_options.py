@@ -1,4 +1,4 @@
-"""Tokenizer options take effect in every tokenizer class, or raise."""
+"""Tokenizer options take effect in every tokenizer class, or raise an error."""
 
 import json
 import pickle

@@ -94,7 +94,7 @@ def test_the_classes_encode_the_test_texts_differently(two_files: Path, tmp_path
         (qwen3_tokenizer, "Qwen2Tokenizer"),
     ],
 )
-def test_families_read_vocab_and_merges(
+def test_family_builders_read_vocab_and_merges(
     builder: Any, name: str | None, two_files: Path, tmp_path: Path
 ) -> None:
     named: dict[str, Any] = {"tokenizer_class": name} if name else {"model_max_length": 1024}
