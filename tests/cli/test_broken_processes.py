@@ -78,7 +78,7 @@ def test_invalid_input_exits_with_status_2_and_a_list_of_mistakes(name: str, tmp
     if name == "script":
         (tmp_path / "script.py").write_text("from tests.config.sample import main\nmain()\n")
         program = ["script.py"]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *program, *args],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TUNE_ALLOW": "tests"},
@@ -86,14 +86,14 @@ def test_invalid_input_exits_with_status_2_and_a_list_of_mistakes(name: str, tmp
         text=True,
         check=False,
     )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
     if name == "bytes":
-        assert done.stderr == "tune: 'output_dir=\\udcff' is not UTF-8 text\n"
+        assert result.stderr == "tune: 'output_dir=\\udcff' is not UTF-8 text\n"
         return
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith(f"{len(parts)} mistake"), done.stderr
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith(f"{len(parts)} mistake"), result.stderr
     for line, part in zip(lines[1:], parts, strict=True):
         assert part in line
     assert not (tmp_path / "x").exists()

@@ -86,9 +86,9 @@ def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune
         "HOME": str(folder),
     }
     call = [shell, *options, "-c", script]
-    done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment, cwd=folder)
-    assert done.stderr == ""
-    return done.stdout.split()
+    result = subprocess.run(call, capture_output=True, text=True, check=True, env=environment, cwd=folder)
+    assert result.stderr == ""
+    return result.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune
     ],
 )
 def test_bash_completes(line: str, expected: list[str], tmp_path: Path) -> None:
-    ask = f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; _tune; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    assert in_shell("bash", f"source <(tune completion bash); {ask}", tmp_path) == expected
+    query = f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; _tune; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    assert in_shell("bash", f"source <(tune completion bash); {query}", tmp_path) == expected
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ def test_checkpoint_format_is_detected_from_the_files(tune: Tune, gguf: Path, tm
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     save_peft_adapter(model, tmp_path / "adapter", base_model=base)
     source, merged = str(tmp_path / "adapter"), str(tmp_path / "merged")
-    first, moved = tune("convert", source, merged).out.splitlines()
-    assert first == f"wrote {merged}, {source} merged into {base}"
-    assert moved.startswith("merging changed the logits of 16 tokens by ")
+    convert_line, merge_line = tune("convert", source, merged).out.splitlines()
+    assert convert_line == f"wrote {merged}, {source} merged into {base}"
+    assert merge_line.startswith("merging changed the logits of 16 tokens by ")
     options = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
     assert (
         tune("convert", source, f"{merged}-32", *options)

@@ -58,8 +58,8 @@ def test_copies_are_formatted(tune: Tune, tmp_path: Path) -> None:
     for _, name in CONFIGS:
         tune("cp", name, f"{tmp_path}/{name}.py")
     call = [sys.executable, "-m", "ruff", "format", "--check", "--line-length", "110", str(tmp_path)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 SOURCE = '''"""Runs."""

@@ -15,17 +15,17 @@ CALL = ("data", "lora_finetune", "--config", "smollm2_135m_lora")
 
 @pytest.fixture
 def tiny(tune: Tune, tmp_path: Path) -> Tiny:
-    return tiny_run(tmp_path, lambda *words: tune(*words).status)
+    return tiny_run(tmp_path, lambda *args: tune(*args).status)
 
 
-def show(tune: Tune, tiny: Tiny, *words: str) -> Any:
-    return tune(*CALL, *tiny.overrides, f"dataset.source={tiny.folder / 'rows.json'}", "seed=1", *words)
+def show(tune: Tune, tiny: Tiny, *args: str) -> Any:
+    return tune(*CALL, *tiny.overrides, f"dataset.source={tiny.folder / 'rows.json'}", "seed=1", *args)
 
 
 def test_rows_are_shown_with_their_targets_and_statistics(tune: Tune, tiny: Tiny) -> None:
-    done = show(tune, tiny, "shuffle=false", "--rows", "1")
-    assert done.status == 0, done.err
-    row, statistics = done.out.split("\n\n«target» · context\n\n")
+    result = show(tune, tiny, "shuffle=false", "--rows", "1")
+    assert result.status == 0, result.err
+    row, statistics = result.out.split("\n\n«target» · context\n\n")
     head, *lines = row.splitlines()
     assert head.startswith("row 1: ")
     assert head.endswith(" tokens")
@@ -38,8 +38,8 @@ def test_rows_are_shown_with_their_targets_and_statistics(tune: Tune, tiny: Tiny
 
 
 def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
-    done = show(tune, tiny, "loading.packing.length=200", "--rows", "1")
-    assert "row 1, example 1 of " in done.out
+    result = show(tune, tiny, "loading.packing.length=200", "--rows", "1")
+    assert "row 1, example 1 of " in result.out
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")
         assert "\x1b[1;32m" in show(tune, tiny).out
@@ -49,15 +49,18 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     held_out = tiny.folder / "held_out.jsonl"
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = show(tune, tiny, "--held-out", str(held_out))
-    assert "held out   3 rows; 1 also in the training data, 1 more with only the prompt in it" in done.out
-    assert f"1 of 3 held-out rows is also in the training data; the first: {held_out}: line 2" in done.out
+    result = show(tune, tiny, "--held-out", str(held_out))
+    assert "held out   3 rows; 1 also in the training data, 1 more with only the prompt in it" in result.out
+    assert f"1 of 3 held-out rows is also in the training data; the first: {held_out}: line 2" in result.out
     missing = show(tune, tiny, "--held-out", "nowhere.jsonl")
     assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
     part = f"{{_component_: torchtune.datasets.InstructDataset, source: {held_out}}}"
-    several = ["dataset=torchtune.datasets.ConcatDataset", f"dataset.datasets=[{part}]"]
-    mixed = tune(*CALL, *tiny.overrides, *several, "--held-out", str(held_out))
-    assert (mixed.status, "--held-out: ConcatDataset has no argument `source`" in mixed.err) == (2, True)
+    concatenated = ["dataset=torchtune.datasets.ConcatDataset", f"dataset.datasets=[{part}]"]
+    concatenation_result = tune(*CALL, *tiny.overrides, *concatenated, "--held-out", str(held_out))
+    assert (
+        concatenation_result.status,
+        "--held-out: ConcatDataset has no argument `source`" in concatenation_result.err,
+    ) == (2, True)
 
 
 def test_likely_mistakes_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> None:
@@ -94,8 +97,8 @@ def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny
     rows = [{"instruction": "Say <b>&amp;", "input": "", "output": "</span><script>alert(1)</script>"}]
     (tiny.folder / "rows.json").write_text(json.dumps(rows))
     page = tiny.folder / "data.html"
-    done = show(tune, tiny, "--rows", "1", "--html", str(page))
-    assert done.out.endswith(f"\nwrote {page}\n")
+    result = show(tune, tiny, "--rows", "1", "--html", str(page))
+    assert result.out.endswith(f"\nwrote {page}\n")
     text = page.read_text(encoding="utf-8")
     reader = Reader()
     reader.feed(text)
@@ -118,15 +121,15 @@ def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny
         ),
     ],
 )
-def test_invalid_arguments_end_with_a_message(
+def test_invalid_arguments_are_rejected_with_a_message(
     tune: Tune, tiny: Tiny, args: tuple[str, ...], message: str
 ) -> None:
-    done = show(tune, tiny, *args)
-    assert done.status == 2
-    assert message in done.err
-    assert not done.out
+    result = show(tune, tiny, *args)
+    assert result.status == 2
+    assert message in result.err
+    assert not result.out
 
 
 def test_a_recipe_without_a_dataset_is_rejected(tune: Tune) -> None:
-    done = tune("data", "alpaca_generate", "--config", "smollm2_135m_generate", "prompt=x")
-    assert (done.status, "alpaca_generate does not read a dataset" in done.err) == (2, True)
+    result = tune("data", "alpaca_generate", "--config", "smollm2_135m_generate", "prompt=x")
+    assert (result.status, "alpaca_generate does not read a dataset" in result.err) == (2, True)

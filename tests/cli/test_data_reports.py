@@ -23,7 +23,7 @@ VERBS = ("data", "validate", "run")
 
 @pytest.fixture
 def tiny(tune: Tune, tmp_path: Path) -> Tiny:
-    return tiny_run(tmp_path, lambda *words: tune(*words).status)
+    return tiny_run(tmp_path, lambda *args: tune(*args).status)
 
 
 def write(tiny: Tiny, rows: Sequence[Any], name: str = "users.jsonl") -> str:
@@ -32,24 +32,24 @@ def write(tiny: Tiny, rows: Sequence[Any], name: str = "users.jsonl") -> str:
     return str(path)
 
 
-def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) -> Result:
+def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *args: str) -> Result:
     """Show, validate or train on rows; training ends after one step."""
     first = () if verb == "run" else (verb,)
     run = (f"output_dir={tiny.folder / 'out'}", "max_steps=1", "lr_scheduler=null", "device=cpu")
-    held_out = () if any(word.startswith("validation") for word in words) else ("validation=null",)
+    held_out = () if any(word.startswith("validation") for word in args) else ("validation=null",)
     source = f"dataset.source={write(tiny, rows)}"
     config = ("lora_finetune", "--config", "smollm2_135m_lora")
-    dataset, others = words[:1], words[1:]
+    dataset, others = args[:1], args[1:]
     return tune(*first, *config, *tiny.overrides, *dataset, source, "seed=1", *run, *held_out, *others)
 
 
 def test_tool_calls_not_rendered_by_the_chat_template_are_rejected(tune: Tune, tiny: Tiny) -> None:
     rows = [GOOD, GOOD, GOOD, CALLING]
     for verb in ("data", "run"):
-        done = call(tune, tiny, verb, rows, CHAT)
-        assert done.status == 2
-        assert "users.jsonl: line 4: the chat template does not render tool calls" in done.err
-        assert "step 1" not in done.out
+        result = call(tune, tiny, verb, rows, CHAT)
+        assert result.status == 2
+        assert "users.jsonl: line 4: the chat template does not render tool calls" in result.err
+        assert "step 1" not in result.out
     first = call(tune, tiny, "validate", [CALLING, GOOD], CHAT)
     assert (first.status, "line 1: the chat template does not render tool calls" in first.err) == (2, True)
     assert not (tiny.folder / "out" / "final").exists()
@@ -59,10 +59,10 @@ def test_rows_with_unrendered_tool_calls_can_be_skipped_and_are_counted(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [GOOD, GOOD, GOOD, CALLING]
-    done = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
-    assert done.status == 0
-    assert "rows cannot be used and is skipped; the first: " in done.out
-    assert "users.jsonl: line 4: the chat template does not render tool calls" in done.out
+    result = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
+    assert result.status == 0
+    assert "rows cannot be used and is skipped; the first: " in result.out
+    assert "users.jsonl: line 4: the chat template does not render tool calls" in result.out
     run = call(tune, tiny, "run", rows, CHAT, "dataset.on_error=skip", "shuffle=false")
     assert run.status == 0, run.err
     assert "4: the chat template does not render tool calls" in caplog.text
@@ -78,10 +78,10 @@ def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_r
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [GOOD, *({**GOOD, "id": i, "chosen_by": "x", "tools": [{"name": "f"}]} for i in range(3))]
-    done = call(tune, tiny, "data", rows, CHAT)
-    assert done.status == 0
-    assert done.out.count(f"warning: {UNUSED_COLUMNS}") == 1
-    assert done.out.count(f"warning: 3 of 4 rows {UNRENDERED_TOOLS}") == 1
+    result = call(tune, tiny, "data", rows, CHAT)
+    assert result.status == 0
+    assert result.out.count(f"warning: {UNUSED_COLUMNS}") == 1
+    assert result.out.count(f"warning: 3 of 4 rows {UNRENDERED_TOOLS}") == 1
     cached = f"loading.token_cache={tiny.folder / 'cache'}"
     for overwrite in (False, True):
         caplog.clear()
@@ -115,7 +115,7 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
 
 
 @pytest.mark.parametrize(
-    ("rows", "words", "reason"),
+    ("rows", "args", "reason"),
     [
         ([LONG] * 3, ("dataset=torchtune.datasets.InstructDataset",), "have no target within 64 tokens"),
         (
@@ -130,16 +130,16 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
         ),
         ([CALLING] * 3, (CHAT, "dataset.on_error=skip"), "cannot be used"),
     ],
-    ids=["too long", "too long for a pack", "with a warm-up", "skipped"],
+    ids=["too long", "too long for a pack", "too long with warm-up", "all skipped"],
 )
 def test_run_without_trainable_targets_does_not_start(
-    rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune, tiny: Tiny
+    rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune, tiny: Tiny
 ) -> None:
-    done = call(tune, tiny, "run", rows, *words)
-    assert done.status == 2
-    assert "none of 3 rows has a target: 3 of 3 rows" in done.err
-    assert reason in done.err
-    assert "users.jsonl: line 1" in done.err
+    result = call(tune, tiny, "run", rows, *args)
+    assert result.status == 2
+    assert "none of 3 rows has a target: 3 of 3 rows" in result.err
+    assert reason in result.err
+    assert "users.jsonl: line 1" in result.err
     assert not (tiny.folder / "out" / "final").exists()
 
 
@@ -159,9 +159,9 @@ WRONG_DATASET_TYPE = "is a Dataset of Pair | SkippedRow, but the recipe needs a 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_preference_dataset_in_a_supervised_recipe_is_rejected(verb: str, tune: Tune, tiny: Tiny) -> None:
-    done = call(tune, tiny, verb, [PAIR] * 3, f"dataset={PREFERENCE}")
-    assert done.status == 2
-    assert f"dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in done.err
+    result = call(tune, tiny, verb, [PAIR] * 3, f"dataset={PREFERENCE}")
+    assert result.status == 2
+    assert f"dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in result.err
     section = (
         f"validation={{dataset: {{_component_: {PREFERENCE}, source: {write(tiny, [PAIR], 'p.jsonl')}}}}}"
     )
@@ -185,6 +185,6 @@ def test_preference_dataset_in_a_supervised_recipe_is_rejected(verb: str, tune: 
 def test_preference_rows_are_rejected_by_a_chat_dataset(
     verb: str, row: dict[str, Any], message: str, tune: Tune, tiny: Tiny
 ) -> None:
-    done = call(tune, tiny, verb, [row] * 3, CHAT)
-    assert done.status == 2
-    assert f"users.jsonl: line 1: {message}" in done.err
+    result = call(tune, tiny, verb, [row] * 3, CHAT)
+    assert result.status == 2
+    assert f"users.jsonl: line 1: {message}" in result.err

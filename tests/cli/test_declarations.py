@@ -94,14 +94,14 @@ def test_a_verb_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
         "ann bob": "tune greet expects a name\nusage: tune greet",
         "ann --rows 3": "--rows: is not understood; --rows is an option of tune data",
     }.items():
-        done = tune("greet", *wrong.split())
-        assert (done.status, part in done.err) == (2, True), done.err
+        result = tune("greet", *wrong.split())
+        assert (result.status, part in result.err) == (2, True), result.err
 
 
-def test_a_new_verbs_options_are_suggested_by_other_verbs(greet: Path, tune: Tune) -> None:
+def test_options_of_a_new_verb_are_suggested_by_other_verbs(greet: Path, tune: Tune) -> None:
     assert "--loud: is not understood; --loud is an option of tune greet" in tune("ls", "--loud").err
-    done = tune("show", *LORA, "--language", "latin")
-    assert "language: unknown field 'language'; --language is an option of tune greet" in done.err
+    result = tune("show", *LORA, "--language", "latin")
+    assert "language: unknown field 'language'; --language is an option of tune greet" in result.err
     assert "--loud is an option of tune greet" in tune(*LORA, "--loud").err
 
 
@@ -125,17 +125,17 @@ ASK = {
         ("tune ls --l", []),
     ],
 )
-def test_a_new_verb_completes(
+def test_a_new_verb_has_completion(
     line: str, expected: list[str], shell: str, greet: Path, tune: Tune, tmp_path: Path
 ) -> None:
     assert tune("__complete", shell, line).out.split() == expected
     program = f"-c 'import torchtune.cli as c; c.__path__.append(\"{greet}\"); c.run()'"
-    offered = in_shell(shell, ASK[shell].format(line), tmp_path, program)
-    assert [word for word in offered if word != "--"] == expected
+    offered_options = in_shell(shell, ASK[shell].format(line), tmp_path, program)
+    assert [word for word in offered_options if word != "--"] == expected
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_verbs_file_name_and_summary_agree(name: str) -> None:
+def test_verb_name_matches_its_file_and_summary(name: str) -> None:
     verb = VERBS[name]
     assert verb.name == name
     assert sys.modules[verb.run.__module__].__name__ == f"torchtune.cli._{name}"
@@ -150,21 +150,23 @@ def test_help_parsing_and_completion_list_the_same_options(name: str) -> None:
     page = verb.help.removesuffix(f"{in_examples}\n")
     assert page != verb.help
     on_page = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", page)) - set(names_of((HELP,)))
-    offered = {word for word in candidates([name, "-"]) if word.startswith("-")} - set(names_of((HELP,)))
-    assert on_page == offered == set(names_of(declared))
+    offered_options = {word for word in candidates([name, "-"]) if word.startswith("-")} - set(
+        names_of((HELP,))
+    )
+    assert on_page == offered_options == set(names_of(declared))
     for option in declared:
         for spelling in option.names:
-            typed = typed_option(option, spelling)
-            call = verb.read([*typed, "recipe"])
-            assert call.mistakes == [], typed
+            args = typed_option(option, spelling)
+            call = verb.read([*args, "recipe"])
+            assert call.mistakes == [], args
             assert call.arguments == ["recipe"]
             if option in verb.launch:
-                assert call.launch == typed
+                assert call.launch == args
             elif spelling == "--override":
-                assert call.overrides == typed
+                assert call.overrides == args
             else:
                 assert (call.overrides, call.has(option)) == ([], True)
-                assert list(call.values(option)) == typed[1:]
+                assert list(call.values(option)) == args[1:]
     assert not verb.read(["recipe"]).options
 
 
@@ -185,8 +187,8 @@ def verbs_with_option(spelling: str) -> list[str]:
 def test_an_option_of_a_different_verb_is_reported_with_that_verb(name: str, option: Option) -> None:
     verb = VERBS[name]
     for spelling in option.names:
-        typed = typed_option(option, spelling)
-        call = verb.read(["recipe", *typed])
+        args = typed_option(option, spelling)
+        call = verb.read(["recipe", *args])
         assert not call.has(option)
         hint = f"{spelling} is an option of {', '.join(f'tune {other}' for other in verbs_with_option(spelling))}"
         if verb.launch and option in LAUNCH_OPTIONS:
@@ -194,7 +196,7 @@ def test_an_option_of_a_different_verb_is_reported_with_that_verb(name: str, opt
         if (
             verb.takes_overrides
         ):  # the name may be a config field, so the hint is shown only for unknown fields
-            assert call.overrides == typed
+            assert call.overrides == args
             assert call.suggest(spelling, "did you mean a field?") == hint
         else:
             assert str(call.mistakes[0]) == f"{spelling}: is not understood; {hint}"
@@ -208,13 +210,13 @@ def test_an_option_of_a_different_verb_is_rejected(tune: Tune) -> None:
     options = dict.fromkeys(option for name, option in FOREIGN if name == "show")
     assert len(options) > 15
     for spelling, option in [(s, o) for o in options for s in o.names if s not in DIFFERENT_MESSAGE]:
-        done = tune("show", *LORA, *typed_option(option, spelling))
-        assert done.status == 2
-        assert f"{spelling} is an option of tune {verbs_with_option(spelling)[0]}" in done.err, done.err
+        result = tune("show", *LORA, *typed_option(option, spelling))
+        assert result.status == 2
+        assert f"{spelling} is an option of tune {verbs_with_option(spelling)[0]}" in result.err, result.err
     assert json.loads(tune("show", *LORA, "--dtype", "fp32", "--json").out)["dtype"] == "fp32"
 
 
-def test_torchruns_options_come_before_the_recipe(tune: Tune) -> None:
+def test_torchrun_options_come_before_the_recipe(tune: Tune) -> None:
     for args in (
         "--nproc_per_node 2",
         "--nproc_per_node",
@@ -222,12 +224,12 @@ def test_torchruns_options_come_before_the_recipe(tune: Tune) -> None:
         "nproc_per_node=2",
         "--standalone",
     ):
-        done = tune(*LORA, *args.split())
+        result = tune(*LORA, *args.split())
         hint = "is an option of torchrun and comes before the recipe"
-        assert (done.status, hint in done.err) == (2, True), args
+        assert (result.status, hint in result.err) == (2, True), args
 
 
-def test_torchruns_options_match_the_installed_torch() -> None:
+def test_torchrun_options_match_the_installed_torch() -> None:
     from torch.distributed.run import get_args_parser
 
     actions = [action for action in get_args_parser()._actions if action.option_strings]
@@ -236,9 +238,9 @@ def test_torchruns_options_match_the_installed_torch() -> None:
         assert [spellings[name] for name in option.names] == [bool(option.value)] * len(option.names)
     for name, has_value in spellings.items():
         if name not in names_of((HELP,)):
-            typed = [name, "3"] if has_value else [name]
-            call = parse_command_line([*typed, "recipe", "x=3"], RUN_OPTIONS, allow_torchrun=True)
-            assert (call.launch, call.arguments, call.overrides) == (typed, ["recipe"], ["x=3"])
+            args = [name, "3"] if has_value else [name]
+            call = parse_command_line([*args, "recipe", "x=3"], RUN_OPTIONS, allow_torchrun=True)
+            assert (call.launch, call.arguments, call.overrides) == (args, ["recipe"], ["x=3"])
 
 
 def test_option_spellings_are_unambiguous() -> None:
@@ -267,8 +269,10 @@ import sys
 from torchtune.cli._complete import candidates
 for name in {[*VERBS]}: list(candidates([name, "-"]))
 print([m for m in {heavy} if m in sys.modules])"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout == "[]\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout == "[]\n"
 
 
 SCRIPT = """\
@@ -309,7 +313,7 @@ def test_a_recipe_run_as_a_script_parses_its_arguments_without_the_cli(
     args: list[str], status: int, part: str, tmp_path: Path
 ) -> None:
     (tmp_path / "own_script.py").write_text(SCRIPT)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "own_script.py", *args],
         capture_output=True,
         text=True,
@@ -317,5 +321,5 @@ def test_a_recipe_run_as_a_script_parses_its_arguments_without_the_cli(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
-    assert part in done.stdout + done.stderr
+    assert (result.returncode, "Traceback" in result.stderr) == (status, False), result.stderr
+    assert part in result.stdout + result.stderr

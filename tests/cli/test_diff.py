@@ -38,7 +38,7 @@ def test_file_is_merged_with_its_base_before_the_comparison(tune: Tune, tmp_path
     assert text == "seed: 1 -> 7\noptimizer.lr: 0.001 -> 0.5\n"
 
 
-def test_json_omits_the_side_without_the_field(tune: Tune, tmp_path: Path) -> None:
+def test_json_omits_the_value_of_a_config_without_the_field(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: 1\nb: null\n")
     (tmp_path / "b.yaml").write_text("b: x\nc: [1, 2]\n")
     differences = json.loads(tune("diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--json").out)

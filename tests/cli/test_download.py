@@ -165,7 +165,7 @@ def download(tune: Tune, tmp_path: Path) -> Download:
     return Download(tune, tmp_path / "models" / "mine")
 
 
-def test_only_the_files_of_a_model_are_downloaded(hub: Hub, download: Download) -> None:
+def test_only_model_files_are_downloaded(hub: Hub, download: Download) -> None:
     hub.files |= UNUSUAL
     result = download()
     assert result.status == 0, result.err
@@ -236,7 +236,7 @@ def test_second_call_downloads_only_the_missing_files(hub: Hub, download: Downlo
     assert [r for r in hub.requests if r.startswith("GET /owner")] == [broken]
 
 
-def test_interrupted_transfer_resumes_at_its_position(
+def test_interrupted_transfer_resumes_where_it_stopped(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub waits before it tries again
@@ -371,12 +371,16 @@ def test_output_folder_that_is_a_file_or_below_one_is_rejected(
     hub: Hub, download: Download, tmp_path: Path
 ) -> None:
     (tmp_path / "models").write_text("mine")
-    below = download()
+    below_file = download()
     download.folder = tmp_path / "models"
-    same = download()
-    assert (below.status, same.status, (below.err + same.err).count("\n")) == (2, 2, 2)
-    assert f"{tmp_path}/models/mine cannot be written: " in below.err
-    assert f"--output-dir: {tmp_path}/models is a file; expected a folder" in same.err
+    file_itself = download()
+    assert (below_file.status, file_itself.status, (below_file.err + file_itself.err).count("\n")) == (
+        2,
+        2,
+        2,
+    )
+    assert f"{tmp_path}/models/mine cannot be written: " in below_file.err
+    assert f"--output-dir: {tmp_path}/models is a file; expected a folder" in file_itself.err
     assert (tmp_path / "models").read_text() == "mine"
 
 
@@ -385,18 +389,18 @@ def test_full_disk_is_reported_before_or_during_the_download(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50))
-        before = download()
-    assert before.status == 2
-    assert "not enough disk space; 10.3kB needed, 50.0B free" in before.err
+        result_before = download()
+    assert result_before.status == 2
+    assert "not enough disk space; 10.3kB needed, 50.0B free" in result_before.err
     assert not any("resolve" in request for request in hub.requests)
 
     def fill(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fill)
-    filled = download()
-    assert (filled.status, filled.err.count("\n")) == (2, 1)
-    assert "cannot be written: No space left on device" in filled.err
+    result_during = download()
+    assert (result_during.status, result_during.err.count("\n")) == (2, 1)
+    assert "cannot be written: No space left on device" in result_during.err
 
 
 @pytest.mark.parametrize(("is_terminal", "is_disabled"), [(True, False), (True, True), (False, False)])

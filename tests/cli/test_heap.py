@@ -93,10 +93,10 @@ with open("/proc/self/statm") as file:
 @pytest.mark.skipif(not _glibc._glibc_version(), reason="only glibc has these settings")
 def test_freed_memory_stays_in_the_heap_for_the_next_step() -> None:
     clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    held = []
+    held_mib = []
     for starts in (False, True):
-        read = [sys.executable, "-c", KEEP.format(starts=starts)]
-        done = subprocess.run(read, env=clean, capture_output=True, text=True, check=True)
-        assert not done.stderr
-        held.append(int(done.stdout))  # MiB; the program allocates 160 MiB
-    assert held[0] < 100 < held[1]
+        command = [sys.executable, "-c", KEEP.format(starts=starts)]
+        result = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
+        assert not result.stderr
+        held_mib.append(int(result.stdout))  # MiB; the program allocates 160 MiB
+    assert held_mib[0] < 100 < held_mib[1]

@@ -58,12 +58,12 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(clone: Path, *words: str) -> str:
+def run(clone: Path, *args: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(clone)}
-    call = [sys.executable, *words]
-    done = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    call = [sys.executable, *args]
+    result = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
@@ -80,6 +80,6 @@ def test_registered_recipe_and_config_are_listed_validated_and_run(clone: Path) 
 def test_module_next_to_the_yaml_is_not_imported_without_permission(clone: Path) -> None:
     call = [sys.executable, "-m", "torchtune.cli", "my_recipe", "--config", "my_config"]
     environment = {**os.environ, "PYTHONPATH": str(clone)}
-    done = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "add --allow my_parts" in done.stderr
+    result = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "add --allow my_parts" in result.stderr

@@ -78,8 +78,8 @@ def test_help_lists_configs_and_marks_defaults(tune: Tune) -> None:
 def test_help_of_a_recipe_lists_each_option_on_a_separate_line(tune: Tune) -> None:
     text = tune("lora_finetune", "--help").out
     for option in RUN_OPTIONS:
-        words = [re.escape(word) for word in (*option.with_value.split(" "), *option.help.split(" "))]
-        assert re.search(r"^  " + r"\s+".join(words) + "$", text, re.MULTILINE)
+        patterns = [re.escape(word) for word in (*option.with_value.split(" "), *option.help.split(" "))]
+        assert re.search(r"^  " + r"\s+".join(patterns) + "$", text, re.MULTILINE)
 
 
 def test_help_of_a_config_shows_fields_that_must_be_set_as_required(tune: Tune) -> None:

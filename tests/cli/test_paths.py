@@ -175,12 +175,10 @@ def test_unknown_user_in_an_argument_is_reported_as_a_mistake(tune: Tune) -> Non
 @pytest.fixture
 def tiny(tune: Tune, home: Path) -> Tiny:
     (home / "my data").mkdir()
-    return tiny_run(home / "my data", lambda *words: tune(*words).status)
+    return tiny_run(home / "my data", lambda *args: tune(*args).status)
 
 
-def test_run_with_home_spaces_links_and_slashes_in_its_paths_resumes(
-    tune: Tune, tiny: Tiny, home: Path
-) -> None:
+def test_run_resumes_with_home_spaces_links_and_slashes_in_paths(tune: Tune, tiny: Tiny, home: Path) -> None:
     work = Path.cwd()
     (home / "linked model").symlink_to(home / "my data/model")
     (home / "disk").mkdir()

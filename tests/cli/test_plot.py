@@ -283,6 +283,6 @@ def test_plot_does_not_import_unneeded_modules(output: str, unneeded: list[str],
         f"assert main(['plot', {str(run)!r}, '-o', {str(tmp_path / output)!r}]) == 0;"
         f"print([name for name in {[*unneeded, 'matplotlib.pyplot']} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert done.stderr == ""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert result.stderr == ""

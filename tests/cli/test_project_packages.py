@@ -122,18 +122,18 @@ def environment(project: Path, first: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONSAFEPATH": "1"}
 
 
-def run(project: Path, first: str, *words: str) -> subprocess.CompletedProcess[str]:
+def run(project: Path, first: str, *args: str) -> subprocess.CompletedProcess[str]:
     env = environment(project, first)
-    call = [sys.executable, *words]
+    call = [sys.executable, *args]
     return subprocess.run(
         call, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=300
     )
 
 
-def tune(project: Path, first: str, *words: str) -> str:
-    done = run(project, first, "bin/tune", *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def tune(project: Path, first: str, *args: str) -> str:
+    result = run(project, first, "bin/tune", *args)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 FIRST = pytest.mark.parametrize("first", [pytest.param("torchtune", marks=pytest.mark.slow), "project"])
@@ -165,17 +165,17 @@ def test_registered_recipe_accepts_a_config_of_the_project_package(first: str, p
 
 
 @FIRST
-def test_all_configs_of_the_project_are_found_and_checked(first: str, project: Path) -> None:
-    done = run(project, first, "bin/tune", "validate", "--all", ".")
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert sum(" ok" in line for line in lines) == 4, done.stdout
+def test_all_project_configs_are_found_and_validated(first: str, project: Path) -> None:
+    result = run(project, first, "bin/tune", "validate", "--all", ".")
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert sum(" ok" in line for line in lines) == 4, result.stdout
 
 
-def test_script_of_the_project_imports_both_packages(project: Path) -> None:
-    done = run(project, "project", "bake.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "cherries in recipes.toppings\n"
+def test_project_script_imports_both_packages(project: Path) -> None:
+    result = run(project, "project", "bake.py")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "cherries in recipes.toppings\n"
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,10 @@ def test_package_of_a_different_project_is_not_trusted_because_of_its_name(proje
         "_base_: smollm2_135m_lora\nmodel: {_component_: recipes.toppings.Topping}\n"
     )
     call = ["bin/tune", "validate", "lora_finetune", "--config", "stranger.yaml"]
-    done = run(project, "project", *call)
-    assert done.returncode == 2
+    result = run(project, "project", *call)
+    assert result.returncode == 2
     reason = "'recipes' is a different project's package here, not torchtune.recipes"
-    assert f"{reason}; if you trust its code, add --allow recipes" in done.stderr
+    assert f"{reason}; if you trust its code, add --allow recipes" in result.stderr
 
 
 @pytest.mark.slow

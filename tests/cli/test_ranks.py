@@ -77,11 +77,11 @@ def test_a_lost_connection_is_reported_if_no_other_rank_failed(
 
 
 def test_a_verb_after_launcher_options_is_rejected_with_advice(tune: Tune) -> None:
-    done = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
-    assert done.status == 2
+    result = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
+    assert result.status == 2
     assert (
         "validate: torchrun options must come after this command; run tune validate --nproc_per_node 8 ..."
-        in done.err
+        in result.err
     )
 
 
@@ -108,5 +108,9 @@ sys.exit(_worker.run_rank([]))
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_rank_runs_its_exit_handlers_and_exits_before_the_interpreter_finalizes(status: int) -> None:
     code = [sys.executable, "-c", RANK.format(status=status)]
-    done = subprocess.run(code, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (status, "done\na handler of the recipe\n", "")
+    result = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (
+        status,
+        "done\na handler of the recipe\n",
+        "",
+    )

@@ -71,10 +71,10 @@ def folder(tmp_path: Path) -> Path:
     return stranger
 
 
-def tune(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def tune(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """Run `tune` in a process with the untrusted folder as its working folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNE_ALLOW": ""}
-    call = [sys.executable, "-m", "torchtune.cli", *words]
+    call = [sys.executable, "-m", "torchtune.cli", *args]
     return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -88,12 +88,12 @@ def test_names_in_untrusted_yaml_are_neither_imported_nor_run(recipe: str, folde
             "optimizer: {_component_: os.system}",
         ]
     (folder / "my.yaml").write_text("\n".join(lines) + "\n")
-    done = tune(folder, "validate", recipe, "--config", "my.yaml")
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    result = tune(folder, "validate", recipe, "--config", "my.yaml")
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
     assert not (folder.parent / "trace").exists()
-    lines = [line for line in done.stderr.splitlines() if line.startswith("  ")]
-    assert len(lines) == (2 if recipe == "full_finetune" else len(REJECTED)), done.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("  ")]
+    assert len(lines) == (2 if recipe == "full_finetune" else len(REJECTED)), result.stderr
     if recipe != "full_finetune":
         for i, (line, (path, reason)) in enumerate(zip(lines, REJECTED.items(), strict=True)):
             assert line.startswith(f"  my.yaml:{i + 1}: x{i}: ")
@@ -105,8 +105,8 @@ def test_names_in_untrusted_yaml_are_neither_imported_nor_run(recipe: str, folde
 def test_torch_module_next_to_the_yaml_does_not_shadow_torch(processes: int, folder: Path) -> None:
     (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")
     launch = [] if processes == 1 else ["--nproc_per_node", "2"]
-    done = tune(folder, *launch, "../own/own_recipe.py", "--config", "my.yaml")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("torch of ") == processes
-    assert str(folder) not in done.stdout
+    result = tune(folder, *launch, "../own/own_recipe.py", "--config", "my.yaml")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("torch of ") == processes
+    assert str(folder) not in result.stdout
     assert not (folder.parent / "trace").exists()

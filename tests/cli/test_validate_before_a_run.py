@@ -26,7 +26,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path / "model")
 
 
-def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lora_finetune") -> Result:
+def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora_finetune") -> Result:
     """Validate or run a config whose dataset contains the given rows."""
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = "lora" if recipe == "lora_finetune" else "full"
@@ -39,13 +39,13 @@ def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lor
         "model_directory=model",
         "dataset.source=rows.jsonl",
         *plain,
-        *words,
+        *args,
     )
 
 
 @pytest.mark.parametrize("verb", ["validate", "data", "run"])
 @pytest.mark.parametrize(
-    ("rows", "words", "reason"),
+    ("rows", "args", "reason"),
     [
         ([LONG] * 3, (), "3 of 3 rows have no target within 128 tokens"),
         ([LONG] * 70, (), "70 of 70 rows have no target within 128 tokens"),
@@ -54,15 +54,15 @@ def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lor
         ([{"instruction": "a", "output": " "}] * 3, (), "3 of 3 have no answer"),
         ([{"messages": CHAT["messages"][:1]}] * 3, (), "3 of 3 have no assistant turn to train on"),
     ],
-    ids=["long", "many long", "short packs", "short model", "blank answers", "questions alone"],
+    ids=["long", "many long", "short packs", "short model", "blank answers", "only questions"],
 )
 def test_rows_without_any_targets_are_rejected_by_every_verb(
-    verb: str, rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune
+    verb: str, rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
-    done = call(tune, verb, rows, *words)
-    assert done.status == 2
-    assert reason in done.err
-    assert "step 1" not in done.err
+    result = call(tune, verb, rows, *args)
+    assert result.status == 2
+    assert reason in result.err
+    assert "step 1" not in result.err
     assert not Path("run/final").exists()
 
 
@@ -80,24 +80,24 @@ def test_held_out_rows_without_any_targets_are_reported_as_one_mistake(
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
     section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
-    done = call(tune, verb, [CHAT], f"validation={{share: null, dataset: {section}}}")
-    assert done.status == 2
-    assert f"validation: {reason}" in done.err
-    assert done.err.count("has a target") == 1
-    assert verb == "run" or "validation={share: null" in done.err, (
+    result = call(tune, verb, [CHAT], f"validation={{share: null, dataset: {section}}}")
+    assert result.status == 2
+    assert f"validation: {reason}" in result.err
+    assert result.err.count("has a target") == 1
+    assert verb == "run" or "validation={share: null" in result.err, (
         "the message must contain the location of the rows"
     )
-    assert "step 1" not in done.err
+    assert "step 1" not in result.err
 
 
 @pytest.mark.parametrize("verb", ["validate", "run"])
 def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(verb: str, tune: Tune) -> None:
-    done = call(tune, verb, [CHAT], "validation={share: 0.5}")
-    assert done.status == 2
-    assert "validation.share: a dataset of 1 row(s) is too small to hold out rows" in done.err
-    done = call(tune, verb, [LONG] * 3, "validation={share: 0.7}", "seed=1")
-    assert done.status == 2
-    assert "none of 2 held-out rows has a target" in done.err
+    result = call(tune, verb, [CHAT], "validation={share: 0.5}")
+    assert result.status == 2
+    assert "validation.share: a dataset of 1 row(s) is too small to hold out rows" in result.err
+    result = call(tune, verb, [LONG] * 3, "validation={share: 0.7}", "seed=1")
+    assert result.status == 2
+    assert "none of 2 held-out rows has a target" in result.err
 
 
 def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
@@ -109,7 +109,7 @@ def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
 
 
 @pytest.mark.parametrize("n_long", [63, 200])
-def test_one_row_with_a_target_among_many_without_is_valid(n_long: int, tune: Tune) -> None:
+def test_one_row_with_a_target_among_many_rows_without_targets_is_valid(n_long: int, tune: Tune) -> None:
     assert call(tune, "validate", [*[LONG] * n_long, {**LONG, "instruction": "a"}]).status == 0
 
 
@@ -118,9 +118,9 @@ def test_one_row_with_a_target_among_many_without_is_valid(n_long: int, tune: Tu
 def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field(
     schedule: str, verb: str, tune: Tune
 ) -> None:
-    done = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
-    assert done.status == 2
-    line = done.err.splitlines()[-1]
+    result = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
+    assert result.status == 2
+    line = result.err.splitlines()[-1]
     assert WRONG_SCHEDULES[schedule] in line
     assert line.count("lr_scheduler: ") == 1
 
@@ -139,8 +139,8 @@ def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field
 def test_a_run_shorter_than_its_schedule_is_valid_with_a_note(
     verb: str, schedule: str, message: str, tune: Tune, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
-    assert done.status == 0, done.err
+    result = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
+    assert result.status == 0, result.err
     assert message in caplog.text
 
 
@@ -160,15 +160,15 @@ def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
     verb: str, folder: str, message: str, tune: Tune
 ) -> None:
     assert call(tune, "run", [CHAT], "max_steps=1").status == 0
-    words = (f"lora.adapter_directory={folder}", "max_steps=1", "output_dir=further")
-    done = call(tune, verb, [CHAT], *words)
-    assert done.status == 2
-    assert message in done.err
+    args = (f"lora.adapter_directory={folder}", "max_steps=1", "output_dir=further")
+    result = call(tune, verb, [CHAT], *args)
+    assert result.status == 2
+    assert message in result.err
     assert not Path("further/final").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "length"),
+    ("args", "length"),
     [
         (
             ("dataset.source=later.jsonl",),
@@ -182,16 +182,16 @@ def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
     ids=["assumed", "assumed up to the model's", "of the data", "of the model", "of the packs"],
 )
 def test_activations_are_estimated_for_the_batch_length(
-    words: tuple[str, ...], length: str, tune: Tune
+    args: tuple[str, ...], length: str, tune: Tune
 ) -> None:
     rows = [CHAT, {"messages": CHAT["messages"] * 2}, CHAT]
     settings = ("batch_size=2", "loading.packing=null")
-    done = call(tune, "validate", rows, *settings, *words, recipe="full_finetune")
-    assert done.status == 0, done.err
+    result = call(tune, "validate", rows, *settings, *args, recipe="full_finetune")
+    assert result.status == 0, result.err
     dataset: Any = auto_dataset(auto_tokenizer("model"), "rows.jsonl")
     longest = len(dataset[1].tokens) - 1  # the last token is a target but not an input
     assert 20 < longest < 128
-    assert f" of activations (2 batch rows of {length.format(longest=longest)}" in done.out
+    assert f" of activations (2 batch rows of {length.format(longest=longest)}" in result.out
 
 
 @pytest.mark.parametrize("verb", ["validate", "run"])
@@ -206,10 +206,10 @@ def test_activations_are_estimated_for_the_batch_length(
 def test_an_optimizer_that_cannot_train_the_model_is_reported_in_one_line_with_one_location(
     verb: str, optimizer: str, reason: str, tune: Tune
 ) -> None:
-    words = (f"optimizer={optimizer}", "optimizer.lr=0.1", "max_steps=1")
-    done = call(tune, verb, [CHAT], *words, recipe="full_finetune")
-    assert done.status == 2
-    (line,) = [line for line in done.err.splitlines() if "optimizer: " in line and "note: " not in line]
+    args = (f"optimizer={optimizer}", "optimizer.lr=0.1", "max_steps=1")
+    result = call(tune, verb, [CHAT], *args, recipe="full_finetune")
+    assert result.status == 2
+    (line,) = [line for line in result.err.splitlines() if "optimizer: " in line and "note: " not in line]
     assert reason in line
     assert line.count("--override") <= 1
     assert not Path("run/final").exists()
@@ -231,23 +231,25 @@ def test_message_about_a_hub_name_contains_the_download_command(
     recipe: str, name: str, command: str, tune: Tune
 ) -> None:
     if recipe == "alpaca_generate":
-        words = ("alpaca_generate", "--config", "generate", f"model_directory={name}", "prompt=a")
-        validated, ran = tune("validate", *words), tune("run", *words)
+        args = ("alpaca_generate", "--config", "generate", f"model_directory={name}", "prompt=a")
+        validate_result, run_result = tune("validate", *args), tune("run", *args)
     else:
-        validated, ran = (call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run"))
-    assert (validated.status, ran.status) == (0, 2), "the config may be for a different machine"
-    assert command in validated.err
-    assert command in ran.err
+        validate_result, run_result = (
+            call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run")
+        )
+    assert (validate_result.status, run_result.status) == (0, 2), "the config may be for a different machine"
+    assert command in validate_result.err
+    assert command in run_result.err
 
 
 @pytest.mark.parametrize("name", ["owner/name", "Qwen/Qwen2.5-0.5B", "nowhere"])
 def test_a_missing_tokenizer_folder_is_reported_in_one_line_with_the_download_command(
     name: str, tune: Tune
 ) -> None:
-    done = call(tune, "run", [CHAT], f"tokenizer_directory={name}")
-    assert done.status == 2
-    assert f"no such folder: {name}; expected a tokenizer folder or its tokenizer.json" in done.err
-    assert "tune download" in done.err
+    result = call(tune, "run", [CHAT], f"tokenizer_directory={name}")
+    assert result.status == 2
+    assert f"no such folder: {name}; expected a tokenizer folder or its tokenizer.json" in result.err
+    assert "tune download" in result.err
     assert (
         f"tokenizer_directory: {name} does not exist yet"
         in call(tune, "validate", [CHAT], f"tokenizer_directory={name}").err

@@ -17,26 +17,24 @@ from torchtune.modules import add_lora
 
 @pytest.fixture
 def tiny(tune: Tune, tmp_path: Path) -> Tiny:
-    return tiny_run(tmp_path, lambda *words: tune(*words).status)
+    return tiny_run(tmp_path, lambda *args: tune(*args).status)
 
 
 HF = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
 
 
-def call_of(tiny: Tiny, recipe: str, words: tuple[str, ...]) -> list[str]:
+def call_of(tiny: Tiny, recipe: str, args: tuple[str, ...]) -> list[str]:
     config = "smollm2_135m_full" if recipe == "full_finetune" else "smollm2_135m_lora"
-    model = [
-        word for word in tiny.overrides if not (HF[0] in words and word.startswith(("model.", "model=")))
-    ]
-    return [recipe, "--config", config, *model, *tiny.rows, "device=cpu", "validation.prompts=[]", *words]
+    model = [word for word in tiny.overrides if not (HF[0] in args and word.startswith(("model.", "model=")))]
+    return [recipe, "--config", config, *model, *tiny.rows, "device=cpu", "validation.prompts=[]", *args]
 
 
-def validate(tune: Tune, tiny: Tiny, *words: str, recipe: str = "full_finetune") -> Result:
-    return tune("validate", *call_of(tiny, recipe, words))
+def validate(tune: Tune, tiny: Tiny, *args: str, recipe: str = "full_finetune") -> Result:
+    return tune("validate", *call_of(tiny, recipe, args))
 
 
-def run(tune: Tune, tiny: Tiny, *words: str, recipe: str = "full_finetune") -> Result:
-    return tune(*call_of(tiny, recipe, (*words, f"output_dir={tiny.folder / 'out'}", "max_steps=1")))
+def run(tune: Tune, tiny: Tiny, *args: str, recipe: str = "full_finetune") -> Result:
+    return tune(*call_of(tiny, recipe, (*args, f"output_dir={tiny.folder / 'out'}", "max_steps=1")))
 
 
 def adapter(tiny: Tiny, folder: Path, base: str | None = None) -> Path:
@@ -58,27 +56,27 @@ def lines(result: Result) -> list[str]:
 
 @pytest.mark.parametrize("recipe", ["full_finetune", "lora_finetune"])
 @pytest.mark.parametrize("has_base", [True, False])
-@pytest.mark.parametrize("words", [(), HF])
+@pytest.mark.parametrize("args", [(), HF])
 def test_an_adapter_as_a_model_is_rejected_with_advice(
-    tune: Tune, tiny: Tiny, recipe: str, words: tuple[str, ...], *, has_base: bool
+    tune: Tune, tiny: Tiny, recipe: str, args: tuple[str, ...], *, has_base: bool
 ) -> None:
     folder = adapter(tiny, tiny.folder / "adapter", None if has_base else "the/base")
     tokenizer = f"tokenizer_directory={tiny.folder / 'model'}"
-    call = (f"model_directory={folder}", tokenizer, *words)
-    done = validate(tune, tiny, *call, recipe=recipe)
+    call = (f"model_directory={folder}", tokenizer, *args)
+    result = validate(tune, tiny, *call, recipe=recipe)
     base = tiny.folder / "model" if has_base else "the/base"
     expected = (
         f"{folder} is an adapter, not a full model; merge it into its base (tune convert {folder}"
         f" NEW_FOLDER) and use that folder, or train the adapter further: lora_finetune"
         f" model_directory={base} lora.adapter_directory={folder}"
     )
-    assert done.status == 2
-    assert [line.partition("model_directory: ")[2] for line in lines(done)] == [expected]
-    ran = run(tune, tiny, *call, recipe=recipe)
-    assert ran.status == 2
-    assert "Traceback" not in ran.err
-    if has_base or not words:
-        assert f"tune: {expected}" in ran.err
+    assert result.status == 2
+    assert [line.partition("model_directory: ")[2] for line in lines(result)] == [expected]
+    run_result = run(tune, tiny, *call, recipe=recipe)
+    assert run_result.status == 2
+    assert "Traceback" not in run_result.err
+    if has_base or not args:
+        assert f"tune: {expected}" in run_result.err
 
 
 def test_a_run_folder_as_a_model_is_rejected_with_a_list_of_its_weights(tune: Tune, tiny: Tiny) -> None:
@@ -87,9 +85,9 @@ def test_a_run_folder_as_a_model_is_rejected_with_a_list_of_its_weights(tune: Tu
     (folder / "config.yaml").touch()
     for name in ("final", "best"):
         shutil.copytree(tiny.folder / "model", folder / name)
-    done = validate(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
-    assert done.status == 2
-    assert f"is a run's folder; use the weights in it, {folder / 'final'} or {folder / 'best'}" in done.err
+    result = validate(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
+    assert result.status == 2
+    assert f"is a run's folder; use the weights in it, {folder / 'final'} or {folder / 'best'}" in result.err
     assert validate(tune, tiny, f"model_directory={folder / 'best'}").status == 0
 
 
@@ -100,24 +98,24 @@ def test_an_adapter_run_folder_as_a_model_is_rejected_with_advice_for_using_the_
     folder = tiny.folder / "run"
     final = adapter(tiny, folder / "final", "the/base")
     (folder / "config.yaml").touch()
-    done = verb(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
-    assert done.status == 2
+    result = verb(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
+    assert result.status == 2
     assert (
         f"{folder} is the folder of a run that trained an adapter, not a full model; merge it into its base"
         f" (tune convert {final} NEW_FOLDER) and use that folder, or train the adapter further:"
         f" lora_finetune model_directory=the/base lora.adapter_directory={final}"
-    ) in done.err
+    ) in result.err
 
 
-@pytest.mark.parametrize("words", [(), HF])
+@pytest.mark.parametrize("args", [(), HF])
 @pytest.mark.parametrize("verb", [validate, run])
-def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words: tuple[str, ...]) -> None:
+def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, args: tuple[str, ...]) -> None:
     change(tiny, quantization_config={"quant_method": "awq", "bits": 4})
-    done = verb(tune, tiny, *words)
-    assert done.status == 2
-    assert done.err.count("contains a quantized model (awq, 4 bits)") == 1
-    assert "use the unquantized model" in done.err
-    assert "Traceback" not in done.err
+    result = verb(tune, tiny, *args)
+    assert result.status == 2
+    assert result.err.count("contains a quantized model (awq, 4 bits)") == 1
+    assert "use the unquantized model" in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("verb", [validate, run])
@@ -126,10 +124,10 @@ def test_integer_weights_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> None
     tensors = load_file(file)
     name = "model.layers.0.mlp.up_proj.weight"
     save_file({**tensors, name: tensors[name].to(torch.int8)}, file)
-    done = verb(tune, tiny)
+    result = verb(tune, tiny)
     assert (
-        done.status,
-        "contains a quantized model, according to the dtype of model.layers.0.mlp" in done.err,
+        result.status,
+        "contains a quantized model, according to the dtype of model.layers.0.mlp" in result.err,
     ) == (
         2,
         True,
@@ -189,38 +187,46 @@ def of_a_different_base(folder: Path) -> str:
         of_a_different_base,
     ],
 )
-def test_weights_that_do_not_fit_are_rejected(tune: Tune, tiny: Tiny, damage: Any) -> None:
+def test_weights_that_do_not_match_the_model_are_rejected(tune: Tune, tiny: Tiny, damage: Any) -> None:
     message = damage(tiny.folder / "model")
     for verb in (validate, run):
-        done = verb(tune, tiny)
-        assert done.status == 2, done.err
-        assert message in done.err
+        result = verb(tune, tiny)
+        assert result.status == 2, result.err
+        assert message in result.err
 
 
 def test_prompts_that_are_too_long_are_rejected(tune: Tune, tiny: Tiny) -> None:
     prompts = "validation.prompts=[Who are you?]"
     assert validate(tune, tiny, prompts, "validation.max_new_tokens=2").status == 0
-    done = validate(tune, tiny, prompts, "validation.max_new_tokens=60")
-    assert done.status == 2
-    assert "validation.prompts: 'Who are you?' has" in done.err
+    result = validate(tune, tiny, prompts, "validation.max_new_tokens=60")
+    assert result.status == 2
+    assert "validation.prompts: 'Who are you?' has" in result.err
 
 
 def test_a_missing_tokenizer_is_rejected(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "model/tokenizer.json").unlink()
-    done = validate(tune, tiny)
-    assert (done.status, ": tokenizer: " in done.err, "no tokenizer.json in" in done.err) == (2, True, True)
+    result = validate(tune, tiny)
+    assert (result.status, ": tokenizer: " in result.err, "no tokenizer.json in" in result.err) == (
+        2,
+        True,
+        True,
+    )
     # The missing tokenizer is reported even if the rows are missing.
     later = [f"{name}.source=later.json" for name in ("dataset", "validation.dataset")]
-    done = validate(tune, tiny, *later)
-    assert (done.status, ": tokenizer: " in done.err, "no tokenizer.json in" in done.err) == (2, True, True)
+    result = validate(tune, tiny, *later)
+    assert (result.status, ": tokenizer: " in result.err, "no tokenizer.json in" in result.err) == (
+        2,
+        True,
+        True,
+    )
 
 
 def test_all_mistakes_are_reported_in_one_list(tune: Tune, tiny: Tiny) -> None:
     without_a_tensor(tiny.folder / "model")
     (tiny.folder / "model/tokenizer.json").unlink()
-    done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
-    assert done.err.splitlines()[-4].startswith("3 mistakes in the config of full_finetune")
-    assert [": ".join(line.split(": ")[1:2]) for line in lines(done)] == [
+    result = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
+    assert result.err.splitlines()[-4].startswith("3 mistakes in the config of full_finetune")
+    assert [": ".join(line.split(": ")[1:2]) for line in lines(result)] == [
         "model_directory",
         "tokenizer",
         "optimizer",
@@ -230,10 +236,10 @@ def test_all_mistakes_are_reported_in_one_list(tune: Tune, tiny: Tiny) -> None:
 def test_an_optimizer_that_rejects_the_parameters_is_reported_in_one_line_with_one_location(
     tune: Tune, tiny: Tiny
 ) -> None:
-    done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
-    (line,) = lines(done)
+    result = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
+    (line,) = lines(result)
     origin = "--override optimizer=torch.optim.Muon"
-    assert done.status == 2
+    assert result.status == 2
     assert line.startswith(f"  {origin}: optimizer: torch.optim.Muon: Muon only supports 2D param")
     assert line.count(origin) == 1
     assert "torch.Size([" in line
@@ -251,11 +257,11 @@ def test_a_third_party_optimizer_that_raises_is_reported_in_one_line(
 ) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "tests")
     path = f"tests.cli.picky_optimizers.{name}"
-    done = validate(tune, tiny, f"optimizer={path}", "optimizer.lr=0.1")
-    (line,) = lines(done)
-    assert done.status == 2
+    result = validate(tune, tiny, f"optimizer={path}", "optimizer.lr=0.1")
+    (line,) = lines(result)
+    assert result.status == 2
     assert line.endswith(f": optimizer: {path}: {reason}")
-    assert "Traceback" not in done.err
+    assert "Traceback" not in result.err
     lora = validate(tune, tiny, f"optimizer={path}", "optimizer.lr=0.1", recipe="lora_finetune")
     assert lora.status == 0, "all adapter parameters are matrices"
 
@@ -264,9 +270,9 @@ def test_memory_of_an_optimizer_that_reads_values_is_estimated_on_small_tensors(
     tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "tests")
-    words = ("optimizer.lr=0.1", "--json")
-    plain = validate(tune, tiny, "optimizer=torch.optim.AdamW", *words)
-    reading = validate(tune, tiny, "optimizer=tests.cli.picky_optimizers.ReadsValues", *words)
+    args = ("optimizer.lr=0.1", "--json")
+    plain = validate(tune, tiny, "optimizer=torch.optim.AdamW", *args)
+    reading = validate(tune, tiny, "optimizer=tests.cli.picky_optimizers.ReadsValues", *args)
     assert reading.status == 0
     assert json.loads(reading.out)["needs"] == json.loads(plain.out)["needs"]
 
@@ -277,17 +283,20 @@ def test_an_adapter_of_a_different_model_is_rejected_before_generation(
 ) -> None:
     folder = adapter(tiny, tiny.folder / "adapter")
     model = tiny.folder / "model"
-    words = [f"model_directory={model}", f"adapter_directory={folder}"]
+    args = [f"model_directory={model}", f"adapter_directory={folder}"]
     if not has_adapter_directory:
-        words = [f"model_directory={folder}", f"tokenizer_directory={model}"]
-    call = ("validate", "alpaca_generate", "--config", "generate", "prompt=a", *words)
+        args = [f"model_directory={folder}", f"tokenizer_directory={model}"]
+    call = ("validate", "alpaca_generate", "--config", "generate", "prompt=a", *args)
     assert tune(*call).status == 0
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name.replace("layers.0", "layers.9"): tensor for name, tensor in tensors.items()}, file)
-    done = tune(*call)
+    result = tune(*call)
     field = "adapter_directory" if has_adapter_directory else "model_directory"
-    assert (done.status, f"{field}: the adapter in {folder} belongs to a different model" in done.err) == (
+    assert (
+        result.status,
+        f"{field}: the adapter in {folder} belongs to a different model" in result.err,
+    ) == (
         2,
         True,
     )

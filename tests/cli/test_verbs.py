@@ -59,7 +59,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("args", "part"),
     [
         (("lora_finetun", "--config", "x"), "no recipe 'lora_finetun'; did you mean 'lora_finetune'?"),
         (("lora_finetune", "--config", "smollm_135m_lora"), "did you mean 'smollm2_135m_lora'?"),
@@ -81,15 +81,13 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("download", "a/b"), "tune download expects a repository and --output-dir"),
     ],
 )
-def test_invalid_arguments_end_with_status_2_and_advice(
-    words: tuple[str, ...], part: str, tune: Tune
-) -> None:
-    result = tune(*words)
+def test_invalid_arguments_end_with_status_2_and_advice(args: tuple[str, ...], part: str, tune: Tune) -> None:
+    result = tune(*args)
     assert result.status == 2
     assert part in result.err
 
 
-def test_copied_yaml_runs_by_path_and_equals_the_original(tune: Tune, tmp_path: Path) -> None:
+def test_copied_yaml_is_valid_and_equals_the_original(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "mine.yaml")
     assert tune("cp", "smollm2_135m_lora", path).status == 0
     assert tune("validate", "lora_finetune", "--config", path).status == 0
@@ -99,7 +97,7 @@ def test_copied_yaml_runs_by_path_and_equals_the_original(tune: Tune, tmp_path: 
 
 
 def test_validate_itemises_the_memory_per_step(tune: Tune) -> None:
-    words = (
+    args = (
         "validate",
         "full_finetune",
         "--config",
@@ -107,20 +105,20 @@ def test_validate_itemises_the_memory_per_step(tune: Tune) -> None:
         "loading.packing.length=256",
         "batch_size=1",
     )
-    lines = tune(*words, "device=cpu", "--memory").out.partition("\n\n")[2].splitlines()
+    lines = tune(*args, "device=cpu", "--memory").out.partition("\n\n")[2].splitlines()
     sizes = {line[4:20].strip(): line[20:30].strip() for line in lines}
     assert list(sizes)[:4] == ["weights", "optimizer state", "gradients", "activations"]
     assert list(sizes)[-2:] == ["heap", "peak"]
     assert (sizes["weights"], sizes["optimizer state"]) == ("513 MiB", "1.00 GiB")
     assert sizes["peak"].endswith("GiB")
     assert "1 batch row of 256 tokens" in lines[3]
-    needs = json.loads(tune(*words, "device=cpu", "--json").out)["needs"]
+    needs = json.loads(tune(*args, "device=cpu", "--json").out)["needs"]
     assert needs["total"] < needs["peak"] - needs["heap"] < needs["total"] + needs["activations"]
     assert needs["mapped"] == 0
-    assert "heap" not in tune(*words, "device=cuda", "--memory").out
+    assert "heap" not in tune(*args, "device=cuda", "--memory").out
 
 
-def test_copied_python_config_runs_by_path(tune: Tune, tmp_path: Path) -> None:
+def test_copied_python_config_equals_the_original(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "my_copied_runs.py")
     assert tune("cp", "smollm2_135m_lora", path).status == 0
     assert (
@@ -129,7 +127,7 @@ def test_copied_python_config_runs_by_path(tune: Tune, tmp_path: Path) -> None:
     assert tune("show", "lora_finetune", "--config", path).out == tune("show", *LORA).out
 
 
-def test_copied_recipe_runs_by_path(tune: Tune, tmp_path: Path) -> None:
+def test_copied_recipe_is_valid(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "my_copied_recipe.py")
     assert tune("cp", "full_finetune", path).status == 0
     yaml = str(tmp_path / "my.yaml")
@@ -212,5 +210,5 @@ def test_config_of_a_recipe_without_a_config_class_can_have_any_components(
     tokenizer = "{_component_: torchtune.tokenizers.HFTokenizer, path: tokenizer.json}"
     dataset = "{_component_: torchtune.datasets.InstructDataset, source: rows.json}"
     config.write_text(f"steps: 1\ntokenizer: {tokenizer}\ndataset: {dataset}\n")
-    done = tune("validate", str(recipe), "--config", str(config))
-    assert (done.status, done.out) == (0, "ok\n")
+    result = tune("validate", str(recipe), "--config", str(config))
+    assert (result.status, result.out) == (0, "ok\n")

@@ -55,19 +55,19 @@ def free_port() -> int:
     return port
 
 
-def tune(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
+def tune(folder: Path, *args: str, **environment: str) -> "subprocess.Popen[str]":
     """Start `tune` with piped output in a folder; the argument RECIPE is replaced by the recipe's path."""
     (folder / "start.py").write_text(RECIPE)
-    recipe = words.index("RECIPE")
+    recipe = args.index("RECIPE")
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
             "torchtune.cli",
-            *words[:recipe],
+            *args[:recipe],
             "./start.py",
             "output_dir=run",
-            *words[recipe + 1 :],
+            *args[recipe + 1 :],
         ],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},

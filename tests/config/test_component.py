@@ -60,7 +60,7 @@ def test_repr_looks_like_the_source_code() -> None:
     assert repr(lazy(Sgd, lr=0.1)) == "lazy(Sgd, lr=0.1)"
 
 
-def test_ref_is_an_interpolation() -> None:
+def test_ref_renders_as_an_interpolation() -> None:
     assert ref("a.b") == "${a.b}"
 
 

@@ -194,7 +194,7 @@ def test_component_key_replaces_a_component_like_its_field() -> None:
     assert swapped.optimizer == lazy(sample.Sgd, lr=0.1)
 
 
-def test_outer_override_is_applied_before_inner_ones_in_any_order() -> None:
+def test_outer_override_is_applied_before_inner_overrides_in_any_order() -> None:
     for overrides in (
         ["validation.interval=3", "validation={source: s}"],
         ["validation={source: s}", "validation.interval=3"],

@@ -74,7 +74,7 @@ YAML = {
 
 
 @pytest.mark.parametrize(("yaml", "mistake"), YAML.items())
-def test_yaml_mistake_has_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
+def test_mistake_in_yaml_has_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
     (line,) = mistakes_of(yaml=HEAD + yaml, folder=tmp_path)
     assert line.startswith(mistake)
 
@@ -101,7 +101,9 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize(("overrides", "mistake"), OVERRIDES.items())
-def test_override_mistake_is_the_same_in_every_spelling(overrides: tuple[str, ...], mistake: str) -> None:
+def test_mistake_in_an_override_is_the_same_in_every_spelling(
+    overrides: tuple[str, ...], mistake: str
+) -> None:
     plain = mistakes_of(*overrides)
     assert plain == mistakes_of("--override", *overrides)
     if not overrides[0].startswith("+"):

@@ -127,10 +127,10 @@ tree = st.recursive(
 @given(tree)
 def test_rendered_value_is_read_back_unchanged_and_renders_the_same(value: Any) -> None:
     text = render_yaml({"a": value})
-    back = parse_yaml(text, "f.yaml").value
-    assert back == {"a": value}
-    assert repr(back) == repr({"a": value})
-    assert render_yaml(back) == text
+    value_read = parse_yaml(text, "f.yaml").value
+    assert value_read == {"a": value}
+    assert repr(value_read) == repr({"a": value})
+    assert render_yaml(value_read) == text
 
 
 @pytest.mark.parametrize("separator", [" ", ": ", " # "])

@@ -119,7 +119,7 @@ HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyp
 def test_onednn_cache_capacity_follows_the_environment_variable() -> None:
     hits = []
     for capacity in (1, 64):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", CACHED.format(capacity=capacity)],
             # A run in this process may have set these variables.
             env={n: v for n, v in os.environ.items() if n not in ("TUNE_PLAIN", *_glibc.CACHES)},
@@ -128,14 +128,14 @@ def test_onednn_cache_capacity_follows_the_environment_variable() -> None:
             text=True,
             check=True,
         )
-        lines = [line for line in done.stdout.splitlines() if "create:" in line and ",convolution," in line]
+        lines = [line for line in result.stdout.splitlines() if "create:" in line and ",convolution," in line]
         assert len(lines) >= 4
         hits.append(sum("cache_hit" in line for line in lines))
     assert hits[0] == 0
     assert hits[1] >= 4
 
 
-def test_code_next_to_attrs_is_not_mistaken_for_attrs() -> None:
+def test_code_next_to_attrs_is_not_treated_as_part_of_attrs() -> None:
     import attrs
 
     from torchtune.internals import _attrs

@@ -47,7 +47,7 @@ def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
             for kind in ("full", "lora")
         ]
         environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"} | {"TUNE_PLAIN": plain}
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", RUNS, json.dumps(runs)],
             env=environment,
             cwd=ROOT,
@@ -55,8 +55,8 @@ def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        is_loaded[plain] = json.loads(done.stdout.splitlines()[-1])
+        assert result.returncode == 0, result.stderr
+        is_loaded[plain] = json.loads(result.stdout.splitlines()[-1])
         for kind in ("full", "lora"):
             lines = (tmp_path / f"{kind}_{plain}" / "metrics.jsonl").read_text().splitlines()
             metrics[kind, plain] = [json.loads(line) for line in lines]

@@ -13,8 +13,8 @@ from torchtune.config.model import dotted
 from torchtune.runs import LockedError, Resume, RunFolder
 
 
-def run(folder: Path, *words: str, overwrite: bool = False) -> None:
-    layers = sample.main.layers("tests/config/sample.py:plain", [f"output_dir={folder}", *words])
+def run(folder: Path, *args: str, overwrite: bool = False) -> None:
+    layers = sample.main.layers("tests/config/sample.py:plain", [f"output_dir={folder}", *args])
     sample.main.run(layers, Resume(overwrite=overwrite))
 
 
@@ -135,11 +135,11 @@ def test_unfinished_run_resumes_for_any_spelling_of_the_folder_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["tokenizer.path=${output_dir}/letters", "seed=3"]
-    sample.main.prepare(sample.main.layers(None, ["output_dir=run", *words]))
+    args = ["tokenizer.path=${output_dir}/letters", "seed=3"]
+    sample.main.prepare(sample.main.layers(None, ["output_dir=run", *args]))
     (tmp_path / "run/metrics.jsonl").touch()
     for folder in ("run/", "./run", str(tmp_path / "run")):
-        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={folder}", *words]))[1] is not None
+        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={folder}", *args]))[1] is not None
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = sample.main.layers("moved", ["output_dir=moved"])
     assert sample.main.prepare(moved)[1] is not None

@@ -19,8 +19,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that contains a model and its tokenizer."""
     folder = tmp_path_factory.mktemp("models")
     config = json.dumps(tokenizer_config())
-    words = write(folder / "words", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
-    save_hf_folder(tiny_smollm2(), folder / "base", tokenizer_directory=words)
+    tokenizer_folder = write(
+        folder / "words", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config
+    )
+    save_hf_folder(tiny_smollm2(), folder / "base", tokenizer_directory=tokenizer_folder)
     return folder / "base"
 
 

@@ -52,9 +52,9 @@ def test_new_resumed_and_overwritten_runs_build_their_config_once(
     tmp_path: Path, builds: list[object]
 ) -> None:
     folder, seeds = tmp_path / "r", []
-    for words in ([], [], ["--overwrite"], ["seed=7", "--overwrite"]):
+    for args in ([], [], ["--overwrite"], ["seed=7", "--overwrite"]):
         builds.clear()
-        assert main([RECIPE, f"output_dir={folder}", *words]) == 0
+        assert main([RECIPE, f"output_dir={folder}", *args]) == 0
         assert len(builds) == 1
         assert sample.RAN[-1].seed == seed_in(folder)
         seeds.append(sample.RAN[-1].seed)
@@ -74,16 +74,16 @@ def test_a_launcher_builds_the_config_once(tmp_path: Path, builds: list[object])
 def test_a_node_uses_the_seed_of_a_node_that_started_in_the_meantime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"output_dir={tmp_path / 'r'}"]
+    args = [f"output_dir={tmp_path / 'r'}"]
     build = Layers.build
 
     def build_slowly(layers: Layers, subject: str = "the config") -> Any:
         monkeypatch.setattr(Layers, "build", build)
-        sample.main.prepare(sample.main.layers(None, words))  # the other node
+        sample.main.prepare(sample.main.layers(None, args))  # the other node
         return build(layers, subject)
 
     monkeypatch.setattr(Layers, "build", build_slowly)
-    cfg, run = sample.main.prepare(sample.main.layers(None, words))
+    cfg, run = sample.main.prepare(sample.main.layers(None, args))
     assert run is not None
     assert cfg.seed == seed_in(tmp_path / "r")
 

@@ -75,13 +75,13 @@ class Project:
         self.write("lib/site-packages/third-0.dist-info/METADATA", metadata)
         self.write("lib/site-packages/third-0.dist-info/top_level.txt", "third\n")
 
-    def tune(self, *words: str, killed: bool = False) -> tuple[int, str]:
+    def tune(self, *args: str, killed: bool = False) -> tuple[int, str]:
         """Call `tune` in the project's folder, and return its exit status and output."""
-        status, text = self.python("-m", "torchtune.cli", *words, killed=killed)
+        status, text = self.python("-m", "torchtune.cli", *args, killed=killed)
         assert "Traceback" not in text
         return status, text
 
-    def python(self, *words: str, killed: bool = False) -> tuple[int, str]:
+    def python(self, *args: str, killed: bool = False) -> tuple[int, str]:
         """Call Python in the project's folder, and return its exit status and output."""
         environment = {
             **os.environ,
@@ -90,18 +90,18 @@ class Project:
             "PYTHONDONTWRITEBYTECODE": "1",
             **({"KILLED": "1"} if killed else {}),
         }
-        done = subprocess.run(
-            [sys.executable, *words],
+        result = subprocess.run(
+            [sys.executable, *args],
             cwd=self.folder,
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        return done.returncode, done.stdout + done.stderr
+        return result.returncode, result.stdout + result.stderr
 
-    def run(self, *words: str, killed: bool = False) -> tuple[int, str]:
-        return self.tune("./recipe.py", "output_dir=run", *words, killed=killed)
+    def run(self, *args: str, killed: bool = False) -> tuple[int, str]:
+        return self.tune("./recipe.py", "output_dir=run", *args, killed=killed)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def test_an_unchanged_run_resumes(project: Project) -> None:
 
 def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], ["add", "recipe.py", "helper.py"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *words], cwd=project.folder, check=True)
+    for args in (["init", "-q"], ["add", "recipe.py", "helper.py"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *args], cwd=project.folder, check=True)
     edit_import(project)
     project.run()
     assert (project.folder / "run/code/recipe.py").read_text() == RECIPE
@@ -216,8 +216,8 @@ def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> 
 @pytest.mark.slow
 def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
     assert project.run()[0] == 0
-    for words in ((), ("--extend",), ("epochs=2",), ("epochs=1", "--extend")):
-        status, text = project.run(*words)
+    for args in ((), ("--extend",), ("epochs=2",), ("epochs=1", "--extend")):
+        status, text = project.run(*args)
         assert status == 2
         assert "has finished; to train longer, raise epochs or max_steps and pass --extend; " in text
     status, text = project.run("epochs=2", "--extend")
@@ -273,9 +273,9 @@ def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Pr
 @pytest.mark.slow
 def test_overwriting_removes_copies_of_code_but_no_user_files(project: Project) -> None:
     project.write("code/mine.py", "x = 1\n")
-    words = ("./recipe.py", "output_dir=.")
-    assert project.tune(*words)[0] == 0
-    assert project.tune(*words, "--overwrite")[0] == 0
+    args = ("./recipe.py", "output_dir=.")
+    assert project.tune(*args)[0] == 0
+    assert project.tune(*args, "--overwrite")[0] == 0
     assert (project.folder / "code/mine.py").read_text() == "x = 1\n"
     assert project.run()[0] == 0
     edit_import(project)
@@ -318,13 +318,13 @@ def test_an_edited_recipe_is_detected_if_it_is_called_from_a_program(project: Pr
 
 @pytest.mark.slow
 def test_code_next_to_a_run_in_the_working_folder_is_recorded_but_not_its_copies(project: Project) -> None:
-    words = ("./recipe.py", "output_dir=.")
-    assert project.tune(*words, killed=True)[0] == 9
-    project.tune(*words, killed=True)
+    args = ("./recipe.py", "output_dir=.")
+    assert project.tune(*args, killed=True)[0] == 9
+    project.tune(*args, killed=True)
     record = json.loads((project.folder / "run.json").read_text())
     assert record["code"].keys() == {"recipe.py", "helper.py"}
     edit_import(project)
-    status, text = project.tune(*words)
+    status, text = project.tune(*args)
     assert (status, "\n  code.helper.py: " in text) == (2, True)
 
 

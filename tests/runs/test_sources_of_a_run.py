@@ -32,8 +32,12 @@ def edit_template() -> None:
 
 CASES: dict[str, tuple[str, str, Callable[[], object]]] = {
     "a file": ("dataset.source=a/1.jsonl", "dataset.source", lambda: write("a/1.jsonl", CHANGED_ROWS)),
-    "a file of a folder": ("dataset.source=a", "dataset.source", lambda: write("a/2.jsonl", CHANGED_ROWS)),
-    "another file in a folder": ("dataset.source=a", "dataset.source", lambda: write("a/3.jsonl", ROWS)),
+    "a file in a folder": ("dataset.source=a", "dataset.source", lambda: write("a/2.jsonl", CHANGED_ROWS)),
+    "an additional file in a folder": (
+        "dataset.source=a",
+        "dataset.source",
+        lambda: write("a/3.jsonl", ROWS),
+    ),
     "a file that a pattern no longer matches": (
         "dataset.source=a/*.jsonl",
         "dataset.source",
@@ -61,16 +65,16 @@ def test_an_edited_source_prevents_resuming(
     Path("own.jinja").write_text(template)
     Path("other.jinja").write_text(template + "\n")
     word, field, edit = CASES[case]
-    words = ["model_directory=model", "dataset.source=a/1.jsonl", "validation=null", "device=cpu", word]
-    words += ["dtype=fp32", "loading.workers=0", "max_steps=1", "output_dir=run"]
-    assert tune("lora_finetune", "--config", "lora", *words).status == 0
+    args = ["model_directory=model", "dataset.source=a/1.jsonl", "validation=null", "device=cpu", word]
+    args += ["dtype=fp32", "loading.workers=0", "max_steps=1", "output_dir=run"]
+    assert tune("lora_finetune", "--config", "lora", *args).status == 0
     record = json.loads(Path("run/run.json").read_text())
     Path("run/run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "finished"}))
     edit()
-    done = tune("lora_finetune", "--config", "lora", *words)
-    assert done.status == 2
-    assert "code, data or versions have changed since the run in run started" in done.err
-    assert [line.partition(": ")[0] for line in done.err.splitlines()[2:]] == [f"  sources.{field}"]
+    result = tune("lora_finetune", "--config", "lora", *args)
+    assert result.status == 2
+    assert "code, data or versions have changed since the run in run started" in result.err
+    assert [line.partition(": ")[0] for line in result.err.splitlines()[2:]] == [f"  sources.{field}"]
 
 
 @pytest.mark.parametrize("kind", ["yaml", "python"])
@@ -97,8 +101,8 @@ def test_config_files_and_their_bases_are_copied_into_the_run(
     for name, text in texts.items():
         Path(name).write_text(text)
     config = "mine.yaml" if kind == "yaml" else "config_of_a_copied_run.py:mine"
-    words = ["dataset.source=rows.jsonl", "device=cpu", "loading.workers=0", "output_dir=run"]
-    done = tune("lora_finetune", "--config", config, *words)
-    assert done.status == 0, done.err
+    args = ["dataset.source=rows.jsonl", "device=cpu", "loading.workers=0", "output_dir=run"]
+    result = tune("lora_finetune", "--config", config, *args)
+    assert result.status == 0, result.err
     copies = {path.name: path.read_text() for path in Path("run/code").rglob("*") if path.is_file()}
     assert copies == {Path(name).name: text for name, text in texts.items()}
