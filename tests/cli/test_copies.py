@@ -44,7 +44,7 @@ RENAMED = [
 
 
 @pytest.fixture
-def copied(tune: Tune, tmp_path: Path) -> Callable[..., str]:
+def copy_recipe(tune: Tune, tmp_path: Path) -> Callable[..., str]:
     """Return a function that copies a recipe, edits the copy, and returns its path."""
 
     def copy(recipe: str, file: str, *changes: tuple[str, str]) -> str:
@@ -62,9 +62,9 @@ def copied(tune: Tune, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.mark.parametrize(("recipe", "cls", "name"), RENAMED)
 def test_copy_with_a_renamed_class_accepts_the_original_configs_and_files_based_on_them(
-    recipe: str, cls: str, name: str, tune: Tune, copied: Callable[..., str], tmp_path: Path
+    recipe: str, cls: str, name: str, tune: Tune, copy_recipe: Callable[..., str], tmp_path: Path
 ) -> None:
-    copy = copied(recipe, f"renamed_{recipe}.py", (cls, "MineConfig"))
+    copy = copy_recipe(recipe, f"renamed_{recipe}.py", (cls, "MineConfig"))
     (tmp_path / "over.yaml").write_text(f"_base_: {name}\nseed: 7\n")
     with only_trusting(Trust()):
         assert tune("export", copy, "--config", name).out == tune("export", recipe, "--config", name).out
@@ -84,8 +84,8 @@ CHANGED_DEFAULT = (
 )
 
 
-def test_unset_field_has_the_default_of_the_copied_class(tune: Tune, copied: Callable[..., str]) -> None:
-    copy = copied(
+def test_unset_field_has_the_default_of_the_copied_class(tune: Tune, copy_recipe: Callable[..., str]) -> None:
+    copy = copy_recipe(
         "lora_finetune",
         "own_defaults.py",
         ("LoraFinetuneConfig", "MineConfig"),
@@ -102,13 +102,13 @@ def test_unset_field_has_the_default_of_the_copied_class(tune: Tune, copied: Cal
     assert "epochs: 9\n" in generated
 
 
-def test_subclass_of_a_config_class_accepts_its_configs(tune: Tune, copied: Callable[..., str]) -> None:
+def test_subclass_of_a_config_class_accepts_its_configs(tune: Tune, copy_recipe: Callable[..., str]) -> None:
     derived = (
         "from recipes.lora_finetune import LoraFinetuneConfig\n\n\nclass MineConfig(LoraFinetuneConfig):"
     )
     decorated = f"@define(kw_only=True)\n{CLASS}"
     derived = derived.replace("\n\n\n", "\n\n\n@define(kw_only=True)\n")
-    copy = copied(
+    copy = copy_recipe(
         "lora_finetune",
         "derived_recipe.py",
         (decorated, derived),
@@ -121,9 +121,9 @@ def test_subclass_of_a_config_class_accepts_its_configs(tune: Tune, copied: Call
 
 
 def test_config_with_a_field_missing_from_the_copied_class_is_rejected(
-    tune: Tune, copied: Callable[..., str]
+    tune: Tune, copy_recipe: Callable[..., str]
 ) -> None:
-    copy = copied("full_finetune", "lacking_recipe.py", ("FullFinetuneConfig", "MineConfig"))
+    copy = copy_recipe("full_finetune", "lacking_recipe.py", ("FullFinetuneConfig", "MineConfig"))
     with only_trusting(Trust()):
         result = tune("validate", copy, "--config", "smollm2_135m_lora")
     assert result.status == 2
@@ -131,10 +131,10 @@ def test_config_with_a_field_missing_from_the_copied_class_is_rejected(
     assert f"smollm2_135m_lora {reason}" in result.err
 
 
-def test_original_config_object_works_with_a_copied_recipe_in_python(copied: Callable[..., str]) -> None:
+def test_original_config_object_works_with_a_copied_recipe_in_python(copy_recipe: Callable[..., str]) -> None:
     from configs_py.smollm2 import smollm2_135m_lora
 
-    copy = copied(
+    copy = copy_recipe(
         "lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MineConfig"), CHANGED_DEFAULT
     )
     with only_trusting(Trust()):

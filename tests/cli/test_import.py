@@ -66,7 +66,7 @@ profiler:
 """
 
 
-def imported(tune: Tune, folder: Path, text: str, *overrides: str) -> tuple[dict[str, Any], str, str]:
+def import_config(tune: Tune, folder: Path, text: str, *overrides: str) -> tuple[dict[str, Any], str, str]:
     """Import YAML text and return the new config, standard output and standard error."""
     (folder / "old.yaml").write_text(text)
     result = tune("import", str(folder / "old.yaml"), *overrides, "-o", str(folder / "new.yaml"))
@@ -75,7 +75,7 @@ def imported(tune: Tune, folder: Path, text: str, *overrides: str) -> tuple[dict
 
 
 def test_lora_config_is_imported_completely(tune: Tune, tmp_path: Path) -> None:
-    new, out, err = imported(tune, tmp_path, LORA)
+    new, out, err = import_config(tune, tmp_path, LORA)
     assert out == f"wrote {tmp_path}/new.yaml; run: tune lora_finetune --config {tmp_path}/new.yaml\n"
     assert err == ""
     assert new == {
@@ -132,7 +132,7 @@ def test_fields_of_later_versions_are_imported(tune: Tune, tmp_path: Path) -> No
         "profiler={enabled: True, wait_steps: 5, warmup_steps: 3, active_steps: 2}",
         "metric_logger={_component_: torchtune.training.metric_logging.WandBLogger, project: p}",
     )
-    new, _, err = imported(tune, tmp_path, LORA, *overrides)
+    new, _, err = import_config(tune, tmp_path, LORA, *overrides)
     assert err == ""
     assert (new["lora"]["kind"], new["placement"]["compile"], new["dtype"]) == ("dora", True, "fp16")
     assert new["placement"]["sharding"] == {"cpu_offload": True, "reshard_after_forward": True}
@@ -151,7 +151,7 @@ def test_overrides_use_the_original_field_names(tune: Tune, tmp_path: Path) -> N
         "optimizer.lr=0.5",
         "tokenizer.path=other/tokenizer.model",
     )
-    new, *_ = imported(tune, tmp_path, LORA, *overrides)
+    new, *_ = import_config(tune, tmp_path, LORA, *overrides)
     assert new["model_directory"] == "models/l"
     assert new["tokenizer_directory"] == "other"
     assert new["optimizer"]["lr"] == 0.5
@@ -166,7 +166,7 @@ def test_full_config_without_schedule_keeps_a_constant_learning_rate(tune: Tune,
     lines = [line for line in text.splitlines() if "lora_" not in line or "_component_" in line]
     start = lines.index("lr_scheduler:")
     text = "\n".join([*lines[:start], *lines[start + 3 :]])
-    new, out, _ = imported(tune, tmp_path, text, "dataset.source=json", "dataset.data_files=rows.json")
+    new, out, _ = import_config(tune, tmp_path, text, "dataset.source=json", "dataset.data_files=rows.json")
     assert "tune full_finetune --config" in out
     assert new["lr_scheduler"] is None
     assert new["enable_fsdp"] is False
@@ -193,7 +193,7 @@ device: cpu
 dtype: bf16
 seed: 1234
 """
-    new, out, err = imported(tune, tmp_path, text)
+    new, out, err = import_config(tune, tmp_path, text)
     assert "tune alpaca_generate --config" in out
     assert err == ""
     assert (new["prompt"], new["system"], new["template"]) == ("Tell a joke.", "Be brief.", "chat")
@@ -208,7 +208,7 @@ def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp
         "dtype: bf16", "dtype: fp8"
     )
     text = text.replace("DiskLogger", "CometLogger")
-    new, _, err = imported(
+    new, _, err = import_config(
         tune, tmp_path, text, "loss._component_=torchtune.modules.loss.FancyLoss", "weird=3"
     )
     for part in (
@@ -232,10 +232,11 @@ def test_unsupported_switch_is_reported_only_if_it_is_enabled(name: str, tune: T
     text = LORA.replace("enable_activation_checkpointing: True\n", "").replace("compile: False\n", "")
     text = text.replace("resume_from_checkpoint: False\n", "")
     assert (
-        f"no counterpart: {name}: {SWITCHES[name]}" in imported(tune, tmp_path, f"{text}\n{name}: true\n")[2]
+        f"no counterpart: {name}: {SWITCHES[name]}"
+        in import_config(tune, tmp_path, f"{text}\n{name}: true\n")[2]
     )
     (tmp_path / "new.yaml").unlink()
-    assert name not in imported(tune, tmp_path, f"{text}\n{name}: false\n")[2]
+    assert name not in import_config(tune, tmp_path, f"{text}\n{name}: false\n")[2]
 
 
 @pytest.mark.parametrize(
@@ -276,5 +277,5 @@ def test_file_that_is_not_an_original_config_is_reported_as_one_mistake(
     ],
 )
 def test_original_models_are_converted(original: str, converted: str, tune: Tune, tmp_path: Path) -> None:
-    new, *_ = imported(tune, tmp_path, LORA.replace("llama2.lora_llama2_7b", original))
+    new, *_ = import_config(tune, tmp_path, LORA.replace("llama2.lora_llama2_7b", original))
     assert new["model"] == {"_component_": f"torchtune.models.{converted}"}

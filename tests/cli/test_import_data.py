@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.test_import import LORA, imported
+from tests.cli.test_import import LORA, import_config
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.tune import Tune
 from torchtune.config import instantiate
@@ -121,7 +121,7 @@ DATASETS: dict[tuple[str, ...], dict[str, Any]] = {
 
 @pytest.mark.parametrize("lines", DATASETS)
 def test_original_datasets_are_converted(lines: tuple[str, ...], tune: Tune, tmp_path: Path) -> None:
-    new, out, err = imported(tune, tmp_path, with_dataset(*lines))
+    new, out, err = import_config(tune, tmp_path, with_dataset(*lines))
     expected = dict(DATASETS[lines])
     if "datasets" not in expected:
         expected["max_seq_len"] = 1024
@@ -163,7 +163,7 @@ def test_imported_dataset_reads_the_same_rows_as_the_original(
 ) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     source = ("source: json", f"data_files: {tmp_path}/rows.json")
-    new, *_ = imported(tune, tmp_path, with_dataset(*lines, *source))
+    new, *_ = import_config(tune, tmp_path, with_dataset(*lines, *source))
     tokenizer = ByteTokenizer()
     example = instantiate(new["dataset"], tokenizer)[0]
     assert tokenizer.decode(example.tokens).startswith(TEXT)
@@ -176,7 +176,7 @@ def test_dataset_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_pa
         "- {_component_: torchtune.datasets.multimodal.the_cauldron_dataset}",
         "- {_component_: torchtune.datasets.instruct_dataset, source: me/b, column_map: 3, template: mine.Template}",
     )
-    new, _, err = imported(tune, tmp_path, with_dataset(*lines))
+    new, _, err = import_config(tune, tmp_path, with_dataset(*lines))
     assert [part["source"] for part in new["dataset"]["datasets"]] == ["me/a", "me/b"]
     assert "no counterpart: dataset.0.conversation_style: 'weird' is not supported" in err
     assert "no counterpart: dataset.0.filter_fn: 'f' has no counterpart" in err
@@ -194,7 +194,7 @@ batch_size_val: ${batch_size}
 
 
 def test_validation_is_imported_only_if_enabled_in_the_original(tune: Tune, tmp_path: Path) -> None:
-    new, _, err = imported(tune, tmp_path, f"{LORA}{VALIDATION}run_val_every_n_steps: 50\n")
+    new, _, err = import_config(tune, tmp_path, f"{LORA}{VALIDATION}run_val_every_n_steps: 50\n")
     assert new["validation"] == {
         "dataset": {
             "_component_": "torchtune.datasets.AlpacaDataset",
@@ -210,7 +210,7 @@ def test_validation_is_imported_only_if_enabled_in_the_original(tune: Tune, tmp_
     assert err == ""
     assert tune("validate", "lora_finetune", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
     (tmp_path / "new.yaml").unlink()
-    new, _, err = imported(tune, tmp_path, f"{LORA}{VALIDATION}run_val_every_n_steps: null\n")
+    new, _, err = import_config(tune, tmp_path, f"{LORA}{VALIDATION}run_val_every_n_steps: null\n")
     assert "validation" not in new
     assert err == ""
 
@@ -265,7 +265,7 @@ def test_original_tokenizers_are_converted(
     original: str, converted: str, file: str, tune: Tune, tmp_path: Path
 ) -> None:
     overrides = ("checkpointer.checkpoint_dir=F", f"tokenizer={original}")
-    new, _, err = imported(tune, tmp_path, LORA, *overrides)
+    new, _, err = import_config(tune, tmp_path, LORA, *overrides)
     path = file or yaml.safe_load(original)["path"].rpartition("/")[2]
     assert new["tokenizer"] == {
         "_component_": f"torchtune.models.{converted}_tokenizer",
@@ -280,7 +280,7 @@ def test_tokenizer_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_
         "tokenizer={_component_: torchtune.models.qwen2_5.qwen2_5_tokenizer, path: F/vocab.json, merges_file: G/m.txt,"
         " special_tokens_path: F/s.json, prompt_template: mine.Template, truncation_type: left, max_seq_len: 9}"
     )
-    new, _, err = imported(tune, tmp_path, LORA, "checkpointer.checkpoint_dir=F", original)
+    new, _, err = import_config(tune, tmp_path, LORA, "checkpointer.checkpoint_dir=F", original)
     assert (new["dataset"]["truncate"], new["dataset"]["max_seq_len"]) == ("left", 9)
     for part in (
         "merges_file: merges are read from the folder of vocab.json",
@@ -295,6 +295,6 @@ def test_vision_models_have_no_counterpart(tune: Tune, tmp_path: Path) -> None:
         "model={_component_: torchtune.models.llama3_2_vision.lora_llama3_2_vision_11b, lora_attn_modules: [q_proj]}",
         "tokenizer={_component_: torchtune.models.llama3_2_vision.llama3_2_vision_transform, path: F/t.model}",
     )
-    _, _, err = imported(tune, tmp_path, LORA, *overrides)
+    _, _, err = import_config(tune, tmp_path, LORA, *overrides)
     assert "llama3_2_vision_11b reads images, but only text is supported" in err
     assert "llama3_2_vision_transform reads images, but only text is supported" in err

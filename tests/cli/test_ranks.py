@@ -13,7 +13,7 @@ from tests.tune import Tune
 from torchtune.cli._run import _report_failure
 
 
-def failure(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
+def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
     """Build the failure that torch's launcher records for a rank, with its error file."""
     file = folder / f"{rank}.json"
     if data:
@@ -53,7 +53,7 @@ def test_the_first_failed_rank_is_reported_with_its_reason(
     message: str,
     status: int,
 ) -> None:
-    failures = {0: failure(tmp_path, 0, 1, **ECHO), 1: failure(tmp_path, 1, exitcode, **data)}
+    failures = {0: make_failure(tmp_path, 0, 1, **ECHO), 1: make_failure(tmp_path, 1, exitcode, **data)}
     assert _report_failure(failures) == status
     assert capsys.readouterr().err == f"tune: rank 1: {message}\n"
 
@@ -61,18 +61,21 @@ def test_the_first_failed_rank_is_reported_with_its_reason(
 def test_a_rank_terminated_by_the_launcher_is_not_reported_as_the_first_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _report_failure({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, -signal.SIGKILL)}) == 1
+    assert (
+        _report_failure({0: make_failure(tmp_path, 0, 143), 1: make_failure(tmp_path, 1, -signal.SIGKILL)})
+        == 1
+    )
     assert capsys.readouterr().err.startswith("tune: rank 1: was terminated by SIGKILL")
-    assert _report_failure({1: failure(tmp_path, 1, 143)}) == 1
+    assert _report_failure({1: make_failure(tmp_path, 1, 143)}) == 1
     assert capsys.readouterr().err == "tune: rank 1: was terminated by SIGTERM\n"
-    assert _report_failure({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, 1, **ECHO)}) == 1
+    assert _report_failure({0: make_failure(tmp_path, 0, 143), 1: make_failure(tmp_path, 1, 1, **ECHO)}) == 1
     assert capsys.readouterr().err.startswith("tune: rank 1: lost its connection")
 
 
 def test_a_lost_connection_is_reported_if_no_other_rank_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _report_failure({3: failure(tmp_path, 3, 1, **ECHO)}) == 1
+    assert _report_failure({3: make_failure(tmp_path, 3, 1, **ECHO)}) == 1
     assert "tune: rank 3: lost its connection to a different rank, which has ended" in capsys.readouterr().err
 
 

@@ -23,18 +23,18 @@ def tiny(tune: Tune, tmp_path: Path) -> Tiny:
 HF = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
 
 
-def call_of(tiny: Tiny, recipe: str, args: tuple[str, ...]) -> list[str]:
+def run_arguments(tiny: Tiny, recipe: str, args: tuple[str, ...]) -> list[str]:
     config = "smollm2_135m_full" if recipe == "full_finetune" else "smollm2_135m_lora"
     model = [word for word in tiny.overrides if not (HF[0] in args and word.startswith(("model.", "model=")))]
     return [recipe, "--config", config, *model, *tiny.rows, "device=cpu", "validation.prompts=[]", *args]
 
 
 def validate(tune: Tune, tiny: Tiny, *args: str, recipe: str = "full_finetune") -> Result:
-    return tune("validate", *call_of(tiny, recipe, args))
+    return tune("validate", *run_arguments(tiny, recipe, args))
 
 
 def run(tune: Tune, tiny: Tiny, *args: str, recipe: str = "full_finetune") -> Result:
-    return tune(*call_of(tiny, recipe, (*args, f"output_dir={tiny.folder / 'out'}", "max_steps=1")))
+    return tune(*run_arguments(tiny, recipe, (*args, f"output_dir={tiny.folder / 'out'}", "max_steps=1")))
 
 
 def adapter(tiny: Tiny, folder: Path, base: str | None = None) -> Path:
@@ -45,7 +45,7 @@ def adapter(tiny: Tiny, folder: Path, base: str | None = None) -> Path:
     return folder
 
 
-def change(tiny: Tiny, **keys: Any) -> None:
+def edit_model_config(tiny: Tiny, **keys: Any) -> None:
     path = tiny.folder / "model/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
 
@@ -110,7 +110,7 @@ def test_an_adapter_run_folder_as_a_model_is_rejected_with_advice_for_using_the_
 @pytest.mark.parametrize("args", [(), HF])
 @pytest.mark.parametrize("verb", [validate, run])
 def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, args: tuple[str, ...]) -> None:
-    change(tiny, quantization_config={"quant_method": "awq", "bits": 4})
+    edit_model_config(tiny, quantization_config={"quant_method": "awq", "bits": 4})
     result = verb(tune, tiny, *args)
     assert result.status == 2
     assert result.err.count("contains a quantized model (awq, 4 bits)") == 1

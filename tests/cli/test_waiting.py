@@ -84,7 +84,7 @@ def _enable_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def ranks(port: int, rank: int = 0, **variables: str) -> dict[str, str]:
+def rank_variables(port: int, rank: int = 0, **variables: str) -> dict[str, str]:
     """Return the environment variables that a launcher would set for one of two ranks."""
     return {
         "WORLD_SIZE": "2",
@@ -95,7 +95,7 @@ def ranks(port: int, rank: int = 0, **variables: str) -> dict[str, str]:
     }
 
 
-def interrupted(process: "subprocess.Popen[str]", message: str) -> str:
+def interrupt_after_message(process: "subprocess.Popen[str]", message: str) -> str:
     """Wait for a message, interrupt the process, and return everything that it wrote to standard error."""
     assert process.stderr is not None
     lines = []
@@ -117,14 +117,18 @@ def test_missing_ranks_from_the_environment_are_reported_and_ctrl_c_ends_the_wai
     tmp_path: Path, rank: int, awaited: str
 ) -> None:
     port = free_port()
-    process = tune(tmp_path, "RECIPE", **ranks(port, rank))
-    text = interrupted(process, f"rank {rank} is waiting for {awaited} at 127.0.0.1:{port}; Ctrl-C aborts")
+    process = tune(tmp_path, "RECIPE", **rank_variables(port, rank))
+    text = interrupt_after_message(
+        process, f"rank {rank} is waiting for {awaited} at 127.0.0.1:{port}; Ctrl-C aborts"
+    )
     assert "the environment sets WORLD_SIZE=2: unset it to run on one rank" in text
 
 
 @pytest.mark.slow
 def test_only_one_rank_per_host_prints_messages(tmp_path: Path) -> None:
-    process = tune(tmp_path, "RECIPE", "--join-timeout", "4", **ranks(free_port(), 1, LOCAL_RANK="1"))
+    process = tune(
+        tmp_path, "RECIPE", "--join-timeout", "4", **rank_variables(free_port(), 1, LOCAL_RANK="1")
+    )
     text = process.communicate(timeout=60)[1]
     assert process.returncode == 2
     assert text.startswith("tune: rank 0 did not join at 127.0.0.1:")
@@ -138,7 +142,7 @@ def test_a_port_in_use_is_reported_in_one_message(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        process = tune(tmp_path, "RECIPE", **ranks(port))
+        process = tune(tmp_path, "RECIPE", **rank_variables(port))
         text = process.communicate(timeout=60)[1]
     assert process.returncode == 2, text
     assert f"tune: rank 0 cannot use 127.0.0.1:{port}: " in text
@@ -158,7 +162,7 @@ def test_a_port_in_use_is_reported_in_one_message(tmp_path: Path) -> None:
 def test_a_missing_node_is_reported_and_ctrl_c_ends_the_wait(tmp_path: Path, launch: tuple[str, ...]) -> None:
     options = [option.replace("PORT", str(free_port())) for option in launch]
     process = tune(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *options, "RECIPE")
-    text = interrupted(process, "waiting for all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
+    text = interrupt_after_message(process, "waiting for all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
     assert text.endswith("tune: interrupted while waiting for other nodes\n")
 
 

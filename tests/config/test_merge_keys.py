@@ -80,14 +80,14 @@ class WithoutMerges(yaml.SafeLoader):
     yaml_implicit_resolvers = {"<": []}  # noqa: RUF012 -- PyYAML's attribute, keyed by first letter
 
 
-def merged(value: Any) -> Any:
+def merge_value(value: Any) -> Any:
     """Merge parsed values as specified in https://yaml.org/type/merge.html."""
     if not isinstance(value, dict):
         return int(value)
     sources = value.get("<<", [])
-    result = {key: merged(item) for key, item in value.items() if key != "<<"}
+    result = {key: merge_value(item) for key, item in value.items() if key != "<<"}
     for source in sources if isinstance(sources, list) else [sources]:
-        result = merged(source) | result
+        result = merge_value(source) | result
     return result
 
 
@@ -96,7 +96,7 @@ def test_merge_keys_follow_the_specification_and_keep_lines(text: str) -> None:
     """The first mapping in a list takes precedence in the specification, but the last one in PyYAML 6.0.4."""
     document = parse_yaml(text, "f.yaml")
     assert document.mistakes == []
-    assert document.value == merged(yaml.load(text, WithoutMerges))
+    assert document.value == merge_value(yaml.load(text, WithoutMerges))
     lines = text.splitlines()
     for path, value in leaves(document.value):
         assert lines[document.lines[path] - 1].endswith(f"{path[-1]}: {value}")

@@ -103,23 +103,23 @@ def test_mistake_has_its_location_and_path_and_no_follow_up_mistakes(
         assert line.startswith(start)
 
 
-def bomb(levels: int) -> str:
+def reference_bomb(levels: int) -> str:
     """Return YAML text in which every key refers twice to the previous key."""
     lines = ["outer:", "  table: {}", "  anything:", "    k0: xxxxxxxxxx"]
     lines += [f"    k{i}: ${{outer.anything.k{i - 1}}}${{outer.anything.k{i - 1}}}" for i in range(1, levels)]
     return "\n".join(lines)
 
 
-def chain(length: int) -> str:
+def reference_chain(length: int) -> str:
     """Return YAML text in which every key refers to the previous key."""
     lines = ["outer:", "  anything:", "    k0: x"]
     return "\n".join([*lines, *(f"    k{i}: ${{outer.anything.k{i - 1}}}" for i in range(1, length))])
 
 
 def test_reference_bomb_and_overlong_chain_are_rejected(tmp_path: Path) -> None:
-    assert "is it a reference bomb?" in mistakes(bomb(40), tmp_path)[0]
-    assert "the chain of references is too long" in mistakes(chain(600), tmp_path)[0]
-    assert mistakes(chain(50), tmp_path) == []
+    assert "is it a reference bomb?" in mistakes(reference_bomb(40), tmp_path)[0]
+    assert "the chain of references is too long" in mistakes(reference_chain(600), tmp_path)[0]
+    assert mistakes(reference_chain(50), tmp_path) == []
 
 
 EQUIVALENT = {

@@ -63,7 +63,7 @@ edits = st.lists(
 )
 
 
-def holders(tree: Any) -> Iterator[tuple[Any, Any]]:
+def containers(tree: Any) -> Iterator[tuple[Any, Any]]:
     """Yield every mapping and list together with each key or index."""
     items = (
         list(tree.items())
@@ -74,14 +74,14 @@ def holders(tree: Any) -> Iterator[tuple[Any, Any]]:
     )
     for key, value in items:
         yield tree, key
-        yield from holders(value)
+        yield from containers(value)
 
 
 def apply_edits(tree: Any, edits_drawn: list[Edit]) -> Any:
     """Return a copy of a tree with edits applied."""
     tree = copy_tree(tree)
     for operation, position, new_value in edits_drawn:
-        entries = list(holders(tree))
+        entries = list(containers(tree))
         if not entries:
             return tree
         holder, key = entries[int(position * len(entries))]

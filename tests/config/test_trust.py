@@ -45,7 +45,7 @@ REJECTED = {
 
 
 @pytest.fixture
-def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def untrusted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with modules that create the file `trace` when imported."""
     trace = f"open({str(tmp_path / 'trace')!r}, 'w')\ndef run(): pass\n"
     for name in ("evil.py", "torch.py", "attrs.py"):
@@ -55,30 +55,32 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("path", "reason"), REJECTED.items())
-def test_dangerous_path_is_rejected_without_a_config_class(path: str, reason: str, evil: Path) -> None:
-    (evil / "my.yaml").write_text(f"model:\n  _component_: {path}\n")
+def test_dangerous_path_is_rejected_without_a_config_class(
+    path: str, reason: str, untrusted_folder: Path
+) -> None:
+    (untrusted_folder / "my.yaml").write_text(f"model:\n  _component_: {path}\n")
     with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
         config_layers("my.yaml", None).build()
     assert str(caught.value.mistakes[0]).startswith("my.yaml:2: model: ")
     assert reason in str(caught.value)
-    assert not (evil / "trace").exists()
+    assert not (untrusted_folder / "trace").exists()
     assert "evil" not in sys.modules
 
 
 @pytest.mark.parametrize(("path", "reason"), REJECTED.items())
-def test_dangerous_path_is_rejected_in_a_typed_field(path: str, reason: str, evil: Path) -> None:
-    (evil / "my.yaml").write_text(f"output_dir: x\noptimizer:\n  _component_: {path}\n")
+def test_dangerous_path_is_rejected_in_a_typed_field(path: str, reason: str, untrusted_folder: Path) -> None:
+    (untrusted_folder / "my.yaml").write_text(f"output_dir: x\noptimizer:\n  _component_: {path}\n")
     with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
         sample.main.layers("my.yaml").build()
     assert any(str(m).startswith("my.yaml:3: optimizer: ") for m in caught.value.mistakes)
-    assert not (evil / "trace").exists()
+    assert not (untrusted_folder / "trace").exists()
 
 
 @pytest.mark.parametrize("path", REJECTED)
-def test_dangerous_path_is_rejected_by_instantiate(path: str, evil: Path) -> None:
+def test_dangerous_path_is_rejected_by_instantiate(path: str, untrusted_folder: Path) -> None:
     with only_trusting(Trust()), pytest.raises(InstantiationError):
         instantiate({"_component_": path})
-    assert not (evil / "trace").exists()
+    assert not (untrusted_folder / "trace").exists()
 
 
 def test_components_of_torch_and_torchtune_are_accepted_without_a_config_class(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class ReaderConfig:
     """The reader."""
 
 
-def built(*overrides: str, cls: Any = ReaderConfig) -> Any:
+def build_config(*overrides: str, cls: Any = ReaderConfig) -> Any:
     layers = Layers.of_defaults(cls)
     override(layers, [(text.partition("=")[0], text.partition("=")[2]) for text in overrides])
     return layers.build("the config")
@@ -36,7 +36,7 @@ def built(*overrides: str, cls: Any = ReaderConfig) -> Any:
 
 def mistake(*overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        built(*overrides)
+        build_config(*overrides)
     return str(caught.value)
 
 
@@ -76,7 +76,7 @@ def test_keys_are_documented_by_the_typed_dict() -> None:
 
 
 def test_overrides_are_converted_to_the_types_of_their_keys() -> None:
-    cfg = built("reader.stop_words=[a, b]", "reader.depth=3", "reader.arguments={think: false}")
+    cfg = build_config("reader.stop_words=[a, b]", "reader.depth=3", "reader.arguments={think: false}")
     assert instantiate(cfg.reader).options == {
         "stop_words": ["a", "b"],
         "depth": 3,
@@ -85,7 +85,7 @@ def test_overrides_are_converted_to_the_types_of_their_keys() -> None:
 
 
 def test_mapping_can_be_set_key_by_key() -> None:
-    cfg = built("reader.arguments.think=false", "reader.arguments.level=high")
+    cfg = build_config("reader.arguments.think=false", "reader.arguments.level=high")
     assert instantiate(cfg.reader).options == {"arguments": {"think": False, "level": "high"}}
 
 

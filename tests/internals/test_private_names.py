@@ -68,17 +68,17 @@ def test_private_names_are_defined_in_this_project() -> None:
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
     defined = {name for tree in trees.values() for name in own_attributes(tree)}
     assert len(trees) > 200
-    wrong = [
+    violations = [
         f"{file.relative_to(ROOT)}:{line} {name}"
         for file, tree in trees.items()
         for line, name in private_names(tree)
         if name.startswith("_") and not name.endswith("__") and name not in defined | ALLOWED.keys()
     ]
-    assert wrong == []
+    assert violations == []
 
 
 def test_no_method_or_class_of_an_object_is_replaced() -> None:
-    wrong = []
+    violations = []
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             for target in targets(node):
@@ -86,13 +86,13 @@ def test_no_method_or_class_of_an_object_is_replaced() -> None:
                     owner = ast.unparse(target.value).rpartition(".")[2]
                     is_step = target.attr == "step" and owner in ("optimizer", "scheduler")
                     if target.attr in REPLACED or is_step:
-                        wrong.append(f"{file.relative_to(ROOT)}:{target.lineno} {ast.unparse(target)}")
-    assert wrong == []
+                        violations.append(f"{file.relative_to(ROOT)}:{target.lineno} {ast.unparse(target)}")
+    assert violations == []
 
 
 def test_frames_overrides_and_c_library_settings_are_only_used_in_internals() -> None:
     """Only one package uses frames, torch's overrides and settings of C libraries, and replaces processes."""
-    words = (
+    forbidden = (
         "_getframe",
         "f_locals",
         "GLIBC_TUNABLES",
@@ -102,10 +102,10 @@ def test_frames_overrides_and_c_library_settings_are_only_used_in_internals() ->
         "ctypes",
         "__torch_",
     )
-    wrong = [
+    violations = [
         f"{file.relative_to(ROOT)} {word}"
         for file in FILES
-        for word in words
+        for word in forbidden
         if word in file.read_text(encoding="utf-8")
     ]
-    assert wrong == []
+    assert violations == []

@@ -24,7 +24,7 @@ RECIPE = str(Path(sample.__file__))
 
 
 @pytest.fixture
-def builds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def built_trees(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Append the tree of every built config to a list, and return the list."""
     trees: list[object] = []
 
@@ -49,13 +49,13 @@ def mark_as_interrupted(folder: Path) -> None:
 
 
 def test_new_resumed_and_overwritten_runs_build_their_config_once(
-    tmp_path: Path, builds: list[object]
+    tmp_path: Path, built_trees: list[object]
 ) -> None:
     folder, seeds = tmp_path / "r", []
     for args in ([], [], ["--overwrite"], ["seed=7", "--overwrite"]):
-        builds.clear()
+        built_trees.clear()
         assert main([RECIPE, f"output_dir={folder}", *args]) == 0
-        assert len(builds) == 1
+        assert len(built_trees) == 1
         assert sample.RAN[-1].seed == seed_in(folder)
         seeds.append(sample.RAN[-1].seed)
         mark_as_interrupted(folder)
@@ -64,9 +64,9 @@ def test_new_resumed_and_overwritten_runs_build_their_config_once(
     assert explicit == 7
 
 
-def test_a_launcher_builds_the_config_once(tmp_path: Path, builds: list[object]) -> None:
+def test_a_launcher_builds_the_config_once(tmp_path: Path, built_trees: list[object]) -> None:
     cfg, run = sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}"]))
-    assert len(builds) == 1
+    assert len(built_trees) == 1
     assert run is not None
     assert cfg.seed == seed_in(tmp_path / "r")
 
@@ -89,12 +89,12 @@ def test_a_node_uses_the_seed_of_a_node_that_started_in_the_meantime(
 
 
 def test_mistakes_are_reported_before_the_output_folder_is_created_or_locked(
-    tmp_path: Path, builds: list[object]
+    tmp_path: Path, built_trees: list[object]
 ) -> None:
     with pytest.raises(ConfigError, match="batch_size"):
         sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}", "batch_size=0"]))
     assert not (tmp_path / "r").exists()
-    assert len(builds) == 1
+    assert len(built_trees) == 1
     sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}"]))
     with outputs.RunFolder(tmp_path / "r").lock("a run"), pytest.raises(ConfigError, match="batch_size"):
         sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}", "batch_size=0"]))
@@ -111,7 +111,7 @@ def test_a_recipe_without_a_folder_keeps_its_null_seed() -> None:
 
 
 @pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]:
+def parse_counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]:
     """Yield a counter of the number of times that each string is parsed as YAML or Python."""
     counts: collections.Counter[str] = collections.Counter()
 
@@ -150,7 +150,7 @@ def test_each_input_is_parsed_once(
     call: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    parsed: collections.Counter[str],
+    parse_counts: collections.Counter[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,22 +162,22 @@ def test_each_input_is_parsed_once(
     )
     main(call)
     inputs = [*tmp_path.iterdir(), *(f for name in PACKAGES for f in (ROOT / name).iterdir() if f.is_file())]
-    times = {file.name: parsed[file.read_text()] for file in inputs}
+    times = {file.name: parse_counts[file.read_text()] for file in inputs}
     assert max(times.values()) == 1, times
 
 
 def test_new_and_resumed_runs_parse_each_input_once(
-    tmp_path: Path, parsed: collections.Counter[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, parse_counts: collections.Counter[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my.yaml").write_text(f"output_dir: {tmp_path / 'r'}\n")
     call = [RECIPE, "--config", str(tmp_path / "my.yaml")]
     assert main(call) == 0
-    assert max(parsed.values()) == 1
+    assert max(parse_counts.values()) == 1
     mark_as_interrupted(tmp_path / "r")
-    parsed.clear()
+    parse_counts.clear()
     assert main(call) == 0
     assert main([RECIPE, "--config", str(tmp_path / "r")]) == 2  # the run has finished
-    assert max(parsed.values()) == 1
+    assert max(parse_counts.values()) == 1
 
 
 def test_changing_a_document_does_not_affect_the_cache(tmp_path: Path) -> None:
