@@ -386,7 +386,7 @@ def test_base_of_an_adapter_may_be_any_kind_of_checkpoint(tmp_path: Path, kind: 
     convert(tmp_path / "adapter", tmp_path / "two_steps")
     actual, expected = read_tensors(tmp_path / "one_step"), read_tensors(tmp_path / "two_steps")
     assert {tensor.dtype for tensor in actual.values()} == {torch.float32}
-    # One path rounds the checkpoint's float64 to float32 before adding the adapter, the other path after adding it.
+    # One path rounds the checkpoint's float64 to float32 before adding the adapter; the other rounds after adding it.
     assert_near(actual, expected, 0 if kind == "gguf" else bound(torch.float32, 3 + 2))
 
 

@@ -95,13 +95,13 @@ def _rotations(params: dict[str, Any], length: int, factor: float) -> Tensor:
 
 
 def _scale_frequency(frequency: float, factor: float) -> float:
-    turns = 8192 * frequency / (2 * math.pi)  # rotations over the pre-training context
-    if turns < 1:
+    n_rotations = 8192 * frequency / (2 * math.pi)  # rotations over the pre-training context
+    if n_rotations < 1:
         return frequency / factor
-    if turns > 4:
+    if n_rotations > 4:
         return frequency
-    unscaled_share = (turns - 1) / 3
-    return (1 - unscaled_share) * frequency / factor + unscaled_share * frequency
+    unscaled_fraction = (n_rotations - 1) / 3
+    return (1 - unscaled_fraction) * frequency / factor + unscaled_fraction * frequency
 
 
 def _attention(x: Tensor, w: State, params: dict[str, Any], rotations: Tensor) -> Tensor:

@@ -43,9 +43,8 @@ def adapted_decoder(targets: str | Sequence[str] = "all-linear", **kind: Any) ->
 
 
 @kinds
-@pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated"
-)  # PEFT reads it from transformers
+# PEFT reads this attribute from transformers.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_forward_gradients_and_step_match_peft(kind: dict[str, Any]) -> None:
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel

@@ -138,9 +138,8 @@ def test_bfloat16_log_probabilities_have_float32_accuracy(
     frozen = token_log_probs(hidden, weight.detach(), labels)
     gradients_of_hidden = (gradients[0], *torch.autograd.grad(frozen, [hidden], upstream))
     assert {g.dtype for g in (*gradients, *gradients_of_hidden)} == {dtype}
-    if (
-        dtype == torch.bfloat16
-    ):  # Factors, products and scaled products are rounded; the head's gradient is rounded only once.
+    # Factors, products and scaled products are rounded; the head's gradient is rounded only once.
+    if dtype == torch.bfloat16:
         assert all(distance(g, expected_gradients[0]) < norm_bound(dtype, 3) for g in gradients_of_hidden)
         assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, 1)
         return

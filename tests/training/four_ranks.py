@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "pure bf16": {"dtype": "bf16", "weights_dtype": "bf16"},
 }
 ROWS = examples()[:8]
-SHARES = [[[0, 1, 3], [4]], [[2], [5]], [[6], [2]], [[2, 2], [7]]]
+ROWS_BY_RANK = [[[0, 1, 3], [4]], [[2], [5]], [[6], [2]], [[2, 2], [7]]]
 """The rows of each rank's batches. The third row has no target, so some batches have no target."""
 
 
@@ -67,8 +67,12 @@ def build_model(
 def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str, Any]:
     """Take one optimizer step on this rank's part of the rows, as a recipe does."""
     model = build_model(world, dtype=dtype, **settings)
-    shares = SHARES[world.rank] if world.size == 4 else [[i for part in SHARES for b in part for i in b]]
-    batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
+    batch_rows = (
+        ROWS_BY_RANK[world.rank]
+        if world.size == 4
+        else [[i for part in ROWS_BY_RANK for b in part for i in b]]
+    )
+    batches = [batch_of([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     gathered = []
     for batch in batches:

@@ -79,7 +79,7 @@ assert values == [[0.5, 0.5]], values
 """
 
 
-def test_hooks_are_called() -> None:
+def test_optimizer_hooks_are_called() -> None:
     subprocess.run([sys.executable, "-c", HOOKED_PROGRAM], cwd=ROOT, check=True)
 
 

@@ -35,7 +35,7 @@ from tests.training.two_ranks_lora import (
     TRAINED,
     build_placed,
     continued_state,
-    magnitudes_from,
+    initial_adapters,
     one_step,
 )
 from torchtune.cli import main as tune
@@ -262,7 +262,7 @@ def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any],
 
 
 def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results: dict[str, Any]) -> None:
-    single = magnitudes_from(ALONE, folder / "dora")
+    single = initial_adapters(ALONE, folder / "dora")
     assert single is not None
     actual = results["from a folder"]
     assert_near(actual, single, NORMS_IN_FP32)
@@ -320,7 +320,7 @@ def test_training_can_continue_an_adapter(tmp_path: Path, lora: Lora) -> None:
         ),
     ],
 )
-def test_an_adapter_with_other_settings_cannot_be_continued(
+def test_adapter_with_different_settings_cannot_be_continued(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     lora = Lora(targets=["q_proj", "v_proj"], rank=3)

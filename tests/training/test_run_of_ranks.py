@@ -19,8 +19,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = torch.load(folder / "results.pt")
-    answers = loaded["answers"]
-    assert answers[0] == answers[1], "both ranks must end at the same step for the same reason"
+    outcomes = loaded["outcomes"]
+    assert outcomes[0] == outcomes[1], "both ranks must end at the same step for the same reason"
     return dict(loaded["results"])
 
 

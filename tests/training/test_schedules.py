@@ -68,12 +68,12 @@ def test_a_warm_up_that_is_too_long_is_shortened(component: Any, caplog: pytest.
 
 @pytest.mark.parametrize("component", [cosine_with_warmup, linear_with_warmup, constant_with_warmup])
 @pytest.mark.parametrize(
-    ("share", "total", "warmup"), [(0.1, 30, 3), (0.03, 10, 1), (0.5, 3, 2), (0.01, 1, 0)]
+    ("fraction", "total", "warmup"), [(0.1, 30, 3), (0.03, 10, 1), (0.5, 3, 2), (0.01, 1, 0)]
 )
 def test_warm_up_below_one_is_a_fraction_of_the_run(
-    component: Any, share: float, total: int, warmup: int
+    component: Any, fraction: float, total: int, warmup: int
 ) -> None:
-    assert rates(lazy(component, warmup_steps=share), total) == rates(
+    assert rates(lazy(component, warmup_steps=fraction), total) == rates(
         lazy(component, warmup_steps=warmup), total
     )
 
@@ -124,7 +124,7 @@ def test_unsupported_schedulers_and_optimizers_are_rejected_by_name() -> None:
 
 def test_warmup_stable_decay_rises_stays_and_falls() -> None:
     result = rates(lazy(warmup_stable_decay, warmup_steps=2, decay_steps=4), 10)
-    assert result == pytest.approx([PEAK * share for share in (0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25)])
+    assert result == pytest.approx([PEAK * x for x in (0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25)])
     assert rates(lazy(warmup_stable_decay), 20) == pytest.approx([PEAK] * 19 + [PEAK / 2])
     result = rates(lazy(warmup_stable_decay, decay_steps=2, min_ratio=0.5), 4)
     assert result == pytest.approx([PEAK, PEAK, PEAK, 0.75 * PEAK])

@@ -49,10 +49,10 @@ def mean_loss_by_row(model: nn.Module) -> float:
     total, n = 0.0, 0
     for row in examples():
         batch = batch_of([row])
-        log_shares = torch.log_softmax(model(batch.tokens).detach()[0], dim=-1)
-        for share, label in zip(log_shares, batch.labels[0].tolist(), strict=True):
+        row_log_probs = torch.log_softmax(model(batch.tokens).detach()[0], dim=-1)
+        for log_probs, label in zip(row_log_probs, batch.labels[0].tolist(), strict=True):
             if label >= 0:
-                total, n = total - float(share[label]), n + 1
+                total, n = total - float(log_probs[label]), n + 1
     return total / n
 
 
@@ -135,7 +135,7 @@ def test_a_non_finite_validation_loss_does_not_count_for_early_stopping(
     assert (validator.best_loss, validator.best_step) == (1.0, 1)
 
 
-def test_samples_of_all_validations_are_kept_except_after_a_kill(
+def test_samples_are_kept_for_all_validations_except_from_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = half_held_out(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)

@@ -84,7 +84,7 @@ def perturb_adapters(model: Decoder) -> None:
             p.data.add_(0.01)
 
 
-def whole_gradients(model: Decoder) -> dict[str, Tensor]:
+def gathered_gradients(model: Decoder) -> dict[str, Tensor]:
     """Copy the gradients of all trained parameters, gathering sharded ones; all ranks must call this function."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {

@@ -14,6 +14,7 @@ from tests.training.tiny import (
     VOCAB,
     batch_of,
     examples,
+    gathered_gradients,
     place,
     state_of,
     step_loss,
@@ -21,7 +22,6 @@ from tests.training.tiny import (
     tiny_decoder,
     tiny_model,
     tiny_validator,
-    whole_gradients,
 )
 from torchtune.distributed import World, checkpoint
 from torchtune.formats import save_hf_folder
@@ -47,7 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora bf16 sharded": {"lora": LORA, "dtype": "bf16", "enable_fsdp": True},
 }
 ROWS = examples()[:8]  # the second rank has a batch that consists of only the third row, which has no target
-SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
+ROWS_BY_RANK = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
 
 
 @frozen
@@ -59,14 +59,18 @@ class Cfg:
 def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) -> dict[str, Any]:
     """Take one optimizer step on this rank's part of the rows, as a recipe does."""
     model = tiny_model(dtype, lora, world, enable_fsdp=enable_fsdp)
-    shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
-    batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
+    batch_rows = (
+        ROWS_BY_RANK[world.rank]
+        if world.size == 2
+        else [[i for part in ROWS_BY_RANK for b in part for i in b]]
+    )
+    batches = [batch_of([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     for batch in batches:
         loss = sums.add(scorer(model, batch))
         torch.autograd.backward(loss)
     norm = clip_gradients(model, 0.1)
-    gradients = whole_gradients(model)
+    gradients = gathered_gradients(model)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
     optimizer.step()
     return {

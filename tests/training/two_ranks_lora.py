@@ -9,7 +9,7 @@ from attrs import asdict
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import batch_of, examples, perturb_adapters, place, whole_gradients
+from tests.training.tiny import batch_of, examples, gathered_gradients, perturb_adapters, place
 from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models.smollm2 import smollm2
@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "trained embeddings sharded": {"lora": TRAINED},
 }
 ROWS = examples()[:8]
-SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
+ROWS_BY_RANK = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
 
 
 def uneven_decoder() -> Decoder:
@@ -61,14 +61,18 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
     model = build_placed(world, dtype=dtype, **settings)
     initial = copy.deepcopy(full_state(model, world))
     perturb_adapters(model)
-    shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
-    batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
+    batch_rows = (
+        ROWS_BY_RANK[world.rank]
+        if world.size == 2
+        else [[i for part in ROWS_BY_RANK for b in part for i in b]]
+    )
+    batches = [batch_of([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     for batch in batches:
         loss = sums.add(scorer(model, batch))
         torch.autograd.backward(loss)
     norm = clip_gradients(model, 0.1)
-    gradients = whole_gradients(model)
+    gradients = gathered_gradients(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     AdamW(trained, lr=0.01, fused=True).step()
     return {
@@ -80,7 +84,7 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
     }
 
 
-def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
+def initial_adapters(world: World, folder: Path) -> dict[str, Tensor] | None:
     """Load a bf16 base model into shards, and return its initial adapters."""
     return full_state(build_placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
 
@@ -103,6 +107,6 @@ def run_cases(world: World, out: Path) -> dict[str, Any]:
         perturb_adapters(adapted)
         save_peft_adapter(adapted, out / "adapter", base_model=None)
     world.barrier()
-    results["from a folder"] = magnitudes_from(world, out)
+    results["from a folder"] = initial_adapters(world, out)
     results["continued"] = continued_state(world, out)
     return results

@@ -99,8 +99,8 @@ def main(out: Path) -> None:
         cut = config(out / "cut", non_finite="skip")
         results["stopped"] = train(cut, world, synchronous=False, bad_calls=(5,), stops_after=4)
         results["resumed"] = train(cut, world, synchronous=False)
-        patient = Validation(share=0.5, every_n_steps=1, patience=2, min_improvement=9.0)
-        results["early"] = train(config(out / "early"), world, synchronous=False, section=patient)
-        answers = world.gather({name: (r["step"], r["error"]) for name, r in results.items()})
+        early_stopping = Validation(share=0.5, every_n_steps=1, patience=2, min_improvement=9.0)
+        results["early"] = train(config(out / "early"), world, synchronous=False, section=early_stopping)
+        outcomes = world.gather({name: (r["step"], r["error"]) for name, r in results.items()})
         if world.is_main:
-            torch.save({"results": results, "answers": answers}, out / "results.pt")
+            torch.save({"results": results, "outcomes": outcomes}, out / "results.pt")
