@@ -75,12 +75,16 @@ class AllowingTokenizer(ByteTokenizer):
     content_tokens = frozenset({"<|pad|>"})
 
 
-SPELLED = "a<|pad|>b<|im_end|>"
+SPECIAL_TOKEN_TEXT = "a<|pad|>b<|im_end|>"
 
 
 def test_only_allowed_special_tokens_are_recognized_in_content() -> None:
-    question: list[Piece] = ["<|im_start|>user\n", Plain(SPELLED), "<|im_end|>\n<|im_start|>assistant\n"]
-    answer: list[Piece] = [Plain(SPELLED, is_target=True), Target("<|im_end|>")]
+    question: list[Piece] = [
+        "<|im_start|>user\n",
+        Plain(SPECIAL_TOKEN_TEXT),
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ]
+    answer: list[Piece] = [Plain(SPECIAL_TOKEN_TEXT, is_target=True), Target("<|im_end|>")]
     allowed: list[Piece] = [
         "<|im_start|>user\na<|pad|>b",
         Plain("<|im_end|>"),
@@ -92,9 +96,9 @@ def test_only_allowed_special_tokens_are_recognized_in_content() -> None:
         Target("<|im_end|>"),
     ]
     rows: list[Any] = [
-        (ChatDataset, {"messages": [user(SPELLED), assistant(SPELLED)]}),
-        (ChatDataset, {"prompt": SPELLED, "completion": SPELLED}),
-        (InstructDataset, {"instruction": SPELLED, "output": SPELLED}),
+        (ChatDataset, {"messages": [user(SPECIAL_TOKEN_TEXT), assistant(SPECIAL_TOKEN_TEXT)]}),
+        (ChatDataset, {"prompt": SPECIAL_TOKEN_TEXT, "completion": SPECIAL_TOKEN_TEXT}),
+        (InstructDataset, {"instruction": SPECIAL_TOKEN_TEXT, "output": SPECIAL_TOKEN_TEXT}),
     ]
     for dataset, row in rows:
         plain = dataset(ByteTokenizer(), [row])[0]
@@ -103,9 +107,9 @@ def test_only_allowed_special_tokens_are_recognized_in_content() -> None:
         with_allowed = dataset(AllowingTokenizer(), [row])[0]
         assert with_allowed == example(*allowed, *allowed_answer)
         assert [note.split("'")[1] for note in notes_of(with_allowed)] == ["<|im_end|>"]
-    pair = PreferenceDataset(AllowingTokenizer(), [{"prompt": SPELLED, "chosen": SPELLED, "rejected": "B"}])[
-        0
-    ]
+    pair = PreferenceDataset(
+        AllowingTokenizer(), [{"prompt": SPECIAL_TOKEN_TEXT, "chosen": SPECIAL_TOKEN_TEXT, "rejected": "B"}]
+    )[0]
     assert isinstance(pair, Pair)
     assert pair.chosen == example(*allowed, *allowed_answer)
 

@@ -43,7 +43,12 @@ def steps(
             assert max(lengths) <= batch_size
             assert max(lengths) - min(lengths) <= 1
         rows_by_step.append(
-            [i for micro in zip(*parts, strict=True) for batch in micro for i in row_indices(batch)]
+            [
+                i
+                for rank_batches in zip(*parts, strict=True)
+                for batch in rank_batches
+                for i in row_indices(batch)
+            ]
         )
     assert {rank.epoch for rank in ranks} == {epochs}
     return rows_by_step
@@ -165,9 +170,9 @@ def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("fit", ["best", "first"])
 @pytest.mark.parametrize("window", [16, 1024])
 def test_packed_epochs_contain_every_document_once(n: int, fit: str, window: int) -> None:
-    trained = contents(packed(n, 64, 2, fit=fit, window=window))
-    once = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
-    assert Counter(trained[:n]) == Counter(trained[n:]) == once
+    actual = contents(packed(n, 64, 2, fit=fit, window=window))
+    expected = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
+    assert Counter(actual[:n]) == Counter(actual[n:]) == expected
 
 
 @pytest.mark.parametrize("n", [3, 40, 1000])
@@ -181,13 +186,13 @@ def test_packed_steps_of_all_ranks_contain_every_document_once_per_epoch(
         )
         for rank in range(size)
     ]
-    once = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
+    expected = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
     for epoch in range(2):
-        trained: Counter[tuple[int, int]] = Counter()
+        actual: Counter[tuple[int, int]] = Counter()
         while ranks[0].epoch == epoch:
             for parts in zip(*(rank.next_step(n_micro_batches) for rank in ranks), strict=True):
-                trained.update(contents(batch for batch in parts if not batch.is_filler))
-        assert trained == once
+                actual.update(contents(batch for batch in parts if not batch.is_filler))
+        assert actual == expected
         assert all(rank.epoch == epoch + 1 and rank.is_between_epochs for rank in ranks)
 
 

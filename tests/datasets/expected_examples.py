@@ -8,7 +8,7 @@ from attrs import frozen
 from tests.data.byte_tokenizer import SPECIAL_TOKENS
 from torchtune.data import IGNORE_INDEX, Example
 
-_MARKS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+_SPECIAL_TOKEN = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 AGENT = (
     "{% if tools %}<|im_start|>system\nTOOLS {{ tools | tojson }}<|im_end|>\n{% endif %}"
@@ -58,9 +58,9 @@ Piece = str | Target | Plain
 def ids(text: str) -> list[int]:
     """Encode text, with special tokens encoded as their ids."""
     start, tokens = 0, list[int]()
-    for mark in _MARKS.finditer(text):
-        tokens += [*text[start : mark.start()].encode(), SPECIAL_TOKENS[mark[0]]]
-        start = mark.end()
+    for match in _SPECIAL_TOKEN.finditer(text):
+        tokens += [*text[start : match.start()].encode(), SPECIAL_TOKENS[match[0]]]
+        start = match.end()
     return tokens + list(text[start:].encode())
 
 

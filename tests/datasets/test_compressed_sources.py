@@ -63,12 +63,14 @@ def test_a_compressed_text_file_may_contain_multiple_streams(tmp_path: Path, com
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
-@pytest.mark.parametrize("damage", ["cut", "not compressed", "cut early"])
+@pytest.mark.parametrize("damage", ["truncated", "not compressed", "truncated early"])
 def test_a_damaged_file_raises_a_one_line_error(tmp_path: Path, compression: str, damage: str) -> None:
     path = tmp_path / f"a.jsonl{compression}"
     compressed = COMPRESS[compression](content_of(".jsonl"))
     path.write_bytes(
-        {"cut": compressed[:-9], "cut early": compressed[:40], "not compressed": b'{"a": 1}\n'}[damage]
+        {"truncated": compressed[:-9], "truncated early": compressed[:40], "not compressed": b'{"a": 1}\n'}[
+            damage
+        ]
     )
     message = error_of(path)
     assert message.startswith(

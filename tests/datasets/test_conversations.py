@@ -54,8 +54,8 @@ def test_train_on_selects_the_targets(train_on: Any, expected: str | None) -> No
 
 def test_turns_with_weight_zero_are_not_targets() -> None:
     def weighted(*weights: int) -> list[dict[str, Any]]:
-        marks = iter(weights)
-        return [t | ({"weight": next(marks)} if t["role"] == "assistant" else {}) for t in OPENAI]
+        remaining_weights = iter(weights)
+        return [t | ({"weight": next(remaining_weights)} if t["role"] == "assistant" else {}) for t in OPENAI]
 
     assert targets(ChatDataset(TOKENIZER, [{"messages": weighted(0, 1)}])[0]) == "No.<|im_end|>"
     first = [{"messages": weighted(1, 0)}]
@@ -185,8 +185,8 @@ def test_all_tokens_of_a_text_are_targets_and_long_texts_are_split() -> None:
     assert [TOKENIZER.decode(piece.tokens) for piece in pieces] == ["<|bos|>abc", "cdef", "fgh<|eos|>"]
     assert sum(piece.n_targets for piece in pieces) == 9, "every token except the first is predicted once"
     assert [len(p.tokens) for p in TextCompletionDataset(TOKENIZER, rows)[0]] == [10]  # type: ignore[union-attr]
-    (cut,) = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4, truncate="left")[0]  # type: ignore[misc]
-    assert TOKENIZER.decode(cut.tokens) == "fgh<|eos|>"
+    (truncated,) = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4, truncate="left")[0]  # type: ignore[misc]
+    assert TOKENIZER.decode(truncated.tokens) == "fgh<|eos|>"
     dropped = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4, truncate="drop")[0]
     assert dropped == SkippedRow("are longer than 4 tokens", "source: row 1")
     (without_eos,) = TextCompletionDataset(TOKENIZER, [{"b": "xy"}], column="b", add_eos=False)[0]  # type: ignore[misc]

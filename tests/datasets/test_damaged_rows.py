@@ -97,24 +97,24 @@ def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
 
 # Unpaired surrogates
 
-HALF = "x\ud83d"
+UNPAIRED = "x\ud83d"
 
 
 @pytest.mark.parametrize(
     ("dataset", "row", "column"),
     [
-        (ChatDataset, {"messages": [user(HALF), assistant()]}, "messages"),
+        (ChatDataset, {"messages": [user(UNPAIRED), assistant()]}, "messages"),
         (
             ChatDataset,
-            {"messages": [user(), assistant(None, tool_calls=[{"name": "f", "arguments": {HALF: 1}}])]},
+            {"messages": [user(), assistant(None, tool_calls=[{"name": "f", "arguments": {UNPAIRED: 1}}])]},
             "messages",
         ),
-        (ChatDataset, {"prompt": "Q", "completion": HALF}, "completion"),
-        (ChatDataset, {"messages": [user(), assistant()], "tools": [{"name": HALF}]}, "tools"),
-        (InstructDataset, {"instruction": "Q", "output": "A", "history": [["a", HALF]]}, "history"),
-        (InstructDataset, {"instruction": "Q", "output": "A", "note": HALF}, "note"),
-        (PreferenceDataset, {"prompt": "Q", "chosen": "A", "rejected": HALF}, "rejected"),
-        (TextCompletionDataset, {"text": HALF}, "text"),
+        (ChatDataset, {"prompt": "Q", "completion": UNPAIRED}, "completion"),
+        (ChatDataset, {"messages": [user(), assistant()], "tools": [{"name": UNPAIRED}]}, "tools"),
+        (InstructDataset, {"instruction": "Q", "output": "A", "history": [["a", UNPAIRED]]}, "history"),
+        (InstructDataset, {"instruction": "Q", "output": "A", "note": UNPAIRED}, "note"),
+        (PreferenceDataset, {"prompt": "Q", "chosen": "A", "rejected": UNPAIRED}, "rejected"),
+        (TextCompletionDataset, {"text": UNPAIRED}, "text"),
     ],
 )
 @pytest.mark.parametrize("as_file", [True, False])

@@ -16,7 +16,7 @@ from torchtune.tokenizers import _tiktoken
 
 TOKENIZER = ByteTokenizer(AGENT)
 GOOD: dict[str, Any] = {"messages": [user(), assistant()]}
-HALF = "x\ud83d"
+UNPAIRED = "x\ud83d"
 
 
 def calling(arguments: str) -> list[dict[str, Any]]:
@@ -24,16 +24,16 @@ def calling(arguments: str) -> list[dict[str, Any]]:
 
 
 DAMAGED = [
-    ({"messages": json.dumps([user(HALF), assistant()])}, "an unpaired surrogate"),
+    ({"messages": json.dumps([user(UNPAIRED), assistant()])}, "an unpaired surrogate"),
     (
-        {"prompt": json.dumps([user()]), "completion": json.dumps([assistant(HALF)])},
+        {"prompt": json.dumps([user()]), "completion": json.dumps([assistant(UNPAIRED)])},
         "an unpaired surrogate",
     ),
-    ({**GOOD, "tools": json.dumps([{"name": HALF}])}, "an unpaired surrogate"),
-    ({**GOOD, "tools": [json.dumps({"name": HALF})]}, "an unpaired surrogate"),
-    ({"messages": calling(json.dumps({"a": HALF}))}, "an unpaired surrogate"),
+    ({**GOOD, "tools": json.dumps([{"name": UNPAIRED}])}, "an unpaired surrogate"),
+    ({**GOOD, "tools": [json.dumps({"name": UNPAIRED})]}, "an unpaired surrogate"),
+    ({"messages": calling(json.dumps({"a": UNPAIRED}))}, "an unpaired surrogate"),
     (
-        {"messages": [user(), {"from": "function_call", "value": json.dumps({"name": HALF})}]},
+        {"messages": [user(), {"from": "function_call", "value": json.dumps({"name": UNPAIRED})}]},
         "an unpaired surrogate",
     ),
     ({"messages": '[{"role": "user", "content": "a", "content": "b"}]'}, "has the key 'content' twice"),
@@ -67,7 +67,7 @@ def test_an_unpaired_surrogate_in_json_text_raises_an_error_with_the_row(
     folder = KINDS[kind].write(tmp_path / "tokenizer")
     (tmp_path / "mine.jinja").write_text(TEMPLATE)
     tokenizer = KINDS[kind].load(str(folder), chat_template=str(tmp_path / "mine.jinja"))
-    rows = [GOOD, {"messages": json.dumps([user(HALF), assistant()])}]
+    rows = [GOOD, {"messages": json.dumps([user(UNPAIRED), assistant()])}]
     assert isinstance(ChatDataset(tokenizer, rows, on_error="skip")[1], SkippedRow)
     with pytest.raises(RowError, match=r"source: row 2: .*an unpaired surrogate"):
         ChatDataset(tokenizer, rows)
@@ -75,7 +75,7 @@ def test_an_unpaired_surrogate_in_json_text_raises_an_error_with_the_row(
     with pytest.raises(ValueError, match=r"rows\.jsonl: line 2: .*an unpaired surrogate"):
         [encode_prompt(tokenizer, prompt, "chat") for prompt in read_prompts(tmp_path / "rows.jsonl")]
     with pytest.raises(ValueError, match="an unpaired surrogate"):
-        ChatDataset(tokenizer, [GOOD], system=HALF)
+        ChatDataset(tokenizer, [GOOD], system=UNPAIRED)
 
 
 def spaced(value: Any) -> str:

@@ -112,8 +112,8 @@ def test_long_pairs_are_truncated_or_skipped_if_an_answer_would_be_lost() -> Non
     long = {"prompt": "Say.", "chosen": "a" * 30, "rejected": "b" * 5}
     long_prompt = {"prompt": "Say " * 30, "chosen": "a", "rejected": "b"}
     dataset = PreferenceDataset(ByteTokenizer(), [long, long_prompt], max_seq_len=50)
-    cut, skipped = dataset[0], dataset[1]
-    assert isinstance(cut, Pair)
-    assert len(cut.chosen.tokens) == 50 > len(cut.rejected.tokens)
-    assert [note.text for note in cut.notes] == ["are truncated to max_seq_len=50 tokens"]
+    truncated, skipped = dataset[0], dataset[1]
+    assert isinstance(truncated, Pair)
+    assert len(truncated.chosen.tokens) == 50 > len(truncated.rejected.tokens)
+    assert [note.text for note in truncated.notes] == ["are truncated to max_seq_len=50 tokens"]
     assert skipped == SkippedRow("have no target within 50 tokens", "source: row 2")

@@ -129,9 +129,9 @@ def test_long_rows_are_truncated_or_skipped_if_no_target_remains(
         {"instruction": "x" * n, "output": "y" * m} for n, m in [(1, 1), (9, 9), (1, 30), (30, 1), (20, 3)]
     ]
     source = write(tmp_path, rows)
-    uncut = examples_of(InstructDataset(TOKENIZER, source))
+    untruncated = examples_of(InstructDataset(TOKENIZER, source))
     dataset = InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len, truncate=truncate)
-    for i, example in enumerate(uncut):
+    for i, example in enumerate(untruncated):
         encoded = dataset[i]
         if len(example.tokens) <= max_seq_len:
             assert encoded == example
@@ -141,8 +141,8 @@ def test_long_rows_are_truncated_or_skipped_if_no_target_remains(
             continue
         part = slice(max_seq_len) if truncate == "right" else slice(-max_seq_len, None)
         short = Example(example.tokens[part], example.labels[part])
-        place = f"{source}: row {i + 1}"
-        skipped = SkippedRow(f"have no target within {max_seq_len} tokens", place)
+        location = f"{source}: row {i + 1}"
+        skipped = SkippedRow(f"have no target within {max_seq_len} tokens", location)
         assert encoded == (short if short.n_targets else skipped)
 
 

@@ -164,12 +164,12 @@ def test_an_invalid_call_raises_an_error_with_the_row(turn: dict[str, Any], mess
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
-@pytest.mark.parametrize(("template", "marks"), [(AGENT, ("<r>", "</r>")), (BLOCKS, ("<t>", "</t>"))])
+@pytest.mark.parametrize(("template", "tags"), [(AGENT, ("<r>", "</r>")), (BLOCKS, ("<t>", "</t>"))])
 def test_reasoning_is_a_target_under_every_field_name(
-    field: str, template: str, marks: tuple[str, str]
+    field: str, template: str, tags: tuple[str, str]
 ) -> None:
     turns = [user(), assistant(**{field: "Hm."}), user("And?"), assistant("B", **{field: "So."})]
-    first, second = ("".join((marks[0], thought, marks[1])) for thought in ("Hm.", "So."))
+    first, second = ("".join((tags[0], thought, tags[1])) for thought in ("Hm.", "So."))
     expected = example(
         question_text(), answer_target(f"{first}A"), f"\n{question_text('And?')}", answer_target(f"{second}B")
     )
@@ -201,13 +201,13 @@ def test_reasoning_that_the_template_does_not_render_raises_an_error_with_the_ro
 # Roles
 
 
-@pytest.mark.parametrize("place", ["in the turns", "in the prompt", "as a preference"])
-def test_developer_turns_become_system_turns_if_the_template_does_not_support_them(place: str) -> None:
+@pytest.mark.parametrize("location", ["in the turns", "in the prompt", "as a preference"])
+def test_developer_turns_become_system_turns_if_the_template_does_not_support_them(location: str) -> None:
     first, tokenizer = {"role": "developer", "content": "Be kind."}, ByteTokenizer()
     expected = example(f"<|im_start|>system\nBe kind.<|im_end|>\n{question_text()}", answer_target())
-    if place == "in the turns":
+    if location == "in the turns":
         encoded = read({"messages": [first, user(), assistant()]}, CHATML, system="Not this.")
-    elif place == "in the prompt":
+    elif location == "in the prompt":
         encoded = read({"prompt": [first, user()], "completion": "A"}, CHATML)
     else:
         pair = PreferenceDataset(tokenizer, [{"prompt": [first, user()], "chosen": "A", "rejected": "B"}])[0]

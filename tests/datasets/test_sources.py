@@ -53,8 +53,8 @@ def test_every_file_format_produces_the_same_rows(name: str, tmp_path: Path) -> 
     assert rows_of(str(tmp_path / name)) == ROWS
     copy = pickle.loads(pickle.dumps(table))
     assert (len(copy), copy[2]) == (3, ROWS[2])
-    places = {"a.jsonl": "line 3", "a.csv": "line 3", "a.tsv": "line 3"}
-    assert table.location(1) == f"{tmp_path / name}: {places.get(name, 'row 2')}"
+    locations = {"a.jsonl": "line 3", "a.csv": "line 3", "a.tsv": "line 3"}
+    assert table.location(1) == f"{tmp_path / name}: {locations.get(name, 'row 2')}"
 
 
 def test_arrow_files_lists_and_text_lines_are_sources(tmp_path: Path) -> None:

@@ -144,9 +144,9 @@ def test_only_bookmarks_of_the_latest_blocks_are_kept(source: str, monkeypatch: 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_prefetching_workers_do_not_change_the_batches(source: str, workers: int) -> None:
-    with batches(source, workers=workers) as ahead, batches(source) as actual:
-        assert read(ahead.take(250)) == read(actual.take(250))
-        state = ahead.state_dict()
+    with batches(source, workers=workers) as prefetched, batches(source) as actual:
+        assert read(prefetched.take(250)) == read(actual.take(250))
+        state = prefetched.state_dict()
     assert state["bookmarks"]
     resumed = batches(source)
     resumed.load_state_dict(state)

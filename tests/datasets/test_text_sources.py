@@ -8,7 +8,7 @@ import pytest
 from tests.datasets.reading import error_of, rows_of
 from torchtune.datasets import open_source
 
-INSIDE = "\x00 \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029 \ufeff \t \u3000"
+NOT_LINE_ENDINGS = "\x00 \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029 \ufeff \t \u3000"
 """Characters that Python's `splitlines` and other readers treat as line endings, and other white space."""
 
 
@@ -22,7 +22,7 @@ def texts(path: Path) -> list[str]:
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("ends", [True, False])
 def test_only_line_endings_separate_lines(tmp_path: Path, line_ending: bytes, bom: bytes, ends: bool) -> None:
-    lines = ["one", f"  two {INSIDE} three ", "größe 🎉", "x"]
+    lines = ["one", f"  two {NOT_LINE_ENDINGS} three ", "größe 🎉", "x"]
     path = tmp_path / "a.txt"
     path.write_bytes(bom + line_ending.join(line.encode() for line in lines) + line_ending * ends)
     assert texts(path) == lines

@@ -100,8 +100,8 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
     (index,) = tmp_path.glob("*.index")
     records, entries = rows.read_bytes(), index.read_bytes()
     damage = {
-        "cut records": (records[: len(records) // 2], entries),
-        "cut index": (records, entries[: len(entries) // 2 + 5]),
+        "truncated records": (records[: len(records) // 2], entries),
+        "truncated index": (records, entries[: len(entries) // 2 + 5]),
         "flipped": (bytes(b ^ 1 if i % 97 == 0 else b for i, b in enumerate(records)), entries),
         "empty": (b"", b""),
         "no rows": (None, entries),

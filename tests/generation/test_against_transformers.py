@@ -90,8 +90,8 @@ def test_rows_end_at_stop_ids_as_in_transformers(pair: Pair) -> None:
     stops = {full[0][6], full[1][2], full[3][12]}
     answers = generate_batch(pair.model, PROMPTS, max_new_tokens=N, stop_ids=stops)
     reference = reference_answers(pair, PROMPTS, eos_token_id=sorted(stops))
-    cut = [answer[: next((i for i, t in enumerate(answer) if t in stops), N)] for answer in reference]
-    assert answers == cut
+    truncated = [answer[: next((i for i, t in enumerate(answer) if t in stops), N)] for answer in reference]
+    assert answers == truncated
     assert len({len(answer) for answer in answers}) > 2, "rows must end at different steps"
 
 

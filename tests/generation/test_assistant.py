@@ -138,9 +138,9 @@ def test_an_adapter_is_loaded_with_its_base_model(folder: Path, tmp_path: Path, 
 
 def test_weights_have_the_requested_dtype(folder: Path) -> None:
     assert {p.dtype for p in load(folder, device="cpu").model.parameters()} == {torch.float32}
-    narrow = load(folder, device="cpu", dtype=torch.bfloat16, max_new_tokens=4)
-    assert {p.dtype for p in narrow.model.parameters()} == {torch.bfloat16}
-    assert narrow.answer("Who?")
+    half_precision = load(folder, device="cpu", dtype=torch.bfloat16, max_new_tokens=4)
+    assert {p.dtype for p in half_precision.model.parameters()} == {torch.bfloat16}
+    assert half_precision.answer("Who?")
 
 
 def test_errors_contain_the_option_or_the_prompt_index(folder: Path, assistant: Assistant) -> None:

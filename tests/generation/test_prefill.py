@@ -94,15 +94,17 @@ def test_tokens_match_transformers(tmp_path: Path, template: str) -> None:
 
 
 def test_a_message_that_the_template_changes_cannot_be_continued(tmp_path: Path) -> None:
-    silent = ByteTokenizer("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<|im_end|>")
+    without_answers = ByteTokenizer(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<|im_end|>"
+    )
     answer = Message(role="assistant", content="These")
     with pytest.raises(
         ValueError, match="does not render the last message unchanged, so it cannot be contin"
     ):
-        chat_prompt(silent, [USER, answer], continue_final_message=True)
-    loud = ByteTokenizer(TEMPLATE.replace("message['content'] +", "message['content'] | upper +"))
+        chat_prompt(without_answers, [USER, answer], continue_final_message=True)
+    upper_case = ByteTokenizer(TEMPLATE.replace("message['content'] +", "message['content'] | upper +"))
     with pytest.raises(ValueError, match="does not render the last message unchanged"):
-        chat_prompt(loud, [USER, answer], continue_final_message=True)
+        chat_prompt(upper_case, [USER, answer], continue_final_message=True)
     empty = Message(role="assistant", content=" ")
     with pytest.raises(ValueError, match="the last message has no content to continue"):
         chat_prompt(ByteTokenizer(), [USER, empty], continue_final_message=True)

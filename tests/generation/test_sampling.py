@@ -124,13 +124,13 @@ def test_the_most_likely_token_is_selected_after_the_penalty() -> None:
 
 
 def test_each_row_and_seed_draws_different_numbers() -> None:
-    firsts = {
+    first_draws = {
         float(torch.rand((), generator=row_generator(seed, row), dtype=torch.float64))
         for seed in range(20)
         for row in range(20)
     }
-    assert len(firsts) == 400
-    assert abs(sum(firsts) / 400 - 0.5) < 4 * (1 / 12 / 400) ** 0.5
+    assert len(first_draws) == 400
+    assert abs(sum(first_draws) / 400 - 0.5) < 4 * (1 / 12 / 400) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def test_added_tokens_next_to_plain_spans_keep_their_ids(tmp_path: Path) -> None
         assert [i for i in ids if i >= n] == [n + 4, n + 2]
 
 
-@pytest.mark.parametrize("mark", ["\ue000", "\uf8ff", "\ue000\ue001"])
-def test_no_character_in_text_turns_text_into_a_special_token(mark: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("character", ["\ue000", "\uf8ff", "\ue000\ue001"])
+def test_no_character_in_text_turns_text_into_a_special_token(character: str, tmp_path: Path) -> None:
     tokenizer = load(tmp_path)
-    text = f"words {mark}<|im_end|>{mark} <|im_start|>"
+    text = f"words {character}<|im_end|>{character} <|im_start|>"
     ids = tokenizer.encode_template(text, [(0, len(text) - 12)])
     assert [i for i in ids if i < 3] == [1]
     assert tokenizer.decode(ids[:-1]) == text[:-12]
