@@ -21,7 +21,7 @@ class FailsOnVectors(SGD):
     """An optimizer whose step raises AssertionError if a parameter is a vector."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # returns no loss
         for group in self.param_groups:
             assert all(p.ndim == 2 for p in group["params"])
 
@@ -29,6 +29,6 @@ class FailsOnVectors(SGD):
 class ReadsValues(AdamW):
     """An optimizer that reads gradient values, which meta tensors do not have."""
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # returns no loss
         assert all(float(p.grad.sum()) > 0 for group in self.param_groups for p in group["params"])
         super().step(closure)

@@ -40,7 +40,7 @@ def test_call_without_a_config_is_reported_as_one_mistake_with_an_example(args: 
     assert line.endswith("; pass --config NAME, such as --config lora")
 
 
-def test_call_without_a_config_still_reports_mistakes_that_no_config_would_fix(tune: Tune) -> None:
+def test_call_without_a_config_also_reports_mistakes_that_do_not_depend_on_the_config(tune: Tune) -> None:
     result = tune("lora_finetune", "lora_r=8", "dataset.source=x", "lora.r=3", "batch_size=x")
     assert "4 mistakes" in result.err
     assert "lora_r: unknown field 'lora_r'; use lora.rank" in result.err

@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body[: len(body) // 2] if interrupted else body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the name in the base class
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class uses this name
         pass
 
 
@@ -367,7 +367,7 @@ def test_malformed_repository_is_rejected_without_a_request(
     assert hub.requests == []
 
 
-def test_output_folder_that_is_a_file_or_below_one_is_rejected(
+def test_output_folder_that_is_a_file_or_below_a_file_is_rejected(
     hub: Hub, download: Download, tmp_path: Path
 ) -> None:
     (tmp_path / "models").write_text("mine")

@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_config_of_a_folder_is_validated_for_its_recipe(folder: Path, tune: Tune) -> None:
+def test_every_config_in_a_folder_is_validated_for_its_recipe(folder: Path, tune: Tune) -> None:
     result = tune("validate", "--all", str(folder))
     assert result.status == 2
     valid = [line.split(": ok")[0].replace(f"{folder}/", "") for line in result.out.splitlines()]

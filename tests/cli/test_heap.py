@@ -24,7 +24,7 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(_glibc, "_glibc_version", lambda: "2.36")
-    monkeypatch.setitem(OUTCOMES, _glibc.HEAP.name, True)  # noqa: FBT003 -- its value
+    monkeypatch.setitem(OUTCOMES, _glibc.HEAP.name, True)  # noqa: FBT003 -- the outcome of the probe
     monkeypatch.setattr(cli, "main", lambda args: 0)
     return programs
 
@@ -32,9 +32,9 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
 def call_tune(monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
     monkeypatch.setattr(sys, "argv", ["tune", *args])
     monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/bin/tune", *args])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         cli.run()
-    assert ended.value.code == 0
+    assert exit_info.value.code == 0
 
 
 @pytest.mark.parametrize("args", [["lora_finetune", "a=b"], ["run", "x"], ["--nproc_per_node", "2", "x"]])

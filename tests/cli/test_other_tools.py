@@ -70,7 +70,7 @@ def test_every_command_that_accepts_a_name_gives_the_same_advice(args: str, tune
 
 
 @pytest.mark.parametrize("name", ["lora_finetun", "nonsense", "lora", "./train.py", "evaluation_of_mine"])
-def test_other_unknown_names_get_no_such_advice(name: str, tune: Tune) -> None:
+def test_other_unknown_names_get_no_advice(name: str, tune: Tune) -> None:
     assert alternative_for(name) is None
     assert tune(name).status == 2
 

@@ -56,7 +56,7 @@ def components() -> Iterator[Callable[..., Any]]:
     yield from (t for t in tokenizers if inspect.isclass(t) and issubclass(t, BaseTokenizer))
     yield from (auto_tokenizer, hf_decoder)
     loggers = vars(torchtune.utils.metric_logging).values()
-    yield from (one for one in loggers if inspect.isclass(one) and issubclass(one, MetricLogger))
+    yield from (logger for logger in loggers if inspect.isclass(logger) and issubclass(logger, MetricLogger))
     for module in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
         family = importlib.import_module(module.name)
         yield from (value for name, value in vars(family).items() if name.endswith("_tokenizer"))
@@ -65,28 +65,28 @@ def components() -> Iterator[Callable[..., Any]]:
 @pytest.mark.parametrize(("recipe", "config"), CONFIGS)
 def test_every_field_named_like_a_path_is_declared_as_a_path(recipe: str, config: str) -> None:
     loaded = load_recipe(recipe)
-    named = {
+    path_fields = {
         path: declared
         for path, declared in all_slots(loaded.config_class, freeze(loaded.layers(config)).tree)
         if PATH_LIKE_NAME.search(str(path[-1]))
     }
-    assert len(named) >= 5
-    assert [path for path, declared in named.items() if not is_path(declared)] == []
+    assert len(path_fields) >= 5
+    assert [path for path, declared in path_fields.items() if not is_path(declared)] == []
 
 
 def test_every_component_argument_named_like_a_path_is_declared_as_a_path() -> None:
-    named = [
+    path_arguments = [
         (component.__name__, p.name, p.type)
         for component in components()
         for p in parameters(component).values()
         if PATH_LIKE_NAME.search(p.name)
     ]
-    assert len(named) > 30
-    assert [(owner, name) for owner, name, declared in named if not is_path(declared)] == []
+    assert len(path_arguments) > 30
+    assert [(owner, name) for owner, name, declared in path_arguments if not is_path(declared)] == []
 
 
 @pytest.mark.parametrize(("recipe", "config"), CONFIGS)
-def test_home_is_expanded_in_every_path_of_a_config(recipe: str, config: str, home: Path) -> None:
+def test_home_is_expanded_in_every_path_in_a_config(recipe: str, config: str, home: Path) -> None:
     loaded = load_recipe(recipe)
     tree = freeze(loaded.layers(config)).tree
     paths = [path for path, declared in all_slots(loaded.config_class, tree) if is_path(declared)]
@@ -115,8 +115,8 @@ class OwnConfig:
     output_dir: str = "~/runs"
     folder: Path | None = None
     either: str | Path = "~/either"
-    files: list[LocalPath] = ["~/a", "b/", "/"]  # noqa: RUF008 -- never changed
-    by_name: dict[str, LocalPath] = {"one": "~"}  # noqa: RUF008 -- never changed
+    files: list[LocalPath] = ["~/a", "b/", "/"]  # noqa: RUF008 -- the default is never modified
+    by_name: dict[str, LocalPath] = {"one": "~"}  # noqa: RUF008 -- the default is never modified
     text: str = "~/text/"
     joined: LocalPath = "${text}b"
 
@@ -194,10 +194,10 @@ def test_run_resumes_with_home_spaces_links_and_slashes_in_paths(tune: Tune, tin
     assert not any(work.iterdir())
 
     frozen = (home / "disk/a b/config.yaml").read_text()
-    assert yaml.safe_load(frozen)["model_directory"] == f"{home}/linked model"  # long paths are folded
+    assert yaml.safe_load(frozen)["model_directory"] == f"{home}/linked model"  # YAML folds long paths
     assert "~" not in frozen
-    named = json.loads((home / "disk/a b/final/adapter_config.json").read_text())
-    assert named["base_model_name_or_path"] == f"{home}/linked model"
+    adapter_config = json.loads((home / "disk/a b/final/adapter_config.json").read_text())
+    assert adapter_config["base_model_name_or_path"] == f"{home}/linked model"
 
     same = ["model_directory=~/linked model", f"output_dir={home}/runs/a b", "max_steps=1"]
     repeated = tune(*call, *same)

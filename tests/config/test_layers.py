@@ -94,14 +94,14 @@ def test_yaml_with_a_component_key_replaces_all_arguments(tmp_path: Path) -> Non
     assert sample.main.layers(str(tmp_path / "my.yaml")).build().optimizer == lazy(sample.Adam, fused=True)
 
 
-def test_yaml_without_a_component_key_changes_single_arguments(tmp_path: Path) -> None:
+def test_yaml_without_a_component_key_changes_individual_arguments(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("output_dir: x\noptimizer:\n  fused: true\n")
     assert sample.main.layers(str(tmp_path / "my.yaml")).build().optimizer == lazy(
         sample.Adam, lr=2e-5, fused=True
     )
 
 
-# Overrides
+# Tests of overrides
 
 
 VALUES: list[tuple[str, str, object]] = [
@@ -148,7 +148,7 @@ def test_override_is_converted_to_the_field_type_in_every_spelling(
         assert type(result) is type(value) or word.startswith("output_dir=$$")
 
 
-def test_setting_a_field_of_a_null_section_creates_it() -> None:
+def test_setting_a_field_of_a_null_section_creates_the_section() -> None:
     cfg = sample.main.layers(f"{HERE}:plain", ["validation.source=rows"]).build()
     assert cfg.validation == sample.Validation(source="rows")
 
@@ -202,7 +202,7 @@ def test_outer_override_is_applied_before_inner_overrides_in_any_order() -> None
         assert rich(*overrides).build().validation == sample.Validation(interval=3, source="s")
 
 
-# Interpolation
+# Tests of interpolation
 
 
 def test_interpolation_keeps_the_type_unless_it_is_part_of_a_string() -> None:

@@ -31,7 +31,7 @@ def mistakes_in(recipe: Recipe[Any], yaml: str, folder: Path, *overrides: str) -
 
 
 # YAML text whose first line is `output_dir: out`, overrides, and the fields of the only mistake: kind, path,
-# expected, got, suggestion, and the line of the file, or 0 for the command line.
+# expected, got, suggestion, and the line in the file (0 for the command line).
 Fields = tuple[Kind, str, str, str, str, int]
 ONE: dict[tuple[str, ...], Fields] = {
     ("batch_size: x",): ("wrong_type", "batch_size", "an int above 0", "'x'", "", 2),

@@ -106,9 +106,9 @@ def test_mistakes_are_reported_before_anything_is_built(text: str, expected: str
 
 def test_lazies_in_python_are_checked() -> None:
     with pytest.raises(InstantiationError, match=r"has no argument 'stop_word'; did you mean 'stop_words'"):
-        instantiate(lazy(options.reader, stop_word=["a"]))  # type: ignore[call-arg]  # the mistake
+        instantiate(lazy(options.reader, stop_word=["a"]))  # type: ignore[call-arg]  # under test
     with pytest.raises(ConfigError, match=r"stop_words: expected a list, each item text or null, got 3"):
-        config.resolve(ReaderConfig(reader=lazy(options.reader, stop_words=3)))  # type: ignore[arg-type]  # the mistake
+        config.resolve(ReaderConfig(reader=lazy(options.reader, stop_words=3)))  # type: ignore[arg-type]  # under test
 
 
 def test_frozen_config_contains_the_defaults() -> None:

@@ -108,7 +108,7 @@ def test_yaml_mistake_is_reported_once_with_its_line(number: int, yaml: str, tmp
         assert line.removeprefix("my.yaml:").removeprefix(" ").startswith(part)
 
 
-def test_reference_to_a_missing_field_is_not_a_second_mistake(tmp_path: Path) -> None:
+def test_reference_to_a_missing_field_is_not_reported_as_a_second_mistake(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("low: ${steps}\noutput_dir: a${steps}\n")
     lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
     assert lines == ["my.yaml: steps: is required: an int; set steps=..."]

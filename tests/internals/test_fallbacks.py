@@ -36,7 +36,7 @@ def disable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if request.param == "TUNE_PLAIN=1":
             monkeypatch.setenv("TUNE_PLAIN", "1")
         else:
-            monkeypatch.setitem(OUTCOMES, name, False)  # noqa: FBT003 -- its value
+            monkeypatch.setitem(OUTCOMES, name, False)  # noqa: FBT003 -- the outcome of the probe
 
     return switch
 

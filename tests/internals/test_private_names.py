@@ -14,13 +14,13 @@ FILES = [
 REPLACED = {"__class__", "__init__", "__setattr__", "forward"}
 """Attributes that must not be assigned on objects."""
 ALLOWED = {
-    "_exit": "os documents it",
-    "_asdict": "named tuples document it",
-    "_replace": "named tuples document it",
-    "_RECIPE_LIST": "the specification names it",
-    "_CONFIG_LISTS": "the specification names it",
+    "_exit": "documented by os",
+    "_asdict": "documented for named tuples",
+    "_replace": "documented for named tuples",
+    "_RECIPE_LIST": "required by the specification",
+    "_CONFIG_LISTS": "required by the specification",
     "_is_protocol": "typing has no public name for it before Python 3.13",
-    "_type": "the name of a feature's kind in the files of `datasets`",
+    "_type": "the key of a feature's type in files of `datasets`",
 }
 """Private names that do not belong to the internals of torch, attrs or glibc."""
 

@@ -20,8 +20,8 @@ import torch
 from torchtune.cli import main
 from torchtune.training import DTYPES
 DTYPES["fp32"] = torch.float64  # in fp32, Adam would amplify rounding differences
-for words in json.loads(sys.argv[1]):
-    assert main(words) == 0
+for args in json.loads(sys.argv[1]):
+    assert main(args) == 0
 print(json.dumps(["torch._dynamo" in sys.modules, "GLIBC_TUNABLES" in os.environ]))
 """
 
@@ -30,7 +30,7 @@ print(json.dumps(["torch._dynamo" in sys.modules, "GLIBC_TUNABLES" in os.environ
 def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
     from torchtune.cli import main
 
-    tiny = tiny_run(tmp_path, lambda *words: main(words))
+    tiny = tiny_run(tmp_path, lambda *args: main(args))
     metrics, is_loaded = {}, {}
     for plain in ("0", "1"):
         runs = [

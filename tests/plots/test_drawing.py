@@ -31,7 +31,7 @@ def test_image_has_the_documented_size_and_is_not_blank(tmp_path: Path, tune: Tu
         counts = image.convert("RGB").getcolors(2**24)
     assert counts is not None
     colours = {colour: count for count, colour in counts}
-    assert colours[0x00, 0x72, 0xB2] > 500  # the curve's blue
+    assert colours[0x00, 0x72, 0xB2] > 500  # the blue of the curve
     assert colours[255, 255, 255] > 800_000
     assert not (tmp_path / "new" / "a.html").exists()
 

@@ -184,13 +184,13 @@ def test_a_folder_in_use_is_not_changed(unfinished: Path) -> None:
 def test_a_run_waits_for_a_concurrent_start_in_the_same_folder(
     unfinished: Path,
 ) -> None:
-    def hold() -> None:
+    def hold_lock() -> None:
         with RunFolder(unfinished).lock("the start of a run"):
             is_locked.set()
             time.sleep(0.3)
 
     is_locked = threading.Event()
-    other = threading.Thread(target=hold)
+    other = threading.Thread(target=hold_lock)
     other.start()
     is_locked.wait()
     run(unfinished)
@@ -229,13 +229,13 @@ def test_a_kill_during_overwriting_leaves_no_checkpoints(
     (unfinished / "checkpoints/step_6").mkdir(parents=True)
     (unfinished / "metrics.jsonl").write_text("{}")
 
-    def killed(*_: object, **__: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     for name in ("rmtree", "unlink"):
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", killed) if name == "rmtree" else patch.setattr(
-                Path, "unlink", killed
+            patch.setattr(shutil, "rmtree", interrupt) if name == "rmtree" else patch.setattr(
+                Path, "unlink", interrupt
             )
             with pytest.raises(KeyboardInterrupt):
                 run(unfinished, overwrite=True)

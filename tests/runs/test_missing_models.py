@@ -24,13 +24,13 @@ def test_known_models_match_the_model_builders() -> None:
     builders = [
         value for module in modules for value in vars(module).values() if hasattr(value, "architecture")
     ]
-    named = {
+    names_in_docstrings = {
         name
         for builder in builders
         for name in builder.__doc__.partition(", with random")[0].removeprefix("Build ").split(" or ")
     }
-    assert len(named) > 40
-    assert set(known_models()) == named
+    assert len(names_in_docstrings) > 40
+    assert set(known_models()) == names_in_docstrings
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,8 @@ def test_diff_of_two_runs_shows_the_differing_lines_of_code(project: Project) ->
 
 def test_an_unchanged_run_resumes(project: Project) -> None:
     assert project.run(killed=True)[0] == 9
-    os.utime(
-        project.folder / "rows.jsonl", (1, 1)
-    )  # a copy on a different disk has a different modification time
+    # A copy on a different disk has a different modification time.
+    os.utime(project.folder / "rows.jsonl", (1, 1))
     assert project.run()[0] == 0
 
 

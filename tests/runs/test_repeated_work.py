@@ -79,7 +79,7 @@ def test_a_node_uses_the_seed_of_a_node_that_started_in_the_meantime(
 
     def build_slowly(layers: Layers, subject: str = "the config") -> Any:
         monkeypatch.setattr(Layers, "build", build)
-        sample.main.prepare(sample.main.layers(None, args))  # the other node
+        sample.main.prepare(sample.main.layers(None, args))  # simulates the other node
         return build(layers, subject)
 
     monkeypatch.setattr(Layers, "build", build_slowly)

@@ -15,7 +15,7 @@ pytest_plugins = ["pytester"]
 
 def broken() -> sample.Config:
     """Return a config with two mistakes."""
-    return sample.Config(output_dir="x", batch_size=0, dtype="fp23")  # type: ignore[arg-type]  # the mistake
+    return sample.Config(output_dir="x", batch_size=0, dtype="fp23")  # type: ignore[arg-type]  # under test
 
 
 def test_check_returns_the_resolved_config() -> None:

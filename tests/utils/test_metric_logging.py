@@ -23,7 +23,7 @@ def test_disk_logger_appends_one_line_per_step(tmp_path: Path) -> None:
     assert reopened.path.read_text().splitlines()[1] == "step=4 | loss=2"
 
 
-def test_disk_logger_creates_its_file_at_the_first_line(tmp_path: Path) -> None:
+def test_disk_logger_creates_its_file_with_the_first_line(tmp_path: Path) -> None:
     logger = DiskLogger(str(tmp_path / "made"))
     logger.close()
     assert logger.path.name == "log.txt"
@@ -54,7 +54,8 @@ def test_tensorboard_reads_the_scalars_and_a_resumed_run_replaces_repeated_steps
     for step in (1, 2, 3):
         logger.log_dict({"loss": 1.5 * step, "lr": 0.25}, step)
     logger.log_dict({"validation_loss": 2.5}, 3)
-    assert scalars(folder)["loss"] == [(1, 1.5), (2, 3.0), (3, 4.5)]  # readable before the logger is closed
+    # The events are readable before the logger is closed.
+    assert scalars(folder)["loss"] == [(1, 1.5), (2, 3.0), (3, 4.5)]
     logger.close()
     logger.close()
     resumed = TensorBoardLogger(str(folder))
