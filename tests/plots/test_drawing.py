@@ -192,9 +192,8 @@ def test_browser_draws_every_point_and_smooths_like_the_image(tmp_path: Path) ->
     loss = text.partition("<figure")[2].partition("</figure>")[0]
     paths = re.findall(r'<path class="([^"]*)" d="([^"]*)"', loss)
     assert [kind for kind, _ in paths] == ["curve raw"] * 2 + ["curve"] * 2 + ["curve between"] * 2
-    raw, curve, markers = (
-        _coordinates(paths[i][1]) for i in (1, 3, 5)
-    )  # the first run, which is drawn on top
+    # The odd paths belong to the first run, which is drawn on top.
+    raw, curve, markers = (_coordinates(paths[i][1]) for i in (1, 3, 5))
     series = runs[0].metrics.series("loss")
     low, high = (pick(range(60), key=lambda i: series[i][1]) for pick in (min, max))
     unit = (series[high][1] - series[low][1]) / (raw[high][1] - raw[low][1])
