@@ -262,7 +262,7 @@ def test_a_background_checkpoint_is_finished_before_a_non_finite_last_step_ends_
     plain = checkpoint._save_tensors
 
     def save_slowly(*args: Any) -> None:
-        assert steps.left.wait(60), "the loop has ended"
+        assert steps.loop_ended.wait(60), "the loop has ended"
         plain(*args)
 
     monkeypatch.setattr(checkpoint, "_save_tensors", save_slowly)
