@@ -1,4 +1,4 @@
-"""Answer one prompt, several prompts or a file of prompts, or chat.
+"""Answer one or more prompts, answer a file of prompts, or start a chat.
 
 tune alpaca_generate --config generate model_directory=runs/mine prompt="Who are you?"
 """
@@ -71,7 +71,7 @@ class AlpacaGenerateConfig:
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """A list of prompts, answered in batches."""
     prompts_file: LocalPath | None = None
-    """A file of prompts in any format of training data. Each row is a line of text, or has one of `prompt`,
+    """A file of prompts in any format supported for training data. Each row is a line of text, or has one of `prompt`,
     `instruction` (optionally with `input`) and `messages` (optionally with `tools`). An answer at the end of `messages`
     is ignored."""
     continue_final_message: bool = field(default=False, validator=_check_effect)
@@ -84,7 +84,8 @@ class AlpacaGenerateConfig:
     system: str | None = field(default=None, validator=_check_effect)
     """The system message; null: the default of the chat template."""
     output_file: LocalPath | None = field(default=None, validator=_check_effect)
-    """New JSON Lines file for the answers: each line is a prompt's row plus `generated`; null: print the answers."""
+    """JSON Lines file to create for the answers: each line is the prompt's row with the answer added as `generated`;
+    null: print the answers."""
     batch_size: int = field(default=8, validator=above(0))
     """Number of prompts to answer at once; the answers do not depend on it."""
 
@@ -99,7 +100,7 @@ class AlpacaGenerateConfig:
     tokenizer: Component[Tokenizer]
     """The tokenizer, which encodes text as token ids."""
     tokenizer_directory: LocalPath | None = ref("model_directory")
-    """Folder of the tokenizer's files."""
+    """Folder that contains the tokenizer's files."""
 
     max_new_tokens: int = field(default=256, validator=above(0))
     """Maximum length of an answer (tokens)."""

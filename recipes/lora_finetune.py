@@ -1,4 +1,4 @@
-"""Fine-tune low-rank adapters (LoRA) of a model with frozen weights.
+"""Train low-rank adapters (LoRA) on a model with frozen weights.
 
 tune lora_finetune --config smollm2_135m_lora
 """
@@ -35,7 +35,7 @@ class LoraFinetuneConfig(training.FinetuneConfig):
 
 @config.parse
 def main(cfg: LoraFinetuneConfig) -> None:
-    """Fine-tune low-rank adapters; `final/` is a PEFT adapter folder."""
+    """Train low-rank adapters; `final/` is a PEFT adapter folder."""
     with training.start(cfg) as world:
         tokenizer, model = training.build_model(cfg)  # on the meta device
         dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)

@@ -136,7 +136,7 @@ def test_rows_of_an_unknown_layout_are_a_mistake_with_the_override_that_fixes_it
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
-def test_every_verb_works_with_the_configs_for_any_model(
+def test_every_command_works_with_the_configs_for_any_model(
     recipe: str, config: str, tune: Tune, tmp_path: Path
 ) -> None:
     (tmp_path / "my models").mkdir()
@@ -171,11 +171,11 @@ def test_required_fields_are_listed_with_the_overrides_to_pass(
     assert head.startswith("2 mistakes in the config of ")
     folder, source = (m.partition(": ")[2] for m in mistakes)
     assert folder == (
-        "model_directory: is required: a path or null; set model_directory=..."
+        "model_directory: required (a path or null); set model_directory=..."
         " (Hugging Face folder to load the weights from; null: random weights)"
     )
     assert source.startswith(
-        "dataset.source: is required: a path or a list, each item a mapping; set dataset.source=..."
+        "dataset.source: required (a path or a list of mappings); set dataset.source=..."
     )
     assert "(A data file (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())

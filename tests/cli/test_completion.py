@@ -24,7 +24,7 @@ def completions(line: str) -> set[str]:
     return {c for c in candidates(args[1:]) if c.startswith(args[-1])}
 
 
-def test_first_argument_is_a_verb_or_a_recipe() -> None:
+def test_first_argument_is_a_command_or_a_recipe() -> None:
     assert completions("tune ") == {*verbs(), *recipe_names()}
     assert completions("tune lo") == {"lora_finetune"}
 
@@ -85,8 +85,8 @@ def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "HOME": str(folder),
     }
-    call = [shell, *options, "-c", script]
-    result = subprocess.run(call, capture_output=True, text=True, check=True, env=environment, cwd=folder)
+    command = [shell, *options, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=folder)
     assert result.stderr == ""
     return result.stdout.split()
 

@@ -69,7 +69,7 @@ def test_likely_mistakes_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> N
         tune, tiny, "dataset.train_on_input=true", "dataset.max_seq_len=60", "dataset.truncate=right"
     ).out
     assert "every token is a target: the model is trained on the prompts too" in out
-    assert "examples repeat an earlier one" in out
+    assert "examples repeat an earlier example" in out
     assert "do not end with a stop token" in out
     assert "rows has no answer and is skipped; the first: " in out
 

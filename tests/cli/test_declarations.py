@@ -1,4 +1,4 @@
-"""Each verb and option is declared once; parsing, help, completion and hints all use the declaration."""
+"""Each command and option is declared once; parsing, help, completion and hints all use the declaration."""
 
 import itertools
 import json
@@ -62,7 +62,7 @@ VERB = Verb(
 
 @pytest.fixture
 def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Add a verb to `tune` as one file in an additional folder of the package."""
+    """Add a command to `tune` as one file in an additional folder of the package."""
     (tmp_path / "_greet.py").write_text(GREET)
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "torchtune.cli._greet", raising=False)
@@ -85,27 +85,27 @@ def test_a_verb_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
     assert tune("greet", "bob", "--loud", "--language=latin").out == "SALVE BOB\n"
     assert tune("greet", "-l", "english", "bob").out == "hello bob\n"
     for wrong, part in {
-        "bob -l french": "-l: is 'french'; choose one of english, latin",
+        "bob -l french": "-l: invalid value 'french'; choose one of english, latin",
         "bob -l": "-l: needs a value",
         "bob -l latin --language latin": "--language latin: --language is given twice",
-        "bob --lou": "--lou: is not understood; did you mean '--loud'?",
-        "bob --loud=yes": "--loud=yes: is not understood; --loud takes no value",
+        "bob --lou": "--lou: unknown option; did you mean '--loud'?",
+        "bob --loud=yes": "--loud=yes: --loud does not accept a value",
         "": "tune greet expects a name\nusage: tune greet",
         "ann bob": "tune greet expects a name\nusage: tune greet",
-        "ann --rows 3": "--rows: is not understood; --rows is an option of tune data",
+        "ann --rows 3": "--rows: unknown option; --rows is an option of tune data",
     }.items():
         result = tune("greet", *wrong.split())
         assert (result.status, part in result.err) == (2, True), result.err
 
 
-def test_options_of_a_new_verb_are_suggested_by_other_verbs(greet: Path, tune: Tune) -> None:
-    assert "--loud: is not understood; --loud is an option of tune greet" in tune("ls", "--loud").err
+def test_options_of_a_new_command_are_suggested_by_other_commands(greet: Path, tune: Tune) -> None:
+    assert "--loud: unknown option; --loud is an option of tune greet" in tune("ls", "--loud").err
     result = tune("show", *LORA, "--language", "latin")
     assert "language: unknown field 'language'; --language is an option of tune greet" in result.err
     assert "--loud is an option of tune greet" in tune(*LORA, "--loud").err
 
 
-ASK = {
+COMPLETION_SCRIPTS = {
     "bash": "source <(tune completion bash); COMP_LINE={0!r}; COMP_POINT=${{#COMP_LINE}}; _tune;"
     " printf '%s\\n' \"${{COMPREPLY[@]}}\"",
     "zsh": "compdef() {{ :; }}; compadd() {{ print -l -- $@; }}; _files() {{ :; }};"
@@ -114,7 +114,7 @@ ASK = {
 }
 
 
-@pytest.mark.parametrize("shell", ASK)
+@pytest.mark.parametrize("shell", COMPLETION_SCRIPTS)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -130,7 +130,7 @@ def test_a_new_verb_has_completion(
 ) -> None:
     assert tune("__complete", shell, line).out.split() == expected
     program = f"-c 'import torchtune.cli as c; c.__path__.append(\"{greet}\"); c.run()'"
-    offered_options = in_shell(shell, ASK[shell].format(line), tmp_path, program)
+    offered_options = in_shell(shell, COMPLETION_SCRIPTS[shell].format(line), tmp_path, program)
     assert [word for word in offered_options if word != "--"] == expected
 
 
@@ -199,11 +199,11 @@ def test_an_option_of_a_different_verb_is_reported_with_that_verb(name: str, opt
             assert call.overrides == args
             assert call.suggest(spelling, "did you mean a field?") == hint
         else:
-            assert str(call.mistakes[0]) == f"{spelling}: is not understood; {hint}"
+            assert str(call.mistakes[0]) == f"{spelling}: unknown option; {hint}"
 
 
 DIFFERENT_MESSAGE = {"--dtype", "--tokenizer", "--log_dir", "--output-dir", "--force"}
-"""Options that share a name with a config field, or whose error message suggests a different option."""
+"""Options that share a name with a config field, or whose error message suggests another option."""
 
 
 def test_an_option_of_a_different_verb_is_rejected(tune: Tune) -> None:

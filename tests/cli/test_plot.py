@@ -223,7 +223,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
         (["none"], "none does not exist; expected a run's output_dir"),
         (["x.png", "y.html"], "x.png: no such folder"),
         (["."], "tune: . is a folder of runs; plot them with `tune plot *`"),
-        (["a", "empty"], "empty is not a run's folder: there is no metrics.jsonl in it"),
+        (["a", "empty"], "empty is not a run's folder: it contains no metrics.jsonl"),
         (["a", "a/metrics.jsonl"], "a/metrics.jsonl and a are the same run; pass each run once"),
         (["x=a", "x=b"], "two runs have the label 'x'; use different labels"),
         (["notes.txt"], "notes.txt contains no metrics"),
@@ -231,7 +231,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
         (["a", "--smooth=x"], "--smooth: expected a number above 0, got 'x'"),
         (["a", "-o"], "-o: needs a value"),
         (["a", "-o", "x", "--output=y"], "--output is given twice"),
-        (["a", "--x", "time"], "--x: is not understood; tune plot --help lists the options"),
+        (["a", "--x", "time"], "--x: unknown option; tune plot --help lists the options"),
         (["a", "-o", "notes.txt/x.png"], "notes.txt/x.png cannot be written: "),
     ],
 )

@@ -27,7 +27,12 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
 @pytest.mark.parametrize(
     ("exitcode", "data", "message", "status"),
     [
-        (-signal.SIGKILL, {}, "was terminated by SIGKILL; the kernel sends it when memory runs out", 1),
+        (
+            -signal.SIGKILL,
+            {},
+            "was terminated by SIGKILL; the kernel sends this signal when memory runs out",
+            1,
+        ),
         (-signal.SIGSEGV, {}, "was terminated by SIGSEGV", 1),
         (200, {}, "exited with status 200", 1),
         (3, {}, "exited with status 3", 1),
@@ -76,10 +81,10 @@ def test_a_lost_connection_is_reported_if_no_other_rank_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report_failure({3: make_failure(tmp_path, 3, 1, **ECHO)}) == 1
-    assert "tune: rank 3: lost its connection to a different rank, which has ended" in capsys.readouterr().err
+    assert "tune: rank 3: lost its connection to another rank, which has ended" in capsys.readouterr().err
 
 
-def test_a_verb_after_launcher_options_is_rejected_with_advice(tune: Tune) -> None:
+def test_a_command_after_launcher_options_is_rejected_with_advice(tune: Tune) -> None:
     result = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
     assert result.status == 2
     assert (

@@ -56,7 +56,7 @@ def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora
     ],
     ids=["long", "many long", "short packs", "short model", "blank answers", "only questions"],
 )
-def test_rows_without_any_targets_are_rejected_by_every_verb(
+def test_rows_without_any_targets_are_rejected_by_every_command(
     verb: str, rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
     result = call(tune, verb, rows, *args)

@@ -12,7 +12,7 @@ from torchtune.config import Component, arguments, at_least, each, lazy, share
 
 
 class Inner:
-    """A component that is used as an argument of a different component."""
+    """A component that is used as an argument of another component."""
 
     def __init__(self, size: int = 1) -> None: ...
 

@@ -33,7 +33,7 @@ def mistakes_in(recipe: Recipe[Any], yaml: str, folder: Path, *overrides: str) -
 # YAML text whose first line is `output_dir: out`, overrides, and the fields of the only mistake: kind, path,
 # expected, got, suggestion, and the line in the file (0 for the command line).
 Fields = tuple[Kind, str, str, str, str, int]
-ONE: dict[tuple[str, ...], Fields] = {
+SINGLE_ERROR_CASES: dict[tuple[str, ...], Fields] = {
     ("batch_size: x",): ("wrong_type", "batch_size", "an int above 0", "'x'", "", 2),
     ("batch_size: 0",): ("rule", "batch_size", "an int above 0", "0", "", 2),
     ("batch_size: 4", "batch_size=0"): ("rule", "batch_size", "an int above 0", "0", "", 0),
@@ -59,11 +59,11 @@ ONE: dict[tuple[str, ...], Fields] = {
 }
 
 
-@pytest.mark.parametrize(("number", "case"), list(enumerate(ONE)))
+@pytest.mark.parametrize(("number", "case"), list(enumerate(SINGLE_ERROR_CASES)))
 def test_each_kind_of_mistake_sets_its_fields(number: int, case: tuple[str, ...], tmp_path: Path) -> None:
     yaml, *overrides = case
     (mistake,) = mistakes_in(sample.main, f"output_dir: out\n{yaml}\n", tmp_path, *overrides)
-    kind, path, expected, got, suggestion, line = ONE[case]
+    kind, path, expected, got, suggestion, line = SINGLE_ERROR_CASES[case]
     assert (mistake.kind, dotted(mistake.path), mistake.location.line) == (kind, path, line), mistake
     assert (mistake.expected, mistake.got, mistake.suggestion) == (expected, got, suggestion)
     assert mistake.location.kind == ("file" if line else "command line")
@@ -75,7 +75,7 @@ def test_missing_field_is_located_in_the_last_file_and_has_its_type(tmp_path: Pa
     assert mistake.suggestion == "set output_dir=..."
     assert (mistake.location.line, mistake.location.kind) == (0, "file")
     assert mistake.documentation == "The output folder."
-    line = "my.yaml: output_dir: is required: text; set output_dir=... (The output folder)"
+    line = "my.yaml: output_dir: required (text); set output_dir=... (The output folder)"
     assert str(mistake).endswith(line)
 
 
@@ -138,7 +138,7 @@ def ruled(cfg: RuledConfig) -> None:
 WORDINGS = [
     "count is more than maximum",
     "expected something else, got this",
-    "is required: other",
+    "required (other)",
     "other, name, high, low, count",
     "",
 ]
@@ -250,7 +250,7 @@ FOREIGN = {
     "training/_run_memory.py": "torch has no class for memory that runs out on the CPU",
     "training/_score.py": "torch has no class for memory that runs out on the CPU",
 }
-"""Files that inspect an exception message of a different library, with the reasons."""
+"""Files that inspect an exception message of another library, with the reasons."""
 
 
 def is_message(node: ast.expr) -> bool:

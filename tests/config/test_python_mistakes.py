@@ -17,7 +17,7 @@ BODIES = {
     "return Config(output_dir='x', batch_sizee=3)": [
         "5: batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?"
     ],
-    "return Config()": ["5: output_dir: is required: text; set output_dir=..."],
+    "return Config()": ["5: output_dir: required (text); set output_dir=..."],
     "return Config(output_dir='x', batch_size=0)": ["5: batch_size: expected an int above 0, got 0"],
     "return Config(output_dir='x', batch_size='4')": ["5: batch_size: expected an int above 0, got '4'"],
     "return Config(output_dir='x', shuffle=1)": ["5: shuffle: expected true or false, got 1"],
@@ -83,7 +83,7 @@ BODIES = {
     "cfg = Config(output_dir='x')\ncfg.tags = []\ncfg.tags.append(cfg.tags)\nreturn cfg": [
         "6: tags: contains itself, or is nested too deeply"
     ],
-    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected text as the key, got 1"],
+    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected a text key, got 1"],
     "return Config(output_dir='x', limits={'a': {1}})": ["5: limits.a: expected an int, got [1]"],
     "yield Config(output_dir='x')": ["4: c returns a generator; this recipe expects a Config"],
     "return 3": ["4: c returns an int; this recipe expects a Config"],
@@ -113,7 +113,7 @@ def test_mistake_in_a_config_function_has_its_line_path_and_suggestion(
         assert line.startswith(start)
 
 
-NO_FUNCTIONS = {
+INVALID_CONFIG_FILES = {
     "class c:\n    pass\n": "c is not a plain function that returns a config",
     "async def c():\n    pass\n": "c is not a plain function that returns a config",
     "c = 3\n": "no function 'c'",
@@ -123,12 +123,12 @@ NO_FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize(("number", "text"), list(enumerate(NO_FUNCTIONS)))
+@pytest.mark.parametrize(("number", "text"), list(enumerate(INVALID_CONFIG_FILES)))
 def test_invalid_config_function_is_reported_as_one_mistake(number: int, text: str, tmp_path: Path) -> None:
     file = tmp_path / f"no_function_{number}.py"
     file.write_text(text)
     (line,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
-    assert line == f"{file.name}: {NO_FUNCTIONS[text]}"
+    assert line == f"{file.name}: {INVALID_CONFIG_FILES[text]}"
 
 
 def test_cached_config_function_is_accepted(tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ def test_check_chat_detects_unusable_templates(caplog: pytest.LogCaptureFixture)
         "{% for m in messages %}{{ m.content }}{{ '<|im_end|>' if m.role == 'user' }}{% endfor %}": (
             "does not end answers with a stop token"
         ),
-        "{{ raise_exception('tools only') }}": "failed on messages with the roles user, .*: tools only",
+        "{{ raise_exception('tools only') }}": "failed \\(message roles: user, .*\\): tools only",
     }.items():
         with pytest.raises(ValueError, match=message):
             check_chat(ByteTokenizer(source))

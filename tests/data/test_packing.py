@@ -62,7 +62,7 @@ def test_best_fit_wastes_less_than_two_percent() -> None:
 
 
 def test_a_document_longer_than_a_pack_is_rejected() -> None:
-    with pytest.raises(ValueError, match="a document of 9 tokens does not fit into a pack of 8"):
+    with pytest.raises(ValueError, match="a document of 9 tokens does not fit in a pack of 8"):
         pack([3, 9], 8)
 
 

@@ -166,9 +166,9 @@ def test_a_split_may_be_listed_in_multiple_entries(tmp_path: Path) -> None:
             "gone/*.jsonl",
             "no file matches 'gone/*.jsonl', which README.md lists for the configuration 'only'",
         ),
-        ("../*.jsonl", "README.md lists files outside the folder, '../*.jsonl'"),
-        ("/etc/*.txt", "README.md lists files outside the folder, '/etc/*.txt'"),
-        ("'hf://datasets/a/b/c.jsonl'", "README.md lists files outside the folder, 'hf://"),
+        ("../*.jsonl", "README.md lists files outside the folder ('../*.jsonl')"),
+        ("/etc/*.txt", "README.md lists files outside the folder ('/etc/*.txt')"),
+        ("'hf://datasets/a/b/c.jsonl'", "README.md lists files outside the folder ('hf://"),
         ("archive.tar", "archive.tar: expected a data file ending in .json, .jsonl"),
         (
             "a.csv\n  sep: ';'",

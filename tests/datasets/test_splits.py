@@ -109,7 +109,7 @@ def test_file_and_folder_names_set_the_split(tmp_path: Path, train: str, validat
 def test_similar_words_are_not_split_names(tmp_path: Path, name: str) -> None:
     write(tmp_path, [name, "a.jsonl"])
     assert files_read(tmp_path) == sorted([name, "a.jsonl"])
-    message = f"split: {tmp_path} has no split 'test'; no file or folder in it has that name"
+    message = f"split: {tmp_path} has no split 'test'; it contains no file or folder with that name"
     assert message.partition(tmp_path.name)[2] in error_of(tmp_path, split="test")
 
 

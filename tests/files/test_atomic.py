@@ -77,9 +77,9 @@ def test_folders_that_cannot_be_renamed_are_rejected_before_anything_is_written(
     current.mkdir(parents=True)
     monkeypatch.chdir(current)
     messages = {
-        "/": "/ is the root of the file system; choose a folder in it",
-        "/dev": "/dev is a mount point, which cannot be replaced; choose a folder in it",
-        ".": "b is the current directory or one of its parents, and would be replaced; choose a folder in it",
+        "/": "/ is the root of the file system; choose a folder inside it",
+        "/dev": "/dev is a mount point, which cannot be replaced; choose a folder inside it",
+        ".": "b is the current directory or one of its parents, and would be replaced; choose a folder inside it",
         "..": "a is the current directory or a parent",
         "": "b is the current directory or a parent",
     }

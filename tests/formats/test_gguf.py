@@ -151,7 +151,7 @@ def test_bos_token_follows_the_file_or_the_llama_cpp_default(
         ({"eos_token_id": 300}, "its eos token has the id 300, but there are only 300 tokens"),
         ({"head_count": None}, "has no metadata key 'attention.head_count'"),
         ({"token_merges": ["a b c"]}, "has a merge that is not a pair"),
-        ({"token_merges": ["Ġ nowhere"]}, "merges do not fit its tokens"),
+        ({"token_merges": ["Ġ nowhere"]}, "merges do not match its vocabulary"),
         ({"head_count": 3}, "num_kv_heads = 2 does not divide num_heads = 3"),
         (
             {"feed_forward_length": 128},

@@ -60,7 +60,7 @@ def test_a_text_file_contains_one_prompt_per_line(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '"a"\n\n{"text": "a", "b": 1}',
-            "a.jsonl: line 3: a prompt is a text or a row with one of",
+            "a.jsonl: line 3: expected a string, or a row with one of",
         ),
         ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "got a row with text, b"),
         (
@@ -69,7 +69,7 @@ def test_a_text_file_contains_one_prompt_per_line(tmp_path: Path) -> None:
             "row 1: .* got a row with an instruction and a",
         ),
         ("a.json", "[[]]", "row 1: expected an object with named columns, or a string, got list"),
-        ("a.json", "[{}]", "got a row with nothing"),
+        ("a.json", "[{}]", "got an empty row"),
         ("a.json", '[{"prompt": ""}]', "row 1: prompt: expected non-empty text, got ''"),
         ("a.json", '["a", {"instruction": 5}]', "row 2: 'instruction': expected text, got 5"),
         ("a.json", '[{"instruction": "a", "input": 5}]', "row 1: 'input': expected text, got 5"),

@@ -25,7 +25,7 @@ from tests.recipes.parts import (
     metrics,
 )
 from tests.tolerance import FLOAT64, bound
-from tests.training.tiny import ALONE, place
+from tests.training.tiny import SINGLE_RANK, place
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
@@ -241,7 +241,7 @@ def test_lora_finetuning_saves_an_adapter_and_keeps_the_base_weights(tmp_path: P
     run_lora(tmp_path, "a", QUICK | {"model_directory": base, "tokenizer_directory": None})
     with torch.device("meta"):
         model = instantiate(TINY)
-    place(model, ALONE, dtype="fp32", model_directory=base)
+    place(model, SINGLE_RANK, dtype="fp32", model_directory=base)
     load_peft_adapter(model, tmp_path / "a" / "final")
     adapters = {name: p for name, p in model.named_parameters() if "lora_" in name}
     assert len(adapters) == 2 * 7 * 2

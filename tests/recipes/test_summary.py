@@ -10,7 +10,7 @@ from torch.optim import AdamW
 
 from recipes import full_finetune, lora_finetune
 from tests.recipes.parts import PowerCut, full_config, lora_config, metrics
-from tests.training.tiny import ALONE
+from tests.training.tiny import SINGLE_RANK
 from torchtune.config import lazy
 from torchtune.runs import RunFolder
 from torchtune.runs._finish import closing_lines
@@ -170,7 +170,7 @@ def test_a_resumed_run_prints_the_step_and_the_checkpoint(
 def test_a_changed_global_batch_is_reported_with_the_setting_that_restores_it(
     size: int, accumulation: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    saved = GlobalBatch(2, 2, evolve(ALONE, size=2, data_size=2)).state_dict()
-    GlobalBatch(2, accumulation, evolve(ALONE, size=size, data_size=size)).load_state_dict(saved)
+    saved = GlobalBatch(2, 2, evolve(SINGLE_RANK, size=2, data_size=2)).state_dict()
+    GlobalBatch(2, accumulation, evolve(SINGLE_RANK, size=size, data_size=size)).load_state_dict(saved)
     assert message in caplog.text
     assert bool(caplog.text) == bool(message)

@@ -52,8 +52,8 @@ def mypy(
     python: str = sys.executable,
     options: Sequence[str] = ("--config-file", "pyproject.toml"),
 ) -> list[CheckerError]:
-    call = [python, "-m", "mypy", *options, "--no-error-summary", *paths]
-    output = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
+    command = [python, "-m", "mypy", *options, "--no-error-summary", *paths]
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
     matches = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", output, re.MULTILINE)
     assert len(matches) == output.count(": error: ")
     return [CheckerError(file, int(line), rule, message) for file, line, message, rule in matches]
@@ -66,8 +66,8 @@ def basedpyright(
     options: Sequence[str] = ("-p", "tests/static/pyrightconfig.json"),
 ) -> list[CheckerError]:
     flags = ["--outputjson", "--level", "error", "--pythonpath", python]
-    call = [python, "-m", "basedpyright", *flags, *options]
-    output = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
+    command = [python, "-m", "basedpyright", *flags, *options]
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
     report = json.loads(output)
     assert report["summary"]["filesAnalyzed"] >= len(paths)
     return [

@@ -144,12 +144,10 @@ def test_stop_tokens_are_added(kind: Kind, folder: Path) -> None:
 @pytest.mark.parametrize("option", ["stop_tokens", "special_tokens_in_content"])
 def test_unknown_tokens_are_rejected(kind: Kind, folder: Path, option: str) -> None:
     misspelled = kind.marker[:-2] + kind.marker[-1:]
-    with pytest.raises(
-        ValueError, match=rf"^{option}: '.*' is not a token of the vocabulary; did you mean '.*'\?$"
-    ):
+    with pytest.raises(ValueError, match=rf"^{option}: '.*' is not in the vocabulary; did you mean '.*'\?$"):
         kind.load(str(folder), **{option: [misspelled]})
     for token in ("two words", "", "\ue000\ue001"):
-        with pytest.raises(ValueError, match=rf"^{option}: .* is not a token of the vocabulary; remove it"):
+        with pytest.raises(ValueError, match=rf"^{option}: .* is not in the vocabulary; remove it"):
             kind.load(str(folder), **{option: [token]})
     for invalid in (kind.marker, 3, [3], {"a": 1}):
         with pytest.raises(ValueError, match=rf"^{option}: expected a list of tokens, got "):
@@ -162,7 +160,7 @@ def test_text_that_encodes_as_an_unknown_token_is_rejected_as_a_stop_token(tmp_p
         write(tmp_path, tokenizer__json=backend.to_str()), unk_token="<unk>", eos_token="</s>"
     )
     assert HFTokenizer(str(folder), stop_tokens=["word", "<unk>"]).stop_ids == {0, 1, 2}
-    with pytest.raises(ValueError, match=r"stop_tokens: 'nothing' is not a token of the vocabulary"):
+    with pytest.raises(ValueError, match=r"stop_tokens: 'nothing' is not in the vocabulary"):
         HFTokenizer(str(folder), stop_tokens=["nothing"])
 
 

@@ -231,7 +231,7 @@ def test_line_endings_and_headers_do_not_change_the_tokens(two_files: Path, tmp_
         ("vocab.json", "{", r"vocab.json is not valid JSON"),
         ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b'; expected a non-negative integer"),
         ("vocab.json", '{"a": 0, "b": 0}', r"vocab.json: two tokens have the same id"),
-        ("vocab.json", "{}", r"eos_token is None|merges do not fit"),
+        ("vocab.json", "{}", r"eos_token is None|merges do not match"),
         (
             "merges.txt",
             "a\n",
@@ -241,7 +241,7 @@ def test_line_endings_and_headers_do_not_change_the_tokens(two_files: Path, tmp_
         (
             "merges.txt",
             "qqq xxx\n",
-            r"its tokenizer's merges do not fit its tokens: .*; download vocab.json and",
+            r"the tokenizer's merges do not match its vocabulary: .*; download vocab.json and",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import ALONE, batch_of, examples, perturb_adapters, place, tiny_decoder
+from tests.training.tiny import SINGLE_RANK, batch_of, examples, perturb_adapters, place, tiny_decoder
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
@@ -113,7 +113,7 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     with start(Cfg()) as world:
         assert world.size == 4
-        assert world.seed == ALONE.seed
+        assert world.seed == SINGLE_RANK.seed
         results = {name: one_step(world, **case) for name, case in CASES.items()}
         same = all(
             torch.equal(mine, other)

@@ -56,7 +56,7 @@ def _main(program: str, size: int, out: Path) -> int:
     ranks = set()
     for rank in range(size):
         if (child := os.fork()) == 0:
-            signal.alarm(240)  # ends a rank that waits forever for a different rank
+            signal.alarm(240)  # kills a rank that would wait forever for another rank
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             os._exit(_status(module.main, out))
         ranks.add(child)

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.tiny import (
-    ALONE,
+    SINGLE_RANK,
     batch_of,
     examples,
     perturb_adapters,
@@ -48,7 +48,7 @@ def build_model(
         model = tiny_decoder()
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype=dtype, activation_checkpointing=section, **settings)
+    place(model, SINGLE_RANK, dtype=dtype, activation_checkpointing=section, **settings)
     perturb_adapters(model)
     return model
 
@@ -141,7 +141,7 @@ def test_a_layer_stores_only_its_input() -> None:
     for n_layers in (2, 5):
         with torch.device("meta"):
             model = smollm2(31, n_layers, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
-        place(model, ALONE, dtype="fp64", activation_checkpointing=INPUTS)
+        place(model, SINGLE_RANK, dtype="fp64", activation_checkpointing=INPUTS)
         with _LiveMemory(model) as live:
             loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
             stored_bytes.append(live.bytes)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests.tolerance import FLOAT64
 from tests.training.epoch_ranks import CASES, EPOCHS, LR, Case, rows, train
 from tests.training.run_ranks import run_ranks
-from tests.training.tiny import ALONE, tiny_model
+from tests.training.tiny import SINGLE_RANK, tiny_model
 from torchtune.data import IGNORE_INDEX, Example
 
 SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
@@ -20,7 +20,7 @@ SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Return the result of each case on a number of ranks."""
     if request.param == 1:
-        return [train(ALONE, case) for case in CASES]
+        return [train(SINGLE_RANK, case) for case in CASES]
     loaded: list[dict[str, Any]] = torch.load(
         run_ranks(tmp_path_factory, "epoch_ranks", request.param) / "results.pt"
     )

@@ -9,7 +9,7 @@ from torch.optim import AdamW
 
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_as_near, bound, distance, norm_bound, rms_error, roundings
-from tests.training.tiny import ALONE, place, step_loss
+from tests.training.tiny import SINGLE_RANK, place, step_loss
 from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
@@ -73,7 +73,7 @@ def build_model(architecture: Architecture, lora: Lora | None, dtype: str, *, le
         model = Decoder(architecture)
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype=dtype, lean_layers=lean_layers)
+    place(model, SINGLE_RANK, dtype=dtype, lean_layers=lean_layers)
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import AdamW
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.training.tiny import ALONE, place
+from tests.training.tiny import SINGLE_RANK, place
 from torchtune.config import lazy
 from torchtune.models.llama3 import llama3_2_1b, llama3_8b
 from torchtune.modules import Decoder
@@ -58,7 +58,13 @@ def measure(build: Any, lora: Lora | None, **settings: Any) -> tuple[int, int, i
     """Take a step on the first rank; return the bytes of its weights, gradients and optimizer state."""
     model, mode = on_meta(build, lora), FakeTensorMode(allow_non_fake_inputs=True)
     with fake_fill(mode):
-        place(model, evolve(ALONE, size=RANKS, data_size=RANKS), dtype="bf16", enable_fsdp=True, **settings)
+        place(
+            model,
+            evolve(SINGLE_RANK, size=RANKS, data_size=RANKS),
+            dtype="bf16",
+            enable_fsdp=True,
+            **settings,
+        )
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=1e-3, foreach=False, fused=False)
     with mode:
@@ -109,5 +115,5 @@ def test_pure_bf16_halves_the_memory_of_fp32_weights() -> None:
     )
     assert (2 * measured[0], 2 * measured[1]) == parts(estimate)[:2]
     # AdamW has a step counter of 4 bytes per parameter.
-    n_steps = 4 * len(list(on_meta(llama3_2_1b, None).parameters()))
-    assert 2 * (measured[2] - n_steps) == estimate.optimizer - n_steps
+    step_counter_bytes = 4 * len(list(on_meta(llama3_2_1b, None).parameters()))
+    assert 2 * (measured[2] - step_counter_bytes) == estimate.optimizer - step_counter_bytes

@@ -19,7 +19,7 @@ from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.run_ranks import run_ranks
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
 from tests.training.tiny import (
-    ALONE,
+    SINGLE_RANK,
     batch_of,
     examples,
     perturb_adapters,
@@ -69,7 +69,7 @@ def build_model(lora: Lora | None, dtype: str = "fp32", **settings: Any) -> Deco
         model = tiny_decoder()
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype=dtype, **settings)
+    place(model, SINGLE_RANK, dtype=dtype, **settings)
     return model
 
 
@@ -205,7 +205,7 @@ def test_final_folder_contains_the_trained_adapter(tmp_path: Path, kind: str) ->
     lora_finetune.main(config)
     with torch.device("meta"):
         model = instantiate(config.model)
-    place(model, ALONE, dtype="fp32")
+    place(model, SINGLE_RANK, dtype="fp32")
     base = model(torch.arange(9)[None])
     load_peft_adapter(model, tmp_path / "run" / "final")
     assert (model(torch.arange(9)[None]) - base).abs().max() > 1e-3
@@ -227,9 +227,9 @@ def test_dora_unsupported_by_peft_is_rejected_before_a_run() -> None:
 def test_dora_magnitudes_are_computed_from_offloaded_weights(tmp_path: Path) -> None:
     save_hf_folder(build_model(None), tmp_path / "hf")
     settings = {"dtype": "bf16", "model_directory": str(tmp_path / "hf")}
-    single = full_state(build_model(DORA, **settings), ALONE)
+    single = full_state(build_model(DORA, **settings), SINGLE_RANK)
     offloaded = build_model(DORA, **settings, enable_fsdp=True, sharding=Sharding(cpu_offload=True))
-    actual = full_state(offloaded, ALONE)
+    actual = full_state(offloaded, SINGLE_RANK)
     assert single is not None
     assert actual is not None
     torch.testing.assert_close(actual, single, rtol=0, atol=0)
@@ -249,7 +249,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
-    actual, single = results[case], one_step(ALONE, **CASES[case])
+    actual, single = results[case], one_step(SINGLE_RANK, **CASES[case])
     part = {"embeddings sharded": "embed_tokens.adapter.lora_b"}.get(case, "embed_tokens.weight")
     assert any(
         name.endswith(part if "embeddings" in case else "lora_magnitude") for name in single["parameters"]
@@ -262,11 +262,11 @@ def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any],
 
 
 def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results: dict[str, Any]) -> None:
-    single = initial_adapters(ALONE, folder / "dora")
+    single = initial_adapters(SINGLE_RANK, folder / "dora")
     assert single is not None
     actual = results["from a folder"]
     assert_near(actual, single, NORMS_IN_FP32)
-    model = build_placed(ALONE, dtype="bf16", model_directory=str(folder / "dora" / "base"))
+    model = build_placed(SINGLE_RANK, dtype="bf16", model_directory=str(folder / "dora" / "base"))
     for name, layer, _ in adapted_layers(model):
         norms = layer.weight_matrix().double().norm(dim=1)
         assert_near(actual[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
@@ -276,7 +276,7 @@ def test_continued_adapter_is_loaded_into_shards(folder: Path, results: dict[str
     expected = read_peft_tensors(folder / "dora" / "adapter")
     assert results["continued"].keys() == {name for name, _ in lora_parameters(results["continued"])}
     assert len(results["continued"]) == len(expected)
-    single = continued_state(ALONE, folder / "dora")
+    single = continued_state(SINGLE_RANK, folder / "dora")
     assert single is not None
     for name, tensor in results["continued"].items():
         assert tensor.equal(single[name])

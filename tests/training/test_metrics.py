@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import ALONE, batch_of, examples, step_values
+from tests.training.tiny import SINGLE_RANK, batch_of, examples, step_values
 from torchtune.runs import peak_memory_bytes
 from torchtune.training import Metrics
 from torchtune.training._metrics import remove_later_lines
@@ -29,7 +29,9 @@ class Probe(MetricLogger):
 def run(
     folder: Path, probe: Probe | None, first: int, last: int, log_every: int = 1
 ) -> list[dict[str, float]]:
-    with Metrics(str(folder), [probe] if probe else [], ALONE, first, last, log_every=log_every) as metrics:
+    with Metrics(
+        str(folder), [probe] if probe else [], SINGLE_RANK, first, last, log_every=log_every
+    ) as metrics:
         for step in range(first + 1, last + 1):
             metrics.log(step_values(step, BATCHES, loss=1 / step, is_last=step == last))
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -60,7 +62,7 @@ def test_logger_receives_every_nth_step_and_the_last_and_is_closed(tmp_path: Pat
 
 def test_logger_is_closed_when_the_run_fails(tmp_path: Path) -> None:
     probe = Probe()
-    with pytest.raises(RuntimeError), Metrics(str(tmp_path), [probe], ALONE, 0, 1):
+    with pytest.raises(RuntimeError), Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 1):
         raise RuntimeError
     assert probe.closed
 
@@ -94,7 +96,7 @@ def test_a_skipped_step_has_null_metrics_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe = Probe()
-    with Metrics(str(tmp_path), [probe], ALONE, 0, 1) as metrics:
+    with Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 1) as metrics:
         metrics.skip(step_values(1, BATCHES), "no target token")
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["loss"], line["lr"], line["grad_norm"]) == (1, None, None, None)
@@ -139,7 +141,7 @@ def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing, also_failing, probe = Failing(), Failing(), Probe()
-    with Metrics(str(tmp_path), [failing, also_failing, probe], ALONE, 0, 4) as metrics:
+    with Metrics(str(tmp_path), [failing, also_failing, probe], SINGLE_RANK, 0, 4) as metrics:
         also_failing.calls.clear()
         for step in range(1, 5):
             also_failing.calls.clear()
@@ -159,7 +161,7 @@ def test_validation_has_a_separate_line_and_is_sent_to_loggers_and_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe = Probe()
-    with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
+    with Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 2) as metrics:
         metrics.validated(0, 2.5, 40, {}, is_best=True)
         metrics.log(step_values(1, BATCHES, loss=2.0))
         metrics.validated(1, 1.5, 40, {}, [("Who are\nyou?", "I am " + "long " * 40)], is_best=True)
@@ -183,7 +185,7 @@ def test_validation_has_a_separate_line_and_is_sent_to_loggers_and_terminal(
 def test_excluded_time_does_not_affect_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    with Metrics(str(tmp_path), [], ALONE, 0, 2) as metrics:
+    with Metrics(str(tmp_path), [], SINGLE_RANK, 0, 2) as metrics:
         for step in (1, 2):
             clock[0] += 2.0
             metrics.log(step_values(step, BATCHES, seconds=metrics.step_seconds(clock[0])))
@@ -195,14 +197,14 @@ def test_excluded_time_does_not_affect_the_speed(tmp_path: Path, monkeypatch: py
 
 
 def test_mfu_is_the_fraction_of_the_peak(tmp_path: Path) -> None:
-    with Metrics(str(tmp_path), [], ALONE, 0, 1, peak=1e10) as metrics:
+    with Metrics(str(tmp_path), [], SINGLE_RANK, 0, 1, peak=1e10) as metrics:
         metrics.log(step_values(1, BATCHES, flops=12e9, seconds=2.0))
     assert read_metrics(tmp_path).lines[0]["mfu"] == 0.6
 
 
 def test_recipe_terms_metrics_and_values_are_written_and_sent_to_loggers(tmp_path: Path) -> None:
     probe = Probe()
-    with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
+    with Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 2) as metrics:
         metrics.log(step_values(1, BATCHES, reported={"reward": 0.5, "margin": float("nan")}))
         metrics.validated(1, 2.0, 40, {"reward": 0.25}, is_best=True)
     line, validation = read_metrics(tmp_path).lines

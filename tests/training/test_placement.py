@@ -5,7 +5,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from tests.training.tiny import ALONE, batch_of, examples, place, step_loss, tiny_decoder, tiny_model
+from tests.training.tiny import SINGLE_RANK, batch_of, examples, place, step_loss, tiny_decoder, tiny_model
 from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import Lora, full_state
@@ -59,7 +59,7 @@ def test_pure_bf16_stores_trained_parameters_and_their_gradients_in_bf16(lora: L
     model = on_meta()
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype="bf16", weights_dtype="bf16")
+    place(model, SINGLE_RANK, dtype="bf16", weights_dtype="bf16")
     torch.autograd.backward(step_loss(LinearCrossEntropy(), "bf16")(model, batch_of(examples())))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -78,7 +78,7 @@ def test_random_weights_depend_only_on_the_seed() -> None:
     one, two = tiny_model("fp32"), tiny_model("fp32")
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(state(one)[name], p) for name, p in state(two).items())
-    other = tiny_model("fp32", world=evolve(ALONE, seed=1))
+    other = tiny_model("fp32", world=evolve(SINGLE_RANK, seed=1))
     assert not torch.equal(state(one)["embed_tokens.weight"], state(other)["embed_tokens.weight"])
 
 
@@ -92,12 +92,12 @@ def test_base_of_an_adapted_model_is_initialized() -> None:
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_weights_are_loaded_and_adapters_start_at_zero(tmp_path: Path, dtype: str, lora: Lora | None) -> None:
-    saved = tiny_model("fp32", world=evolve(ALONE, seed=9))
+    saved = tiny_model("fp32", world=evolve(SINGLE_RANK, seed=9))
     save_hf_folder(saved, tmp_path / "hf")
     model = on_meta()
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype=dtype, model_directory=str(tmp_path / "hf"))
+    place(model, SINGLE_RANK, dtype=dtype, model_directory=str(tmp_path / "hf"))
     assert not any(p.is_meta for p in model.parameters())
     for name, p in state(saved).items():
         assert torch.equal(state(model)[name], p.to(state(model)[name].dtype)), name
@@ -111,7 +111,7 @@ def test_training_does_not_change_the_memory_mapped_file(tmp_path: Path) -> None
     file = tmp_path / "hf" / "model.safetensors"
     before = file.read_bytes()
     model = on_meta()
-    place(model, ALONE, dtype="fp32", model_directory=str(tmp_path / "hf"))
+    place(model, SINGLE_RANK, dtype="fp32", model_directory=str(tmp_path / "hf"))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(1)
@@ -130,10 +130,10 @@ def test_slow_bf16_is_reported(
 
 def test_full_state_contains_the_trained_parameters_in_the_requested_dtype() -> None:
     model = tiny_model("bf16", ADAPTERS)
-    adapters = full_state(model, ALONE)
+    adapters = full_state(model, SINGLE_RANK)
     assert adapters is not None
     assert set(adapters) == {name for name, p in model.named_parameters() if p.requires_grad}
     assert {tensor.dtype for tensor in adapters.values()} == {torch.float32}
-    full = full_state(tiny_model("bf16"), ALONE, "bf16")
+    full = full_state(tiny_model("bf16"), SINGLE_RANK, "bf16")
     assert full is not None
     assert {tensor.dtype for tensor in full.values()} == {torch.bfloat16}

@@ -8,7 +8,7 @@ import torch
 from tests.tolerance import FLOAT64
 from tests.training.run_ranks import run_ranks
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
-from tests.training.tiny import ALONE, tiny_model
+from tests.training.tiny import SINGLE_RANK, tiny_model
 from tests.training.two_ranks import CASES, one_step, validate
 from torchtune.formats import load_hf_weights
 from torchtune.training import full_state
@@ -28,7 +28,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
-    actual, single = results[case], one_step(ALONE, **CASES[case])
+    actual, single = results[case], one_step(SINGLE_RANK, **CASES[case])
     if CASES[case]["dtype"] == "fp64":
         assert_same_step(actual, single)
     else:
@@ -37,7 +37,7 @@ def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any],
 
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["enable_fsdp"]])
 def test_sharded_rank_stores_about_half_of_the_parameters(results: dict[str, Any], case: str) -> None:
-    full = one_step(ALONE, **CASES[case])["n_stored"]
+    full = one_step(SINGLE_RANK, **CASES[case])["n_stored"]
     assert 0.5 * full <= results[case]["n_stored"] <= 0.55 * full
 
 
@@ -58,8 +58,8 @@ def test_all_ranks_resume_from_the_same_checkpoint_or_all_raise(results: dict[st
 
 
 def test_a_sharded_model_is_saved_in_full_and_loaded_back(folder: Path, results: dict[str, Any]) -> None:
-    expected = full_state(tiny_model("bf16"), ALONE, "bf16")
-    model = tiny_model("fp64", world=ALONE)
+    expected = full_state(tiny_model("bf16"), SINGLE_RANK, "bf16")
+    model = tiny_model("fp64", world=SINGLE_RANK)
     load_hf_weights(model, folder / "final")
     assert expected is not None
     for name, p in model.named_parameters():
@@ -70,7 +70,7 @@ def test_a_sharded_model_is_saved_in_full_and_loaded_back(folder: Path, results:
 def test_the_validation_loss_does_not_depend_on_the_number_of_ranks(
     tmp_path: Path, folder: Path, results: dict[str, Any]
 ) -> None:
-    single = validate(ALONE, tmp_path)
+    single = validate(SINGLE_RANK, tmp_path)
     assert single == pytest.approx([single[0]] * 3, rel=FLOAT64)
     for losses in results["validations"]:
         assert losses == pytest.approx(single, rel=FLOAT64)

@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs_py.smollm2 import smollm2_135m_full
-from tests.training.tiny import ALONE, Broken, examples, tiny_model
+from tests.training.tiny import SINGLE_RANK, Broken, examples, tiny_model
 from torchtune.data import Batch, Batches, Example
 from torchtune.distributed import checkpoint
 from torchtune.internals import skip_step_if, supports_skipping
@@ -104,7 +104,7 @@ class Steps:
             self.optimizer,
             schedule,
             self.batches,
-            ALONE,
+            SINGLE_RANK,
             synchronous=synchronous,
         )
         self.scorer, self.total = scorer, total
@@ -118,7 +118,7 @@ class Steps:
                 self.step(micro_batches)
 
     def step(self, micro_batches: list[Batch]) -> None:
-        sums = StepSums(micro_batches, ALONE)
+        sums = StepSums(micro_batches, SINGLE_RANK)
         self.n_tokens.append(sum(batch.n_tokens for batch in micro_batches))
         for batch in sums.micro_batches:
             torch.autograd.backward(self.run.scale.scaled(sums.add(self.scorer(self.model, batch))))
@@ -286,7 +286,7 @@ def test_an_error_in_the_loop_is_raised_after_the_previous_step_is_reported(
 def test_recipe_values_with_reserved_names_are_rejected(tmp_path: Path) -> None:
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
     batches = [next(steps.batches)]
-    sums = StepSums(batches, ALONE)
+    sums = StepSums(batches, SINGLE_RANK)
     sums.add(steps.scorer(steps.model, batches[0]))
     with pytest.raises(ValueError, match="the name 'lr' is already used by every run"):
         steps.run.update(sums, torch.tensor(1.0), lr=0.5)

@@ -20,7 +20,7 @@ from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
 from tests.recipes.parts import full_config, lora_config
-from tests.training.tiny import ALONE, place, step_loss
+from tests.training.tiny import SINGLE_RANK, place, step_loss
 from torchtune.config import Trust, lazy, only_trusting
 from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
@@ -99,7 +99,7 @@ def compare_with_the_profiler(
         on_cpu=True,
     )
     model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
-    place(model, ALONE, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
+    place(model, SINGLE_RANK, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
     rows = torch.randint(0, 100, (8, 129)).tolist()
     batch = collate([Example(row, row) for row in rows], 0)
     with_gradients = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))

@@ -13,7 +13,7 @@ from attrs import evolve
 from torch.optim import AdamW
 
 from configs_py.smollm2 import smollm2_135m_full
-from tests.training.tiny import ALONE, tiny_batches, tiny_model
+from tests.training.tiny import SINGLE_RANK, tiny_batches, tiny_model
 from torchtune.distributed import Stopped, checkpoint
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
@@ -54,14 +54,14 @@ class TinyRun:
         )
         folder.mkdir(exist_ok=True)
         schedule = Schedule(constant_with_warmup(self.optimizer), total)
-        self.run = Run(cfg, self.model, self.optimizer, schedule, self.batches, ALONE)
+        self.run = Run(cfg, self.model, self.optimizer, schedule, self.batches, SINGLE_RANK)
         self.state = self.run.state
 
     def steps(self) -> Generator[int, None, None]:
         scorer = NextToken(LinearCrossEntropy())
         with self.run as run:
             while not run.is_complete:
-                sums = StepSums([next(self.batches)], ALONE)
+                sums = StepSums([next(self.batches)], SINGLE_RANK)
                 torch.autograd.backward(sums.add(scorer(self.model, sums.micro_batches[0])))
                 run.update(sums, clip_gradients(self.model, None))
                 self.optimizer.zero_grad()

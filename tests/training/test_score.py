@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_near
-from tests.training.tiny import ALONE, SmallTokenizer, examples, place, tiny_decoder, tiny_model
+from tests.training.tiny import SINGLE_RANK, SmallTokenizer, examples, place, tiny_decoder, tiny_model
 from torchtune.data import Batch, Example, Pair, collate
 from torchtune.distributed import World
 from torchtune.modules import (
@@ -92,7 +92,7 @@ def test_each_term_is_divided_by_its_count_for_any_split_into_micro_batches() ->
         batches = [collate(part, 0) for part in parts]
         scorer.before_step(model, batches)
         assert scorer.prepared == [len(parts)]
-        sums = StepSums(batches, ALONE)
+        sums = StepSums(batches, SINGLE_RANK)
         for batch in batches:
             torch.autograd.backward(sums.add(scorer(model, batch)))
         numbers = sums.means({"n_tokens": 3.0})
@@ -110,7 +110,7 @@ def test_terms_match_a_pair_by_pair_computation() -> None:
     rows, model, scorer = pairs(6), tiny_model(), Margin()
     batch = collate(rows, 0)
     scorer.before_step(model, [batch])
-    sums = StepSums([batch], ALONE)
+    sums = StepSums([batch], SINGLE_RANK)
     sums.add(scorer(model, batch))
 
     def log_prob(example: Example) -> Tensor:
@@ -134,9 +134,9 @@ def test_validation_supports_custom_items_and_scorers(tmp_path: Path) -> None:
     for batch_size in (6, 1):
         held_out = HeldOutSet(Validation(share=0.5), rows, [])
         validator = Validator(
-            held_out, model, scorer, SmallTokenizer(), batch_size, ALONE, str(tmp_path), lambda: None
+            held_out, model, scorer, SmallTokenizer(), batch_size, SINGLE_RANK, str(tmp_path), lambda: None
         )
-        with Metrics(str(tmp_path), [], ALONE, 0, 9) as metrics:
+        with Metrics(str(tmp_path), [], SINGLE_RANK, 0, 9) as metrics:
             validator.validate(0, metrics)
         lines += read_metrics(tmp_path).lines
     full, single = lines
@@ -190,15 +190,15 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
 )
 def test_an_invalid_score_is_rejected(score: Score, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        StepSums([collate(examples()[:2], 0)], ALONE).add(score)
+        StepSums([collate(examples()[:2], 0)], SINGLE_RANK).add(score)
 
 
-@pytest.mark.parametrize("name", ["loss", "flops", "n_tokens", "n_counted", "loss_scale"])
+@pytest.mark.parametrize("name", ["loss", "flops", "n_tokens", "total_count", "loss_scale"])
 def test_reserved_names_are_rejected(name: str) -> None:
     batch = collate(examples(3)[:2], pad_id=0)
     score = Score({"next_token": Term(torch.ones(()))}, {name: Term(torch.ones(()))})
     with pytest.raises(ValueError, match=f"the name '{name}' is already used by every run"):
-        StepSums([batch], ALONE).add(score)
+        StepSums([batch], SINGLE_RANK).add(score)
 
 
 def test_ranks_sum_counts_and_terms_in_name_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_ranks_sum_counts_and_terms_in_name_order(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(World, "sum", record)
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 5, "pairs": 2})
-    sums = StepSums([batch], ALONE)
+    sums = StepSums([batch], SINGLE_RANK)
     sums.add(Score({"b": Term(torch.tensor(4.0)), "a": Term(torch.tensor(3.0), "pairs")}))
     numbers = sums.means({"flops": 7.0})
     assert sums_sent == [[2.0, 5.0, 1.0], [3.0, 4.0, 7.0]]
@@ -220,19 +220,21 @@ def test_ranks_sum_counts_and_terms_in_name_order(monkeypatch: pytest.MonkeyPatc
 def test_micro_batches_with_different_counts_in_a_step_are_rejected() -> None:
     batch = collate(examples(2), pad_id=0)
     with pytest.raises(ValueError, match=r"have different counts: \['targets'\] and \['pairs', 'targets'\]"):
-        StepSums([batch, evolve(batch, counts={"targets": 1, "pairs": 1})], ALONE)
+        StepSums([batch, evolve(batch, counts={"targets": 1, "pairs": 1})], SINGLE_RANK)
 
 
 def test_fp16_sum_is_divided_by_counts_beyond_the_fp16_range() -> None:
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 100_000})
     total = torch.tensor(50_000.0, dtype=torch.float16)
-    assert StepSums([batch], ALONE).add(Score({"next_token": Term(total)})) == pytest.approx(0.5, rel=0.001)
+    assert StepSums([batch], SINGLE_RANK).add(Score({"next_token": Term(total)})) == pytest.approx(
+        0.5, rel=0.001
+    )
 
 
 def test_count_missing_from_held_out_rows_is_rejected(tmp_path: Path) -> None:
     held_out = HeldOutSet(Validation(share=0.5), examples()[:2], [])
     validator = Validator(
-        held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
+        held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, SINGLE_RANK, str(tmp_path), lambda: None
     )
     with pytest.raises(
         ValueError, match="sum: batches have no count 'pairs'; expected targets, micro_batches"
@@ -249,7 +251,7 @@ def test_micro_batch_graph_is_freed_before_the_next_forward_pass() -> None:
     reference = weakref.ref(referenced)
     total = (torch.ones(3, requires_grad=True) * 2).sum()
     total.register_hook(lambda _gradient, _held=referenced: None)  # type: ignore[no-untyped-call]
-    sums = StepSums([collate(examples()[:2], 0)], ALONE)
+    sums = StepSums([collate(examples()[:2], 0)], SINGLE_RANK)
     loss = sums.add(Score({"a": Term(total)}, {"b": Term(total.detach())}))
     torch.autograd.backward(loss)
     del referenced, total, loss
@@ -257,7 +259,7 @@ def test_micro_batch_graph_is_freed_before_the_next_forward_pass() -> None:
 
 
 def test_scores_with_different_names_in_a_step_are_rejected() -> None:
-    sums = StepSums([collate(examples()[:2], 0)] * 2, ALONE)
+    sums = StepSums([collate(examples()[:2], 0)] * 2, SINGLE_RANK)
     sums.add(Score({"a": Term(torch.ones(()))}))
     with pytest.raises(ValueError, match="scores have different names"):
         sums.add(Score({"b": Term(torch.ones(()))}))
@@ -278,7 +280,7 @@ def test_trained_parameters_are_cast_in_score_and_prepare() -> None:
 
     with torch.device("meta"):
         model = tiny_decoder()
-    place(model, ALONE, dtype="bf16")
+    place(model, SINGLE_RANK, dtype="bf16")
     batch = collate(examples()[:2], 0)
     scorer = DtypeProbe()
     scorer.before_step(model, [batch])
@@ -309,7 +311,7 @@ def test_sums_added_by_layers_become_terms_of_the_next_token_score() -> None:
 
     model = Decoder(TINY.evolve(feed_forward=PenalisedSpec, vocab_size=31)).double()
     batches = [collate(examples()[i : i + 2], 0) for i in (0, 3, 6)]
-    sums, scorer = StepSums(batches, ALONE), NextToken(LinearCrossEntropy())
+    sums, scorer = StepSums(batches, SINGLE_RANK), NextToken(LinearCrossEntropy())
     for batch in batches:
         torch.autograd.backward(sums.add(scorer(model, batch)))
     numbers = sums.means({})

@@ -14,7 +14,7 @@ from recipes.full_finetune import main
 from tests.tolerance import FLOAT64, assert_near, bound
 from tests.training.four_ranks import CASES, build_model, one_step
 from tests.training.run_ranks import run_ranks
-from tests.training.tiny import ALONE, tiny_decoder, tiny_model
+from tests.training.tiny import SINGLE_RANK, tiny_decoder, tiny_model
 from torchtune.config import ConfigError
 from torchtune.formats import save_hf_folder
 from torchtune.training import ActivationCheckpointing, Placement, Sharding, full_state
@@ -41,7 +41,7 @@ def destroy_group() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EXACT)
 def test_step_on_four_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
-    actual, single = results["cases"][case], one_step(ALONE, lora=CASES[case].get("lora"))
+    actual, single = results["cases"][case], one_step(SINGLE_RANK, lora=CASES[case].get("lora"))
     assert actual["loss"] == pytest.approx(single["loss"], rel=FLOAT64)
     assert actual["norm"] == pytest.approx(single["norm"], rel=FLOAT64)
     assert single["norm"] > 0.2  # so that clipping to 0.1 has an effect
@@ -79,7 +79,7 @@ def test_pure_bf16_stores_parameters_and_gradients_in_bf16_and_is_close_to_one_r
     ("case", "parts"), [("fsdp", 4), ("hsdp", 2), ("offloaded hsdp", 2), ("replicated", 1)]
 )
 def test_rank_stores_only_its_shard_of_a_replica(results: dict[str, Any], case: str, parts: int) -> None:
-    full = one_step(ALONE)["n_stored"]
+    full = one_step(SINGLE_RANK)["n_stored"]
     assert full / parts <= results["cases"][case]["n_stored"] <= 1.1 * full / parts
 
 
@@ -95,10 +95,10 @@ def test_layers_stay_gathered_after_the_forward_pass_without_resharding(results:
 def test_offloading_works_on_one_rank(tmp_path: Path, reads_folder: bool) -> None:
     settings: dict[str, Any] = {}
     if reads_folder:
-        save_hf_folder(tiny_model("fp64", world=evolve(ALONE, seed=9)), tmp_path / "hf")
+        save_hf_folder(tiny_model("fp64", world=evolve(SINGLE_RANK, seed=9)), tmp_path / "hf")
         settings["model_directory"] = str(tmp_path / "hf")
-    single = one_step(ALONE, **settings)
-    actual = one_step(ALONE, sharding=Sharding(cpu_offload=True), **settings)
+    single = one_step(SINGLE_RANK, **settings)
+    actual = one_step(SINGLE_RANK, sharding=Sharding(cpu_offload=True), **settings)
     assert dist.is_initialized()
     assert actual["norm"] == pytest.approx(single["norm"], rel=FLOAT64)
     assert_near(actual["parameters"], single["parameters"], FLOAT64)
@@ -113,7 +113,10 @@ def test_compiled_layers_can_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None
     torch._dynamo.reset()
     counters.clear()
     settings: dict[str, Any] = {"compile": True, "activation_checkpointing": ActivationCheckpointing()}
-    single, actual = one_step(ALONE), one_step(ALONE, sharding=Sharding(cpu_offload=True), **settings)
+    single, actual = (
+        one_step(SINGLE_RANK),
+        one_step(SINGLE_RANK, sharding=Sharding(cpu_offload=True), **settings),
+    )
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     assert_near(actual["parameters"], single["parameters"], FLOAT64)
@@ -121,8 +124,8 @@ def test_compiled_layers_can_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("destroy_group")
 def test_full_state_gathers_offloaded_shards() -> None:
-    actual = full_state(build_model(ALONE, sharding=Sharding(cpu_offload=True)), ALONE)
-    expected = full_state(tiny_model("fp64"), ALONE)
+    actual = full_state(build_model(SINGLE_RANK, sharding=Sharding(cpu_offload=True)), SINGLE_RANK)
+    expected = full_state(tiny_model("fp64"), SINGLE_RANK)
     assert actual is not None
     assert expected is not None
     assert all(torch.equal(actual[name], p) for name, p in expected.items())
@@ -140,7 +143,7 @@ def test_offloaded_memory_is_pinned_only_for_a_gpu(
     monkeypatch.setattr("torchtune.training._sharding.make_mesh", lambda *_: None)
     with torch.device("meta"):
         model = tiny_decoder()
-    world = evolve(ALONE, device=torch.device(device))
+    world = evolve(SINGLE_RANK, device=torch.device(device))
     shard(model, world, torch.bfloat16, Sharding(cpu_offload=True), split=True)
     assert [settings["offload_policy"].pin_memory for settings in calls] == [pins] * 3
     assert {settings["mp_policy"].reduce_dtype for settings in calls} == {torch.float32}
@@ -165,9 +168,9 @@ def test_a_section_incompatible_with_the_run_is_rejected(
     with torch.device("meta"):
         model = tiny_decoder()
     with pytest.raises(ValueError, match=message):
-        section.place(model, evolve(ALONE, size=4), None, dtype="fp64", enable_fsdp=enable_fsdp)
+        section.place(model, evolve(SINGLE_RANK, size=4), None, dtype="fp64", enable_fsdp=enable_fsdp)
     with pytest.raises(ValueError, match="sharding"):
-        build_model(ALONE, enable_fsdp=enable_fsdp, sharding=Sharding(replicas=replicas + 1))
+        build_model(SINGLE_RANK, enable_fsdp=enable_fsdp, sharding=Sharding(replicas=replicas + 1))
 
 
 def test_replicas_below_one_are_rejected() -> None:

@@ -143,7 +143,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (truncate, "has [0-9]+ bytes instead of [0-9]+"),
+    (truncate, "is [0-9]+ bytes; expected [0-9]+"),
     (flip_a_bit, "has changed since it was written"),
     (Path.unlink, "is missing"),
 ]

@@ -16,7 +16,7 @@ from tests.data.byte_tokenizer import ByteTokenizer
 from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
 from tests.tolerance import FLOAT64, bound, roundings
 from tests.training.tiny import (
-    ALONE,
+    SINGLE_RANK,
     SmallTokenizer,
     batch_of,
     examples,
@@ -60,7 +60,7 @@ def mean_loss_by_row(model: nn.Module) -> float:
 def test_the_loss_is_the_mean_over_target_tokens_at_any_batch_size(tmp_path: Path, batch_size: int) -> None:
     model = tiny_model()
     validator = tiny_validator(tmp_path, half_held_out(), model, batch_size=batch_size)
-    with Metrics(str(tmp_path), [], ALONE, 0, 99) as metrics:
+    with Metrics(str(tmp_path), [], SINGLE_RANK, 0, 99) as metrics:
         assert validator.validate(0, metrics) == pytest.approx(mean_loss_by_row(model), rel=FLOAT64)
 
 
@@ -87,7 +87,7 @@ def run_scripted(
     remaining = iter(losses)
     monkeypatch.setattr(validator, "_mean_loss", lambda: (next(remaining), {}))
     steps = []
-    with Metrics(str(folder), [], ALONE, 0, 99) as metrics:
+    with Metrics(str(folder), [], SINGLE_RANK, 0, 99) as metrics:
         run: Any = ScriptedRun(metrics)
         validator.validate_if_due(run)
         while not (run.is_complete or validator.should_stop):
@@ -151,7 +151,7 @@ def test_samples_after_the_checkpoint_are_removed_on_resuming(tmp_path: Path) ->
     (tmp_path / "samples.jsonl").write_text("".join(lines))
     validator = tiny_validator(tmp_path, half_held_out(every_n_steps=7, prompts=["abc"]), tiny_model())
     validator.last_step = 4  # the step of the checkpoint
-    with Metrics(str(tmp_path), [], ALONE, 4, 99) as metrics:
+    with Metrics(str(tmp_path), [], SINGLE_RANK, 4, 99) as metrics:
         run: Any = ScriptedRun(metrics, step=4)
         validator.validate_if_due(run)
     assert (tmp_path / "samples.jsonl").read_text() == "".join(lines[:2])
@@ -161,7 +161,7 @@ def test_resuming_without_validation_logs_nothing(tmp_path: Path, caplog: pytest
     model = tiny_model()
     validator = tiny_validator(tmp_path, half_held_out(), model)
     scorer, tokenizer = NextToken(LinearCrossEntropy()), SmallTokenizer()
-    off = Validator(None, model, scorer, tokenizer, 2, ALONE, str(tmp_path), lambda: None)
+    off = Validator(None, model, scorer, tokenizer, 2, SINGLE_RANK, str(tmp_path), lambda: None)
     off.load_state_dict(validator.state_dict())
     assert not caplog.records
 

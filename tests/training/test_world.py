@@ -11,7 +11,7 @@ from torchtune.config.model import drop_paths, frozen_tree
 from torchtune.distributed import World, pick_device
 from torchtune.runs import check_device
 from torchtune.training import start
-from torchtune.training._start import UNCOMPARED, _check_alike
+from torchtune.training._start import UNCOMPARED, _check_configs_match
 
 
 @frozen
@@ -65,7 +65,7 @@ def test_more_ranks_than_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_device("cuda", local_ranks=2)
-    with pytest.raises(ValueError, match="4 ranks need as many cuda devices, but this machine has 2"):
+    with pytest.raises(ValueError, match="4 ranks need 4 cuda devices, but this machine has only 2"):
         check_device("auto", local_ranks=4)
     check_device("cpu", local_ranks=4)
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -77,7 +77,7 @@ def test_world_size_without_a_launcher_is_rejected(monkeypatch: pytest.MonkeyPat
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(ValueError, match="the environment sets WORLD_SIZE=2 but not RANK"),
+        pytest.raises(ValueError, match="WORLD_SIZE=2 is set in the environment but RANK is not"),
         start(Cfg(seed=1)),
     ):
         pass
@@ -91,6 +91,6 @@ def test_ranks_with_different_configs_are_rejected(tmp_path: Path, monkeypatch: 
     with pytest.raises(
         ValueError, match="the configs of ranks 0 and 1 differ: max_steps is 3 on rank 0 and 4 on rank 1"
     ):
-        _check_alike(cfg, world)
+        _check_configs_match(cfg, world)
     config_trees[1]["max_steps"] = 3
-    _check_alike(cfg, world)
+    _check_configs_match(cfg, world)

@@ -34,7 +34,7 @@ from torchtune.training import (
 )
 
 VOCAB = 31
-ALONE = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
+SINGLE_RANK = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
 
 
 def tiny_decoder() -> Decoder:
@@ -65,7 +65,7 @@ def place(
 
 
 def tiny_model(
-    dtype: str = "fp64", lora: Lora | None = None, world: World = ALONE, *, enable_fsdp: bool = False
+    dtype: str = "fp64", lora: Lora | None = None, world: World = SINGLE_RANK, *, enable_fsdp: bool = False
 ) -> Decoder:
     with torch.device("meta"):
         model = tiny_decoder()
@@ -107,7 +107,7 @@ def batch_of(rows: list[Example]) -> Batch:
     return collate(rows, pad_id=0)
 
 
-def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches[Example]:
+def tiny_batches(batch_size: int = 2, world: World = SINGLE_RANK) -> Batches[Example]:
     return Batches(
         examples(),
         batch_size,
@@ -151,7 +151,7 @@ def state_of(
     scheduler: LRScheduler,
     batches: Batches[Example],
     *,
-    world: World = ALONE,
+    world: World = SINGLE_RANK,
     total_steps: int = 99,
     base: str | None = None,
 ) -> State:
@@ -168,7 +168,7 @@ def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
         "grad_norm": 3.0,
         "lr": 0.1,
         "loss_scale": 1.0,
-        "n_counted": float(sum(batch.n_targets for batch in batches)),
+        "total_count": float(sum(batch.n_targets for batch in batches)),
         "losses": [1.0] * len(batches),
         "micro_batches": batches,
         "n_tokens": float(sum(batch.n_tokens for batch in batches)),
@@ -196,7 +196,7 @@ class Broken(NextToken):
 
 
 def tiny_validator(
-    folder: Path, section: Validation, model: Decoder, *, batch_size: int = 3, world: World = ALONE
+    folder: Path, section: Validation, model: Decoder, *, batch_size: int = 3, world: World = SINGLE_RANK
 ) -> Validator:
     """Build a validator for the tiny rows that have a target and for the prompts of a section."""
     rows = [example for example in examples() if example.n_targets]

@@ -123,7 +123,7 @@ def test_metrics_are_read_back_and_unreadable_lines_are_reported(tmp_path: Path)
     assert run_metrics.series("loss") == [(1, 2.5), (3, 1.5)]
     assert run_metrics.series("validation_loss") == [(0, 3.0), (2, 2.0)]
     assert run_metrics.series("nothing") == run_metrics.series("grad_norm") == []
-    with pytest.raises(FileNotFoundError, match=r"is not a run.s folder: there is no metrics\.jsonl in it"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run.s folder: it contains no metrics\.jsonl"):
         read_metrics(tmp_path / "nowhere")
 
 

@@ -218,7 +218,7 @@ class Layout:
         return str(self._conversation.messages[index]["role"])
 
     def _turn_at(self, start: int, end: int) -> int:
-        """Return the assistant message whose text a block contains, or else the nearest one before the block."""
+        """Return the assistant message whose text a block contains, or the nearest message before the block."""
         i = bisect.bisect_left(self._assistant_spans, (start, start, -1))
         if i < len(self._assistant_spans) and self._assistant_spans[i][1] <= end:
             return self._assistant_spans[i][2]

@@ -31,7 +31,7 @@ class Arrangement:
     group_by_length: bool
     """Group rows of similar length, if they are not packed."""
     seed: int | None
-    """Seed of the order of rows; None orders them by their first documents."""
+    """Seed for shuffling the rows; None orders them by their first documents."""
 
     def rows(
         self, lengths: Mapping[Document, int], window_index: int, *, is_last: bool

@@ -24,7 +24,7 @@ class Span(NamedTuple):
     end: int
     """The column after the last token."""
     prefix_start: int = 0
-    """The first column of the prefix that the sequence shares with an earlier one."""
+    """The first column of the prefix that the sequence shares with an earlier sequence."""
     prefix_length: int = 0
     """Number of tokens in the shared prefix, which the row contains only once, in the earlier sequence."""
 

@@ -45,7 +45,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     All rows of the dataset yield items of one type: examples, pairs, or a custom class (`Item`). Items are never split.
 
     The epochs form one endless stream. Each epoch contains every row once, in an order drawn from the seed and the
-    epoch index (or in dataset order, if not shuffled). An optimizer step of `m` micro-batches takes the next
+    epoch index (or in dataset order, if not shuffled). An optimizer step of `m` micro-batches reads the next
     `m * size * batch_size` batch rows from the stream, for all ranks together: 4 ranks, 2 ranks with two micro-batches
     each and 1 rank with four read the same rows in a step. A step never crosses into the next epoch: the last step of
     an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a filler,

@@ -118,7 +118,7 @@ def chat_tokens(
 
 
 def _up_to_stop_tokens(rendering: Rendering, layout: Layout, starts: Sequence[tuple[int, int]]) -> ChatTokens:
-    """Locate the end of each answer: after its first stop id, or else at the end of its message.
+    """Locate the end of each answer: after its first stop id or, without one, at the end of its message.
 
     Args:
         rendering: The conversation.
@@ -212,7 +212,7 @@ def chat_example(
 def check_chat(tokenizer: Tokenizer) -> None:
     """Check a tokenizer's chat template with a short conversation, before a run relies on it.
 
-    Logs a warning if the template does not render BOS even though the model's texts begin with it.
+    Logs a warning if the template does not render BOS even though the model's plain text begins with it.
 
     Raises:
         ValueError: there is no template, it renders BOS twice, or an answer does not end with a stop id.
@@ -235,7 +235,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
         )
     if tokenizer.bos_id is not None and chat.tokens[0] != tokenizer.bos_id:
         _logger.warning(
-            "this model's texts begin with BOS, but its chat template does not render BOS; if the model was trained"
+            "text for this model begins with BOS, but its chat template does not render BOS; if the model was trained"
             " with BOS, put {{ bos_token }} first in the template"
         )
     first = [span for span, turn in zip(chat.answers, chat.turns, strict=True) if turn == 1]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Prefix(NamedTuple):
-    """A prefix that a sequence shares with an earlier one of its batch row; its tokens are in the row once."""
+    """A prefix that a sequence shares with an earlier sequence in its batch row, which stores the tokens only once."""
 
     sequence: int
     """Index of the earlier sequence in the row, which itself shares no prefix."""
@@ -27,9 +27,9 @@ def collate(rows: Sequence[Item | Sequence[Item]], pad_id: int, *, share_prefixe
     """Collate items into a batch with the `collate` method of their type (`Item.collate`).
 
     Args:
-        rows: The batch rows: an item each, or a sequence of items.
-        pad_id: Id that pads rows; padding is never a target, even if the id also has a different meaning.
-        share_prefixes: Store the common prefix of all items of a row once, if their type supports it.
+        rows: The batch rows; each is an item or a sequence of items.
+        pad_id: Token id used for padding; padding is never a target, even if the id is also an ordinary token.
+        share_prefixes: Store the common prefix of all items in a row only once, if their type supports it.
 
     Raises:
         ValueError: there are no items, or they have different types.
@@ -48,13 +48,15 @@ def join_sequences(
 ) -> Batch:
     """Concatenate token sequences into batch rows, padded on the right to the longest row.
 
-    A sequence's last token is predicted but never read, so a sequence of n tokens takes n - 1 positions.
+    A sequence's last token is predicted but never fed to the model, so a sequence of n tokens occupies n - 1
+    positions.
     Padding is on the right, where causal attention does not see it, so rows with a single sequence need no mask.
 
     Args:
         rows: The sequences of each row, at least one.
-        pad_id: Id that pads rows.
-        prefixes: The prefix that each sequence shares with an earlier one of its row. None: no prefixes are shared.
+        pad_id: Token id used for padding.
+        prefixes: The prefix that each sequence shares with an earlier sequence in its row. None: no prefixes are
+            shared.
 
     Returns:
         A batch whose only count is "targets".
@@ -77,9 +79,9 @@ def join_sequences(
     is_packed = any(len(row) > 1 for row in rows)
     for span in spans if is_packed else ():
         table.extend(span)
-    all_labels = _rectangle(labels, len(rows))
+    all_labels = _as_matrix(labels, len(rows))
     return Batch(
-        _rectangle(tokens, len(rows)),
+        _as_matrix(tokens, len(rows)),
         all_labels,
         target_positions=(all_labels.view(-1) != IGNORE_INDEX).nonzero().view(-1),
         target_sequences=torch.arange(len(lengths)).repeat_interleave(torch.tensor(n_targets)),
@@ -87,7 +89,7 @@ def join_sequences(
         lengths=tuple(lengths),
         n_shared=sum(span.prefix_length for row_spans in sequence_spans for span in row_spans),
         spans=tuple(spans) if is_packed else (),
-        span_table=_rectangle(table, len(spans)) if is_packed else None,
+        span_table=_as_matrix(table, len(spans)) if is_packed else None,
     )
 
 
@@ -110,11 +112,11 @@ def _sequence_spans(
 
 
 def _padding(last: Span, width: int, longest: int) -> list[Span]:
-    """Return spans that pad a row; none exceeds the longest sequence, so the model can read each span."""
+    """Return the padding spans of a row; none is longer than the row's longest sequence."""
     starts = range(last.end, width, longest)
     return [Span(last.row, start, min(start + longest, width)) for start in starts]
 
 
-def _rectangle(values: "array[int]", n_rows: int) -> Tensor:
-    """View a flat array as a tensor of n_rows rows, without copying."""
+def _as_matrix(values: "array[int]", n_rows: int) -> Tensor:
+    """View a flat array as a tensor with n_rows rows, without copying."""
     return torch.frombuffer(values, dtype=torch.long).view(n_rows, -1)

@@ -99,7 +99,7 @@ class Conversation:
         for key, value in self._with_content(fields).items():
             if key == "tool_calls" and isinstance(value, (list, tuple)):
                 traced[key] = [
-                    self._call(call, position.entry(f"{key}.{i}", _numbered(i)))
+                    self._call(call, position.entry(f"{key}.{i}", _tool_call_part(i)))
                     for i, call in enumerate(value)
                 ]
             else:
@@ -148,12 +148,18 @@ class Conversation:
                 return self._value(value, position)
         arguments = JsonObject()
         for key, entry in entries.items():
-            self._add(arguments, key, entry, position.entry(key), is_free=True)
+            self._add(arguments, key, entry, position.entry(key), is_user_defined=True)
         arguments.text = changed(value, arguments) if isinstance(value, str) else to_json(arguments)
         return arguments
 
     def _add(
-        self, traced: dict[str, Any], key: str, value: Any, position: _Position, *, is_free: bool = False
+        self,
+        traced: dict[str, Any],
+        key: str,
+        value: Any,
+        position: _Position,
+        *,
+        is_user_defined: bool = False,
     ) -> None:
         """Trace an entry of an object: its value and, if the value is meaningless without it, its name.
 
@@ -162,9 +168,11 @@ class Conversation:
             key: The entry's name.
             value: The entry's value.
             position: The entry's position.
-            is_free: Whether the names are chosen by the user, not defined by a format.
+            is_user_defined: Whether the names are chosen by the user, not defined by a format.
         """
-        name = self._traced(key, position, is_name=True) if is_free or isinstance(value, bool) else key
+        name = (
+            self._traced(key, position, is_name=True) if is_user_defined or isinstance(value, bool) else key
+        )
         traced[name] = self._value(value, position)
 
     def _value(self, value: Any, position: _Position) -> Any:
@@ -177,7 +185,7 @@ class Conversation:
         if isinstance(value, Mapping):
             entries: dict[Any, Any] = {}
             for key, item in value.items():
-                self._add(entries, key, item, position.entry(key), is_free=True)
+                self._add(entries, key, item, position.entry(key), is_user_defined=True)
             return entries
         if isinstance(value, (list, tuple)):
             return [self._value(item, position.entry(i)) for i, item in enumerate(value)]
@@ -191,7 +199,7 @@ class Conversation:
         return len(self.sources) - 1
 
 
-def _numbered(i: int) -> str:
+def _tool_call_part(i: int) -> str:
     """Return the part name of a tool call; some templates render only the first call of a turn."""
     return "tool_calls[0]" if i == 0 else "tool_calls[1:]"
 

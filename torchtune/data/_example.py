@@ -42,7 +42,7 @@ class Example(Item):
 
     @property
     def length(self) -> int:
-        """Number of positions that the example occupies: one less than its tokens, as the last one is never read."""
+        """Number of positions that the example occupies: the tokens except the last one, which is only predicted."""
         return len(self.tokens) - 1
 
     @property

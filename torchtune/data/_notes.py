@@ -45,7 +45,7 @@ class NoteCounts:
                 called only for the first row with a note.
 
         Returns:
-            The texts that no earlier row had.
+            The text of every note that no earlier row had.
         """
         new = []
         for text, note in {note.text: note for note in notes}.items():

@@ -23,7 +23,7 @@ def pack(lengths: Sequence[int], capacity: int, fit: Fit = "best") -> list[list[
         ValueError: a document is longer than a pack.
     """
     if lengths and max(lengths) > capacity:
-        raise ValueError(f"a document of {max(lengths)} tokens does not fit into a pack of {capacity}")
+        raise ValueError(f"a document of {max(lengths)} tokens does not fit in a pack of {capacity}")
     packs = _best_fit(lengths, capacity) if fit == "best" else _first_fit(lengths, capacity)
     return sorted(map(sorted, packs))
 

@@ -188,6 +188,6 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
                 f"{n_leaked} of {rows} {agreeing(predicate, n_leaked)}; the first: {locations[0]}"
             )
     if counts.n_duplicates > n // 100:
-        predicate = agreeing("repeat an earlier one", counts.n_duplicates)
+        predicate = agreeing("repeat an earlier example", counts.n_duplicates)
         warnings.append(f"{counts.n_duplicates} of {examples} {predicate}")
     return warnings

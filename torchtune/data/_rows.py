@@ -48,11 +48,11 @@ class Cacheable(Protocol):
 
 @runtime_checkable
 class PlainText(Protocol):
-    """A dataset that may consist of texts without prompts."""
+    """A dataset that may contain plain text without prompts."""
 
     @property
     def is_plain_text(self) -> bool:
-        """Whether rows are texts without prompts, so that every token should be a target."""
+        """Whether rows are plain text without prompts, so that every token should be a target."""
 
 
 @runtime_checkable
@@ -87,7 +87,7 @@ def use_cache(dataset: object, folder: str) -> None:
 
 
 def is_plain_text(dataset: object) -> bool:
-    """Return whether a dataset consists of texts without prompts."""
+    """Return whether a dataset contains plain text without prompts."""
     return isinstance(dataset, PlainText) and dataset.is_plain_text
 
 

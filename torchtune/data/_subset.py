@@ -39,7 +39,7 @@ class Subset(Generic[ItemT]):
 
     @property
     def is_plain_text(self) -> bool:
-        """Whether the rows are texts without prompts."""
+        """Whether the rows are plain text without prompts."""
         return is_plain_text(self.dataset)
 
     def use_cache(self, folder: str) -> None:

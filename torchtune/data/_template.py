@@ -42,13 +42,13 @@ class Rendered:
 
     text: str
     origins: tuple[Origin, ...] = ()
-    """Positions in the text of parts of traced messages and tools."""
+    """Where each part of the traced messages and tools occurs in the text."""
     answers: tuple[Span, ...] = ()
     """The template's `{% generation %}` blocks (characters), which the model generates; empty if the template has no
     such blocks."""
 
     def prefix(self, end: int) -> "Rendered":
-        """Return the text before a character."""
+        """Return the rendering truncated to its first `end` characters."""
         origins = tuple((s, min(e, end), source, offset) for s, e, source, offset in self.origins if s < end)
         answers = tuple((s, min(e, end)) for s, e in self.answers if s < end)
         return Rendered(self.text[:end], origins, answers)
@@ -59,9 +59,9 @@ class ChatTemplate:
     """A model's chat template, as stored in its tokenizer_config.json or GGUF file.
 
     The language is Jinja with the settings and names that Hugging Face documents for chat templates
-    (https://huggingface.co/docs/transformers/chat_templating_writing), including `{% generation %}` blocks. Today's
-    date (`strftime_now`) is `date`, so that runs are reproducible on a different day. Templates come with downloaded
-    models, so they run in Jinja's sandbox with a time limit, and cannot modify their arguments.
+    (https://huggingface.co/docs/transformers/chat_templating_writing), including `{% generation %}` blocks.
+    Templates receive `date` as today's date (`strftime_now`), so that a run gives the same results on any day. They
+    come with downloaded models, so they run in Jinja's sandbox with a time limit, and cannot modify their arguments.
 
     Raises:
         ValueError: the template is not valid Jinja (the message contains the line number), or an argument or the date
@@ -143,10 +143,8 @@ class ChatTemplate:
         try:
             text = compiled.render({**self.special_tokens, **variables, **self.arguments})
         except Exception as error:  # A template is an arbitrary program and can raise anything.
-            roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(
-                f"the chat template failed on messages with the roles {roles}: {error}"
-            ) from error
+            roles = ", ".join(message["role"] for message in messages) or "none"
+            raise ValueError(f"the chat template failed (message roles: {roles}): {error}") from error
         if not isinstance(text, Traced):
             return Rendered(text)
         blocks = [(start, end) for start, end, source, _ in text.origins if source == GENERATION]
@@ -204,10 +202,12 @@ def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def unused_character(texts: Iterable[str]) -> str:
-    """Return a character of Unicode's private use area, which templates do not use, that is in none of the texts.
+    """Return a character from Unicode's private use area that occurs in none of the texts.
+
+    Templates do not use this area.
 
     Raises:
-        ValueError: the texts contain all of its 6,400 characters.
+        ValueError: the texts contain all 6,400 characters of the area.
     """
     used = set().union(*texts)
     mark = next((mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in used), None)

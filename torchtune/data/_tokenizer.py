@@ -16,11 +16,11 @@ class Tokenizer(Protocol):
 
     @property
     def bos_id(self) -> int | None:
-        """The id that begins a text, or None if the model's vocabulary has no such id."""
+        """The beginning-of-text id, or None if the model's vocabulary has no such id."""
 
     @property
     def eos_id(self) -> int:
-        """The id that ends a text."""
+        """The end-of-text id."""
 
     @property
     def pad_id(self) -> int:

@@ -20,7 +20,7 @@ class AlpacaDataset(InstructDataset):
     """
 
     train_on_input: bool = True
-    """Train on the prompt too, not only on the answer."""
+    """Train on the prompt as well, not only on the answer."""
     use_clean: bool = False
     """Use the cleaned dataset, yahma/alpaca-cleaned, instead of tatsu-lab/alpaca."""
     source: Source | None = None  # type: ignore[assignment]  # null only until `__attrs_post_init__`

@@ -48,7 +48,7 @@ def auto_dataset(  # noqa: PLR0913 -- the settings that all layouts share.
         columns: Names of the columns of tasks and answers, as in `InstructDataset`, which then reads the rows. Null:
             the layout is detected from the first row.
         max_seq_len: Maximum length of an example (tokens). Null: no limit.
-        on_error: The handling of a row that cannot be used: "raise" an error, or "skip" and count it.
+        on_error: What to do with an invalid row: "raise" an error, or "skip" and count it.
         ignore_columns: Columns that are intentionally unused, and are not reported.
 
     Raises:
@@ -79,7 +79,9 @@ def _template(tokenizer: Tokenizer) -> str:
     """Return the template for tasks."""
     if tokenizer.chat_template is not None:
         return "chat"
-    _logger.warning("the tokenizer has no chat template; rows use Alpaca's prompt (template=alpaca)")
+    _logger.warning(
+        "the tokenizer has no chat template, so rows are formatted with the Alpaca prompt (template=alpaca)"
+    )
     return "alpaca"
 
 

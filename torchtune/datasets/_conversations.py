@@ -50,7 +50,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
     tools_column: str = "tools"
     """The column of the tools; it may be missing."""
     system: str | None = None
-    """A system turn for conversations without one. Null: the chat template's default, if it has one."""
+    """A system turn for conversations without one. Null: the chat template's default, if any."""
     train_on: TrainOn = "answers"
     """The targets: all the assistant's turns ("answers"), the "last" one, or "everything"."""
 
@@ -142,7 +142,7 @@ def read_row_tools(row: Row, column: str) -> list[dict[str, Any]] | None:
 
 
 def with_system(messages: list[Message], row: Row, system: str | None) -> list[Message]:
-    """Prepend a missing system turn, from the row's column `system` or else from the config.
+    """Prepend a missing system turn, from the row's column `system` or, if it has none, from the config.
 
     Raises:
         ValueError: The column does not contain text.

@@ -68,7 +68,7 @@ class DatasetConfig:
     def _matching(self, pattern: str) -> list[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
             raise ValueError(
-                f"{self.root}: README.md lists files outside the folder, {pattern!r}; use a file pattern as the source"
+                f"{self.root}: README.md lists files outside the folder ({pattern!r}); use a file pattern as the source"
             )
         names = glob.glob(pattern, root_dir=self.root, recursive=True)  # noqa: PTH207 - Path.glob does not accept `**.jsonl`.
         paths = [self.root / name for name in names if (self.root / name).is_file()]

@@ -99,7 +99,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
 
 
 def _is_ignored(path: Path, parts: tuple[str, ...]) -> bool:
-    """Return whether a file is never data: a description, a backup, or a leftover of an archive or a notebook."""
+    """Return whether to ignore a file: a description, a backup, or a file left over from an archive or a notebook."""
     if {"__MACOSX", "__pycache__", ".ipynb_checkpoints"} & set(parts):
         return True
     name = path.name

@@ -66,14 +66,14 @@ class InstructDataset(RowDataset[Task, Example]):
     """
 
     train_on_input: bool = False
-    """Train on the prompt too, not only on the answer and the end of its turn."""
+    """Train on the prompt as well, not only on the answer and its end-of-turn token."""
     columns: dict[str, str] | None = None
     """The source's column names, if they differ from the defaults: `{instruction: question, output: answer}`."""
     template: str = "chat"
     """"chat" for the tokenizer's chat template; "alpaca" for the Stanford Alpaca prompt; or your own prompt with the
     placeholders {instruction} and {input}, directly followed by the answer."""
     system: str | None = None
-    """System message for tasks without one; null: the default of the chat template, if it has a default."""
+    """System message for rows that have none; null: the chat template's default, if any."""
     _names: dict[str, str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -91,7 +91,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     """The end at which a longer example is truncated, "right" or "left"; "drop" skips it. An example that loses all its
     targets is skipped too."""
     on_error: OnError = field(default="raise", kw_only=True)
-    """The handling of a row that cannot be used: "raise" an error, or "skip" and count it."""
+    """What to do with an invalid row: "raise" an error, or "skip" and count it."""
     ignore_columns: list[str] | None = field(default=None, kw_only=True)
     """Columns to ignore without reporting them as unused."""
     logged_notes: frozenset[str] = field(default=frozenset(), init=False)

@@ -134,7 +134,9 @@ def choose_files(files: Sequence[DataFile], split: str, subject: str) -> Sequenc
         if named:
             return named
         choices = (
-            f"choose one of {', '.join(sorted(names))}" if names else "no file or folder in it has that name"
+            f"choose one of {', '.join(sorted(names))}"
+            if names
+            else "it contains no file or folder with that name"
         )
         raise ValueError(f"split: {subject} has no split {split!r}; {choices}")
     unnamed = [file.name for file, name in splits.items() if name is None]
@@ -148,7 +150,7 @@ def choose_files(files: Sequence[DataFile], split: str, subject: str) -> Sequenc
 
 
 def split_of(file: DataFile) -> str | None:
-    """Return the split in a file's name, or else in the name of its nearest folder; None if no name has one.
+    """Return the split in the name of a file or of its nearest folder; None if no name contains one.
 
     Raises:
         ValueError: A name contains several splits.

@@ -29,12 +29,12 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
     """The rows: a local file (.txt: one text per line; .json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a
     pattern of such files, the name of a dataset on the Hugging Face hub, or a list of rows."""
     column: str = "text"
-    """The column of the text."""
+    """The column that contains the text."""
     add_eos: bool = True
     """Append the end-of-text token to every text."""
-    truncate: Truncate | Literal["split"] = field(default="split", kw_only=True)  # type: ignore[assignment]  # done before `_truncate`
-    """The handling of a longer text: "split" it into several examples, truncate it at its "right" or "left" end, or
-    "drop" it."""
+    truncate: Truncate | Literal["split"] = field(default="split", kw_only=True)  # type: ignore[assignment]  # `_encode` handles "split"
+    """How to handle text that exceeds `max_seq_len`: "split" it into several examples, truncate it on the "right" or
+    "left", or "drop" it."""
 
     def _parse(self, row: Row) -> str | SkipReason:
         text = text_of(row, self.column, "text", "column")

@@ -108,4 +108,4 @@ def _hint(size: int) -> str:
     """Return a hint to unset WORLD_SIZE, or an empty string if a launcher has set it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return ""
-    return f"; the environment sets WORLD_SIZE={size}: unset it to run on one rank"
+    return f"; WORLD_SIZE={size} is set in the environment: unset it to run on one rank"

@@ -227,7 +227,7 @@ def _difference(path: Path, expected: list[int]) -> str | None:
         return f"{path.name} is missing"
     size = path.stat().st_size
     if size != expected[0]:
-        return f"{path.name} has {size} bytes instead of {expected[0]}"
+        return f"{path.name} is {size} bytes; expected {expected[0]}"
     return None if _fingerprint(path) == expected else f"{path.name} has changed since it was written"
 
 

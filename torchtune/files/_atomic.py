@@ -29,7 +29,7 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
 
     target = resolve_folder(folder)
     _check_free(target, overwrite=overwrite)
-    partial = _removed(partial_path(target))
+    partial = _remove_leftover(partial_path(target))
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -38,7 +38,7 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
         raise
     _check_free(target, overwrite=overwrite)
     if target.is_dir() and any(target.iterdir()):
-        replaced = _removed(target.with_name(f"{target.name}.torchtune-replaced"))
+        replaced = _remove_leftover(target.with_name(f"{target.name}.torchtune-replaced"))
         target.rename(replaced)
         partial.rename(target)
         shutil.rmtree(replaced)
@@ -65,12 +65,12 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
     except RuntimeError as error:  # raised by pathlib before Python 3.13
         raise ValueError(f"{folder} is a symlink loop; remove it") from error
     if target == target.parent:
-        raise ValueError(f"{target} is the root of the file system; choose a folder in it")
+        raise ValueError(f"{target} is the root of the file system; choose a folder inside it")
     if target.is_mount():
-        raise ValueError(f"{target} is a mount point, which cannot be replaced; choose a folder in it")
+        raise ValueError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     if _contains_current_directory(target):
         raise ValueError(
-            f"{target} is the current directory or one of its parents, and would be replaced; choose a folder in it"
+            f"{target} is the current directory or one of its parents, and would be replaced; choose a folder inside it"
         )
     return target
 
@@ -80,7 +80,7 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.torchtune-partial")
 
 
-def _removed(folder: Path) -> Path:
+def _remove_leftover(folder: Path) -> Path:
     """Remove the temporary folder of a killed process, if it exists, and return its path."""
     import shutil
 

@@ -6,7 +6,7 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 """Segments that DataParallel, torch.compile, FSDP 1 and activation checkpointing add anywhere in a name."""
 
 _DECODER_ATTRIBUTES = frozenset({"base_model", "model", "transformer"})
-"""First segments in classes of transformers, PEFT and Lightning that store the decoder as an attribute."""
+"""Attributes in which classes of transformers, PEFT and Lightning store the decoder: leading segments of names."""
 
 
 def unwrapped(name: str) -> str:
@@ -30,7 +30,7 @@ def is_wrapped(name: str) -> bool:
 def matched_names(
     file_names: Iterable[str], model_names: Iterable[str], unwrap: Callable[[str], str] = unwrapped
 ) -> dict[str, str]:
-    """Match the tensor names of a file with the names in a model, ignoring differences that wrappers cause.
+    """Match the tensor names in a file with those in a model, ignoring differences that wrappers cause.
 
     Args:
         file_names: The tensor names of the file.
@@ -38,7 +38,7 @@ def matched_names(
         unwrap: Removes the segments of wrappers from a name.
 
     Returns:
-        The file's names by the model's names; a name without a match is mapped to itself.
+        A dictionary from the model's names to the file's names; a name without a match is mapped to itself.
 
     Raises:
         ValueError: Two names of the file match the same name of the model.

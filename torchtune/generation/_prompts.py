@@ -111,7 +111,7 @@ def _question_from_row(row: dict[str, Any], *, continues: bool) -> Prompt:
         matching_shapes = ["a conversation"]
     if len(matching_shapes) != 1:
         raise ValueError(
-            "a prompt is a text or a row with one of `instruction`, `prompt` and `messages`; got"
+            "expected a string, or a row with one of `instruction`, `prompt` and `messages`; got"
             f" {_describe_row(row) if not matching_shapes else 'a row with ' + ' and '.join(matching_shapes)}"
         )
     if matching_shapes == ["an instruction"]:
@@ -149,7 +149,7 @@ def _nonempty_text(name: str, value: Any) -> str:
 
 
 def _describe_row(row: Mapping[str, Any]) -> str:
-    return f"a row with {', '.join(map(str, row)) or 'nothing'}"
+    return f"a row with {', '.join(map(str, row))}" if row else "an empty row"
 
 
 def pick_template(tokenizer: Tokenizer, template: Template, system: str | None = None) -> Template:

@@ -121,7 +121,9 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
             high_freq_factor=float(parameters["high_freq_factor"]),
             original_max_seq_len=int(parameters["original_max_position_embeddings"]),
         )
-    raise ValueError(f"rotary embeddings of type {name!r} are not supported, only default, linear and llama3")
+    raise ValueError(
+        f"rotary embeddings of type {name!r} are not supported; expected default, linear or llama3"
+    )
 
 
 def write_rope(a: Architecture) -> dict[str, Any]:

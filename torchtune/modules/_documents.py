@@ -104,7 +104,7 @@ class Documents:
         return self._columns - start + prefix_length
 
     def first_keys(self, window: int | None) -> Tensor:
-        """Return the first column `[b, s]` of its document that each query attends to; the last is the query's own."""
+        """Return, for each query, the first column that it attends to, `[b, s]`; the last column is the query's own."""
         start = self._spans_by_token()[1]
         return start if window is None else start.maximum(self._columns - window + 1)
 

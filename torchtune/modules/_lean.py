@@ -1,6 +1,6 @@
-"""Lean layers: the same computation as the plain layers, with fewer saved tensors and fewer copies.
+"""Lean layers: the same computation as torch's modules, with fewer saved tensors and fewer copies.
 
-In the plain modules, which are the reference, autograd decides which tensors are saved for the backward pass. Here each
+In torch's modules, which are the reference, autograd decides which tensors are saved for the backward pass. Here each
 operation saves only the tensors that its backward pass needs, and reuses memory in place. Values and gradients are
 equal up to the order of summation; `tests/modules/test_lean.py` compares both.
 

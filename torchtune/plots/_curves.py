@@ -165,10 +165,10 @@ def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float
         while high < len(columns) and columns[high].step <= column.step + half:
             high += 1
         window = columns[low:high]
-        weights = [each.count * (half + 1 - abs(each.step - column.step)) for each in window]
+        weights = [c.count * (half + 1 - abs(c.step - column.step)) for c in window]
         total = fsum(weights)
         # Each weight is divided before the multiplication, so that the mean of very large values does not overflow.
-        mean = fsum(each.mean * (weight / total) for each, weight in zip(window, weights, strict=True))
+        mean = fsum(c.mean * (weight / total) for c, weight in zip(window, weights, strict=True))
         averages.append((column.step, mean))
     return averages
 

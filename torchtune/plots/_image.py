@@ -107,11 +107,11 @@ def _draw_panels(  # noqa: PLR0917 - the arguments describe one figure
     """Draw the loss, the recipe metrics below it, and the other metrics in a column on the right."""
     loss, *others = [panel for panel in panels if panel.is_common]
     _draw(_add_axes(figure, (72, 48, 950, loss_height - 48 - 66), height), loss, runs, smooth)
-    each = (height - 20) / max(1, len(others))
+    panel_height = (height - 20) / max(1, len(others))
     for number, panel in enumerate(others):
         is_last = number == len(others) - 1
         bottom = 60 if is_last else 44
-        axes = _add_axes(figure, (1130, 48 + number * each, 446, each - bottom - 24), height)
+        axes = _add_axes(figure, (1130, 48 + number * panel_height, 446, panel_height - bottom - 24), height)
         _draw(axes, panel, runs, smooth, is_small=True, has_step_label=is_last)
     for number, panel in enumerate(panel for panel in panels if not panel.is_common):
         left, top = 72 + 504 * (number % 2), loss_height + 12 + PANEL_HEIGHT * (number // 2)

@@ -16,7 +16,7 @@ from torchtune.plots._table import HEADERS, differing_leaves, row_of
 N_COLOURS = 6
 """Number of colours in the style sheet (`--c0` to `--c5`). They can be distinguished with any kind of colour blindness:
 the minimum distance in OKLab under the matrices of Machado et al. (2009) is 0.098 on the light page and 0.161 on the
-dark page. Each colour has a contrast of 3."""
+dark page. Each colour has a contrast ratio of at least 3:1 with the background."""
 DASHES = ("none", "7 3", "2 2.5", "9 2.5 2 2.5")
 _POINTS = 40_000
 """Maximum number of points on a page, which keeps it below 2 MB."""
@@ -44,8 +44,8 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] 
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{style}</style><h1>{title}</h1>{notes}"
-        "<noscript><p class=note>The curves need JavaScript, which is disabled"
-        f"{hint}. The tables are complete.</p></noscript>"
+        "<noscript><p class=note>The curves require JavaScript, which is disabled"
+        f"{hint}. The tables work without it.</p></noscript>"
         '<div id="switches" class="switches"></div><div id="panels" class="panels"></div>'
         f"<h2>Runs</h2>{_runs(runs)}{''.join(_differences(runs))}{''.join(samples_of(runs))}"
         f'<script id="data" type="application/json">{_json(data_of(runs, smooth))}</script>'
@@ -68,8 +68,8 @@ def _json(data: Any) -> str:
 def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
     """Return the data for the script.
 
-    Curves are lists of steps and values with seven digits, the precision of float32. Reduced curves also have
-    `columns`, each with its middle, its mean and its number of steps.
+    Curves are lists of steps and values with seven digits, the precision of float32. Downsampled curves
+    also have `columns`: the middle step, the mean value and the number of steps of each.
     """
     panels = panels_of(runs)
     n_columns = max(50, min(1000, _POINTS // (2 * len(panels) * len(runs))))
@@ -89,7 +89,7 @@ def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
                 "unit": panel.unit,
                 "noisy": panel.is_noisy,
                 "marks": panel.marks,
-                "log": panel.metric == "grad_norm" and needs_log_axis([each["grad_norm"] for each in curves]),
+                "log": panel.metric == "grad_norm" and needs_log_axis([c["grad_norm"] for c in curves]),
             }
             for panel in panels
         ],
@@ -98,9 +98,9 @@ def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
                 "name": run.name,
                 "colour": number % N_COLOURS,
                 "dash": _dash(number),
-                "curves": {name: _numbers(curve) for name, curve in each.items()},
+                "curves": {name: _numbers(curve) for name, curve in run_curves.items()},
             }
-            for number, (run, each) in enumerate(zip(runs, curves, strict=True))
+            for number, (run, run_curves) in enumerate(zip(runs, curves, strict=True))
         ],
     }
 

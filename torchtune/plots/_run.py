@@ -104,11 +104,11 @@ def _distinct(paths: Sequence[Path]) -> list[str]:
     """
     parts = [_folder_parts(path) for path in paths]
     if len(parts) < 2:
-        return [each[-1] for each in parts]
+        return [path_parts[-1] for path_parts in parts]
     shortest = min(map(len, parts))
     head = min(_n_shared(parts), shortest - 1)
-    tail = min(_n_shared([each[::-1] for each in parts]), shortest - head - 1)
-    return ["/".join(each[head : len(each) - tail]) for each in parts]
+    tail = min(_n_shared([path_parts[::-1] for path_parts in parts]), shortest - head - 1)
+    return ["/".join(path_parts[head : len(path_parts) - tail]) for path_parts in parts]
 
 
 def _n_shared(sequences: Sequence[Sequence[str]]) -> int:

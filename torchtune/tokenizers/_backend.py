@@ -1,4 +1,4 @@
-"""Tokenizers that run on the `tokenizers` library."""
+"""Tokenizers that are backed by the `tokenizers` library."""
 
 import json
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BackendTokenizer(BaseTokenizer):
-    """Base class of tokenizers of the `tokenizers` library; subclasses read different files.
+    """Base class of tokenizers backed by the `tokenizers` library; each subclass reads a different file format.
 
     Args:
         path: The file.
@@ -37,13 +37,15 @@ class BackendTokenizer(BaseTokenizer):
         super().__init__(path, config, options, **settings)
         self._marked: dict[str, _Marked] = {}
         self._plain = self._load()
-        self._plain.encode_special_tokens = True  # encode their texts as plain text
+        self._plain.encode_special_tokens = True  # spelled-out special tokens are ordinary text
         vocabulary = self._plain.get_vocab()
         if not vocabulary:
             raise ValueError(f"{path} has no tokens; download it again")
         self.vocab_size = 1 + max(vocabulary.values())
         unknown = config.token("unk_token")
-        if getattr(self._plain.model, "unk_token", unknown) is None:  # bytes represent every text
+        if (
+            getattr(self._plain.model, "unk_token", unknown) is None
+        ):  # a byte-level model can represent any text
             unknown = None
         self.unknown_id = None if unknown is None else self._plain.token_to_id(unknown)
         added = self._plain.get_added_tokens_decoder()
@@ -97,25 +99,25 @@ class BackendTokenizer(BaseTokenizer):
 
     @cached_property
     def _special(self) -> "Backend":
-        """The same tokenizer, recognizing special tokens in texts."""
+        """The same tokenizer, but it recognizes special tokens in text."""
         return self._load()
 
     def _token_id(self, token: str) -> int | None:
-        number = self._plain.token_to_id(token)
-        if number is None:
+        token_id = self._plain.token_to_id(token)
+        if token_id is None:
             ids = self._plain.encode(token, add_special_tokens=False).ids
-            number = ids[0] if len(ids) == 1 and ids[0] != self.unknown_id else None
-        return number
+            token_id = ids[0] if len(ids) == 1 and ids[0] != self.unknown_id else None
+        return token_id
 
     def _id(self, name: str) -> int:
         token = self._config.token(name)
-        number = None if token is None else self._plain.token_to_id(token)
-        if number is None:
+        token_id = None if token is None else self._plain.token_to_id(token)
+        if token_id is None:
             raise self._not_in_vocabulary(name, token)
-        return number
+        return token_id
 
     def _adds_bos(self) -> bool:
-        """Return whether texts begin with BOS, according to the configuration or else to the file."""
+        """Return whether plain text begins with BOS, according to the configuration or, by default, the file."""
         if "add_bos_token" in self._config.values:
             return bool(self._config.values["add_bos_token"])
         bos = self._config.token("bos_token")
@@ -125,7 +127,8 @@ class BackendTokenizer(BaseTokenizer):
 def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
     """Add the tokens that the configuration adds or declares as special, as transformers does.
 
-    A token that is in both has the id of the vocabulary and the flags of the configuration.
+    A token that is in both the vocabulary and the configuration keeps its id from the vocabulary and gets its flags
+    from the configuration.
 
     Raises:
         ValueError: A new token would get a different id from the one in the configuration.
@@ -142,10 +145,10 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
     backend.add_tokens(
         [token for text, token in backend_tokens.items() if text in new_ids or text in changed]
     )
-    for text, number in new_ids.items():
-        if backend.token_to_id(text) != number:
+    for text, token_id in new_ids.items():
+        if backend.token_to_id(text) != token_id:
             raise ValueError(
-                f"{config.folder}: {text!r} is added to the vocabulary with id {number}, but the next free id is"
+                f"{config.folder}: {text!r} is added to the vocabulary with id {token_id}, but the next free id is"
                 f" {backend.token_to_id(text)}; download the tokenizer again"
             )
     added_texts = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -170,7 +173,7 @@ class _Marked:
 
     Args:
         backend: The tokenizer.
-        mark: A character before and after each special token that occurs nowhere in the texts.
+        mark: A character that occurs nowhere in the texts; it is inserted before and after each special token.
     """
 
     def __init__(self, backend: "Backend", mark: str) -> None:
@@ -196,7 +199,7 @@ class _Marked:
                 for token in special
             ]
         )
-        # Added tokens that are not in the model's vocabulary get new ids, including non-special ones.
+        # All added tokens that are not in the model's vocabulary, special or not, get new ids.
         token_texts = {
             i: self._marked_text(token.content) if token.special else token.content
             for i, token in added.items()

@@ -138,7 +138,7 @@ class BaseTokenizer(ABC):
             if self._token_id(token) is None:
                 raise unknown_token("special_tokens_in_content", token, self.special_tokens)
             raise ValueError(
-                f"special_tokens_in_content: {token!r} is not a special token, so texts may contain it in any case;"
+                f"special_tokens_in_content: {token!r} is not a special token, so it does not need to be listed;"
                 " remove it"
             )
         return frozenset(tokens)

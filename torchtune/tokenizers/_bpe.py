@@ -62,7 +62,7 @@ class BPETokenizer(BackendTokenizer):
         path: One of the two files, or their folder.
         split: The method of splitting texts into words, by llama.cpp's names: "gpt-2", "smollm", "llama-bpe", "dbrx" or
             "qwen2".
-            Null: according to `tokenizer_class` in tokenizer_config.json, or else to `model_type` in config.json.
+            Null: determined by `tokenizer_class` in tokenizer_config.json or, if absent, `model_type` in config.json.
         **options: Options that all tokenizers accept.
 
     Raises:

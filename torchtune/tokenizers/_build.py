@@ -29,7 +29,7 @@ class Split:
     whole_words: bool = False
     """Whether a word that is a token is encoded as that token, without merging its bytes."""
     adds_bos: bool = False
-    """Whether texts begin with BOS if a GGUF file does not define it."""
+    """Whether plain text begins with BOS if a GGUF file does not define it."""
 
 
 SPLITS = {
@@ -62,7 +62,7 @@ def byte_level(
     try:
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split.whole_words)
     except Exception as error:  # the library raises no narrower type
-        raise ValueError(f"its tokenizer's merges do not fit its tokens: {error}") from error
+        raise ValueError(f"the tokenizer's merges do not match its vocabulary: {error}") from error
     backend = Backend(model)
     pre_tokenizer_steps: list[pre_tokenizers.PreTokenizer] = []
     if split.single_digits:

@@ -1,7 +1,7 @@
 """Read the chat templates that are stored with a tokenizer, and select one according to the options.
 
-They are stored as in transformers: in chat_template.jinja and additional_chat_templates/NAME.jinja, or else under
-`chat_template` in tokenizer_config.json, as one template or a list of named ones. Some older folders have a
+They are stored as in transformers: in chat_template.jinja and additional_chat_templates/NAME.jinja, or otherwise under
+`chat_template` in tokenizer_config.json, as one template or a list of named templates. Some older folders have a
 chat_template.json, written for image processors.
 """
 

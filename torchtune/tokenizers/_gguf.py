@@ -56,7 +56,7 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
 
 
 def _adds_bos(metadata: dict[str, Any]) -> bool:
-    """Return whether texts begin with BOS, according to the file or else to llama.cpp's default."""
+    """Return whether plain text begins with BOS, according to the file or, by default, as in llama.cpp."""
     is_sentencepiece = metadata["tokenizer.ggml.model"] == "llama"
     default = is_sentencepiece or SPLITS[metadata["tokenizer.ggml.pre"]].adds_bos
     has_bos = "tokenizer.ggml.bos_token_id" in metadata

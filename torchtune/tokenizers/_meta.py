@@ -35,7 +35,7 @@ def write_meta_tokenizer(file: Path, folder: Path) -> SpecialIds:
 
 
 def _write_sentencepiece(file: Path, folder: Path) -> SpecialIds:
-    """Copy Llama 2's tokenizer, and write the settings that are in Meta's code: texts begin with BOS.
+    """Copy Llama 2's tokenizer, and write the settings that are in Meta's code: plain text begins with BOS.
 
     A plain BPE model is also written as tokenizer.json, because transformers splits several spaces differently from
     SentencePiece when it converts a tokenizer.model.

@@ -21,8 +21,8 @@ class TokenizerOptions(TypedDict, total=False):
     stop_tokens: Sequence[str] | None
     """Tokens of the vocabulary that end an answer, in addition to the tokenizer's default stop tokens."""
     special_tokens_in_content: Sequence[str] | None
-    """Special tokens that messages and plain text may contain, such as `<think>`; they are encoded as tokens. All
-    other special tokens in messages and plain text are encoded as text."""
+    """Special tokens to recognize in messages and plain text, such as `<think>`. All other special tokens in messages
+    and plain text are encoded as ordinary text."""
 
 
 def check_options(options: TokenizerOptions) -> None:
@@ -60,7 +60,7 @@ def unknown_token(option: str, token: str, known_tokens: Iterable[str]) -> Value
     """Return the error for a token of an option that is not in the vocabulary."""
     suggestion = did_you_mean(token, known_tokens)
     return ValueError(
-        f"{option}: {token!r} is not a token of the vocabulary{suggestion or '; remove it, or use a different token'}"
+        f"{option}: {token!r} is not in the vocabulary{suggestion or '; remove it, or use a different token'}"
     )
 
 

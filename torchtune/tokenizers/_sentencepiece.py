@@ -83,7 +83,7 @@ class SentencePieceTokenizer(BaseTokenizer):
             text: The text.
             plain: Start and end, in characters, of the spans in which special tokens stay text.
 
-        The model prepends a space to a text, even after a special token, as in the training of Llama 2. If there is a
+        The model prepends a space to text, even after a special token, as in the training of Llama 2. If there is a
         tokenizer_config.json, the model does so after special tokens only if that file contains `"legacy": true`.
         """
         return self._split(text, self._in_template, plain)
@@ -140,7 +140,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return None if token_id == self.unknown_id else int(token_id)
 
     def _id(self, name: str, model_id: int) -> int | None:
-        """Return a special token's id, from the configuration or else from the model."""
+        """Return a special token's id, from the configuration or, if it has none, from the model."""
         text = self._config.token(name)
         if text is None:
             return model_id if model_id >= 0 else None

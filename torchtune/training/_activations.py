@@ -20,7 +20,8 @@ class ActivationCheckpointing:
     """Recompute activations in the backward pass instead of storing them (arXiv 1604.06174)."""
 
     keep: Literal["inputs", "matmuls"] = "inputs"
-    """Tensors stored for the backward pass: a layer's input, or also the outputs of matrix products and attention."""
+    """Tensors to store for the backward pass. inputs: only each layer's input; matmuls: also the outputs of matrix
+    products and attention."""
     every_n_layers: int = field(default=1, validator=above(0))
     """Checkpoint layers 0, n, 2n, ...; the other layers store all activations."""
     offload: bool = False

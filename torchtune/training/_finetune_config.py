@@ -97,7 +97,7 @@ class FinetuneConfig:
     tokenizer: Component[Tokenizer]
     """The tokenizer, which encodes text as token ids."""
     tokenizer_directory: LocalPath | None = ref("model_directory")
-    """Folder of the tokenizer's files."""
+    """Folder that contains the tokenizer's files."""
 
     dataset: Annotated[Component[Dataset[Any]], Passed(1)]
     """The training dataset; the recipe passes the tokenizer."""
@@ -112,8 +112,8 @@ class FinetuneConfig:
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Number of passes over the dataset. The last optimizer step of an epoch may have fewer rows."""
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Limits the run to `epochs` times this many optimizer steps; null: no limit. A new pass over the dataset starts
-    only after its last row, so that later rows are used too."""
+    """Limits the run to `epochs` times this many optimizer steps; null: no limit. The limit does not
+    restart the dataset: the next epoch continues with the following rows."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
     """Total number of optimizer steps, regardless of `epochs`; null: determined by `epochs`."""
 
@@ -129,7 +129,8 @@ class FinetuneConfig:
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
     """Maximum L2 norm of the gradient, which is scaled down if it is larger; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
-    """Reaction to a NaN or infinite loss or gradient. stop: end the run; skip: skip the step, up to nine in a row."""
+    """What to do if the loss or gradient is NaN or infinite. stop: end the run; skip: skip the step, up to nine in a
+    row."""
 
     validation: Annotated[Validation | None, MayChange()] = field(
         default=None, validator=_check_validation_dataset
@@ -141,7 +142,7 @@ class FinetuneConfig:
     )
     """One or more loggers that receive metrics in addition to `metrics.jsonl`; null: none."""
     log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """Call the loggers once per this many optimizer steps; `metrics.jsonl` always has every step."""
+    """Number of optimizer steps between calls to the loggers; `metrics.jsonl` always contains every step."""
     profiling: Annotated[Profiling | None, MayChange()] = None
     """The steps that torch.profiler records; null: none."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)

@@ -43,7 +43,7 @@ class Loading:
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
     """Number of processes on each rank that encode rows in advance; 0: encode rows when they are needed."""
     token_cache: Annotated[LocalPath | None, MayChange()] = None
-    """Folder of a cache of encoded rows, which multiple runs can share; null: no cache."""
+    """Folder in which to cache encoded rows; multiple runs can share it. Null: no cache."""
 
     def batches(  # noqa: PLR0913 - batches depend on all of them.
         self,

@@ -97,7 +97,7 @@ class NonFiniteGuard:
         Raises:
             FloatingPointError: The step is not finite and ends the run, without changing parameters or optimizer.
         """
-        if values.n_counted == 0:
+        if values.total_count == 0:
             return "no target token"
         if math.isfinite(values.loss) and math.isfinite(values.grad_norm):
             self.in_a_row = 0

@@ -6,7 +6,7 @@ Precisions:
 |---|---|---|---|---|
 | `fp32` | `fp32` | fp32 | fp32 | fp32 |
 | `bf16` | `fp32` | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
-| `fp16` | `fp32` | fp32 | fp16 | fp16, partly fp32 as with `bf16`; loss scaling (`LossScale`), as its range is small |
+| `fp16` | `fp32` | fp32 | fp16 | fp16, with the same fp32 exceptions as `bf16`; loss scaling (`LossScale`) |
 | `bf16` | `bf16` | bf16 ("pure bf16": small updates are rounded to 0) | bf16 | as with `bf16` |
 
 Full fine-tuning in bf16 thus has fp32 master weights, and LoRA has a bf16 base model with fp32 adapters. The trained
@@ -42,7 +42,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
-def _check_offload(section: "Placement", _: object, value: bool) -> None:
+def _check_compile(section: "Placement", _: object, value: bool) -> None:
     if section.activation_checkpointing is not None:
         try:
             section.activation_checkpointing.check(compiles=value)
@@ -55,15 +55,15 @@ class Placement:
     """Precision, sharding, activation checkpointing and compilation of a model during training."""
 
     weights_dtype: Literal["fp32", "bf16"] = "fp32"
-    """Precision of trained weights, gradients and optimizer state; bf16 halves their memory, requires dtype=bf16."""
+    """Precision of trained weights, gradients and optimizer state; bf16 halves their memory and requires dtype=bf16."""
     sharding: Sharding | None = None
-    """Options of `enable_fsdp` for sharding the model; null: across all ranks, without offloading."""
+    """How to shard the model with `enable_fsdp`; null: across all ranks, without offloading."""
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
-    """Use memory-saving layers, whose results match the plain layers up to the order of summation. Has no effect with
-    compile=true or keep=matmuls, which use plain layers."""
-    compile: bool = field(default=False, validator=_check_offload)
+    """Use memory-saving layers, which give the same results as the standard layers up to the order of summation. Has no
+    effect with compile=true or keep=matmuls, which use the standard layers."""
+    compile: bool = field(default=False, validator=_check_compile)
     """Compile every layer with torch.compile: the first steps take minutes, later ones are faster."""
 
     @property
@@ -175,7 +175,7 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
     """Cast frozen parameters to the compute precision, and trained ones to the same or a wider precision, in place.
 
     Args:
-        model: The model, on the meta device or small.
+        model: The model; on the meta device, unless it is small.
         compute: The compute precision.
         weights: The precision of trained parameters, unless `compute` is wider.
     """

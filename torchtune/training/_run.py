@@ -222,10 +222,10 @@ class Run:
             "flops": self._flops(batches),
         }
         numbers = sums.means(extra_sums)
-        numbers["n_counted"] = sums.n_counted
-        numbers["loss_scale"] = self.scale.on(sums.n_counted.device)
-        numbers["grad_norm"] = grad_norm.to(sums.n_counted.device)  # on the CPU if gradients are offloaded
-        self._guard.update(self._optimizer, numbers["loss"], numbers["grad_norm"], sums.n_counted)
+        numbers["total_count"] = sums.total_count
+        numbers["loss_scale"] = self.scale.on(sums.total_count.device)
+        numbers["grad_norm"] = grad_norm.to(sums.total_count.device)  # on the CPU if gradients are offloaded
+        self._guard.update(self._optimizer, numbers["loss"], numbers["grad_norm"], sums.total_count)
         losses = {f"loss of micro-batch {i}": loss for i, loss in enumerate(sums.losses)}
         readback = Readback(
             {**{name: numbers[name] for name in (*_STEP_SCALARS, *extra_sums, *sums.reported)}, **losses}
@@ -302,7 +302,7 @@ class Run:
         )
 
 
-_STEP_SCALARS = ("loss", "grad_norm", "loss_scale", "n_counted")
+_STEP_SCALARS = ("loss", "grad_norm", "loss_scale", "total_count")
 
 
 def _build_step_values(pending: _Pending, numbers: dict[str, float], seconds: float) -> StepValues:

@@ -62,7 +62,7 @@ _METRIC_NAMES = {
     "peak_memory_bytes",
     "mfu",
 }
-_INTERNAL_NAMES = {"n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"}
+_INTERNAL_NAMES = {"n_tokens", "n_positions", "n_padding", "total_count", "flops", "loss_scale"}
 RESERVED = frozenset(_METRIC_NAMES | _INTERNAL_NAMES)
 """Names of values that every run reports or reads from the device; terms and metrics must not use them."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @define(kw_only=True)
 class Sharding:
-    """Options of `enable_fsdp` for sharding a model across ranks."""
+    """Sharding options, used with `enable_fsdp`."""
 
     replicas: int = field(default=1, validator=above(0))
     """Number of copies of the model (HSDP): each is sharded across a group of ranks; groups exchange only gradients."""

@@ -41,23 +41,23 @@ def start(cfg: object) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    joined = size > 1 and not dist.is_initialized()
+    must_join = size > 1 and not dist.is_initialized()
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if joined and missing:
+    if must_join and missing:
         raise ValueError(
-            f"the environment sets WORLD_SIZE={size} but not {missing[0]}: unset WORLD_SIZE, or start the ranks with"
-            f" `tune --nproc_per_node {size}`"
+            f"WORLD_SIZE={size} is set in the environment but {missing[0]} is not: unset WORLD_SIZE, or start the ranks"
+            f" with `tune --nproc_per_node {size}`"
         )
-    if joined:
+    if must_join:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         join_ranks(backend, int(os.environ["RANK"]), size)
     reserve = Reserve()
     try:
         rank = dist.get_rank() if size > 1 else 0
-        seed = _agreed_seed(settings.seed, size)
+        seed = _broadcast_seed(settings.seed, size)
         _seed_everything(seed + rank)
         world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
-        _check_alike(cfg, world)
+        _check_configs_match(cfg, world)
         with _lock(settings.output_dir if world.is_main else None):
             _record_ranks(settings.output_dir, world)
             yield world
@@ -69,12 +69,12 @@ def start(cfg: object) -> Iterator[World]:
         raise out_of_memory_error(error, cfg, size) from error
     finally:
         reserve.release()
-        if dist.is_initialized() and (joined or size == 1):
+        if dist.is_initialized() and (must_join or size == 1):
             dist.destroy_process_group()
 
 
-def _check_alike(cfg: object, world: World) -> None:
-    """Raise ValueError if the configs of the ranks differ, as the ranks might then wait for each other forever."""
+def _check_configs_match(cfg: object, world: World) -> None:
+    """Raise ValueError if the configs of the ranks differ; the ranks might otherwise wait for each other forever."""
     if world.size == 1 or not has(type(cfg)):
         return
     trees = world.gather(drop_paths(frozen_tree(cfg), UNCOMPARED))
@@ -101,8 +101,8 @@ def _lock(folder: str | None) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _agreed_seed(seed: int | None, size: int) -> int:
-    """Return the seed of rank 0: its config's seed or, if null, a random one."""
+def _broadcast_seed(seed: int | None, size: int) -> int:
+    """Return rank 0's seed on all ranks: the seed in its config or, if null, a random seed."""
     seeds: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
     if size > 1:
         dist.broadcast_object_list(seeds, src=0)

@@ -34,11 +34,11 @@ class StepSums:
             if batch.counts.keys() != micro_batches[0].counts.keys():
                 raise ValueError(f"micro-batches have different counts: {names} and {sorted(batch.counts)}")
         counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
-        n_counted = sum(not batch.is_filler for batch in micro_batches)
-        summed = world.sum(world.tensor([*counts, float(n_counted)]))
+        n_batches = sum(not batch.is_filler for batch in micro_batches)
+        summed = world.sum(world.tensor([*counts, float(n_batches)]))
         self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
         """The divisors of terms by name: scalars, summed over the micro-batches of all ranks except fillers."""
-        self.n_counted = summed[:-1].sum()
+        self.total_count = summed[:-1].sum()
         """Sum of all counts of the batches; 0 if the step has no targets."""
         self._sums = ScoreSums(self.counts, world)
 

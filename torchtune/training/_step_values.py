@@ -12,7 +12,7 @@ class StepValues:
     """The values of an optimizer step, copied from the device."""
 
     step: int
-    """The optimizer step, from 1."""
+    """The optimizer step, counted from 1."""
     loss: float
     """The loss over all ranks: the sum of terms, each divided by its count."""
     grad_norm: float
@@ -20,13 +20,13 @@ class StepValues:
     lr: float
     """Learning rate of the first parameter group."""
     loss_scale: float
-    """The factor of the loss in the backward pass (`LossScale`)."""
-    n_counted: float
-    """Sum of all counts of all ranks; 0 if the step has no targets."""
+    """The factor by which the loss is multiplied in the backward pass (`LossScale`)."""
+    total_count: float
+    """Sum of all counts over all ranks; 0 if the step has no targets."""
     losses: Sequence[float]
-    """The contribution of each micro-batch of this rank to the loss."""
+    """The contribution of each of this rank's micro-batches to the loss."""
     micro_batches: Sequence[Batch]
-    """The step's micro-batches of this rank."""
+    """This rank's micro-batches in the step."""
     is_last: bool
     """Whether this is the run's last step."""
     n_tokens: float

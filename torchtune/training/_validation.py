@@ -46,7 +46,7 @@ class Validation:
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
     """The validation dataset; the recipe passes the tokenizer. Null: a fraction of the training dataset (`share`)."""
     share: float | None = field(default=None, validator=_one_source)
-    """Fraction of the training rows to hold out, chosen at random with the seed."""
+    """Fraction of the training rows to hold out, chosen at random using `seed`."""
     max_rows: int | None = field(default=None, validator=above(0))
     """Maximum number of held-out rows to use, evenly spaced over the dataset; null: all."""
     batch_size: int | None = field(default=None, validator=above(0))

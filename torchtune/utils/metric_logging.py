@@ -66,7 +66,7 @@ class DiskLogger(MetricLogger):
     `metrics.jsonl` contains each step once.
 
     Args:
-        log_dir: Folder of the file; created if missing.
+        log_dir: Folder for the log file; created if it does not exist.
         filename: Name of the file; null: `log.txt`.
 
     Raises:
@@ -113,7 +113,7 @@ class TensorBoardLogger(MetricLogger):
     all steps in earlier files from the first step of the new file onwards.
 
     Args:
-        log_dir: Folder of the event files; created if missing.
+        log_dir: Folder for the event files; created if it does not exist.
     """
 
     packages = ("tensorboard",)
@@ -152,7 +152,7 @@ class WandBLogger(MetricLogger):
     is stored in `log_dir`.
 
     Args:
-        log_dir: Folder of wandb's files (`wandb/`); created if missing.
+        log_dir: Folder for wandb's files (`wandb/`); created if it does not exist.
         project: The project's name.
         entity: Name of the team or user; null: the account's default.
         group: A name shared by several runs, such as the name of an experiment.
@@ -330,7 +330,7 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
     path = Path(run)
     path = RunFolder(path).metrics if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is not a run's folder: there is no metrics.jsonl in it")
+        raise FileNotFoundError(f"{run} is not a run's folder: it contains no metrics.jsonl")
     lines = []
     broken = []
     for number, values in json_lines(path):

@@ -60,7 +60,7 @@ def reports_of(encoded: Any) -> list[str]:
     return (
         notes_of(encoded)
         if isinstance(encoded, Example)
-        else [note for one in encoded for note in notes_of(one)]
+        else [note for piece in encoded for note in notes_of(piece)]
     )
 
 
