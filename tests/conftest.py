@@ -28,7 +28,7 @@ settings.load_profile("same")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--renew-transcripts",
+        "--update-transcripts",
         action="store_true",
         help="run the console blocks of the docs and update their output",
     )

@@ -33,7 +33,7 @@ def test_rendering_is_up_to_date_and_loads_as_an_equal_config(
     golden = Path(folder_of("configs_yaml")) / f"{name}.yaml"
     cfg = config(name)
     text = f"# yaml-language-server: $schema=schemas/{recipe}.json\n{render(cfg)}"
-    if request.config.getoption("--renew-configs"):
+    if request.config.getoption("--update-configs"):
         golden.write_text(text, encoding="utf-8")
     assert golden.read_text(encoding="utf-8") == text, "run: make configs"
     config_class = load_recipe(recipe).config_class

@@ -120,7 +120,7 @@ def test_tune_line_is_valid(
         result = tune(*args)
     if snippet.language == "console":
         printed = (result.out + result.err).strip()
-        if request.config.getoption("--renew-transcripts"):
+        if request.config.getoption("--update-transcripts"):
             page = ROOT / snippet.page
             text = page.read_text(encoding="utf-8")
             page.write_text(text.replace(snippet.text, f"$ {command}\n{printed}\n"), encoding="utf-8")

@@ -206,7 +206,7 @@ def test_killed_rank_is_named_and_ends_the_run_within_seconds(tiny: Tiny, tmp_pa
     output = process.communicate(timeout=120)[0]  # gloo would wait for the other rank for half an hour
     assert process.returncode == 1
     last = output.strip().splitlines()[-1]
-    assert last == "tune: rank 1: was terminated by SIGKILL; the kernel sends it when memory runs out"
+    assert last == "tune: rank 1: was terminated by SIGKILL; the kernel sends this signal when memory runs out"
     assert "Traceback" not in output
     assert run.steps() >= 12
     assert workers() == []

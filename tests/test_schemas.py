@@ -65,7 +65,7 @@ def test_schema_of_a_small_config_class_equals_the_golden_file(request: pytest.F
     schema = json_schema(Small, "small", "Shows a schema.")
     del schema["definitions"]["foreign"]["pattern"]  # lists the modules of this Python version
     text = json.dumps(schema, indent=1) + "\n"
-    if request.config.getoption("--renew-configs"):
+    if request.config.getoption("--update-configs"):
         golden.write_text(text, encoding="utf-8")
     assert golden.read_text(encoding="utf-8") == text, "run: make configs"
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# Fields of this torchtune, each with the names of its counterparts in other projects. The field path ends at the first
+# Fields of this torchtune, each with the names of its equivalents in other projects. The field path ends at the first
 # `=`, comma or space; the remaining text is part of the hint.
 _FIELDS: Final = {
     "optimizer.lr": "learning_rate lr",
@@ -160,8 +160,8 @@ _IDIOMS: Final = {
 _PREFIX_HINTS: Final = {
     "~": "fields cannot be removed; use {1}=null or {1}=default",
     "++": "use {0}",
-    "oc.env:": 'let the shell expand environment variables, on the command line: "output_dir=$HOME/runs"',
-    "now:": 'let the shell expand the date, on the command line: "output_dir=runs/$(date +%F)"',
+    "oc.env:": 'let the shell expand environment variables instead: "output_dir=$HOME/runs"',
+    "now:": 'let the shell expand the date instead: "output_dir=runs/$(date +%F)"',
     "oc.": "OmegaConf's resolvers are not supported; use the path of a field, ${{a.b}}",
     "hydra:": "Hydra's settings are not supported; use the path of a field, ${{a.b}}",
     ".": "a key that only defines anchors must begin with x-, such as x-{0}",

@@ -22,5 +22,7 @@ def expand_path(text: str) -> str:
     path = os.path.expanduser(text)  # noqa: PTH111 -- importing pathlib slows `tune ls` by 10%
     if path.startswith("~"):
         user = path.partition("/")[0]
-        raise ValueError(f"{user} has no home folder; use ./{text} for a path that begins with ~")
+        raise ValueError(
+            f"{user} has no home folder; if this is a file name that begins with ~, use ./{text}"
+        )
     return path.rstrip("/") or path[:1]

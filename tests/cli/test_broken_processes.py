@@ -16,7 +16,7 @@ CASES = {
     "yaml": (
         ["validate", RECIPE, "--config", "my.yaml"],
         [
-            "my.yaml: output_dir: is required",
+            "my.yaml: output_dir: required",
             "my.yaml:1: batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?",
         ],
     ),

@@ -72,8 +72,11 @@ def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> N
             ("{}/tiny.gguf", "{}/out", "--dtype=float16", "--dtype=float32"),
             "--dtype float32: --dtype is given twice",
         ),
-        (("{}/tiny.gguf", "{}/out", "--merge"), "--merge: is not understood; tune convert --help lists"),
-        (("{}/tiny.gguf", "{}/out", "--keep-adapter=yes"), "--keep-adapter=yes: is not understood"),
+        (("{}/tiny.gguf", "{}/out", "--merge"), "--merge: unknown option; tune convert --help lists"),
+        (
+            ("{}/tiny.gguf", "{}/out", "--keep-adapter=yes"),
+            "--keep-adapter does not accept a value",
+        ),
         (("{}/tiny.gguf",), "tune convert expects a checkpoint and a folder"),
         (("{}/tiny.gguf", "{}/out", "more"), "tune convert expects a checkpoint and a folder"),
         (

@@ -420,8 +420,8 @@ def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
     [
         ("b/c", "b/c: unexpected argument; put each pattern in quotes"),
         ("owner/name", "owner/name: unexpected argument"),
-        ("--inculde=*.json", "--inculde=*.json: is not understood"),
-        ("--config x", "--config: is not understood"),
+        ("--inculde=*.json", "--inculde=*.json: unknown option"),
+        ("--config x", "--config: unknown option"),
         ("--include", "--include: needs a value"),
         ("--revision --ignore x", "--revision: needs a value"),
         ("--revision a --revision b", "--revision b: --revision is given twice"),

@@ -65,8 +65,8 @@ def test_names_in_the_hint_table_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-# Prefixes of the TrainingArguments fields (transformers) that have no counterpart in our configs.
-NO_COUNTERPART = re.compile(
+# Prefixes of the TrainingArguments fields (transformers) that have no equivalent in our configs.
+NO_EQUIVALENT = re.compile(
     r"hub|push_to_hub|log_|logging_(?!steps)|dataloader_(?!num)|ddp_|torch_empty|trackio|include_|eval_(?!steps|strat|on_start)"
     r"|fp16_full|bf16_full|save_(only|on_each)|debug|skip_memory|do_|local_rank|label_|length_column|restore|ignore_data"
     r"|full_determinism|remove_unused|neftune|use_cache|optim_|average_tokens|disable_tqdm|prediction_loss|batch_eval"
@@ -74,10 +74,10 @@ NO_COUNTERPART = re.compile(
 )
 
 
-def test_transformers_options_with_a_counterpart_have_a_hint() -> None:
+def test_transformers_options_with_an_equivalent_have_a_hint() -> None:
     names = {f.name for f in dataclasses.fields(transformers.TrainingArguments)}
     unknown = {name for name in names if name not in FIELDS and not hint_for(name, FIELDS)}
-    assert {name for name in unknown if not NO_COUNTERPART.match(name)} == set()
+    assert {name for name in unknown if not NO_EQUIVALENT.match(name)} == set()
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ MESSAGES = {
     "~": "~: expected key=value; quote values that contain spaces",
     "--config-name x": "unknown field 'config-name'; use --config NAME",
     "hydra.run.dir=x": "unknown field 'hydra'; a run's folder is output_dir",
-    "--gradient_checkpointing": "is not understood; use placement.activation_checkpointing={}",
+    "--gradient_checkpointing": "unknown option; use placement.activation_checkpointing={}",
     "--packing": "use loading.packing={length: 2048}",
-    "--loggin_steps": "--loggin_steps: is not understood; did you mean 'log_every_n_steps'?",
+    "--loggin_steps": "--loggin_steps: unknown option; did you mean 'log_every_n_steps'?",
     "--epochs": "--epochs: needs a value: --epochs VALUE, or epochs=VALUE",
-    "--dry-run": "--dry-run: is not understood; tune validate RECIPE --config NAME checks a config",
+    "--dry-run": "--dry-run: unknown option; tune validate RECIPE --config NAME checks a config",
     "--dry-run batch_size=2": "unknown field 'dry-run'; tune validate RECIPE --config NAME checks a config",
-    "--validate": "--validate: is not understood; tune validate RECIPE --config NAME checks a config",
+    "--validate": "--validate: unknown option; tune validate RECIPE --config NAME checks a config",
     "--cfg job": "unknown field 'cfg'; tune export RECIPE --config NAME prints every value of a config",
-    "--resume": "--resume: is not understood; use output_dir (running the same command again",
-    "--quiet": "--quiet: is not understood; --help lists options and fields",
+    "--resume": "--resume: unknown option; use output_dir (running the same command again",
+    "--quiet": "--quiet: unknown option; --help lists options and fields",
     "temperature=1": "unknown field 'temperature'; only the recipe alpaca_generate has this field",
     "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables, on the command line: ",
     "output_dir=x/${now:%Y}": "not found; let the shell expand the date, on the command line: ",

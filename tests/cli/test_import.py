@@ -200,7 +200,7 @@ seed: 1234
     assert tune("validate", "alpaca_generate", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
 
 
-def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp_path: Path) -> None:
+def test_field_without_an_equivalent_is_reported_with_the_reason(tune: Tune, tmp_path: Path) -> None:
     text = LORA.replace("llama2.lora_llama2_7b", "llama9.qlora_llama9_7b").replace(
         "alpaca_cleaned_dataset", "fancy_dataset"
     )
@@ -213,18 +213,18 @@ def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp
     )
     for part in (
         "model.quantize_base: the base model is loaded in `dtype`, without quantization",
-        "model: torchtune.models.llama9.llama9_7b has no counterpart; choose a different model",
-        "dataset: torchtune.datasets.fancy_dataset has no counterpart; choose a different dataset",
+        "model: torchtune.models.llama9.llama9_7b has no equivalent; choose a different model",
+        "dataset: torchtune.datasets.fancy_dataset has no equivalent; choose a different dataset",
         "dtype: training in fp8 is not supported; the run uses fp32",
-        "loss: torchtune.modules.loss.FancyLoss has no counterpart",
-        "metric_logger: torchtune.training.metric_logging.CometLogger has no counterpart",
-        "weird: has no counterpart",
+        "loss: torchtune.modules.loss.FancyLoss has no equivalent",
+        "metric_logger: torchtune.training.metric_logging.CometLogger has no equivalent",
+        "weird: has no equivalent",
     ):
-        assert f"no counterpart: {part}" in err
+        assert f"no equivalent: {part}" in err
     assert f"3 mistakes in {tmp_path}/new.yaml, to be fixed by hand" in err
     assert "bitsandbytes.optim.PagedAdamW8bit is not allowed" in err
     assert new["optimizer"]["_component_"] == "bitsandbytes.optim.PagedAdamW8bit"
-    assert "# No counterpart: weird: has no counterpart" in (tmp_path / "new.yaml").read_text()
+    assert "# No equivalent: weird: has no equivalent" in (tmp_path / "new.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -232,7 +232,7 @@ def test_unsupported_switch_is_reported_only_if_it_is_enabled(name: str, tune: T
     text = LORA.replace("enable_activation_checkpointing: True\n", "").replace("compile: False\n", "")
     text = text.replace("resume_from_checkpoint: False\n", "")
     assert (
-        f"no counterpart: {name}: {SWITCHES[name]}"
+        f"no equivalent: {name}: {SWITCHES[name]}"
         in import_config(tune, tmp_path, f"{text}\n{name}: true\n")[2]
     )
     (tmp_path / "new.yaml").unlink()

@@ -129,7 +129,7 @@ def test_original_datasets_are_converted(lines: tuple[str, ...], tune: Tune, tmp
     assert new.get("loading") == (
         {"packing": {"length": 1024}} if "packed: True" in " ".join(lines) else None
     )
-    assert "no counterpart" not in err
+    assert "no equivalent" not in err
     assert "; run: tune lora_finetune --config" in out
 
 
@@ -170,7 +170,7 @@ def test_imported_dataset_reads_the_same_rows_as_the_original(
     assert tokenizer.decode([label for label in example.labels if label >= 0]) == "2<|im_end|>"
 
 
-def test_dataset_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_path: Path) -> None:
+def test_dataset_arguments_without_an_equivalent_are_reported(tune: Tune, tmp_path: Path) -> None:
     lines = (
         "- {_component_: torchtune.datasets.chat_dataset, source: me/a, conversation_style: weird, filter_fn: f}",
         "- {_component_: torchtune.datasets.multimodal.the_cauldron_dataset}",
@@ -178,11 +178,11 @@ def test_dataset_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_pa
     )
     new, _, err = import_config(tune, tmp_path, with_dataset(*lines))
     assert [part["source"] for part in new["dataset"]["datasets"]] == ["me/a", "me/b"]
-    assert "no counterpart: dataset.0.conversation_style: 'weird' is not supported" in err
-    assert "no counterpart: dataset.0.filter_fn: 'f' has no counterpart" in err
+    assert "no equivalent: dataset.0.conversation_style: 'weird' is not supported" in err
+    assert "no equivalent: dataset.0.filter_fn: 'f' has no equivalent" in err
     assert "dataset.1: torchtune.datasets.multimodal.the_cauldron_dataset reads images" in err
-    assert "no counterpart: dataset.2.column_map: 3 has no counterpart" in err
-    assert "no counterpart: dataset.2.template: mine.Template has no counterpart" in err
+    assert "no equivalent: dataset.2.column_map: 3 has no equivalent" in err
+    assert "no equivalent: dataset.2.template: mine.Template has no equivalent" in err
 
 
 VALIDATION = """
@@ -275,7 +275,7 @@ def test_original_tokenizers_are_converted(
     assert err == ""
 
 
-def test_tokenizer_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_path: Path) -> None:
+def test_tokenizer_arguments_without_an_equivalent_are_reported(tune: Tune, tmp_path: Path) -> None:
     original = (
         "tokenizer={_component_: torchtune.models.qwen2_5.qwen2_5_tokenizer, path: F/vocab.json, merges_file: G/m.txt,"
         " special_tokens_path: F/s.json, prompt_template: mine.Template, truncation_type: left, max_seq_len: 9}"
@@ -285,12 +285,12 @@ def test_tokenizer_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_
     for part in (
         "merges_file: merges are read from the folder of vocab.json",
         "special_tokens_path: special tokens are read from the tokenizer's folder",
-        "prompt_template: 'mine.Template' has no counterpart",
+        "prompt_template: 'mine.Template' has no equivalent",
     ):
-        assert f"no counterpart: tokenizer.{part}" in err
+        assert f"no equivalent: tokenizer.{part}" in err
 
 
-def test_vision_models_have_no_counterpart(tune: Tune, tmp_path: Path) -> None:
+def test_vision_models_have_no_equivalent(tune: Tune, tmp_path: Path) -> None:
     overrides = (
         "model={_component_: torchtune.models.llama3_2_vision.lora_llama3_2_vision_11b, lora_attn_modules: [q_proj]}",
         "tokenizer={_component_: torchtune.models.llama3_2_vision.llama3_2_vision_transform, path: F/t.model}",

@@ -119,7 +119,7 @@ TRL = (
                 16: "batch_size: includes all ranks",
                 25: "flash_attention: is not needed",
                 28: "rl: no recipe supports dpo",
-                29: "weird: has no counterpart",
+                29: "weird: has no equivalent",
             },
         ),
         (
@@ -139,11 +139,11 @@ def test_every_key_in_yaml_of_a_different_project_gets_advice(
     assert result.status == 2
     assert not (tmp_path / "new.yaml").exists()
     _, first, *lines = result.err.splitlines()
-    assert f"is a config of {project}, which cannot be imported" in first
+    assert f"is a {project} config, which cannot be converted" in first
     set_keys = [key for key, value in yaml.safe_load(text).items() if value not in (None, False)]
     assert [line.split(": ")[1] for line in lines] == set_keys
-    assert [line for line in lines if "has no counterpart" in line] == [
-        f"  {old}:{number}: {answer}" for number, answer in answers.items() if "has no counterpart" in answer
+    assert [line for line in lines if "has no equivalent" in line] == [
+        f"  {old}:{number}: {answer}" for number, answer in answers.items() if "has no equivalent" in answer
     ]
     for number, answer in answers.items():
         assert any(line.startswith(f"  {old}:{number}: {answer}") for line in lines), answer

@@ -143,7 +143,10 @@ def test_home_is_expanded_in_a_recipe_without_a_config_class(home: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("~nobody-of-this-name/x", "~nobody-of-this-name has no home folder; use ./~nobody"),
+        (
+            "~nobody-of-this-name/x",
+            "~nobody-of-this-name has no home folder; if this is a file name that begins with ~",
+        ),
         ("$HOME/x", "a path cannot begin with $HOME, an environment variable; let the shell expand it"),
         ("$SCRATCH", "a path cannot begin with $SCRATCH"),
     ],

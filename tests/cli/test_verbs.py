@@ -72,7 +72,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("./none.py", "--config", "none.yaml"), "./none.py: no such file"),
         (("validate",), "no recipe given; tune ls lists the recipes"),
         (("ls", "nothing"), "no recipe 'nothing'"),
-        (("ls", "--what"), "--what: is not understood; tune ls --help lists the options"),
+        (("ls", "--what"), "--what: unknown option; tune ls --help lists the options"),
         (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),
         (("cp", "smollm2_135m_lora", "x.txt"), "the path must end in .py or .yaml"),
         (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is not a run's folder; pass a second config"),

@@ -121,7 +121,7 @@ def test_missing_ranks_from_the_environment_are_reported_and_ctrl_c_ends_the_wai
     text = interrupt_after_message(
         process, f"rank {rank} is waiting for {awaited} at 127.0.0.1:{port}; Ctrl-C aborts"
     )
-    assert "the environment sets WORLD_SIZE=2: unset it to run on one rank" in text
+    assert "WORLD_SIZE=2 is set in the environment: unset it to run on one rank" in text
 
 
 @pytest.mark.slow

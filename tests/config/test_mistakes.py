@@ -25,7 +25,7 @@ YAML = {
     "shade: grey": "my.yaml:2: shade: expected one of 'light', 'dark', got 'grey'",
     "folder: 3": "my.yaml:2: folder: expected a path, got 3",
     "folder: ''": "my.yaml:2: folder: expected a path, got ''",
-    "tags: word": "my.yaml:2: tags: expected a list, each item text, got 'word'",
+    "tags: word": "my.yaml:2: tags: expected a list of strings, got 'word'",
     "tags: [a, 3]": "my.yaml:2: tags.1: expected text, got 3",
     "sizes: [1, x]": "my.yaml:2: sizes.1: expected an int, got 'x'",
     "limits: {a: b}": "my.yaml:2: limits.a: expected an int, got 'b'",
@@ -38,7 +38,7 @@ YAML = {
     "optimizer:\n  lrr: 1": "my.yaml:3: optimizer.lrr: tests.config.sample.Adam has no argument 'lrr'; "
     "did you mean 'lr'?",
     "optimizer:\n  lr: x": "my.yaml:3: optimizer.lr: expected a float, got 'x'",
-    "optimizer:\n  betas: [0.9]": "my.yaml:3: optimizer.betas: expected a list of 2: a float, a float, got [0.9]",
+    "optimizer:\n  betas: [0.9]": "my.yaml:3: optimizer.betas: expected a list of 2 floats, got [0.9]",
     "optimizer:\n  params: []": "my.yaml:3: optimizer.params: the recipe passes 'params'; remove it",
     "optimizer:\n  _component_: tests.config.sample.Sgd": "my.yaml:3: optimizer: tests.config.sample.Sgd requires 'lr'",
     "optimizer:\n  _component_: tests.config.sample.Agam": "my.yaml:3: optimizer: tests.config.sample has no 'Agam'; "
@@ -48,7 +48,7 @@ YAML = {
     "optimizer:\n  _component_: 3": "my.yaml:3: optimizer._component_: expected a dotpath, got 3",
     "optimizer:\n  _component_: Adam": "my.yaml:3: optimizer: 'Adam' is not a dotpath; did you mean 'torch.optim.Adam'",
     "optimizer:\n  _component_: os.system": "my.yaml:3: optimizer: os.system is not allowed: "
-    "'os' is in the standard library, which contains no components",
+    "'os' is in the standard library; only classes and functions of trusted packages can be used",
     "optimizer:\n  _component_: numpy.array": "my.yaml:3: optimizer: numpy.array is not allowed: "
     "'numpy' is not trusted; if you trust its code, add --allow numpy",
     "dataset:\n  _component_: tests.config.sample.unannotated": "my.yaml:3: dataset: "

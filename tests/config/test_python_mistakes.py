@@ -83,7 +83,7 @@ BODIES = {
     "cfg = Config(output_dir='x')\ncfg.tags = []\ncfg.tags.append(cfg.tags)\nreturn cfg": [
         "6: tags: contains itself, or is nested too deeply"
     ],
-    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected a text key, got 1"],
+    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected a key that is text, got 1"],
     "return Config(output_dir='x', limits={'a': {1}})": ["5: limits.a: expected an int, got [1]"],
     "yield Config(output_dir='x')": ["4: c returns a generator; this recipe expects a Config"],
     "return 3": ["4: c returns an int; this recipe expects a Config"],

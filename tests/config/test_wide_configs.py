@@ -48,7 +48,7 @@ YAML: dict[str, list[str]] = {
     "anything: ${a{b}}": ["2: anything: '${a{b}}' contains a malformed reference"],
     "by_int: {1: a, 01: b}": ["2: by_int: two keys are equal"],
     "sizes: {a: x, c: 1}": [
-        "2: sizes.b: is required",
+        "2: sizes.b: required",
         "2: sizes.a: expected an int, got 'x'",
         "2: sizes.c: unknown field 'c'",
     ],
@@ -111,7 +111,7 @@ def test_yaml_mistake_is_reported_once_with_its_line(number: int, yaml: str, tmp
 def test_reference_to_a_missing_field_is_not_reported_as_a_second_mistake(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("low: ${steps}\noutput_dir: a${steps}\n")
     lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
-    assert lines == ["my.yaml: steps: is required: an int; set steps=..."]
+    assert lines == ["my.yaml: steps: required (an int); set steps=..."]
 
 
 OVERRIDES: dict[str, list[str]] = {
@@ -127,7 +127,7 @@ OVERRIDES: dict[str, list[str]] = {
     "'tags=${part.words}' +tags=x": [
         "--override +tags=x: tags: `+` requires a list, but this field is set to the reference ${part.words}"
     ],
-    "+pair=z": ["--override +pair=z: pair: expected a list of 2: an int, text, got [1, 'a', 'z']"],
+    "+pair=z": ["--override +pair=z: pair: expected a list of 2 items: an int, a string, got [1, 'a', 'z']"],
     "tags.99999999999999999=x": [
         "--override tags.99999999999999999=x: tags.99999999999999999: index out of range; the list has 0 items"
     ],
@@ -137,7 +137,7 @@ OVERRIDES: dict[str, list[str]] = {
     "--override low 4": ["--override: must be followed by key=value"],
     "--override low": ["--override: must be followed by key=value"],
     "conifg=my.yaml": ["--override conifg=my.yaml: conifg: unknown field 'conifg'; did you mean '--config'?"],
-    "--orgins": ["--orgins: is not understood; did you mean '--origins'?"],
+    "--orgins": ["--orgins: unknown option; did you mean '--origins'?"],
     "--allow=": ["--allow: needs a value"],
     "seconds=x": ["--override seconds=x: seconds: expected an int, got 'x'"],
     "steps=2000": ["--override steps=2000: steps is more than 1000"],
@@ -172,7 +172,7 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ],
     ("c = WideConfig(steps=1)\nc.part = Deep()\nreturn c",): ["6: part: expected a Part, got a Deep"],
     ("c = WideConfig(steps=1, limits={'a': 1, 3: 2})\nreturn c",): [
-        "5: limits.3: expected text as the key, got 3"
+        "5: limits.3: expected a key that is text, got 3"
     ],
     ("c = WideConfig(steps=1, by_int={1: 'a', '1': 'b'})\nreturn c",): [
         "5: by_int: two keys have the same text in YAML"
@@ -187,7 +187,7 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ("return WideConfig(steps=2000)", "steps=3"): [],
     ("c = WideConfig(low='x')\nreturn c", "small=0"): [
         "5: low: expected an int, got 'x'",
-        "5: steps: is required: an int; set steps=...",
+        "5: steps: required (an int); set steps=...",
         "small: expected an int above 0, got 0",
     ],
     ("c = WideConfig(steps=1)\nc.frozen = Frozen(7, 'zz', 4)\nreturn c",): ["6: TypeError: "],
@@ -202,7 +202,7 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
         "6: pairs.1.intervl: unknown field 'intervl'"
     ],
     ("c = WideConfig(low=2)\nc.high = c.steps * 2 + c.low\nif c.steps > 3:\n    c.low = 'x'\nreturn c",): [
-        "5: steps: is required"
+        "5: steps: required"
     ],
     ("return WideConfig(steps=1, converted='x', low='y')", "small=0"): [
         "5: converted: invalid literal for int() with base 10: 'x'",

@@ -52,9 +52,9 @@ def test_functions_of_a_module_include_only_config_functions() -> None:
 
 
 def test_golden_error_lists_the_differing_leaves(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="does not exist yet; create it with pytest --renew-configs"):
+    with pytest.raises(AssertionError, match="does not exist yet; create it with pytest --update-configs"):
         testing.compare_with_golden(sample.plain, tmp_path)
-    testing.compare_with_golden(sample.plain, tmp_path, renew=True)
+    testing.compare_with_golden(sample.plain, tmp_path, update=True)
     testing.compare_with_golden(sample.plain, tmp_path)
     file = tmp_path / "plain.yaml"
     file.write_text(file.read_text().replace("batch_size: 8", "batch_size: 9"))
@@ -87,7 +87,7 @@ def test_user_suite_writes_and_then_checks_golden_configs(pytester: pytest.Pytes
     pytester.syspathinsert()
     plugin = ("-p", "no:cacheprovider")
     pytester.runpytest(*plugin).assert_outcomes(failed=1)
-    pytester.runpytest(*plugin, "--renew-configs").assert_outcomes(passed=1)
+    pytester.runpytest(*plugin, "--update-configs").assert_outcomes(passed=1)
     pytester.runpytest(*plugin).assert_outcomes(passed=1)
     golden = pytester.path / "goldens/mine.yaml"
     golden.write_text(golden.read_text().replace("batch_size: 2", "batch_size: 3"))

@@ -42,9 +42,9 @@ def run(call: Call) -> int:
     hint = f", a config of {recipe}" if remaining else f"; run: tune {recipe} --config {target}"
     sys.stdout.write(f"wrote {target}{hint}\n")
     for path, reason in imported.changed.items():
-        print_note(f"{path}: {reason}", "different meaning:")
+        print_note(f"{path}: {reason}", "meaning differs:")
     for path, reason in imported.unmapped.items():
-        print_note(f"{path}: {reason}", "no counterpart:")
+        print_note(f"{path}: {reason}", "no equivalent:")
     if remaining is not None:
         sys.stderr.write(f"{painted_mistakes(remaining, sys.stderr)}\n")
     return 0
@@ -60,8 +60,8 @@ def in_order(imported: "Import") -> dict[str, Any]:
 def header(file: str, imported: "Import") -> str:
     """Return the comments at the top of an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {imported.recipe}"]
-    lines += [f"Different meaning: {path}: {reason}" for path, reason in imported.changed.items()]
-    lines += [f"No counterpart: {path}: {reason}" for path, reason in imported.unmapped.items()]
+    lines += [f"Meaning differs: {path}: {reason}" for path, reason in imported.changed.items()]
+    lines += [f"No equivalent: {path}: {reason}" for path, reason in imported.unmapped.items()]
     return "".join(f"# {line}\n" for line in lines)
 
 
@@ -77,7 +77,7 @@ VERB = Verb(
     expects="a YAML file of the original torchtune and -o NEW.yaml",
     description="""\
 Converts a YAML config of the original torchtune (0.1 to 0.6) to this format, and
-lists the fields that have no counterpart, with the reason. Overrides use the
+lists the fields that have no equivalent, with the reason. Overrides use the
 original's field names and are applied before the conversion. For an axolotl,
 LLaMA-Factory or TRL config, prints the equivalent of each key.""",
     examples=(

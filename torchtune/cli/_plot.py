@@ -1,4 +1,4 @@
-"""`tune plot`: plot the curves of runs as an image and an HTML page."""
+"""`tune plot`: plot the metrics of one or more runs as an image and an HTML page."""
 
 import sys
 import unicodedata
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 OUTPUT = Option(
     "-o, --output",
-    "folder for plot.png and plot.html, path of both files without extension, or path of a single .png or .html file"
-    " (default: the run's folder; for several runs, their common folder)",
+    "a folder for plot.png and plot.html, a path without extension (.png and .html are appended), or the path of a"
+    " single .png or .html file"
+    " (default: the run's folder; for several runs, their common parent folder)",
     "FOLDER or FILE",
 )
 SMOOTH = Option(

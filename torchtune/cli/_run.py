@@ -193,14 +193,14 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
     if rank in echoes:
-        reason = "lost its connection to a different rank, which has ended; see the output of the other nodes"
+        reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
     elif record.get("sentence"):
         reason = record["sentence"]
     elif text not in ("", "<NONE>"):  # torch's placeholder for a missing file
         reason = f"failed\n{text}".rstrip("\n")
     elif not 0 <= failure.exitcode <= 128 and number in list(signal.Signals):
         name = signal.Signals(number).name
-        hint = "; the kernel sends it when memory runs out" if name == "SIGKILL" else ""
+        hint = "; the kernel sends this signal when memory runs out" if name == "SIGKILL" else ""
         reason = f"was terminated by {name}{hint}"
     else:
         reason = f"exited with status {failure.exitcode}"

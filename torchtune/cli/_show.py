@@ -13,7 +13,7 @@ from torchtune.config.model import dotted, leaves
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import is_coloured, paint
 
-ORIGINS = Option("--origins", "also show the location that set each value")
+ORIGINS = Option("--origins", "also show where each value was set")
 
 
 def run(call: Call) -> int:

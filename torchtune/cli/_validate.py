@@ -20,7 +20,7 @@ from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import paint, painted_mistakes, print_note, size_text
 
 ALL = Option("--all", "validate every config in a folder (default: every registered config)", required=True)
-MEMORY = Option("--memory", "itemise the memory of a training step, up to its peak")
+MEMORY = Option("--memory", "show a breakdown of a training step's peak memory")
 _SAMPLE_SIZE = 64
 """The number of rows to read for an estimate of the longest example."""
 
@@ -347,11 +347,11 @@ VERB = Verb(
     ),
     launch=COUNT_OPTIONS,
     description="""\
-Reports every mistake in a config, or `ok` and the memory of each rank: weights,
-gradients and optimizer state, computed without allocating the model, and an
-estimate of the activations at their peak. Reads the tokenizer and a sample of
-rows if they are local files. Compares the names, shapes and dtypes of weights in
-local files with the model.""",
+Reports every mistake in a config. If it has none, prints `ok` and the memory
+that each rank needs: weights, gradients and optimizer state (computed without
+allocating the model), and an estimate of the activations' peak memory. Reads the
+tokenizer and a sample of rows if they are local files. Compares the names, shapes
+and dtypes of weights in local files with the model.""",
     examples=(
         "tune validate lora_finetune --config smollm2_135m_lora",
         "tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune",

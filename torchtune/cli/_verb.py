@@ -82,7 +82,7 @@ class Verb(NamedTuple):
         return tuple(dict.fromkeys(option for form in self.forms for option in form.options))
 
     def read(self, args: Sequence[str]) -> Call:
-        """Parse the arguments after the verb; the result contains the mistakes in them."""
+        """Parse the arguments after the command; the result contains any mistakes."""
         return parse_command_line(args, self.options, allow_torchrun=bool(self.launch), suggest=self.suggest)
 
     def suggest(self, flag: str, default: str) -> str:

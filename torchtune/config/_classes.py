@@ -143,7 +143,7 @@ def structure_section(tree: Any, cls: type, conv: cattrs.Converter) -> Any:
 
 def missing_field(field: Field) -> Mistake:
     """Return the mistake for a required field that is not set."""
-    return Mistake("missing", "is required", path=(field.name,), expected=describe(field.type))
+    return Mistake("missing", "required", path=(field.name,), expected=describe(field.type))
 
 
 def _read_fields(

@@ -35,17 +35,17 @@ def structure_component(
     *,
     incomplete: bool = False,
 ) -> Any:
-    """Convert a mapping with `_component_` to a lazy.
+    """Convert a mapping with `_component_` to a lazy partial.
 
     Args:
         tree: The value in the config.
         expected: The class that the component must build; `Any` if the field has no type.
         conv: The converter that reads the arguments.
         recipe_args: The arguments that the recipe passes at run time.
-        incomplete: Skip the check for missing arguments; `instantiate` performs it, when all arguments are known.
+        incomplete: Skip the check for missing arguments, which `instantiate` performs once all arguments are known.
 
     Raises:
-        RejectedError: With every mistake in the component and its arguments.
+        RejectedError: The component or its arguments are invalid; contains every mistake.
     """
     path = _dotpath_of(tree, expected)
     try:

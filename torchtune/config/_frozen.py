@@ -80,7 +80,7 @@ def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
     """Read a complete config from YAML text, keeping references; the inverse of `render`.
 
     Raises:
-        ConfigError: With every mistake in the text.
+        ConfigError: The text is not a valid config; contains every mistake.
     """
     document = parse_yaml(text, name)
     layers = Layers.of_defaults(config_class)
@@ -97,7 +97,7 @@ def resolve(config: C) -> C:
     """Return a config object with every reference replaced by its value, with the same checks as for YAML.
 
     Raises:
-        ConfigError: With every mistake in it.
+        ConfigError: The resolved config is not valid; contains every mistake.
     """
     try:
         layers = _without_locations(config)

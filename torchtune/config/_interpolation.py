@@ -169,7 +169,7 @@ class _Resolver:
         """Count expanded values; raise above the limit, because 30 levels of two references give a billion values."""
         self.work += amount
         if self.work > MAX_WORK:
-            raise _broken(f"references expand to more than {MAX_WORK:,} values", "is it a reference bomb?")
+            raise _broken(f"references expand to more than {MAX_WORK:,} values", "use fewer references")
 
     def _text(self, value: Any) -> Any:
         if not isinstance(value, str) or "${" not in value:
@@ -205,7 +205,7 @@ class _Resolver:
     def _look_up(self, name: str) -> Any:
         path = _path_of(name)
         if name == REQUIRED_NAME and REQUIRED_NAME not in self.root:
-            raise _BrokenReferenceError(_Fault(Mistake("missing", "is required", got=f"${{{name}}}")))
+            raise _BrokenReferenceError(_Fault(Mistake("missing", "required", got=f"${{{name}}}")))
         if path[0] in self.missing:
             return BROKEN
         if path[0] in self.computed:

@@ -89,8 +89,8 @@ class Mistake(NamedTuple):
     @property
     def sentence(self) -> str:
         """The problem and the suggestion, without the location."""
-        problem = ": ".join(filter(None, [self.message, self.expected]))
-        problem = problem if self.message else f"expected {self.expected}, got {self.got}"
+        problem = f"{self.message} ({self.expected})" if self.message and self.expected else self.message
+        problem = problem or f"expected {self.expected}, got {self.got}"
         text = with_suggestion(problem, self.suggestion)
         return f"{text} ({self.documentation.removesuffix('.')})" if self.documentation else text
 

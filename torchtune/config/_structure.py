@@ -296,7 +296,7 @@ def _typed_dict(t: Any, conv: cattrs.Converter) -> Hook:
         if not isinstance(value, Mapping) or COMPONENT_KEY in value:
             raise _wrong_type(t, value)
         missing = sorted(t.__required_keys__ - value.keys())
-        result, mistakes = {}, [Mistake("missing", "is required", path=(name,)) for name in missing]
+        result, mistakes = {}, [Mistake("missing", "required", path=(name,)) for name in missing]
         for name, item in value.items():
             try:
                 result[name] = read(name, item)
@@ -322,7 +322,7 @@ def _key(key: str, t: Any, conv: cattrs.Converter) -> Any:
 
 
 def _wrong_key_type(expected: str, key: str, got: str) -> RejectedError:
-    return RejectedError(Mistake("wrong_type", path=(key,), expected=f"{expected} as the key", got=got))
+    return RejectedError(Mistake("wrong_type", path=(key,), expected=f"a key that is {expected}", got=got))
 
 
 def is_storable_as_text(t: Any) -> bool:

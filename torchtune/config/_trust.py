@@ -119,7 +119,7 @@ def path_rejection(path: str) -> Rejection | None:
         suggestion = did_you_mean(".".join(path.split(".")[:2]), TORCH_MODULES)
         return Rejection(f"in torch, only {', '.join(TORCH_MODULES)} are trusted", suggestion)
     if first in sys.stdlib_module_names:
-        return Rejection(f"{first!r} is in the standard library, which contains no components")
+        return Rejection(f"{first!r} is in the standard library; use a component of a trusted package")
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
     if first in OWN_PACKAGES:

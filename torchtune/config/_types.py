@@ -274,11 +274,14 @@ def _describe_class(t: Any) -> str:
 
 
 def _describe_collection(t: Any) -> str:
-    args = [a for a in typing.get_args(t) if a is not Ellipsis]
+    items = ["a string" if a is str else describe(a) for a in typing.get_args(t) if a is not Ellipsis]
     fixed = typing.get_origin(t) is tuple and Ellipsis not in typing.get_args(t)
+    count = f"{len(items)} " if fixed else ""
+    if len({*items}) == 1 and items[0].startswith("a") and items[0].count(" ") == 1:
+        return f"a list of {count}{items[0].split()[1]}s"
     if fixed:
-        return f"a list of {len(args)}: {', '.join(describe(a) for a in args)}"
-    return f"a list, each item {describe(args[0])}" if args else "a list"
+        return f"a list of {count}items: {', '.join(items)}"
+    return f"a list in which each item is {items[0]}" if items else "a list"
 
 
 def article(noun: str) -> str:

@@ -120,7 +120,7 @@ def share() -> Rule:
 
 def each(rule: Rule) -> Rule:
     """Require every item of a list to satisfy a rule."""
-    words = f"with each item {rule.words}"
+    words = f"whose items are each {rule.words.removeprefix('that is ')}"
     return Rule(words, lambda value: all(map(rule.holds, value)), schema={"items": rule.schema})
 
 

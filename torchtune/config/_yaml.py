@@ -48,7 +48,7 @@ def plain_scalar(text: str) -> Any:
     """
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
-            raise ValueError(f"a number of {len(text):,} digits; the maximum is {MAX_DIGITS:,}")
+            raise ValueError(f"the number has {len(text):,} digits; the maximum is {MAX_DIGITS:,}")
         return int(text)
     if _FLOAT.fullmatch(text):
         value = float(text)
@@ -64,7 +64,7 @@ def plain_scalar(text: str) -> Any:
     if _OCT_HEX.fullmatch(text):
         if len(text) > MAX_DIGITS // 2:
             raise ValueError(
-                f"a number of {len(text):,} digits; the maximum is {MAX_DIGITS // 2:,} in this base"
+                f"the number has {len(text):,} digits; the maximum is {MAX_DIGITS // 2:,} in this base"
             )
         return int(text, 0)
     if _INF.fullmatch(text):
@@ -147,7 +147,7 @@ class _Reader:
     def _count(self) -> None:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise _error(self.out.name, f"expands to more than {MAX_NODES:,} values", "is it an alias bomb?")
+            raise _error(self.out.name, f"expands to more than {MAX_NODES:,} values", "use fewer aliases")
 
     def _item(self, node: Any, path: Path) -> Any:
         self.out.lines.setdefault(path, _line(node))

@@ -9,19 +9,19 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from torchtune.migrate._tokenizers import no_counterpart
+from torchtune.migrate._tokenizers import no_equivalent
 
 Tree = dict[str, Any]
 
 
 @frozen
 class _Builder:
-    """The counterpart of a dataset builder of the original."""
+    """The equivalent of a dataset builder in the original torchtune."""
 
     component: str
-    """The equivalent dataset of this torchtune."""
+    """The equivalent dataset class in this library."""
     rows: Tree = field(factory=dict)
-    """Arguments with which the equivalent dataset reads the builder's default rows."""
+    """Arguments that make the dataset class read the builder's default rows."""
     columns: Mapping[str, str] = field(factory=dict)
     """The builder's default columns, by the keys of `column_map`."""
 
@@ -63,9 +63,9 @@ class ImportedDataset:
     """The result of converting a dataset."""
 
     new: Tree | None = None
-    """The component; None if there is no counterpart."""
+    """The component; None if there is no equivalent."""
     unmapped: dict[str, str] = field(factory=dict)
-    """Arguments without a counterpart, with the reason; the key `""` refers to the whole dataset."""
+    """Arguments without an equivalent, with the reason; the key `""` refers to the whole dataset."""
     changed: str = ""
     """The difference from the original's meaning; empty if there is no difference."""
     packing: Tree | None = None
@@ -100,7 +100,7 @@ def _import_one(value: Any, max_seq_len: int | None, truncate: str | None) -> Im
     builder = _BUILDERS.get(path.removeprefix("torchtune.datasets."))
     if builder is None:
         return ImportedDataset(
-            unmapped={"": no_counterpart(path or "a dataset without _component_", "dataset")}
+            unmapped={"": no_equivalent(path or "a dataset without _component_", "dataset")}
         )
     imported = ImportedDataset()
     is_packed = bool(remaining.pop("packed", False))
@@ -118,7 +118,7 @@ def _import_one(value: Any, max_seq_len: int | None, truncate: str | None) -> Im
         new["truncate"] = truncate
     imported.new = new
     imported.unmapped |= {
-        name: f"{item!r} has no counterpart" for name, item in remaining.items() if item not in (None, False)
+        name: f"{item!r} has no equivalent" for name, item in remaining.items() if item not in (None, False)
     }
     return imported
 
@@ -164,7 +164,7 @@ def _prompt_arguments(remaining: Tree, builder: _Builder, imported: ImportedData
         imported.changed = "prompts are formatted with the chat template in the tokenizer's folder"
         if template:
             imported.unmapped["template"] = (
-                f"{template} has no counterpart; set the dataset's template to your own prompt"
+                f"{template} has no equivalent; set the dataset's template to your own prompt"
             )
     elif not is_alpaca:
         new["template"] = "alpaca"
@@ -181,7 +181,7 @@ def _columns(remaining: Tree, builder: _Builder, imported: ImportedDataset) -> T
     """Return the argument `columns`, if the rows' columns do not have the default names."""
     columns = remaining.pop("column_map", None)
     if columns is not None and (not isinstance(columns, Mapping) or builder.component in _CHATS):
-        imported.unmapped["column_map"] = f"{columns!r} has no counterpart"
+        imported.unmapped["column_map"] = f"{columns!r} has no equivalent"
         columns = None
     if builder.columns:
         named = {**builder.columns, **(columns or {})}

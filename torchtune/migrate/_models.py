@@ -24,7 +24,7 @@ _RENAMED: Final = {
 
 
 def candidate_models(family: str, name: str) -> list[str]:
-    """Return the possible dotpaths of a builder's counterpart, most likely first.
+    """Return the possible dotpaths of a builder's equivalent, most likely first.
 
     Args:
         family: The package of the original's builder, such as `torchtune.models.llama3_1`.

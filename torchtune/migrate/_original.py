@@ -1,7 +1,7 @@
 """Convert a YAML config of the original torchtune, field by field and component by component.
 
 Names are from its public documentation and from the configs in its repository (versions 0.1 to 0.6):
-https://docs.pytorch.org/torchtune/stable/. Fields without a counterpart are reported with the reason, and never dropped
+https://docs.pytorch.org/torchtune/stable/. Fields without an equivalent are reported with the reason, and never dropped
 silently.
 """
 
@@ -12,7 +12,7 @@ from attrs import define, field
 
 from torchtune.migrate._datasets import ImportedDataset, import_dataset
 from torchtune.migrate._models import candidate_models
-from torchtune.migrate._tokenizers import import_tokenizer, no_counterpart
+from torchtune.migrate._tokenizers import import_tokenizer, no_equivalent
 
 Tree = dict[str, Any]
 
@@ -45,7 +45,7 @@ SWITCHES: Final = {
     "enable_async_checkpointing": "checkpoints are written synchronously unless checkpoints.asynchronous is true",
     "async_save": "checkpoints are written synchronously unless checkpoints.asynchronous is true",
 }
-"""Fields that have an effect only if true, each with the reason why it has no counterpart."""
+"""Fields that have an effect only if true, each with the reason why it has no equivalent."""
 
 UNNEEDED: Final = {
     "log_peak_memory_stats",
@@ -54,7 +54,7 @@ UNNEEDED: Final = {
     "model_type",
     "cudnn_deterministic_mode",
 }
-"""Fields that need no counterpart: they are always enabled here, or do not affect results."""
+"""Fields that need no equivalent: they are always enabled here, or do not affect results."""
 
 LOSSES: Final = {
     "torchtune.modules.loss.CEWithChunkedOutputLoss",
@@ -87,7 +87,7 @@ class Import:
         old: The original config, with references to renamed fields resolved.
         exists: Returns whether a dotpath names a component of this torchtune.
         new: The converted config.
-        unmapped: Fields without a counterpart, by path, with the reason.
+        unmapped: Fields without an equivalent, by path, with the reason.
     """
 
     old: Tree
@@ -95,7 +95,7 @@ class Import:
     new: Tree = field(factory=dict)
     unmapped: dict[str, str] = field(factory=dict)
     changed: dict[str, str] = field(factory=dict)
-    """Fields whose counterpart has a different meaning, by path, with the difference."""
+    """Fields whose equivalent has a different meaning, by path, with the difference."""
     converted: set[str] = field(factory=set)
     """Fields of the original that have been converted."""
     max_seq_len: int | None = None
@@ -146,10 +146,10 @@ class Import:
         return str(tree.get("_component_", "")), arguments
 
     def report_unmapped(self, path: str, arguments: Tree, reason: str = "") -> None:
-        """Report arguments without a counterpart, unless their value is null or false, which has no effect."""
+        """Report arguments without an equivalent, unless their value is null or false, which has no effect."""
         for name, value in arguments.items():
             if value not in (None, False):
-                self.unmapped[f"{path}.{name}"] = reason or f"{value!r} has no counterpart"
+                self.unmapped[f"{path}.{name}"] = reason or f"{value!r} has no equivalent"
 
     def model(self) -> None:
         """Convert the model; a LoRA builder becomes a plain builder and a `lora` section."""
@@ -171,7 +171,7 @@ class Import:
             self.new["model"] = {"_component_": builder}
             self.report_unmapped("model", arguments)
         elif path:
-            self.unmapped["model"] = no_counterpart(f"{family}.{plain_name}", "model")
+            self.unmapped["model"] = no_equivalent(f"{family}.{plain_name}", "model")
 
     def lora(self, arguments: Tree) -> None:
         """Convert the arguments of a LoRA builder."""
@@ -218,7 +218,7 @@ class Import:
             }
             self.report_unmapped("tokenizer", arguments)
         elif path:
-            self.unmapped["tokenizer"] = no_counterpart(path, "tokenizer")
+            self.unmapped["tokenizer"] = no_equivalent(path, "tokenizer")
 
     def fields(self, *, sharded: bool) -> None:
         """Convert plain fields."""
@@ -306,7 +306,7 @@ class Import:
             self.new["validation"] = section | ({} if batch_size is None else {"batch_size": batch_size})
 
     def rows(self, name: str, value: Any) -> ImportedDataset:
-        """Convert a dataset or a list of datasets, and report arguments without a counterpart."""
+        """Convert a dataset or a list of datasets, and report arguments without an equivalent."""
         imported = import_dataset(value, self.max_seq_len, self.truncate)
         self.unmapped |= {f"{name}.{key}".rstrip("."): reason for key, reason in imported.unmapped.items()}
         if imported.changed:
@@ -358,7 +358,7 @@ class Import:
             self.report_unmapped("metric_logger", arguments)
         elif path:
             self.unmapped["metric_logger"] = (
-                f"{path} has no counterpart; metrics.jsonl has the metrics of every step"
+                f"{path} has no equivalent; metrics.jsonl has the metrics of every step"
             )
 
     def generation(self) -> None:
@@ -376,16 +376,16 @@ class Import:
         for name in ("instruct_template", "chat_format"):
             value = self.take(name)
             if value is not None:
-                self.unmapped[name] = f"{value} has no counterpart; use template=alpaca or template=chat"
+                self.unmapped[name] = f"{value} has no equivalent; use template=alpaca or template=chat"
 
     def keep_component(self, name: str, path: str, arguments: Tree) -> None:
         """Keep a component of a different library, such as torch, or a component with the same name here."""
         if path.startswith("torchtune.") and not self.exists(path):
-            self.unmapped[name] = f"{path} has no counterpart"
+            self.unmapped[name] = f"{path} has no equivalent"
             return
         self.new[name] = {"_component_": path, **arguments}
 
     def report_unknown(self, name: str, value: Any) -> None:
         """Report an unknown field, unless it has an empty value."""
         if value not in (None, False, [], {}):
-            self.unmapped[name] = "has no counterpart"
+            self.unmapped[name] = "has no equivalent"

@@ -23,7 +23,7 @@ _UNNEEDED: Final = {
     "special_tokens": "special tokens are read from the tokenizer's folder",
     "strict": "unknown keys are always reported as mistakes",
     "tokenizer_use_fast": "the tokenizer is read from its files",
-    "trust_remote_code": "models do not contain code",
+    "trust_remote_code": "model folders cannot contain code",
     "use_fast_tokenizer": "the tokenizer is read from its files",
 }
 _WHOLE_BATCH: Final = (
@@ -60,5 +60,5 @@ def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
         return _WHOLE_BATCH
     if key in _UNNEEDED:
         return f"is not needed: {_UNNEEDED[key]}"
-    fallback = "has the same name here" if key in known_fields else "has no counterpart"
+    fallback = "has the same name here" if key in known_fields else "has no equivalent"
     return hint_for(key, known_fields) or fallback

@@ -75,9 +75,9 @@ def _explanations(document: Document, project: str) -> Sequence[Mistake]:
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
     message = (
-        f"is a config of {project}, which cannot be imported, since its keys do not determine a full config"
+        f"is a {project} config, which cannot be converted automatically, since it lacks required settings"
     )
-    advice = "start from a copy, tune cp smollm2_135m_lora my.yaml, and set its fields as follows:"
+    advice = "copy a config (tune cp smollm2_135m_lora my.yaml) and set these fields in the copy:"
     explanations = explain_keys(document.value, field_names(config_class))
     return [
         Mistake.of_file(document.name, message, advice),

@@ -17,8 +17,8 @@ _RENAMED: Final = {
 _IMAGE_KEYWORDS: Final = ("vision", "clip", "flux", "llava", "multimodal", "cauldron", "vqa")
 
 
-def no_counterpart(path: str, kind: str) -> str:
-    """Return the reason why a model, tokenizer or dataset of the original has no counterpart.
+def no_equivalent(path: str, kind: str) -> str:
+    """Return the reason why a model, tokenizer or dataset of the original has no equivalent.
 
     Args:
         path: The dotpath of the component.
@@ -26,7 +26,7 @@ def no_counterpart(path: str, kind: str) -> str:
     """
     if any(word in path for word in _IMAGE_KEYWORDS):
         return f"{path} reads images, but only text is supported"
-    return f"{path} has no counterpart; choose a different {kind}"
+    return f"{path} has no equivalent; choose a different {kind}"
 
 
 def import_tokenizer(
@@ -36,11 +36,11 @@ def import_tokenizer(
 
     Args:
         path: The dotpath of the original's builder.
-        arguments: The builder's arguments. Arguments that are converted, or need no counterpart, are removed.
+        arguments: The builder's arguments. Arguments that are converted, or need no equivalent, are removed.
         exists: Returns whether a dotpath names a component of this torchtune.
 
     Returns:
-        The new component's dotpath, empty without a counterpart; the file that it reads; and the arguments without a
+        The new component's dotpath, empty without an equivalent; the file that it reads; and the arguments without a
         counterpart, each with the reason.
     """
     new_path = _RENAMED.get(path.rpartition(".")[2], path)
@@ -55,6 +55,6 @@ def import_tokenizer(
     template = arguments.pop("prompt_template", None)
     if template is not None:
         unmapped["prompt_template"] = (
-            f"{template!r} has no counterpart; set chat_template to the path of a Jinja file"
+            f"{template!r} has no equivalent; set chat_template to the path of a Jinja file"
         )
     return (new_path if exists(new_path) else ""), file, unmapped

@@ -38,7 +38,7 @@ def check_device(name: str, local_ranks: int = 1) -> None:
     available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
     if local_ranks > available:
         raise FieldError(
-            f"{local_ranks} ranks need as many {kind} devices, but this machine has {available}; "
+            f"{local_ranks} ranks need {local_ranks} {kind} devices, but this machine has only {available}; "
             f"use --nproc_per_node {available} or device=cpu",
             "device",
         )

@@ -90,7 +90,7 @@ class Recipe(Generic[C]):
             cfg: An object of the recipe's config class; if None, `sys.argv` is read.
             overwrite: Remove an earlier run from the output folder and start a new one.
             extend: Continue a finished run whose epochs or step limits were raised.
-            accept_changes: Resume even though code, data or versions have changed since the run started.
+            accept_changes: Resume even if code, data or package versions have changed since the run started.
 
         Raises:
             ConfigError: The config has mistakes; all are listed, and nothing has been built.

@@ -115,4 +115,4 @@ def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> 
             flag, f"needs a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
         )
     suggestion = hint_for(key, known_fields) or suggest(flag, did_you_mean(key, known_fields))
-    return Mistake.of_argument(flag, "is not understood", suggestion or "--help lists options and fields")
+    return Mistake.of_argument(flag, "unknown option", suggestion or "--help lists options and fields")

@@ -61,13 +61,13 @@ OVERRIDE: Final = Option("--override", "change fields of the config", "key=value
 ALLOW: Final = Option("--allow", "trust the code of a package", "PACKAGE", repeats=True)
 OVERWRITE: Final = Option(
     "--overwrite",
-    "start a new run in an output_dir that already contains one; the old run's config, record, metrics, checkpoints and"
-    " results are removed; other files are kept",
+    "start a new run in an output_dir that already contains one; the old run's config.yaml, run.json, metrics,"
+    " checkpoints and results are deleted; other files are kept",
 )
 EXTEND: Final = Option("--extend", "continue a finished run after raising its epochs or step limits")
 ACCEPT_CHANGES: Final = Option(
     "--accept-changes",
-    "resume even though code, data or versions have changed since the run started; its record lists the changes",
+    "resume even if code, data or package versions have changed since the run started; run.json lists the changes",
 )
 JOIN_TIMEOUT: Final = Option(
     "--join-timeout", "time limit for all ranks to join at the start (default: 600)", "SECONDS"
@@ -81,9 +81,9 @@ LAUNCH_OPTIONS: Final = (
     Option("--rdzv_backend", "rendezvous backend, c10d or static", "NAME"),
     Option("--rdzv_endpoint", "rendezvous address", "HOST:PORT"),
     Option("--rdzv_id", "job id, the same on all machines", "ID"),
-    Option("--master_addr", "address of rank 0's machine, without a rendezvous backend", "HOST"),
+    Option("--master_addr", "address of rank 0's machine, if no rendezvous backend is set", "HOST"),
     Option("--master_port", "port on that machine", "PORT"),
-    Option("--standalone", "a single machine; choose any free port"),
+    Option("--standalone", "run on a single machine, on any free port"),
     Option("--max_restarts", "maximum number of restarts after a rank fails", "N"),
     Option("--log_dir", "folder for the log files of the ranks", "FOLDER"),
     Option(
@@ -243,7 +243,7 @@ def parse_command_line(
                 text = remaining.pop(0)
             _set(call, option, name, text)
         elif option is not None and equals:
-            call.mistakes.append(Mistake.of_argument(word, "is not understood", f"{name} takes no value"))
+            call.mistakes.append(Mistake.of_argument(word, f"{name} does not accept a value"))
         elif option is not None:
             call.options.setdefault(option.names[0], [])
         elif allow_torchrun and name.startswith("-") and not call.arguments and name != OVERRIDE.text:
@@ -252,7 +252,7 @@ def parse_command_line(
         elif OVERRIDE in options and (name.startswith("-") or equals or call.arguments):
             call.overrides.append(word)
         elif name.startswith("-"):
-            call.mistakes.append(Mistake.of_argument(word, "is not understood", suggest(name, "")))
+            call.mistakes.append(Mistake.of_argument(word, "unknown option", suggest(name, "")))
         else:
             call.arguments.append(_expanded(call, word, word))
     _prefer_packages_of(call)
@@ -275,7 +275,7 @@ def _set(call: Call, option: Option, name: str, text: str) -> None:
     elif values and not option.repeats:
         call.mistakes.append(Mistake.of_argument(f"{name} {text}", f"{name} is given twice"))
     elif option.choices and text not in option.choices:
-        message = f"is {text!r}"
+        message = f"invalid value {text!r}"
         call.mistakes.append(Mistake.of_argument(name, message, f"choose one of {', '.join(option.choices)}"))
     else:
         values.append(_expanded(call, f"{name} {text}", text))

@@ -51,7 +51,7 @@ def print_notes(layers: "Layers") -> None:
 
 
 def guarded(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Run a call and return its exit status; print an error message if it fails."""
+    """Call a command's function and return its exit status; if it raises an error, print the message."""
     try:
         return call(argv)
     except KeyboardInterrupt as error:
@@ -69,7 +69,7 @@ def guarded(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 
 
 class Failure(NamedTuple):
-    """The report of an error that ended a call."""
+    """The text to print and the exit status after an error."""
 
     status: int
     """The exit status: 2 for invalid input, 1 for a failed run."""

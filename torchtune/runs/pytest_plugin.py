@@ -8,9 +8,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--renew-configs`."""
+    """Add `--update-configs`."""
     group = parser.getgroup("torchtune")
-    group.addoption("--renew-configs", action="store_true", help="rewrite the golden renderings of configs")
+    group.addoption("--update-configs", action="store_true", help="rewrite the golden renderings of configs")
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ def golden_config(request: pytest.FixtureRequest) -> Callable[[Any, Path], None]
     """Return a function that compares a config's rendering with a file: `golden_config(config, file)`."""
     from torchtune.runs.testing import compare_with_golden
 
-    renew = bool(request.config.getoption("--renew-configs"))
+    update = bool(request.config.getoption("--update-configs"))
 
     def compare(config: Any, file: Path) -> None:
         __tracebackhide__ = True
-        compare_with_golden(config, Path(file), renew=renew)
+        compare_with_golden(config, Path(file), update=update)
 
     return compare

@@ -9,7 +9,7 @@
         testing.check(make)
         golden_config(make, Path(__file__).parent / "goldens")
 
-`golden_config` is a fixture of torchtune's pytest plugin; `pytest --renew-configs` rewrites the renderings. The
+`golden_config` is a fixture of torchtune's pytest plugin; `pytest --update-configs` rewrites the renderings. The
 equivalent command is `tune validate --all FOLDER`.
 """
 
@@ -74,17 +74,17 @@ def functions_of(module: ModuleType) -> list[Callable[[], Any]]:
         function for function in functions if is_section(result_type(function))
     ]
     if not config_functions:
-        raise ValueError(f"{module.__name__} has no function whose result is annotated with a config class")
+        raise ValueError(f"{module.__name__} has no function with a config class as its return annotation")
     return config_functions
 
 
-def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None:
+def compare_with_golden(config: Any, file: Path, *, update: bool = False) -> None:
     """Compare a config's rendering with a file, so that changes of its values are visible in review.
 
     Args:
         config: A config object, or a function that returns one.
         file: The file with the rendering, or a folder that contains a file with the function's name.
-        renew: Rewrite the file instead of comparing it.
+        update: Rewrite the file instead of comparing it.
 
     Raises:
         AssertionError: The renderings differ (the message lists the changed values), or the file does not exist yet.
@@ -93,17 +93,17 @@ def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None
     if file.suffix not in (".yaml", ".yml"):
         file /= f"{getattr(config, '__name__', type(config).__name__)}.yaml"
     text = render(config() if inspect.isfunction(config) else config)
-    if renew:
+    if update:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         return
     if not file.is_file():
-        raise AssertionError(f"{file} does not exist yet; create it with pytest --renew-configs")
+        raise AssertionError(f"{file} does not exist yet; create it with pytest --update-configs")
     golden_text = file.read_text(encoding="utf-8")
     changes = differences(parse_yaml(golden_text, str(file)).value, parse_yaml(text, "the config").value)
     if changes:
         lines = [f"  {d.path}: {_format_value(d.left)} -> {_format_value(d.right)}" for d in changes]
-        advice = "to accept the changes, run pytest --renew-configs"
+        advice = "to accept the changes, run pytest --update-configs"
         message = f"{file} differs from the config; {advice}:"
         raise AssertionError("\n".join([message, *lines]))
 
