@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 
 GLOSSARY = "glossary"
 UNLINKED_NODES = (nodes.title, nodes.rubric, nodes.reference, nodes.literal, nodes.literal_block, nodes.raw)
-"""Nodes whose text is not link_text."""
+"""Nodes whose text is not linked."""
 
 
 def link_terms(app: Sphinx, page: nodes.document, name: str) -> None:
@@ -35,7 +35,7 @@ def ancestors(node: nodes.Node) -> list[nodes.Node]:
 
 
 def link_text(text: str, pattern: re.Pattern[str], anchors: dict[str, str], address: str) -> list[nodes.Node]:
-    """Split a text into plain parts and links to the glossary; link_text terms are removed from `anchors`."""
+    """Split text into plain parts and links to the glossary; linked terms are removed from `anchors`."""
     parts: list[nodes.Node] = []
     end = 0
     for match in pattern.finditer(text):

@@ -29,7 +29,7 @@ from torchtune.internals import INTERNALS
 from torchtune.runs import load_recipe
 
 SIZED = ["max_seq_len"]
-"""The parameters of a builder of a fixed size."""
+"""The parameters of a builder for a fixed size."""
 
 
 class _GeneratedMarkdown(SphinxDirective):
@@ -85,7 +85,7 @@ def _line(text: str) -> str:
 
 
 def sized_builders(family: Any) -> list[str]:
-    """Return the names of a family's builders of a fixed size."""
+    """Return the names of a family's builders for fixed sizes."""
     values = vars(family).items()  # some are imported from other families
     functions = [n for n, f in values if inspect.isfunction(f) and f.__module__ == family.__name__]
     return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
@@ -139,7 +139,7 @@ class PublicNames(_GeneratedMarkdown):
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """Return the names that a package exports, or those that a module without `__all__` defines."""
+    """Return the names that a package exports, or the names that a module without `__all__` defines."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
     if hasattr(module, "__path__"):

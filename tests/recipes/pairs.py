@@ -25,13 +25,13 @@ class Preference:
     """The preference loss: beta-DPO (Wu et al. 2024, arXiv:2407.08639)."""
 
     beta: float = field(default=0.1, validator=above(0))
-    """Strength of the pull towards the reference model, in a step whose mean margin equals the moving average."""
+    """Strength of the pull towards the reference model when a step's mean margin equals the moving average."""
     sensitivity: float = field(default=0.6, validator=at_least(0))
     """Sensitivity of beta to the mean margin of a step's pairs; 0: DPO (Rafailov et al. 2023, arXiv:2305.18290)."""
     momentum: float = field(default=0.9, validator=between(0, 1))
     """Momentum of the moving average of the margins."""
     answer_weight: float = field(default=0.2, validator=at_least(0))
-    """Weight of the preferred answer's negative log-likelihood (nats per target of both answers)."""
+    """Weight of the preferred answers' negative log-likelihood, divided by the number of targets in both answers."""
 
 
 class PairScorer(Scorer):
@@ -62,7 +62,7 @@ class PairScorer(Scorer):
         self._average = torch.where(margin.isfinite(), average, self._average)  # a NaN would persist
 
     def score(self, model: Decoder, batch: Batch) -> Score:
-        """Return the sums of both terms over a micro-batch, and of the metrics."""
+        """Return the sums of both terms and of the metrics over a micro-batch."""
         answers = answer_log_probs(model, batch)  # [pairs, 2]
         margins = self._margins(batch, answers)  # [pairs]
         preference = Term(-logsigmoid(self._beta * margins).sum(), "pairs")

@@ -12,23 +12,23 @@ class Task(NamedTuple):
     summary: str
     """The status of the task in torchtune, as a clause."""
     alternative: str
-    """A command of torchtune, or a different project, for the task."""
+    """A command of torchtune, or another project, for the task."""
 
 
 UNSUPPORTED: Final = (
     Task(
         "dpo ipo kto orpo simpo cpo preference rlaif",
-        "preference tuning has no recipe",
+        "there is no recipe for preference tuning",
         "docs/custom_recipe.md shows how to write one, and TRL's DPOTrainer loads a run's final/",
     ),
     Task(
         "ppo grpo rloo reinforce rlhf rl reward",
-        "reinforcement learning and reward models have no recipe",
+        "there are no recipes for reinforcement learning or reward models",
         "TRL's GRPOTrainer and RewardTrainer load a run's final/",
     ),
     Task(
         "kd distill distillation",
-        "distillation has no recipe",
+        "there is no recipe for distillation",
         "write a recipe with your own scorer (docs/custom_recipe.md)",
     ),
     Task(
@@ -80,7 +80,7 @@ UNSUPPORTED: Final = (
 OTHER_NAMES: Final = (
     Task(
         "train finetune tune sft fit start learn",
-        "a run is started by naming a recipe and a config",
+        "to start a run, name a recipe and a config",
         "tune lora_finetune --config lora model_directory=DIR dataset.source=rows.jsonl",
     ),
     Task(
@@ -93,12 +93,10 @@ OTHER_NAMES: Final = (
         "alpaca_generate answers prompts",
         "tune alpaca_generate --config generate model_directory=runs/mine prompt='Who are you?', or no prompt, to chat",
     ),
-    Task(
-        "merge fuse merge_lora", "adapters are merged by tune convert", "tune convert runs/mine/final merged"
-    ),
+    Task("merge fuse merge_lora", "tune convert merges adapters", "tune convert runs/mine/final merged"),
     Task(
         "resume continue restart",
-        "a run is resumed by running the same command again",
+        "running the same command again resumes a run",
         "add --extend to continue a finished run",
     ),
     Task(
@@ -113,7 +111,7 @@ OTHER_NAMES: Final = (
     ),
     Task(
         "memory vram estimate",
-        "memory is estimated by tune validate",
+        "tune validate estimates memory",
         "tune validate --memory RECIPE --config CONFIG",
     ),
     Task(
@@ -133,21 +131,21 @@ OTHER_NAMES: Final = (
         "set metric_logger=torchtune.utils.metric_logging.WandBLogger metric_logger.project=mine"
         " metric_logger.log_dir=runs/mine",
     ),
-    Task("new init create copy", "recipes and configs are copied by tune cp", "tune cp lora my_run.yaml"),
-    Task("list recipes configs models", "recipes and configs are listed by tune ls", "tune ls"),
+    Task("new init create copy", "tune cp copies recipes and configs", "tune cp lora my_run.yaml"),
+    Task("list recipes configs models", "tune ls lists recipes and configs", "tune ls"),
     Task(
         "pull fetch get",
-        "models are downloaded by tune download",
+        "tune download downloads models",
         "tune download OWNER/NAME --output-dir FOLDER",
     ),
     Task(
         "check lint test dry_run",
-        "configs are checked by tune validate",
+        "tune validate checks configs",
         "tune validate RECIPE --config CONFIG",
     ),
-    Task("version", "the version is printed by an option", "tune --version"),
+    Task("version", "tune --version prints the version", "tune --version"),
 )
-"""Tasks that torchtune supports under a different name."""
+"""Tasks that torchtune supports under another name."""
 
 _METHODS: Final = UNSUPPORTED[:5]
 """Training methods that other projects use in recipe names, such as `lora_dpo_single_device`."""
