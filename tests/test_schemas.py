@@ -17,7 +17,7 @@ from tests.config.test_random_edits import Edit, apply_edits
 from tests.tune import Tune
 from torchtune.cli import _schema_files
 from torchtune.cli._json_schema import json_schema
-from torchtune.cli._schema import schema_of
+from torchtune.cli._schema import build_schema
 from torchtune.config import Component, ConfigError, above, lazy
 from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
 from torchtune.runs import config_names, folder_of, load_recipe
@@ -29,7 +29,7 @@ FILES = [(recipe, name) for recipe, names in config_names().items() for name in 
 
 @functools.cache
 def validator(recipe: str) -> Any:
-    schema = json.loads(schema_of(load_recipe(recipe)))
+    schema = json.loads(build_schema(load_recipe(recipe)))
     jsonschema.Draft7Validator.check_schema(schema)
     return jsonschema.Draft7Validator(schema)
 

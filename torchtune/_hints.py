@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# Fields of this torchtune, each with the names of its equivalents in other projects. The field path ends at the first
+# Fields of this library, each with the names of its equivalents in other projects. The field path ends at the first
 # `=`, comma or space; the remaining text is part of the hint.
 _FIELDS: Final = {
     "optimizer.lr": "learning_rate lr",

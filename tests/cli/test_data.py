@@ -50,8 +50,11 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = show(tune, tiny, "--held-out", str(held_out))
-    assert "held out   3 rows; 1 also in the training data, 1 more with only the prompt in it" in result.out
-    assert f"1 of 3 held-out rows is also in the training data; the first: {held_out}: line 2" in result.out
+    assert "held out   3 rows; 1 also in the training data, 1 more with only the prompt there" in result.out
+    assert (
+        f"1 of 3 held-out rows is also in the training data; first occurrence: {held_out}: line 2"
+        in result.out
+    )
     missing = show(tune, tiny, "--held-out", "nowhere.jsonl")
     assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
     part = f"{{_component_: torchtune.datasets.InstructDataset, source: {held_out}}}"
@@ -71,7 +74,7 @@ def test_likely_mistakes_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> N
     assert "every token is a target: the model is trained on the prompts too" in out
     assert "examples repeat an earlier example" in out
     assert "do not end with a stop token" in out
-    assert "rows has no answer and is skipped; the first: " in out
+    assert "rows has no answer and is skipped; first occurrence: " in out
 
 
 class Reader(HTMLParser):

@@ -61,7 +61,7 @@ def test_rows_with_unrendered_tool_calls_can_be_skipped_and_are_counted(
     rows = [GOOD, GOOD, GOOD, CALLING]
     result = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
     assert result.status == 0
-    assert "rows cannot be used and is skipped; the first: " in result.out
+    assert "rows cannot be used and is skipped; first occurrence: " in result.out
     assert "users.jsonl: line 4: the chat template does not render tool calls" in result.out
     run = call(tune, tiny, "run", rows, CHAT, "dataset.on_error=skip", "shuffle=false")
     assert run.status == 0, run.err
@@ -70,8 +70,8 @@ def test_rows_with_unrendered_tool_calls_can_be_skipped_and_are_counted(
     assert text == "cannot be used and are skipped"
 
 
-UNUSED_COLUMNS = "3 of 4 rows have unused columns: 'id', 'chosen_by'; the first: "
-UNRENDERED_TOOLS = "have tools that the chat template does not render; the first: "
+UNUSED_COLUMNS = "3 of 4 rows have unused columns: 'id', 'chosen_by'; first occurrence: "
+UNRENDERED_TOOLS = "have tools that the chat template does not render; first occurrence: "
 
 
 def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_run(

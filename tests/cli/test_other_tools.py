@@ -66,7 +66,10 @@ def test_recipe_names_of_other_projects_get_advice_for_their_method(name: str, t
 def test_every_command_that_accepts_a_name_gives_the_same_advice(args: str, tune: Tune) -> None:
     result = tune(*args.split())
     assert result.status == 2
-    assert "; there is no recipe for preference tuning: docs/custom_recipe.md shows how to write one" in result.err
+    assert (
+        "; there is no recipe for preference tuning: docs/custom_recipe.md shows how to write one"
+        in result.err
+    )
 
 
 @pytest.mark.parametrize("name", ["lora_finetun", "nonsense", "lora", "./train.py", "evaluation_of_mine"])

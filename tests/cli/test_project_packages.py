@@ -191,14 +191,14 @@ def test_shadowed_module_is_suggested_under_its_torchtune_name(name: str, hint: 
     assert second_name_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
 
 
-def test_package_of_a_different_project_is_not_trusted_because_of_its_name(project: Path) -> None:
+def test_another_projects_package_is_not_trusted_because_of_its_name(project: Path) -> None:
     (project / "stranger.yaml").write_text(
         "_base_: smollm2_135m_lora\nmodel: {_component_: recipes.toppings.Topping}\n"
     )
     call = ["bin/tune", "validate", "lora_finetune", "--config", "stranger.yaml"]
     result = run(project, "project", *call)
     assert result.returncode == 2
-    reason = "'recipes' is a different project's package here, not torchtune.recipes"
+    reason = "'recipes' is another project's package here, not torchtune.recipes"
     assert f"{reason}; if you trust its code, add --allow recipes" in result.stderr
 
 

@@ -237,7 +237,7 @@ def test_message_about_a_hub_name_contains_the_download_command(
         validate_result, run_result = (
             call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run")
         )
-    assert (validate_result.status, run_result.status) == (0, 2), "the config may be for a different machine"
+    assert (validate_result.status, run_result.status) == (0, 2), "the config may be for another machine"
     assert command in validate_result.err
     assert command in run_result.err
 

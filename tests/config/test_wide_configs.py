@@ -273,7 +273,7 @@ def test_items_of_a_default_list_can_be_set() -> None:
     assert layers.build().optimizer.keywords["betas"] == (0.5, 0.999)
 
 
-def test_origin_of_a_list_is_the_location_of_its_last_change() -> None:
+def test_a_lists_origin_is_where_it_last_changed() -> None:
     layers = wide.main.layers(None, ["steps=3", "+tags=x"])
     assert str(layers.last_origin(("tags",))) == "--override +tags=x"
 

@@ -40,7 +40,7 @@ def test_a_failed_attempt_leaves_only_the_old_folder(tmp_path: Path) -> None:
 
 def test_a_non_empty_folder_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     fill(tmp_path / "b", "old")
-    with pytest.raises(FileExistsError, match=r"b is not empty; remove it or choose a different folder"):
+    with pytest.raises(FileExistsError, match=r"b is not empty; remove it or choose another folder"):
         fill(tmp_path / "b", "new")
     assert (tmp_path / "b" / "file").read_text() == "old"
     fill(tmp_path / "b", "new", overwrite=True)

@@ -376,7 +376,7 @@ def test_merged_adapter_matches_peft_up_to_rounding(tmp_path: Path, dtype: torch
 
 
 @pytest.mark.parametrize("kind", ["gguf", "meta"])
-def test_base_of_an_adapter_may_be_any_kind_of_checkpoint(tmp_path: Path, kind: str) -> None:
+def test_an_adapters_base_may_be_any_kind_of_checkpoint(tmp_path: Path, kind: str) -> None:
     source = (
         write_gguf(tmp_path / "tiny.gguf") if kind == "gguf" else write_meta(tmp_path / "meta", LLAMA2, n=2)
     )
@@ -541,7 +541,7 @@ def test_source_is_never_overwritten(llama: Path, tmp_path: Path) -> None:
     source = write_adapter(tmp_path / "adapter", llama)
     with pytest.raises(ValueError, match=r"base would be overwritten by the target"):
         convert(source, llama)
-    with pytest.raises(FileExistsError, match="is not empty; remove it or choose a different folder"):
+    with pytest.raises(FileExistsError, match="is not empty; remove it or choose another folder"):
         convert(llama, source)
     partial = tmp_path / "new.torchtune-partial"  # the temporary name of a folder that is being written
     llama.rename(partial)

@@ -188,7 +188,7 @@ def test_sources_other_than_gguf_files_are_rejected(tmp_path: Path) -> None:
 
 def test_nonempty_output_folder_is_rejected_before_any_work(gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
-    with pytest.raises(FileExistsError, match="is not empty; remove it or choose a different folder"):
+    with pytest.raises(FileExistsError, match="is not empty; remove it or choose another folder"):
         convert(gguf, tmp_path, progress=lambda *_: pytest.fail("a tensor was read"))
 
 

@@ -179,7 +179,7 @@ def test_diff_of_a_run_lists_the_changes(
 
 
 @pytest.mark.slow
-def test_diff_of_two_runs_shows_the_differing_lines_of_code(project: Project) -> None:
+def test_diff_between_two_runs_shows_the_differing_code(project: Project) -> None:
     project.run()
     edit_import(project)
     edit_data(project)

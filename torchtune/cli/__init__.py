@@ -1,4 +1,4 @@
-"""The `tune` command. Each verb is a file, imported only when it is called."""
+"""The `tune` command. Each command is a file, imported only when it is called."""
 
 import os
 import sys
@@ -38,13 +38,13 @@ failed, 2 invalid input.
 
 
 FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema", "plot", "diff")
-"""The verbs that `tune --help` lists first; the others follow in alphabetical order."""
+"""The commands that `tune --help` lists first; the others follow in alphabetical order."""
 
 
 def verbs() -> dict[str, str]:
-    """Return the names of all verbs, each with its line in `tune --help`, without importing the verbs.
+    """Return the names of all commands, each with its line in `tune --help`, without importing them.
 
-    A verb is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
+    A command is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
     """
     files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- see `tune cp`
     names = sorted(file[1:-3] for file in files if file.startswith("_") and file.endswith(".py"))
@@ -53,7 +53,7 @@ def verbs() -> dict[str, str]:
 
 
 def _summary(name: str) -> str:
-    """Return a verb's line in `tune --help`, or an empty string if there is no such verb."""
+    """Return a command's line in `tune --help`, or an empty string if there is no such command."""
     head = f'"""`tune {name}`: '
     for folder in __path__:
         file = os.path.join(folder, f"_{name}.py")  # noqa: PTH118 -- see `tune cp`
@@ -66,7 +66,7 @@ def _summary(name: str) -> str:
 
 
 def load_verb(name: str) -> "Verb":
-    """Import a verb's file and return the verb."""
+    """Import a command's file and return its `VERB`."""
     verb: Verb = import_module(f"torchtune.cli._{name}").VERB
     return verb
 
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _call(name: str, args: Sequence[str]) -> int:
-    """Run a verb with the arguments after its name."""
+    """Run a command with the arguments after its name."""
     verb = load_verb(name)
     call = verb.read(args)
     if call.wants_help and not (verb.show_recipe_help and call.recipe):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune._counted import counted
-from torchtune.cli._run import ranks_of
+from torchtune.cli._run import count_ranks
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Form, Verb
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import is_coloured, paint
@@ -36,13 +36,13 @@ def run(call: Call) -> int:
     from torchtune.cli._data_summary import summarise
 
     rows, limit = call.number(ROWS) or 2, call.number(LIMIT)
-    summary = summarise(call, ranks_of(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
+    summary = summarise(call, count_ranks(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
     sys.stdout.write("".join(f"{line}\n" for line in _lines(summary)))
     page = call.value(HTML)
     if page is not None:
-        from torchtune.cli._data_page import page_of
+        from torchtune.cli._data_page import render_page
 
-        Path(page).write_text(page_of(summary), encoding="utf-8")
+        Path(page).write_text(render_page(summary), encoding="utf-8")
         sys.stdout.write(f"\nwrote {page}\n")
     return 0
 

@@ -32,7 +32,7 @@ td:first-child { color: var(--dim); }
 """
 
 
-def page_of(summary: Summary) -> str:
+def render_page(summary: Summary) -> str:
     """Return a run's data as an HTML page."""
     rows = "".join(
         f"<h2>Row {i}</h2><div class=row>{''.join(map(_example, row))}</div>"

@@ -231,7 +231,7 @@ class _Writer:
         if name in self.definitions:
             return ref
         arguments = parameters(fn)
-        filled, fixed = supplied.fills(arguments), dict(supplied.fixed)
+        filled, fixed = supplied.filled_parameters(arguments), dict(supplied.fixed)
         self.definitions[name] = {"type": "object", "properties": {}, "additionalProperties": True}
         properties: dict[str, Schema] = {COMPONENT_KEY: {"const": path}}
         docs = documentation(fn)

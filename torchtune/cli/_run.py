@@ -93,7 +93,7 @@ def _check_set_fields(layers: "model.Layers", title: str) -> None:
             raise ConfigError(mistakes, title) from error
 
 
-def ranks_of(options: Sequence[str]) -> int:
+def count_ranks(options: Sequence[str]) -> int:
     """Return the number of ranks that torchrun would start with these options on the maximum number of nodes.
 
     Raises:
@@ -103,7 +103,7 @@ def ranks_of(options: Sequence[str]) -> int:
     return max_nodes * per_node
 
 
-def nodes_of(options: Sequence[str]) -> int:
+def count_nodes(options: Sequence[str]) -> int:
     """Return the number of nodes that torchrun would wait for."""
     return _launch_sizes(options)[0]
 
@@ -137,7 +137,7 @@ def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
 
 def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", command: list[str]) -> int:
     """Check and freeze the config in this process, then let torchrun start ranks that read the frozen file."""
-    ranks_of(call.launch)  # raises for invalid options before anything is written
+    count_ranks(call.launch)  # raises for invalid options before anything is written
     _, frozen = recipe.prepare(layers, runs.resume_options(call), command)
     if frozen is None:
         message = "the recipe has no output_dir, so it cannot run on multiple ranks"
@@ -164,7 +164,7 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
                 logging.getLogger(name).setLevel(logging.CRITICAL)
     files = [arg for file in model.current_trust().files for arg in ("--file", file)]
     try:
-        with watch_launcher(call.launch, nodes_of(call.launch)):
+        with watch_launcher(call.launch, count_nodes(call.launch)):
             torchrun([*call.launch, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
     except SignalException as error:
         sys.stderr.write(f"tune: terminated by {error.sigval.name}\n")

@@ -16,7 +16,7 @@ ALL = Option("--all", "write the schemas that the files in configs_yaml/ refer t
 def run(call: Call) -> int:
     """Write a recipe's schema to a file or to standard output, or the schemas of all registered recipes."""
     if not call.has(ALL):
-        return write_output(call, schema_of(runs.load_recipe(call.recipe)))
+        return write_output(call, build_schema(runs.load_recipe(call.recipe)))
     write_all(Path(call.value(OUTPUT) or schema_folder()))
     return 0
 
@@ -29,11 +29,11 @@ def write_all(folder: Path) -> None:
     for recipe in map(runs.load_recipe, runs.recipe_names()):
         permissive_schema = json.dumps({"title": f"A config of {recipe.name}"})
         file = folder / f"{recipe.name}.json"
-        write_text(file, schema_of(recipe) if recipe.config_class else permissive_schema)
+        write_text(file, build_schema(recipe) if recipe.config_class else permissive_schema)
         sys.stdout.write(f"wrote {file}\n")
 
 
-def schema_of(recipe: "runs.Recipe[object]") -> str:
+def build_schema(recipe: "runs.Recipe[object]") -> str:
     """Return the JSON text of a recipe's schema.
 
     Raises:

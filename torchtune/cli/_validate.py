@@ -11,7 +11,7 @@ from torchtune import config, runs
 from torchtune._counted import counted
 from torchtune._similar_paths import did_you_mean_path
 from torchtune.cli._mistakes import Mistakes
-from torchtune.cli._run import ranks_of
+from torchtune.cli._run import count_ranks
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
 from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
@@ -27,7 +27,7 @@ _SAMPLE_SIZE = 64
 
 def run(call: Call) -> int:
     """Validate one config, all configs in a folder, or all registered configs."""
-    ranks = ranks_of(call.launch)
+    ranks = count_ranks(call.launch)
     if call.has(ALL):
         if call.config or call.overrides:
             message = "validates every config in a folder, or every registered config"
@@ -246,7 +246,7 @@ def _exists(path: str) -> bool:
 
 
 def _missing_files(cfg: Any) -> Iterator[str]:
-    """Yield a note for each missing file of a config, which may be meant for a different machine."""
+    """Yield a note for each missing file of a config, which may be meant for another machine."""
     paths = dict(_folders(cfg))
     for field, part in _parts(cfg).items():
         keywords: Mapping[str, Any] = part.keywords if isinstance(part, functools.partial) else {}

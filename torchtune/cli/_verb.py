@@ -1,4 +1,4 @@
-"""The declaration of a verb, which defines its command line, help page and completions.
+"""The declaration of a command, which defines its command line, help page and completions.
 
 Every call of `tune` imports this file, so it must not import slow modules.
 """
@@ -42,22 +42,22 @@ class Argument(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form of a verb's command line, shown as one usage line."""
+    """A form of a command's command line, shown as one usage line."""
 
     arguments: tuple[Argument, ...] = ()
     options: tuple[Option, ...] = ()
 
 
 class Verb(NamedTuple):
-    """A verb of `tune`, defined as `VERB` in the file `torchtune/cli/_<name>.py`.
+    """A command of `tune`, defined as `VERB` in the file `torchtune/cli/_<name>.py`.
 
     The first line of the file is a docstring such as "`tune ls`: list recipes and their configs". The text after the
-    colon is the verb's line in `tune --help`.
+    colon is the command's line in `tune --help`.
     """
 
     name: str
     run: Callable[[Call], int]
-    """Runs the verb and returns the exit status."""
+    """Runs the command and returns the exit status."""
     forms: tuple[Form, ...]
     description: str
     """The first paragraph of the help page."""
@@ -67,13 +67,13 @@ class Verb(NamedTuple):
     expects: str = ""
     """The expected arguments, for the message about a wrong number of arguments; empty if `run` checks the number."""
     launch: tuple[Option, ...] = ()
-    """The torchrun options that the verb accepts before the recipe."""
+    """The torchrun options that the command accepts before the recipe."""
     show_recipe_help: Callable[[Call], int] | None = None
     """Handles `--help` with a recipe. None: `--help` always prints the help page."""
 
     @property
     def takes_overrides(self) -> bool:
-        """Whether the verb accepts a recipe and overrides of its config."""
+        """Whether the command accepts a recipe and overrides of its config."""
         return OVERRIDE in self.options
 
     @property
@@ -86,11 +86,11 @@ class Verb(NamedTuple):
         return parse_command_line(args, self.options, allow_torchrun=bool(self.launch), suggest=self.suggest)
 
     def suggest(self, flag: str, default: str) -> str:
-        """Return a hint for a flag that this verb does not accept.
+        """Return a hint for a flag that this command does not accept.
 
         Args:
             flag: The flag as typed.
-            default: The hint if the flag is not an option of any verb; may be empty.
+            default: The hint if the flag is not an option of any command; may be empty.
         """
         from torchtune.cli import load_verb, verbs
 
@@ -127,7 +127,7 @@ class Verb(NamedTuple):
         return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
     def _pieces(self, form: Form) -> list[str]:
-        """Return the parts of a usage line after the verb; a line break is only allowed between parts."""
+        """Return the parts of a usage line after the command; a line break is only allowed between parts."""
         launch = [option.usage for option in self.launch] if form is self.forms[0] else []
         chosen_by = [option.usage for option in form.options if option.required and not option.value]
         arguments = [argument.usage for argument in form.arguments]

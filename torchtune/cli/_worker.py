@@ -83,7 +83,7 @@ def _exit_with_parent(parent: int) -> None:
 
 
 def _is_echo(error: Exception) -> bool:
-    """Return whether an error of gloo, nccl or the store is a consequence of the end of a different rank."""
+    """Return whether an error of gloo, nccl or the store is a consequence of the end of another rank."""
     import torch.distributed as dist
 
     is_distributed_error = isinstance(error, dist.DistError) or (

@@ -205,7 +205,7 @@ def _validate(instance: Any, values: Mapping[str, Any], known_fields: Mapping[st
             continue
         try:
             field.validator(instance, field.attribute, value)
-        except AttributeError:  # the validator reads a different field, whose mistake is already reported
+        except AttributeError:  # the validator reads another field, whose mistake is already reported
             continue
         except Exception as error:  # raised by a user-defined validator
             mistakes.append(_validator_mistake(field, value, error))
@@ -219,7 +219,7 @@ def _validate_unbuilt(cls: type, values: dict[str, Any], known_fields: Mapping[s
 def _validator_mistake(field: Field, value: Any, error: Exception) -> Mistake:
     """Return the mistake for a value that a validator rejects, including the violated rule, if any."""
     path = (field.name,)
-    broken = [rule for rule in rules(field.validator) if not rule.admits(value)]
+    broken = [rule for rule in rules(field.validator) if not rule.accepts(value)]
     if broken:
         suggestion = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
         return Mistake("rule", "", suggestion, path, expected=expectation(field), got=repr(value))

@@ -85,7 +85,7 @@ def _arguments(
 ) -> tuple[dict[str, Any], list[Mistake]]:
     """Convert a component's arguments to the types in its signature, and collect all mistakes."""
     params = parameters(fn)
-    recipe_params, fixed = recipe_args.fills(params), dict(recipe_args.fixed)
+    recipe_params, fixed = recipe_args.filled_parameters(params), dict(recipe_args.fixed)
     values: dict[str, Any] = {}
     mistakes: list[Mistake] = []
     for name, tree in args.items():
@@ -105,7 +105,7 @@ def _missing_arguments(
     path: str, fn: Callable[..., Any], args: Mapping[str, Any], recipe_args: Passed
 ) -> list[Mistake]:
     params = parameters(fn)
-    recipe_params = recipe_args.fills(params)
+    recipe_params = recipe_args.filled_parameters(params)
     misspelled = {nearest(name, params) for name in args if name not in params}
     return [
         Mistake("component", f"{path} requires {p.name!r}")
@@ -151,7 +151,7 @@ def _unaccepted_arguments(
     return mistakes
 
 
-def admits(fn: Callable[..., Any], expected: Any, recipe_args: Passed) -> bool:
+def is_accepted(fn: Callable[..., Any], expected: Any, recipe_args: Passed) -> bool:
     """Return whether a field accepts a component, and the component accepts the arguments that the recipe passes."""
     if object_rejection(fn) or is_anything(result_type(fn)) or result_mismatch(fn, expected):
         return False
@@ -189,7 +189,7 @@ def result_mismatch(fn: Callable[..., Any], expected: Any) -> str | None:
         return "is not allowed: a field without a type accepts only models, datasets, optimizers and similar components"
     if result is MISSING:
         return "has no return annotation; add one"
-    if builds(result, expected):
+    if is_subtype(result, expected):
         return _item_type_mismatch(result, expected)
     return f"builds {article(class_name(_origin_of(result)))}, not {article(class_name(expected))}"
 
@@ -199,10 +199,10 @@ def _origin_of(t: Any) -> Any:
     return typing.get_origin(t) or t
 
 
-def builds(result: Any, expected: Any) -> bool:
+def is_subtype(result: Any, expected: Any) -> bool:
     """Return whether `result` is a subtype of `expected`."""
     if is_union(expected):
-        return any(builds(result, member) for member in typing.get_args(expected))
+        return any(is_subtype(result, member) for member in typing.get_args(expected))
     result_class, expected_class = _origin_of(result), _origin_of(expected)
     if not isinstance(result_class, type) or not isinstance(expected_class, type):
         return False

@@ -127,7 +127,7 @@ class _Resolver:
         return value
 
     def _mistake_at(self, path: Path, fault: _Fault) -> Mistake:
-        """Return the mistake for a leaf, or a consequence if the fault is reported at a different leaf."""
+        """Return the mistake for a leaf, or a consequence if the fault is reported at another leaf."""
         consequence = Mistake("consequence")
         if not self.is_root:
             return fault.mistake

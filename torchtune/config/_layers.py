@@ -111,7 +111,7 @@ class Layers:
                 self.merge(value, origin, child)
             elif is_reference(old) and isinstance(value, Mapping) and section_of(self.slot_at(child).type):
                 message = f"a lower layer sets this field to the reference {old}"
-                advice = "change the value that it refers to, or use a different reference"
+                advice = "change the value that it refers to, or use another reference"
                 self.mistakes.append(Mistake("reference", message, advice, child, location=origin(child)))
             else:
                 self.set_value(child, value, origin)
@@ -227,7 +227,7 @@ class Layers:
         return config
 
     def _without_consequences(self, mistakes: list[Mistake]) -> list[Mistake]:
-        """Remove mistakes whose value is only a reference to a different value with a mistake."""
+        """Remove mistakes whose value is only a reference to another value with a mistake."""
         mistaken_paths = {tuple(map(str, m.path)) for m in mistakes}
 
         def is_caused_elsewhere(mistake: Mistake) -> bool:

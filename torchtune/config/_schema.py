@@ -100,7 +100,7 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
         known_params = parameters(fn)
         return argument_type(known_params[name]) if name in known_params else None
     if (section := section_of(t, tree, name)) and name in fields(section):
-        return fields(section)[name].type  # a field of a different member of a union of sections
+        return fields(section)[name].type  # a field of another member of a union of sections
     mapping = mapping_of(t)
     if mapping is None or typing.is_typeddict(mapping) or not (tree is None or isinstance(tree, Mapping)):
         return None
@@ -209,7 +209,7 @@ def _component_slots(tree: Mapping[str, Any], passed_args: Passed) -> Iterator[t
         return
     known_params = parameters(fn)
     for name, p in known_params.items():
-        if name not in passed_args.fills(known_params):
+        if name not in passed_args.filled_parameters(known_params):
             default = REQUIRED if p.default is MISSING else p.default
             yield name, Slot(argument_type(p), default, tree[COMPONENT_KEY], name, fn)
 

@@ -40,7 +40,7 @@ class Passed:
     def __init__(self, positional: int = 0, *names: str, **fixed: object) -> None:
         self.__attrs_init__(positional, names, tuple(fixed.items()))  # type: ignore[attr-defined]  # made by attrs
 
-    def fills(self, params: "dict[str, Parameter]") -> set[str]:
+    def filled_parameters(self, params: "dict[str, Parameter]") -> set[str]:
         """Return the names of the parameters for which the recipe passes an argument."""
         first = [p.name for p in params.values() if p.positional][: self.positional]
         return {*first, *self.names, *(name for name, _ in self.fixed)}

@@ -123,7 +123,7 @@ def path_rejection(path: str) -> Rejection | None:
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
     if first in OWN_PACKAGES:
-        reason = f"is a different project's package here, not torchtune.{first}"
+        reason = f"is another project's package here, not torchtune.{first}"
         return Rejection(f"{first!r} {reason}", f"if you trust its code, add --allow {first}")
     suggestion = did_you_mean(first, (*OWN_PACKAGES, "torch"))
     return Rejection(f"{first!r} is not trusted", suggestion or f"if you trust its code, add --allow {first}")

@@ -53,10 +53,10 @@ class Rule:
         Raises:
             FieldError: The value violates the rule. The message contains the field, the rule and the value.
         """
-        if not self.admits(value):
+        if not self.accepts(value):
             raise FieldError(f"expected a value {self.words}, got {value!r}", attribute.name)
 
-    def admits(self, value: Any) -> bool:
+    def accepts(self, value: Any) -> bool:
         """Return whether a value is valid; always True for None and for references."""
         if value is None or is_reference(value):
             return True
@@ -86,7 +86,7 @@ class Arguments:
         """Yield each argument that violates its rule, with the rule and the value."""
         arguments_set = bound_keywords(component) if isinstance(component, partial) else {}
         for name, rule in self.rules.items():
-            if name in arguments_set and not rule.admits(arguments_set[name]):
+            if name in arguments_set and not rule.accepts(arguments_set[name]):
                 yield name, rule, arguments_set[name]
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torchtune.config._component import bound_keywords as bound_keywords
     from torchtune.config._component import is_component as is_component
     from torchtune.config._component import written_at as written_at
-    from torchtune.config._components import admits as admits
     from torchtune.config._components import argument_type as argument_type
+    from torchtune.config._components import is_accepted as is_accepted
     from torchtune.config._components import item_mismatch as item_mismatch
     from torchtune.config._components import kind_mismatch as kind_mismatch
     from torchtune.config._diff import ABSENT as ABSENT

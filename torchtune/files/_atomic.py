@@ -104,4 +104,4 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target} is a file; expected a folder, or a path that does not exist")
     if target.is_dir() and not overwrite and any(target.iterdir()):
-        raise FileExistsError(f"{target} is not empty; remove it or choose a different folder")
+        raise FileExistsError(f"{target} is not empty; remove it or choose another folder")

@@ -1,4 +1,4 @@
-"""Map the original torchtune's model builders to the model builders of this torchtune."""
+"""Map the original torchtune's model builders to the model builders of this library."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _PACKAGES: Final = {
     "gemma2": "gemma",
     "qwen2_5": "qwen2",
 }
-"""Model families of the original whose builders are in a different package here."""
+"""Model families of the original whose builders are in another package here."""
 _RENAMED: Final = {
     "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
     "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",

@@ -85,7 +85,7 @@ class Import:
 
     Attributes:
         old: The original config, with references to renamed fields resolved.
-        exists: Returns whether a dotpath names a component of this torchtune.
+        exists: Returns whether a dotpath names a component of this library.
         new: The converted config.
         unmapped: Fields without an equivalent, by path, with the reason.
     """
@@ -379,7 +379,7 @@ class Import:
                 self.unmapped[name] = f"{value} has no equivalent; use template=alpaca or template=chat"
 
     def keep_component(self, name: str, path: str, arguments: Tree) -> None:
-        """Keep a component of a different library, such as torch, or a component with the same name here."""
+        """Keep a component of another library, such as torch, or a component with the same name here."""
         if path.startswith("torchtune.") and not self.exists(path):
             self.unmapped[name] = f"{path} has no equivalent"
             return

@@ -56,14 +56,14 @@ def _check_origin(document: Document, file: str) -> None:
     """Check that a config belongs to the original torchtune.
 
     Raises:
-        ConfigError: The config belongs to a different project, whose keys the error explains, or is of unknown origin.
+        ConfigError: The config belongs to another project, whose keys the error explains, or is of unknown origin.
     """
     tree = document.value if isinstance(document.value, dict) else {}
     project = project_of(tree)
     if project is not None:
         raise ConfigError(_explanations(document, project), file)
     if "model_directory" in tree:
-        message = "is already a config of this torchtune, as it has a model_directory"
+        message = "is already a config of this library, as it has a model_directory"
         raise ConfigError([Mistake.of_file(file, message)], file)
     if not {"model", "checkpointer"} & tree.keys():
         message = "is not a config of the original torchtune, as it has neither a model nor a checkpointer"
@@ -71,7 +71,7 @@ def _check_origin(document: Document, file: str) -> None:
 
 
 def _explanations(document: Document, project: str) -> Sequence[Mistake]:
-    """Return a mistake for a different project's config, and a mistake for each key with its equivalent here."""
+    """Return a mistake for another project's config, and a mistake for each key with its equivalent here."""
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
     message = (

@@ -37,7 +37,7 @@ def import_tokenizer(
     Args:
         path: The dotpath of the original's builder.
         arguments: The builder's arguments. Arguments that are converted, or need no equivalent, are removed.
-        exists: Returns whether a dotpath names a component of this torchtune.
+        exists: Returns whether a dotpath names a component of this library.
 
     Returns:
         The new component's dotpath, empty without an equivalent; the file that it reads; and the arguments without a

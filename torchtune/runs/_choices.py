@@ -14,10 +14,10 @@ from torchtune.config.model import (
     Layers,
     Path,
     RejectedError,
-    admits,
     component_type_of,
     describe,
     dotpath,
+    is_accepted,
     is_anything,
     is_component_tree,
     is_component_type,
@@ -168,7 +168,11 @@ def components_for(expected_type: Any, passed_arguments: Passed) -> Iterator[tup
     for module in _modules():
         for name in sorted(getattr(module, "__all__", None) or vars(module)):
             fn = getattr(module, name, None)
-            if name.startswith("_") or not callable(fn) or not admits(fn, expected_type, passed_arguments):
+            if (
+                name.startswith("_")
+                or not callable(fn)
+                or not is_accepted(fn, expected_type, passed_arguments)
+            ):
                 continue
             if "component" in parameters(fn):
                 continue  # a builder for a component in the config, such as torchtune.training.build_optimizer

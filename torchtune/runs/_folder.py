@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torchtune.config.model import Difference, Layers
 
 _START_TIMEOUT = 10.0
-"""The time to wait (seconds) for a process that is starting a run in the folder, such as one on a different node."""
+"""The time to wait (seconds) for a process that is starting a run in the folder, such as one on another node."""
 
 
 class LockedError(ValueError):
@@ -193,7 +193,7 @@ class RunFolder:
             raise _output_dir_error(layers, reason, "choose a different output_dir") from error
 
     def _check_empty(self, layers: "Layers", allowed: Resume) -> None:
-        """Reject results without a frozen config: it was deleted, or a different program wrote the results."""
+        """Reject results without a frozen config: it was deleted, or another program wrote the results."""
         results = [path for path in self._results if path.exists()]
         if "finished" in self.read_record():
             results.append(self.record)

@@ -101,7 +101,7 @@ def check_full_model(folder: StrPath) -> None:
         folder: A Hugging Face folder; a missing folder is reported elsewhere.
 
     Raises:
-        ValueError: The folder is an adapter or a run's folder; the message suggests a different folder.
+        ValueError: The folder is an adapter or a run's folder; the message suggests another folder.
     """
     folder = Path(folder)
     if (folder / _CONFIG).is_file():

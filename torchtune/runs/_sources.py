@@ -46,7 +46,7 @@ def config_layers(name: str | None, config_class: type | None) -> Layers:
         config_class: The recipe's config class, if it has one.
 
     Raises:
-        ConfigError: The config does not exist, cannot be read, or belongs to a different recipe.
+        ConfigError: The config does not exist, cannot be read, or belongs to another recipe.
     """
     layers = Layers.of_defaults(config_class)
     if name is not None:
@@ -352,7 +352,7 @@ def _import_member(path: Path) -> ModuleType | None:
     prefer_project_packages(path)
     spec = importlib.util.find_spec(parts[0])
     if spec is None or Path(str(spec.origin)).resolve().parent != folder / parts[0]:
-        return None  # a different package has that name
+        return None  # another package has that name
     trust_folder_of(path)
     return importlib.import_module(".".join(parts))
 
@@ -363,7 +363,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     if name in sys.modules:
-        message = f"a different module named {name!r} is already loaded"
+        message = f"another module named {name!r} is already loaded"
         raise ConfigError.of_file(display_path(str(path)), message, "rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -93,7 +93,7 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, ConfigError):
         return Failure(2, details=f"{painted_mistakes(error, sys.stderr)}\n")
     if isinstance(error, InstantiationError):
-        if _is_plain(error.__cause__):
+        if _is_user_facing(error.__cause__):
             return Failure(2, str(error))
         return Failure(1, f"the run failed: {error}", _traceback(error.__cause__))
     if is_out_of_memory(error) and not isinstance(error, MemoryError):  # for example, while importing torch
@@ -102,7 +102,7 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, OSError) and error.strerror and not _passed_user_file(files):
         return Failure(1, ": ".join(str(part) for part in (error.filename, error.strerror) if part))
     failed = isinstance(error, (FloatingPointError, MemoryError))
-    if (_is_plain(error) or failed) and files and _is_torchtune_file(files[-1]):
+    if (_is_user_facing(error) or failed) and files and _is_torchtune_file(files[-1]):
         return Failure(1 if failed or type(error) is OSError else 2, str(error))
     return Failure(1, f"the run failed: {type(error).__name__}: {error}", _traceback(error))
 
@@ -113,7 +113,7 @@ def _traceback(error: BaseException | None) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _is_plain(error: BaseException | None) -> bool:
+def _is_user_facing(error: BaseException | None) -> bool:
     """Return whether an exception's message is written for the user."""
     return error is None or (
         isinstance(error, (ValueError, LookupError, OSError))
