@@ -29,11 +29,11 @@ lint:
 
 # Render every config of configs_py/ to configs_yaml/.
 configs:
-	@.venv/bin/python -m pytest -q --renew-configs tests/test_configs.py
+	@.venv/bin/python -m pytest -q --update-configs tests/test_configs.py
 
 # Run the commands in the docs' console blocks and update their output.
 transcripts:
-	@.venv/bin/python -m pytest -q --renew-transcripts tests/test_docs.py -k tune_line
+	@.venv/bin/python -m pytest -q --update-transcripts tests/test_docs.py -k tune_line
 
 docs:
 	@PYTHON="$(PYTHON)" scripts/install.sh dev

@@ -262,8 +262,8 @@ def test_documents_longer_than_a_pack_are_truncated_or_skipped(caplog: pytest.Lo
     long = Example([2] * 20, [2] * 20)
     batches = Batches([late_target, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
     assert contents([next(batches)]) == [(2, 8)]
-    assert "1 of 2 rows has no target within 8 tokens and is skipped; the first: row 1" in caplog.text
-    assert "1 of 2 rows is truncated to 8 tokens; the first: row 2: 20 tokens" in caplog.text
+    assert "1 of 2 rows has no target within 8 tokens and is skipped; first occurrence: row 1" in caplog.text
+    assert "1 of 2 rows is truncated to 8 tokens; first occurrence: row 2: 20 tokens" in caplog.text
     unpacked = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
     assert next(unpacked).tokens.tolist() == [[2] * 5]
     with pytest.raises(ValueError, match="none of 1 row has a target: 1 of 1 row has no target"):
@@ -281,7 +281,7 @@ def test_rows_may_yield_multiple_examples_or_be_skipped(
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
     assert batches.steps_in(2) == 6
     assert indices(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
-    assert "epoch 1: 1 of 3 rows is empty and is skipped; the first: line 2" in caplog.text
+    assert "epoch 1: 1 of 3 rows is empty and is skipped; first occurrence: line 2" in caplog.text
 
 
 def test_a_resumed_stream_continues_the_note_counts(caplog: pytest.LogCaptureFixture) -> None:
@@ -295,11 +295,11 @@ def test_a_resumed_stream_continues_the_note_counts(caplog: pytest.LogCaptureFix
         Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=4, record=records.append) for _ in range(2)
     )
     before = indices(first, 2)
-    assert caplog.messages == ["rows are empty and are skipped; the first: line 0"]
+    assert caplog.messages == ["rows are empty and are skipped; first occurrence: line 0"]
     caplog.clear()
     second.load_state_dict(first.state_dict())
     assert before + indices(second, 2) == [[1, 2], [3, 4], [5, 6], [7]]
-    assert caplog.messages[0] == "epoch 1: 5 of 12 rows are empty and are skipped; the first: line 0"
+    assert caplog.messages[0] == "epoch 1: 5 of 12 rows are empty and are skipped; first occurrence: line 0"
     assert records == [
         {"epoch": 1, "rows": 12, "notes": {"are empty and are skipped": {"rows": 5, "first": "line 0"}}}
     ]

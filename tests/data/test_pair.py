@@ -213,7 +213,10 @@ def test_pairs_that_lose_an_answer_are_skipped(
     other = pair_of([1], [2], [3])
     batches = Batches([pair, other], 1, shuffle=False, seed=0, pad_id=0, longest=length)
     assert next(batches).rows == (1,)
-    assert f"1 of 2 rows has no target within {length} tokens and is skipped; the first: row 1" in caplog.text
+    assert (
+        f"1 of 2 rows has no target within {length} tokens and is skipped; first occurrence: row 1"
+        in caplog.text
+    )
 
 
 def test_examples_and_pairs_cannot_be_mixed() -> None:

@@ -25,7 +25,7 @@ def test_rows_are_counted() -> None:
     assert (counts.n_rows, counts.n_read, counts.lengths) == (4, 4, [5, 5, 5, 5])
     assert (counts.n_tokens, counts.n_targets, counts.n_truncated, counts.n_duplicates) == (20, 12, 0, 0)
     assert counts.skipped == {"have no answer": ["line 3"]}
-    assert counts.warnings == ["1 of 4 rows has no answer and is skipped; the first: line 3"]
+    assert counts.warnings == ["1 of 4 rows has no answer and is skipped; first occurrence: line 3"]
     assert report(rows, UnknownTokenizer(), [0], longest=3).n_truncated == 1
 
 
@@ -77,8 +77,8 @@ def test_held_out_rows_in_the_training_data_are_reported() -> None:
         ["row 2"],
     )
     assert counts.warnings == [
-        "2 of 4 held-out rows are also in the training data; the first: row 1",
-        "1 of 4 held-out rows has the prompt of a training example, but a different answer; the first: row 2",
+        "2 of 4 held-out rows are also in the training data; first occurrence: row 1",
+        "1 of 4 held-out rows has the prompt of a training example, but a different answer; first occurrence: row 2",
     ]
     assert not report(rows, UnknownTokenizer(), range(4), held_out=[example("f")]).warnings
 

@@ -234,7 +234,7 @@ def names(row: dict[str, Any], part: Part) -> list[str]:
     if part[0] == "id":
         return ["'id'"]
     if part[0] == "tools":
-        return [f"'{part[-1]}' of tools", "have tools that"]
+        return [f"'{part[-1]}' in tools", "have tools that"]
     message = row["messages"][part[1]]
     fields = [str(key) for key in part[2:] if isinstance(key, str)] or list(message)
     candidates = [

@@ -207,7 +207,7 @@ def test_unused_columns_are_reported_once(
     ]
     assert len(messages) == 1
     columns = "an unused column" if "," not in unused else "unused columns"
-    assert messages[0].startswith(f"3 of 3 rows have {columns}: {unused}; the first: source: row 1: ")
+    assert messages[0].startswith(f"3 of 3 rows have {columns}: {unused}; first occurrence: source: row 1: ")
     names = [name.strip("'") for name in unused.split(", ")]
     with caplog.at_level(logging.WARNING):
         caplog.clear()

@@ -108,7 +108,7 @@ def test_rows_without_an_answer_are_skipped_and_logged(
     assert [targets(example) for example in examples_of(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
     assert dataset[1] == SkippedRow("have no answer", f"{source}: row 2")
     assert dataset_messages(caplog) == [
-        f"2 of 4 rows have no answer and are skipped; the first: {source}: row 2"
+        f"2 of 4 rows have no answer and are skipped; first occurrence: {source}: row 2"
     ]
 
 

@@ -192,7 +192,9 @@ def test_a_dataset_without_any_target_raises_before_the_first_step(
     dataset: Any, reason: str, settings: dict[str, Any]
 ) -> None:
     batches = Batches(dataset(TOKENIZER), 2, shuffle=True, seed=0, pad_id=0, **settings)
-    message = f"none of 3 rows has a target: 3 of 3 rows {reason} and are skipped; the first: source: row "
+    message = (
+        f"none of 3 rows has a target: 3 of 3 rows {reason} and are skipped; first occurrence: source: row "
+    )
     for iterate in (lambda: batches.steps_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match="none of 3 rows") as raised:
             iterate()
@@ -215,4 +217,6 @@ def test_a_single_usable_row_is_in_every_step(caplog: pytest.LogCaptureFixture) 
         batch = next(batches)
     assert batch.tokens.tolist() == [example(question_text(), answer_target()).tokens[:-1]]
     assert batches.epoch == 1
-    assert "epoch 1: 3 of 4 rows cannot be used and are skipped; the first: source: row 1" in caplog.text
+    assert (
+        "epoch 1: 3 of 4 rows cannot be used and are skipped; first occurrence: source: row 1" in caplog.text
+    )

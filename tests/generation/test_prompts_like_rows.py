@@ -126,7 +126,7 @@ def test_content_that_the_template_omits_raises_or_warns(
     with caplog.at_level(logging.WARNING):
         tokens = encode_row({"messages": [user("<image>", name="Bob")], "tools": [TOOL]}, tmp_path, CHATML)
     assert tokens == ids("<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n")
-    for message in ("tools that the chat template does not render", "'name' of user turns", "'<image>'"):
+    for message in ("tools that the chat template does not render", "'name' in user turns", "'<image>'"):
         assert message in caplog.text
 
 

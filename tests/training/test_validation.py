@@ -291,15 +291,15 @@ def test_held_out_rows_without_a_target_are_reported(caplog: pytest.LogCaptureFi
         ]
     )
     assert held_out_items(rows, None, 9) == [with_target] * 3
-    assert "validation: 1 of 4 rows has no answer and is skipped; the first: row 1" in caplog.text
+    assert "validation: 1 of 4 rows has no answer and is skipped; first occurrence: row 1" in caplog.text
     assert (
-        "validation: 1 of 4 rows has no target within 9 tokens and is skipped; the first: row 3"
+        "validation: 1 of 4 rows has no target within 9 tokens and is skipped; first occurrence: row 3"
         in caplog.text
     )
     assert held_out_items(rows, None, 1)[0].tokens == [1, 2]
     with pytest.raises(
         ValueError,
-        match="none of 1 held-out row has a target; 1 of 1 row has no answer and is skipped; the first: row 1",
+        match="none of 1 held-out row has a target; 1 of 1 row has no answer and is skipped; first occurrence: row 1",
     ):
         held_out_items(Rows(rows[:1]), None, 9)
 

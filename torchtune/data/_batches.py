@@ -356,7 +356,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """Count the notes of a row, and log notes that have not occurred before."""
         for text in counts.add(notes, location):
             if text not in self._logged and self.logs and self.rank == 0:
-                _logger.warning("rows %s; the first: %s", text, counts.first[text])
+                _logger.warning("rows %s; first occurrence: %s", text, counts.first[text])
             self._logged.add(text)
 
     def _count_notes(

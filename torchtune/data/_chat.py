@@ -68,7 +68,7 @@ def chat_prompt(
         renderer.continued() if continue_final_message else renderer.prompt(len(messages))
     )
     for note in renderer.notes(rendering):
-        _logger.warning("prompts %s; the first: %s", note.text, note.example)
+        _logger.warning("prompts %s; first occurrence: %s", note.text, note.example)
     return rendering.encode()
 
 

@@ -178,11 +178,11 @@ def _is_model_output(kind: str) -> bool:
 
 def _part_name(part: _Part, role: str) -> str:
     if part.source.message == TOOLS:
-        return f"'{part.source.part.partition('.')[2]}' of tools"
+        return f"a field '{part.source.part.partition('.')[2]}' in tools"
     if part.kind.startswith("reasoning"):
         return f"{part.kind} of some {role} turns"
     field = part.kind.replace("[0]", "").replace("[1:]", "")
-    return f"{field!r} of {role} turns"
+    return f"a field {field!r} in {role} turns"
 
 
 def _missing_output(part: _Part, template: ChatTemplate) -> str:

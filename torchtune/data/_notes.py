@@ -59,7 +59,7 @@ class NoteCounts:
     def lines(self, n_rows: int) -> list[str]:
         """Return a line of text per note, with the number of rows out of `n_rows` and the first row."""
         return [
-            f"{n:,} of {counted(n_rows, 'row')} {agreeing(text, n)}; the first: {self.first[text]}"
+            f"{n:,} of {counted(n_rows, 'row')} {agreeing(text, n)}; first occurrence: {self.first[text]}"
             for text, n in self.rows.items()
         ]
 

@@ -185,7 +185,7 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
             rows = counted(counts.n_held_out, "held-out row")
             n_leaked = len(locations)
             warnings.append(
-                f"{n_leaked} of {rows} {agreeing(predicate, n_leaked)}; the first: {locations[0]}"
+                f"{n_leaked} of {rows} {agreeing(predicate, n_leaked)}; first occurrence: {locations[0]}"
             )
     if counts.n_duplicates > n // 100:
         predicate = agreeing("repeat an earlier example", counts.n_duplicates)
