@@ -52,7 +52,7 @@ def test_demo_teaches_the_model_its_name_and_keeps_other_answers(clone: Path) ->
 
 
 @pytest.mark.slow
-def test_generate_command_of_the_readme_gives_the_answer_of_the_demo(clone: Path) -> None:
+def test_readme_generate_command_gives_the_demo_answer(clone: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     args = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
     command = [sys.executable, "-m", "torchtune.cli", *args]

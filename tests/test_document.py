@@ -63,7 +63,7 @@ def test_instantiating_a_dataset_without_tokenizer_names_the_missing_argument(cf
         config.instantiate(cfg.dataset)
 
 
-def test_arguments_of_instantiate_are_added_to_those_of_the_config(
+def test_instantiate_arguments_are_added_to_the_config_arguments(
     cfg: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: dict[str, Any] = {}

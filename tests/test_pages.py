@@ -44,7 +44,7 @@ def test_message_of_the_troubleshooting_page_occurs_in_the_code(message: str) ->
 
 
 @pytest.mark.parametrize(("field", "names"), _FIELDS.items())
-def test_option_names_of_other_projects_are_in_the_table_of_the_page(field: str, names: str) -> None:
+def test_the_pages_table_contains_the_option_names_of_other_projects(field: str, names: str) -> None:
     row_names = ", ".join(f"`{name}`" for name in names.split())
     path = re.split(r"[=, ]", field, maxsplit=1)[0]
     assert re.search(rf"(?m)^\| {re.escape(row_names)} \| `{re.escape(path)}", COMING_FROM)

@@ -45,7 +45,7 @@ def bound(dtype: torch.dtype, n_operations: int, scale: float = 1.0) -> float:
 def rms_error(dtype: torch.dtype, n_operations: int) -> float:
     """Return the expected relative error, in norm, of a tensor with many elements, without amplification.
 
-    The root mean square error of one rounding is u / sqrt(3), and that of n roundings sqrt(n) times as large.
+    The root mean square error of one rounding is u / sqrt(3), and the error of n roundings is sqrt(n) times as large.
 
     Args:
         dtype: The precision that values are rounded to.
@@ -71,8 +71,8 @@ def distance(result: Tensors, exact: Tensors) -> float:
 def assert_near(result: Tensors, expected: Tensors, allowed: float) -> None:
     """Check that elements differ by at most `allowed`, relative to the expected tensor's largest element.
 
-    The error of a sum is bounded by the magnitude of its summands, which is about that of the largest element: an
-    element that is small because its summands cancel has the same error as the others.
+    The error of a sum is bounded by the magnitude of its summands, which is about the magnitude of the largest
+    element: an element that is small because its summands cancel has the same error as the others.
     """
     for tensor, exact in _pairs(result, expected):
         largest = float(exact.detach().abs().max()) if exact.numel() else 0.0
@@ -82,7 +82,7 @@ def assert_near(result: Tensors, expected: Tensors, allowed: float) -> None:
 def assert_as_near(
     result: Tensors, plain: Tensors, exact: Tensors, allowed: float, factor: float = 4.0
 ) -> None:
-    """Check that a result's error is similar to that of the plain computation on the same processor.
+    """Check that a result's error is similar to the error of the plain computation on the same processor.
 
     Both have roundings of the same size, amplified by the same layers, in a different order. Their errors are
     therefore two samples of one distribution. In float32 a few sensitive elements can dominate: among 90 pairs, with

@@ -84,7 +84,7 @@ def test_training_and_generation_use_the_same_prompt_tokens(answer: str) -> None
     )
 
 
-def test_the_targets_of_a_chat_example_are_the_answer_and_the_end_of_its_turn() -> None:
+def test_chat_targets_are_the_answer_and_its_end_of_turn_token() -> None:
     example = chat_example(TOKENIZER, [QUESTION, ANSWER], train_on_input=False)
     expected = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
     assert TOKENIZER.decode(example.tokens) == expected

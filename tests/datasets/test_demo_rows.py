@@ -20,7 +20,7 @@ permits a common sentence pattern, such as the questions about capitals, but not
 
 
 def words(text: object) -> set[str]:
-    """Return the distinct words of a text, in lower case."""
+    """Return the distinct words in text, in lower case."""
     return set(re.findall(r"\w+", str(text).lower().replace("'", "")))
 
 

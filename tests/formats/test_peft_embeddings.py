@@ -167,7 +167,7 @@ def test_resuming_with_different_trained_modules_is_rejected(tmp_path: Path) -> 
         check_same_adapters(model, tmp_path / "adapter")
 
 
-def test_full_training_of_part_of_a_fused_tensor_is_rejected(tmp_path: Path) -> None:
+def test_training_only_part_of_a_fused_tensor_in_full_is_rejected(tmp_path: Path) -> None:
     model = load_float64(write_base("Phi3", tmp_path / "base"))
     add_lora(model, ["down_proj"], rank=3, alpha=5.0, modules_to_save=["q_proj"])
     message = (

@@ -71,7 +71,7 @@ def reference_answers(pair: Pair, prompts: list[list[int]], **options: Any) -> l
     return answers
 
 
-def test_a_batch_of_prompts_of_different_lengths_matches_transformers(
+def test_a_batch_with_different_prompt_lengths_matches_transformers(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = reference_answers(pair, PROMPTS)

@@ -64,7 +64,7 @@ def test_joined_pieces_match_decoding_all_tokens_at_once(tokenizer: Tokenizer, t
     assert "".join(pieces) == tokenizer.decode(ids)
     assert "" not in pieces
     assert not any(piece.endswith(BROKEN) for piece in pieces[:-1])
-    # An answer may begin at any token of a text, even at a token with a leading space.
+    # An answer may begin at any token, even at a token with a leading space.
     for start in range(min(len(ids), 12)):
         assert "".join(decode_stream(ids[start:], tokenizer)) == tokenizer.decode(ids[start:])
 

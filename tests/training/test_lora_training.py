@@ -59,7 +59,7 @@ KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in ad
 }
 all_kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
 DORA = KINDS["rslora and dora"]
-"""The adapter in tests whose plain LoRA version is in a different file."""
+"""The adapter in tests whose plain LoRA version is in another file."""
 NORMS_IN_FP32 = bound(torch.float32, 24)
 """Bound on the rounding errors of norms over up to 24 inputs."""
 

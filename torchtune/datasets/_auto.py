@@ -36,8 +36,8 @@ def auto_dataset(  # noqa: PLR0913 -- the settings that all layouts share.
     """Open rows with the dataset class for their layout, which is detected from the columns of the first row.
 
     Conversations (`messages`, `conversations`, or `prompt` and `completion`) open as a `ChatDataset`, tasks with
-    answers (`instruction`, `output`) as an `InstructDataset`, and texts (`text`) as a `TextCompletionDataset`. Tasks
-    use Alpaca's template if the tokenizer has no chat template.
+    answers (`instruction`, `output`) as an `InstructDataset`, and plain text (`text`) as a `TextCompletionDataset`.
+    Tasks use Alpaca's template if the tokenizer has no chat template.
 
     Args:
         tokenizer: Encodes the rows; the recipe passes it.

@@ -109,7 +109,7 @@ def _open_stream(
     if any(format_of(file.path) != ".parquet" for members in files.values() for file in members):
         raise ValueError(
             f"load_options.streaming: only Parquet files can be streamed; remove this option, since {source} is"
-            " read row by row without a copy in any case"
+            " always read row by row without a copy"
         )
     if not all(part.is_whole for part in parts):
         raise ValueError("load_options.streaming: a range of rows cannot be streamed; use load_options.rows")

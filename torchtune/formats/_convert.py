@@ -33,7 +33,7 @@ class Merge:
     base: Path
     """The file or folder of the base model."""
     change: LogitChange
-    """The change of the logits, caused by rounding merged weights to the output dtype."""
+    """The change in the logits caused by rounding merged weights to the output dtype."""
 
 
 def convert(

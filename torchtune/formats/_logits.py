@@ -18,12 +18,12 @@ from torchtune.tokenizers import auto_tokenizer, has_tokenizer
 _TEXT = "The quick brown fox jumps over the lazy dog. What is 12 times 12?"
 _N_TOKENS = 16
 _LARGE_CHANGE = 0.1
-"""A change of a logit that changes the odds of a token by about a tenth."""
+"""A change in a logit that changes a token's odds by about a tenth."""
 
 
 @frozen
 class LogitChange:
-    """The absolute change of the logits of a few tokens."""
+    """The absolute change in the logits for a few tokens."""
 
     largest: float
     mean: float

@@ -34,7 +34,7 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float
     """Divisor of the logits; 0, the default, is greedy decoding."""
     top_k: int | None
-    """Sample from this many of the likeliest tokens; None: from all tokens."""
+    """Sample from the k likeliest tokens; None: from all tokens."""
     top_p: float | None
     """Sample from the smallest set of tokens with this total probability; None: from all tokens."""
     min_p: float | None

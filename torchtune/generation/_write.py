@@ -1,4 +1,4 @@
-"""Write the answers to several prompts."""
+"""Write the answers to multiple prompts."""
 
 import json
 from collections.abc import Sequence

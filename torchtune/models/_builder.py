@@ -1,4 +1,4 @@
-"""Functions that build models of a fixed size or of any size."""
+"""Functions that build models, with a fixed size or with any size."""
 
 import inspect
 import sys

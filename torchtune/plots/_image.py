@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 1600, 1000
-"""The size in pixels; the image is taller with many runs in the table, or with recipe metrics."""
+"""Size of the image in pixels; it is taller with many runs in the table, or with recipe metrics."""
 PANEL_HEIGHT = 210
-"""The height in pixels of a line of panels for recipe metrics, including margins."""
+"""Height in pixels of a row of panels for recipe metrics, including margins."""
 COLOURS = ("#0072b2", "#d55e00", "#10a37f", "#4b1260", "#a284d2", "#6b4a10")
 """Colours that can be distinguished on white with any kind of colour blindness: the minimum distance is 0.098 in OKLab
-under the matrices of Machado et al. (2009), and the contrast of each colour is at least 3."""
+under the matrices of Machado et al. (2009), and the contrast ratio of each colour with white is at least 3:1."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 """Line styles; runs beyond the number of colours reuse the colours with the next style."""
 _STYLE: dict[Any, Any] = {

@@ -1,6 +1,6 @@
 """Byte-level BPE in the two files of GPT-2: vocab.json and merges.txt.
 
-The files do not define how texts are split into words before merging; that depends on `tokenizer_class` in
+The files do not define how text is split into words before merging; that depends on `tokenizer_class` in
 tokenizer_config.json, a class of transformers.
 """
 

@@ -1,6 +1,6 @@
 """Convert other tokenizer formats to the `tokenizers` library, whose format is tokenizer.json.
 
-The splitting of texts before byte-level merging follows the tokenizer.json of each model family; the splits have the
+The splitting of text before byte-level merging follows the tokenizer.json of each model family; the splits have the
 names of llama.cpp (`tokenizer.ggml.pre`).
 """
 

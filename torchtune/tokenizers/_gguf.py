@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _CONTROL, _USER_DEFINED = 3, 4
-"""Token types: special tokens, and plain tokens that are recognized before texts are split."""
+"""Token types: special tokens, and plain tokens that are recognized before text is split."""
 
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
 """GGUF's names of the special tokens, in `tokenizer.ggml.<name>_token_id`."""

@@ -14,18 +14,18 @@ _MODEL_TYPE, _BPE = 3, b"\x02"
 _NORMALIZER_NAME, _REMOVES_SPACES = 1, 4
 _LENGTH_DELIMITED = 2
 _CONTROL = b"\x18\x03"
-"""Field 3 of a piece: the type of control pieces, which are never recognized in texts."""
+"""Field 3 of a piece: the type of control pieces, which are never recognized in text."""
 _NO_SPACE_PREFIX = b"\x1a\x02\x18\x00"
 """Field 3 of a model, with field 3 of its normaliser: add_dummy_prefix = false."""
 
 
 def without_space_prefix(model: bytes) -> bytes:
-    """Return a model that prepends no space to texts."""
+    """Return a model that prepends no space to text."""
     return model + _NO_SPACE_PREFIX
 
 
 def as_control(model: bytes, texts: Collection[str]) -> bytes:
-    """Return a model in which the given pieces are control pieces, which are not recognized in texts.
+    """Return a model in which the given pieces are control pieces, which are not recognized in text.
 
     Raises:
         ValueError: The bytes are not a SentencePiece model, or are damaged.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 N_RANKS = 128_000
-"""Number of tokens in Llama 3's file; Llama 4's has 200,000 and splits texts differently."""
+"""Number of tokens in Llama 3's file; Llama 4's has 200,000 and splits text differently."""
 
 _N_SPECIAL = 256
 _NAMED = (

@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 
 @define(eq=False)
 class GlobalBatch:
-    """The rows of an optimizer step on all ranks; logs a warning if it changes when a run resumes.
+    """The number of rows per optimizer step on all ranks; logs a warning if it changes when a run resumes.
 
     Args:
         batch_size: Rows of a micro-batch on each rank.

@@ -16,7 +16,7 @@ class Packing:
     """Combine multiple examples into packs, which leaves almost no padding; examples do not attend to each other."""
 
     length: int = field(default=2048, validator=above(1))
-    """Length of a pack (tokens); longer examples are truncated at their end."""
+    """Length of a pack (tokens); longer examples are truncated on the right."""
     fit: Literal["best", "first"] = "best"
     """Packing strategy. best: longest examples first, each into the fullest pack with room; first: in order."""
     window: int = field(default=1024, validator=above(0))

@@ -23,9 +23,9 @@ class MemoryEstimate:
     """The memory of one rank, without the allocator's cache."""
 
     parameters: int
-    """Number of parameters of the model, over all ranks."""
+    """Number of model parameters, summed over all ranks."""
     trainable: int
-    """Number of trained parameters, over all ranks."""
+    """Number of trained parameters, summed over all ranks."""
     ranks: int
     """Number of ranks."""
     weights: int

@@ -29,7 +29,7 @@ class Metrics:
 
     `<output_dir>/metrics.jsonl` has one JSON object per step:
 
-    - `step`: the optimizer step, from 1.
+    - `step`: the optimizer step, counted from 1.
     - `loss`: mean over all ranks; each term is divided by its count, usually the step's target tokens.
     - `lr`: learning rate of the first parameter group.
     - `grad_norm`: L2 norm of the gradient before clipping.

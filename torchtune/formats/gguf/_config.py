@@ -13,7 +13,7 @@ from torchtune.formats.gguf._file import GGUFFile
 from torchtune.models import FAMILIES, LLAMA3_ROPE_SCALING
 
 _FAMILIES = {family.gguf: family for family in FAMILIES.values() if family.gguf is not None}
-"""The families by their names in GGUF files."""
+"""Model families, keyed by their names in GGUF files."""
 
 _LLAMA3_ROPE = {
     "low_freq_factor": LLAMA3_ROPE_SCALING.low_freq_factor,

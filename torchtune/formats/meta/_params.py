@@ -27,11 +27,11 @@ _UPPER_BOUND = 2**31
 _WITHOUT_SCALING = {
     a.flat()["rope_base"]: a for a in (b.architecture for b in (llama2_7b, llama3_8b, code_llama_7b))
 }
-"""Models by rope_theta, for the maximum sequence length, which Meta's files do not contain. LLaMA 1 (2048 tokens)
-cannot be distinguished from Llama 2 (4096 tokens)."""
+"""Models, keyed by rope_theta; they define the maximum sequence length, which Meta's files do not contain.
+LLaMA 1 (2048 tokens) cannot be distinguished from Llama 2 (4096 tokens)."""
 
 _WITH_SCALING = {False: llama3_1_8b.architecture, True: llama3_2_1b.architecture}
-"""Models with scaled RoPE, by whether embeddings are tied. (Meta's code uses a factor of 8 for all of them; the
+"""Models with scaled RoPE, keyed by whether embeddings are tied. (Meta's code uses a factor of 8 for all of them; the
 config.json of models with tied embeddings has 32.)"""
 
 
