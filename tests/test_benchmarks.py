@@ -95,7 +95,7 @@ def test_exponent_of_a_power_law_is_its_power(power: float) -> None:
     assert growth.exponent(0, 3.0, 4).strip() == "-"
 
 
-def test_lengths_of_trl_steps_exclude_each_last_token() -> None:
+def test_trl_step_lengths_exclude_the_last_token_of_each_example() -> None:
     assert lengths_of_steps([[3], [4, 5], [6]], batch_size=2) == [[2, 3, 4], [5]]
 
 
@@ -172,7 +172,7 @@ def test_too_few_steps_are_rejected() -> None:
     assert "--steps must be at least 5" in result.stderr
 
 
-def test_picture_needs_both_libraries() -> None:
+def test_image_needs_both_libraries() -> None:
     result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
     assert result.returncode == 2
     assert "--picture compares both libraries" in result.stderr

@@ -66,7 +66,7 @@ class PairsCommand(Command):
 
 
 @pytest.mark.parametrize("sharded", ["true", "false"])
-def test_killed_two_rank_run_equals_the_uninterrupted_one(tiny: Tiny, tmp_path: Path, sharded: str) -> None:
+def test_killed_two_rank_run_matches_the_uninterrupted_one(tiny: Tiny, tmp_path: Path, sharded: str) -> None:
     overrides = (f"enable_fsdp={sharded}", "checkpoints.every_n_steps=3")
     uninterrupted = PairsCommand(tiny, tmp_path / "uninterrupted", TWO, *overrides)
     uninterrupted.run()

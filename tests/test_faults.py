@@ -138,7 +138,7 @@ CASES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_run_killed_at_random_steps_equals_the_uninterrupted_one(
+def test_run_killed_at_random_steps_matches_the_uninterrupted_one(
     tiny: Tiny, tmp_path: Path, case: str
 ) -> None:
     recipe, launch, settings = CASES[case]
@@ -206,7 +206,9 @@ def test_killed_rank_is_named_and_ends_the_run_within_seconds(tiny: Tiny, tmp_pa
     output = process.communicate(timeout=120)[0]  # gloo would wait for the other rank for half an hour
     assert process.returncode == 1
     last = output.strip().splitlines()[-1]
-    assert last == "tune: rank 1: was terminated by SIGKILL; the kernel sends this signal when memory runs out"
+    assert (
+        last == "tune: rank 1: was terminated by SIGKILL; the kernel sends this signal when memory runs out"
+    )
     assert "Traceback" not in output
     assert run.steps() >= 12
     assert workers() == []

@@ -65,7 +65,7 @@ def test_tune_cp_prints_the_command_that_runs_the_copy(tune: Tune, tmp_path: Pat
     )
 
 
-def test_help_of_a_verb_can_be_requested_in_two_ways(tune: Tune) -> None:
+def test_help_of_a_command_can_be_requested_in_two_ways(tune: Tune) -> None:
     assert tune("help", "ls").out == tune("ls", "--help").out
 
 

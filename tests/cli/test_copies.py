@@ -30,7 +30,7 @@ def test_copied_recipe_accepts_the_original_configs(
     assert "unknown field 'devise'; did you mean 'device'?" in wrong.err
 
 
-def test_config_of_a_different_recipe_is_rejected(tune: Tune) -> None:
+def test_config_of_another_recipe_is_rejected(tune: Tune) -> None:
     result = tune("validate", "full_finetune", "--config", "smollm2_135m_lora")
     assert result.status == 2
     assert "returns a LoraFinetuneConfig; this recipe expects a FullFinetuneConfig" in result.err

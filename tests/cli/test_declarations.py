@@ -76,7 +76,7 @@ def typed_option(option: Option, name: str) -> list[str]:
     return [name, *(option.choices or (value,))[:1]] if option.value else [name]
 
 
-def test_a_verb_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
+def test_a_command_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
     assert "  greet       greet somebody\n" in tune("--help").out
     page = tune("greet", "--help").out
     assert page.startswith("usage: tune greet <name> [--loud] [-l english|latin]\n\nGreets somebody.\n\n")
@@ -125,7 +125,7 @@ COMPLETION_SCRIPTS = {
         ("tune ls --l", []),
     ],
 )
-def test_a_new_verb_has_completion(
+def test_a_new_command_has_completion(
     line: str, expected: list[str], shell: str, greet: Path, tune: Tune, tmp_path: Path
 ) -> None:
     assert tune("__complete", shell, line).out.split() == expected
@@ -135,7 +135,7 @@ def test_a_new_verb_has_completion(
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_verb_name_matches_its_file_and_summary(name: str) -> None:
+def test_command_name_matches_its_file_and_summary(name: str) -> None:
     verb = VERBS[name]
     assert verb.name == name
     assert sys.modules[verb.run.__module__].__name__ == f"torchtune.cli._{name}"
@@ -184,7 +184,7 @@ def verbs_with_option(spelling: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "option"), FOREIGN, ids=lambda x: x if isinstance(x, str) else x.names[0])
-def test_an_option_of_a_different_verb_is_reported_with_that_verb(name: str, option: Option) -> None:
+def test_an_option_of_another_command_is_reported_with_that_command(name: str, option: Option) -> None:
     verb = VERBS[name]
     for spelling in option.names:
         args = typed_option(option, spelling)
@@ -206,7 +206,7 @@ DIFFERENT_MESSAGE = {"--dtype", "--tokenizer", "--log_dir", "--output-dir", "--f
 """Options that share a name with a config field, or whose error message suggests another option."""
 
 
-def test_an_option_of_a_different_verb_is_rejected(tune: Tune) -> None:
+def test_an_option_of_another_command_is_rejected(tune: Tune) -> None:
     options = dict.fromkeys(option for name, option in FOREIGN if name == "show")
     assert len(options) > 15
     for spelling, option in [(s, o) for o in options for s in o.names if s not in DIFFERENT_MESSAGE]:

@@ -144,7 +144,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("args", MESSAGES)
-def test_syntax_of_a_different_launcher_is_reported_once_with_advice(args: str) -> None:
+def test_syntax_of_another_launcher_is_reported_once_with_advice(args: str) -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", *args.split())
     assert MESSAGES[args] in message
 
@@ -162,7 +162,7 @@ def test_field_missing_from_the_recipe_is_not_suggested(tmp_path: Path) -> None:
     assert "use " not in dataset
 
 
-def test_field_of_a_different_recipe_is_suggested_with_that_recipe(tmp_path: Path) -> None:
+def test_field_of_another_recipe_is_suggested_with_that_recipe(tmp_path: Path) -> None:
     yaml = tmp_path / "my.yaml"
     yaml.write_text("_base_: smollm2_135m_full\nlora_r: 8\npeft_config: {}\n")
     rank, adapters = mistakes("full_finetune", str(yaml))

@@ -9,7 +9,7 @@ from torchtune.cli import verbs
 LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
 
 
-def test_help_shows_the_usage_and_every_verb(tune: Tune) -> None:
+def test_help_shows_the_usage_and_every_command(tune: Tune) -> None:
     result = tune("--help")
     assert result.status == 0
     for word in (
@@ -38,7 +38,7 @@ def test_tune_without_arguments_prints_its_usage_and_fails(tune: Tune) -> None:
 
 
 @pytest.mark.parametrize("verb", verbs())
-def test_every_verb_has_help_with_an_example(verb: str, tune: Tune) -> None:
+def test_every_command_has_help_with_an_example(verb: str, tune: Tune) -> None:
     result = tune(verb, "--help")
     assert result.status == 0
     assert result.out.startswith(f"usage: tune {verb}")

@@ -83,7 +83,7 @@ def test_held_out_rows_in_the_training_data_are_reported() -> None:
     assert not report(rows, UnknownTokenizer(), range(4), held_out=[example("f")]).warnings
 
 
-def test_held_out_texts_without_a_prompt_are_compared_token_for_token() -> None:
+def test_held_out_text_without_a_prompt_is_compared_token_for_token() -> None:
     rows = [plain_example(UnknownTokenizer(), "", text, train_on_input=True) for text in ("a", "b")]
     counts = report(
         rows,

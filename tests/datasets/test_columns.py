@@ -55,7 +55,7 @@ SYSTEM = "<|im_start|>system\nBe kind.<|im_end|>\n"
         ({"instruction": "Q", "history": "M", "output": "A"}, {"input": "history"}, "Q\n\nM"),
     ],
 )
-def test_a_column_mapped_to_a_different_field_is_read_once(
+def test_a_column_mapped_to_another_field_is_read_once(
     row: dict[str, str], columns: dict[str, str], question: str, tmp_path: Path
 ) -> None:
     expected = example(question_text(question), answer_target())

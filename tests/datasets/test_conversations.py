@@ -176,7 +176,7 @@ def test_custom_columns_and_prompt_templates_are_supported() -> None:
             InstructDataset(TOKENIZER, rows, **arguments)  # type: ignore[arg-type]  # the values have different types
 
 
-def test_all_tokens_of_a_text_are_targets_and_long_texts_are_split() -> None:
+def test_all_tokens_are_targets_and_long_text_is_split() -> None:
     rows = [{"text": "abcdefgh"}, {"text": " "}, {"text": "xy"}]
     dataset = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4)
     assert dataset[1] == SkippedRow("are empty", "source: row 2")

@@ -66,7 +66,7 @@ def test_binary_and_utf_16_files_raise(tmp_path: Path, content: bytes, message: 
     assert error_of(path).startswith(f"a.txt: the file is {message}")
 
 
-def test_a_line_in_a_different_encoding_raises(tmp_path: Path) -> None:
+def test_a_line_in_another_encoding_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("one\n\nGröße\n".encode("latin-1"))
     assert (

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 class _Float32AsFloat64(TorchFunctionMode):
     """Replace casts to float32 by casts to float64.
 
-    transformers computes norms, rotary angles and softmax in float32, whatever the model's dtype.
+    transformers computes norms, rotary angles and softmax in float32, regardless of the model's dtype.
     """
 
     def __torch_function__(

@@ -60,7 +60,7 @@ def test_a_text_file_contains_one_prompt_per_line(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '"a"\n\n{"text": "a", "b": 1}',
-            "a.jsonl: line 3: expected a string, or a row with one of",
+            "a.jsonl: line 3: expected a string, or a row with exactly one of",
         ),
         ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "got a row with text, b"),
         (

@@ -390,7 +390,7 @@ def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_pa
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"texts": "a"}\n')
     (tmp_path / "existing").touch()
     mistakes = {
-        f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: expected a string, or a row with one of",
+        f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: expected a string, or a row with exactly one of",
         f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
         f"prompt=a output_file={tmp_path / 'existing'}": "already exists; choose a new file, or remove it",
         "prompt=a": "folder nowhere does not exist (relative paths are resolved against",

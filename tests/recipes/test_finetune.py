@@ -61,7 +61,7 @@ def test_a_few_rows_are_learned(tmp_path: Path, run: Start, dtype: str) -> None:
 @pytest.mark.parametrize(
     "data", [{}, {"loading.packing": Packing(length=150)}, {"loading.group_by_length": True}]
 )
-def test_an_interrupted_run_resumes_and_equals_an_uninterrupted_one(
+def test_an_interrupted_run_resumes_and_matches_an_uninterrupted_one(
     tmp_path: Path, run: Start, data: dict[str, Any]
 ) -> None:
     changes: dict[str, Any] = (
@@ -87,7 +87,7 @@ def test_an_interrupted_run_resumes_and_equals_an_uninterrupted_one(
     ids=["padded", "packed"],
 )
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_run_interrupted_after_any_step_of_uneven_epochs_equals_an_uninterrupted_one(
+def test_a_run_interrupted_after_any_step_of_uneven_epochs_matches_an_uninterrupted_one(
     tmp_path: Path, data: dict[str, Any], step: int
 ) -> None:
     changes: dict[str, Any] = QUICK | data | {"epochs": 2, "gradient_accumulation_steps": 2}

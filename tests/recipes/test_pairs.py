@@ -46,7 +46,7 @@ def test_recipe_has_the_length_stated_in_the_guide() -> None:
     assert count_code(text) - count_code(imports) == 80
 
 
-def test_preferences_are_learned_and_an_interrupted_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_preferences_are_learned_and_an_interrupted_run_matches_an_uninterrupted_one(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "epochs": 24,
         "loading.packing": Packing(length=250),

@@ -1,6 +1,6 @@
 """The Jinja environment of chat templates: a sandbox with limits that keeps track of the origins of text.
 
-The settings and names are those that Hugging Face documents for chat templates
+Settings and names follow Hugging Face's documentation of chat templates
 (https://huggingface.co/docs/transformers/chat_templating_writing), so that a template renders the same text in both
 libraries.
 """

@@ -2,7 +2,7 @@
 
 A template is an arbitrary program. There are two ways to find out which parts of a message it rendered: guess from the
 output, or let every part of the text carry its origin. `Traced` does the latter: it is a `str`, so that a template
-computes exactly what it would compute with plain text, and its operations return text that keeps its origins.
+computes exactly the same results as with plain text, and the operations return text that keeps its origins.
 """
 
 import json

@@ -61,7 +61,7 @@ class TextFile:
         self.start = len(_BOM) if beginning.startswith(_BOM) else 0
         """Start of the text, after any byte order mark (bytes)."""
         self.newline = b"\n"
-        """The line ending: `\\n`, or `\\r` in files without `\\n`, such as those of old Macs."""
+        """The line ending: `\\n`, or `\\r` in files without `\\n`, such as files from old Macs."""
         self.newline = self._find_newline()
 
     def read(self, start: int, end: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The ranks of a run, and the collectives among them."""
+"""The ranks of a run, and collectives across ranks."""
 
 import os
 from collections.abc import Sequence

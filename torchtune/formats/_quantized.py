@@ -1,6 +1,6 @@
 """Detect checkpoints with quantized weights, whose tensors contain codes instead of floating-point values.
 
-The names are those that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
+The names match the ones that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
 compressed-tensors, EETQ, HQQ, AQLM, optimum-quanto, torchao, NVIDIA's ModelOpt and MLX.
 """
 

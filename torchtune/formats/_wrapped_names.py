@@ -30,7 +30,7 @@ def is_wrapped(name: str) -> bool:
 def matched_names(
     file_names: Iterable[str], model_names: Iterable[str], unwrap: Callable[[str], str] = unwrapped
 ) -> dict[str, str]:
-    """Match the tensor names in a file with those in a model, ignoring differences that wrappers cause.
+    """Match the tensor names in a file with the names in a model, ignoring differences that wrappers cause.
 
     Args:
         file_names: The tensor names of the file.

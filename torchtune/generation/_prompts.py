@@ -104,14 +104,14 @@ def _question_from_row(row: dict[str, Any], *, continues: bool) -> Prompt:
         ),
         "an instruction": row.get("instruction") is not None,
         "a prompt": row.get("prompt") is not None,
-        "a text": row.get("text") is not None and set(row) == {"text"},
+        "text": row.get("text") is not None and set(row) == {"text"},
     }
     matching_shapes = [shape for shape, is_present in shapes.items() if is_present]
     if "a conversation" in matching_shapes:  # it includes the prompt
         matching_shapes = ["a conversation"]
     if len(matching_shapes) != 1:
         raise ValueError(
-            "expected a string, or a row with one of `instruction`, `prompt` and `messages`; got"
+            "expected a string, or a row with exactly one of `instruction`, `prompt` or `messages`; got"
             f" {_describe_row(row) if not matching_shapes else 'a row with ' + ' and '.join(matching_shapes)}"
         )
     if matching_shapes == ["an instruction"]:
@@ -119,7 +119,7 @@ def _question_from_row(row: dict[str, Any], *, continues: bool) -> Prompt:
         *turns, last, _ = task.messages()
         question = Message(**{**last, "content": task.instruction})
         return Prompt([*turns, question], task.input, row=row)
-    if matching_shapes == ["a text"]:
+    if matching_shapes == ["text"]:
         return Prompt.from_text(_nonempty_text("a prompt", row["text"]))
     if matching_shapes == ["a conversation"]:
         turns = read_conversation(row).messages

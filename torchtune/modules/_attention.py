@@ -166,7 +166,7 @@ def attend(
         q: `[b, h, s, head_dim]`.
         k: `[b, kv_heads, keys, head_dim]`.
         v: `[b, kv_heads, keys, head_dim]`.
-        mask: `[b or 1, 1, s, keys]`, True where a query attends to a key; None: see `is_causal`.
+        mask: `[b or 1, 1, s, keys]`, True if a query attends to a key; None: see `is_causal`.
         is_causal: Whether query i attends only to keys 0 to i.
         scale: Scale factor applied to the scores.
         softcap: Bound of the scores; None: no soft cap.

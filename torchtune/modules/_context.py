@@ -15,7 +15,7 @@ class PassContext:
     rotation: Rotation
     """Rotation angles of the tokens' positions."""
     mask: Tensor | None = None
-    """`[b or 1, 1, s, keys]`, True where a query attends to a key. None: causal attention; a single token attends to
+    """`[b or 1, 1, s, keys]`, True if a query attends to a key. None: causal attention; a single token attends to
     every key of the cache."""
     cache: LayerCache | None = None
     """Cache of earlier keys and values, to which new ones are added."""

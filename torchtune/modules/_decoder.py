@@ -119,7 +119,7 @@ class Decoder(nn.Module):
             tokens: Token ids `[b, s]`, padded on the right; padding does not affect other tokens.
             positions: `[b or 1, s]`, the position of each token in its sequence. None: 0, 1, 2, ... or, with a cache,
                 counted from the cache's length. Without a cache, positions only affect the position encoding: a token
-                attends to all tokens to its left, whatever their positions.
+                attends to all tokens to its left, regardless of their positions.
             cache: Keys and values of earlier tokens; the keys and values of the new tokens are added to it.
             documents: The document of each token, if rows contain multiple documents; a token attends only within its
                 document, and its position is counted from the document's first token.

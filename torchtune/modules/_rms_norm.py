@@ -24,7 +24,7 @@ class RMSNormSpec(NormSpec):
 class RMSNorm(Lean, nn.Module):
     """Scale vectors to a root mean square of one, then by a learned weight (arXiv 1910.07467, equation 4).
 
-    Computed in float32 or wider, whatever the input's dtype.
+    Computed in float32 or wider, regardless of the input's dtype.
 
     Args:
         dim: Width of the vectors.

@@ -181,8 +181,8 @@ def _joined(
     """Join the adapters of the layers that a checkpoint layer fuses, with the scale of the first adapter.
 
     The result has a larger rank: the A matrices are stacked, and the B matrices become the blocks of a block-diagonal
-    matrix, so that each adapter still changes only its rows. Adapters that share one A, such as those that were split
-    from one adapter, are joined without a larger rank.
+    matrix, so that each adapter still changes only its rows. Adapters that share one A, such as adapters that were
+    split from one adapter, are joined without a larger rank.
     """
     adapted = [name for name in names if name in adapters]
     all_a = [state[f"{name}.adapter.lora_a"] for name in adapted]
