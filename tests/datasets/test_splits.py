@@ -81,9 +81,9 @@ def test_ranges_select_rows_of_a_file_a_list_and_a_pattern(folder: Path) -> None
         ("train[:x]", "train[10%:20%] or train+validation, got 'train[:x]'"),
         ("train+", "split: expected the name of a split"),
         ("train[:110%]", "split: expected percentages from -100% to 100%, got 'train[:110%]'"),
-        ("train[5:5]", "split: the range 5:5 of 'train' is empty; the split has 37 rows"),
-        ("train[100:]", "split: the range 37:37 of 'train' is empty; the split has 37 rows"),
-        ("test[:10%]", "split: the range 0:0 of 'test' is empty; the split has 3 rows"),
+        ("train[5:5]", "split: the range 5:5 is empty; 'train' has 37 rows"),
+        ("train[100:]", "split: the range 37:37 is empty; 'train' has 37 rows"),
+        ("test[:10%]", "split: the range 0:0 is empty; 'test' has 3 rows"),
         ("tests", "has no split 'tests'; choose one of test, train, validation"),
         ("train+other", "has no split 'other'; choose one of test, train, validation"),
     ],
@@ -129,7 +129,7 @@ def test_a_name_with_two_splits_raises(tmp_path: Path) -> None:
     write(tmp_path, ["train-vs-test.jsonl", "dev.jsonl"])
     error = error_of(tmp_path)
     assert "the name 'train-vs-test.jsonl' in " in error
-    assert "has several splits (test, train); rename it, or use a file pattern" in error
+    assert "contains the names of several splits (test, train); rename it, or use a file pattern" in error
     assert files_read(tmp_path / "train-vs-test.jsonl") == ["train-vs-test.jsonl"]
 
 

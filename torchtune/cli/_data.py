@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.cli._run import count_ranks
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Form, Verb
 from torchtune.runs.command_line import Call, Option
@@ -55,7 +55,7 @@ def _lines(summary: "Summary") -> Iterator[str]:
     for number, row in enumerate(summary.rows, start=1):
         for position, document in enumerate(row, start=1):
             example = f", example {position} of {len(row)}" if len(row) > 1 else ""
-            yield paint(f"row {number}{example}: {counted(len(document), 'token')}", "bold")
+            yield paint(f"row {number}{example}: {pluralize(len(document), 'token')}", "bold")
             yield _document(document)
             yield ""
     yield " · ".join(legend)

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.cli._data_summary import Summary
 
 _STYLE = """
@@ -69,5 +69,5 @@ def _bars(summary: Summary) -> str:
         f'<div style="height:{count / peak:.1%}" title="from {start}: {count}"></div>'
         for start, count in summary.histogram
     )
-    ends = f"<span>{counted(summary.histogram[0][0], 'token')}<span>{counted(max(summary.report.lengths), 'token')}"
+    ends = f"<span>{pluralize(summary.histogram[0][0], 'token')}<span>{pluralize(max(summary.report.lengths), 'token')}"
     return f"<h2>Lengths</h2><div class=bars>{bars}</div><div class=axis>{ends}</div>"

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.config import ConfigError, Mistake, instantiate, lazy
 from torchtune.config.model import parameters_of
 from torchtune.runs import checked_layers
@@ -117,7 +117,7 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     n, lengths = len(counts.lengths), sorted(counts.lengths)
     n_read = "" if counts.n_read == counts.n_rows else f" ({counts.n_read:,} read)"
     yield "rows", f"{counts.n_rows:,}{n_read}"
-    duplicates = f" ({counted(counts.n_duplicates, 'duplicate')})" if counts.n_duplicates else ""
+    duplicates = f" ({pluralize(counts.n_duplicates, 'duplicate')})" if counts.n_duplicates else ""
     yield "examples", f"{n:,}{duplicates}"
     yield "tokens", f"{counts.n_tokens:,}"
     yield "targets", f"{counts.n_targets:,} ({counts.n_targets / counts.n_tokens:.1%})"
@@ -125,9 +125,9 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     if counts.n_held_out:
         n_rows, n_prompts = len(counts.leaked_rows), len(counts.leaked_prompts)
         overlap = f"{n_rows:,} also in the training data, {n_prompts:,} more with only the prompt there"
-        yield "held out", f"{counted(counts.n_held_out, 'row')}; {overlap}"
+        yield "held out", f"{pluralize(counts.n_held_out, 'row')}; {overlap}"
     if counts.n_truncated:
-        yield "truncated", f"{counted(counts.n_truncated, 'example')} longer than the maximum length"
+        yield "truncated", f"{pluralize(counts.n_truncated, 'example')} longer than the maximum length"
     n_batches = batches.steps_in(1)
     steps = batches.steps_in(1, cfg.gradient_accumulation_steps * ranks)
     packing = cfg.loading.packing
@@ -145,8 +145,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     if cfg.max_steps_per_epoch is not None:
         steps = min(steps, cfg.max_steps_per_epoch)
     step_tokens = n_tokens / len(sample) * cfg.gradient_accumulation_steps * ranks
-    yield "per step", f"about {counted(round(step_tokens), 'token')}"
-    yield "per epoch", counted(steps, "step")
+    yield "per step", f"about {pluralize(round(step_tokens), 'token')}"
+    yield "per epoch", pluralize(steps, "step")
 
 
 def _histogram(lengths: list[int]) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.cli._verb import MANY, Argument, Form, Verb
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import Call, Option
@@ -69,7 +69,7 @@ def run(call: Call) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; run the same command again to download the incomplete files\n")
         return 1
-    amount = f"{counted(len(sizes), 'file')}, {_bytes(sum(sizes.values()))}"
+    amount = f"{pluralize(len(sizes), 'file')}, {_bytes(sum(sizes.values()))}"
     sys.stdout.write(f"wrote {amount}, to {folder}\n")
     if "config.json" in sizes:
         directory = shlex.quote(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune import config, runs
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune._similar_paths import did_you_mean_path
 from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import count_ranks
@@ -312,7 +312,7 @@ def _summary(estimate: dict[str, int] | None, separator: str = "\n    ") -> str:
 
 
 def _batch(estimate: dict[str, int]) -> str:
-    return f"{counted(estimate['rows'], 'batch row')} of {counted(estimate['length'], 'token')}"
+    return f"{pluralize(estimate['rows'], 'batch row')} of {pluralize(estimate['length'], 'token')}"
 
 
 def _memory(estimate: dict[str, int]) -> Iterator[str]:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-from torchtune._counted import counted
 from torchtune._own_packages import folder_of
+from torchtune._pluralize import pluralize
 
 # Named tuples rather than attrs classes, because importing attrs would dominate the run time of `tune ls`.
 
@@ -136,7 +136,7 @@ class ConfigError(ValueError):
     def render(self, paint: Painter = lambda text, _: text) -> str:
         """Render the list as text: a heading, then a line for each mistake."""
         count = len(self.mistakes)
-        head = paint(f"{counted(count, 'mistake')} in {self.subject}:", "head")
+        head = paint(f"{pluralize(count, 'mistake')} in {self.subject}:", "head")
         return "\n".join([head, *(f"  {mistake.render(paint)}" for mistake in self.mistakes)])
 
     def __str__(self) -> str:

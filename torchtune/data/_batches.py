@@ -7,7 +7,7 @@ from typing import Any, Generic, Self
 
 from attrs import define, evolve, field
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch
 from torchtune.data._collate import collate
@@ -187,7 +187,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             if not any(self._sample.values()):
                 reasons, n = "; ".join(counts.lines(len(self._sample))), len(self._sample)
                 self._sample = {}
-                raise ValueError(f"none of {counted(n, 'row')} has a target: {reasons}")
+                raise ValueError(f"none of {pluralize(n, 'row')} has a target: {reasons}")
         return self._sample
 
     def __enter__(self) -> Self:
@@ -381,7 +381,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         lines = self._counts.lines(self._n_rows_read)
         if not self._n_batch_rows:
             raise ValueError(
-                f"none of {counted(self._n_rows_read, 'row')} has a target: {'; '.join(lines)}"
+                f"none of {pluralize(self._n_rows_read, 'row')} has a target: {'; '.join(lines)}"
                 f"{_LONG_ROWS * any(NO_TARGET in line for line in lines)}"
             )
         if self.logs and self.rank == 0:

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from attrs import define, field, frozen
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 
 
 @frozen
@@ -59,7 +59,7 @@ class NoteCounts:
     def lines(self, n_rows: int) -> list[str]:
         """Return a line of text per note, with the number of rows out of `n_rows` and the first row."""
         return [
-            f"{n:,} of {counted(n_rows, 'row')} {agreeing(text, n)}; first occurrence: {self.first[text]}"
+            f"{n:,} of {pluralize(n_rows, 'row')} {agreeing(text, n)}; first occurrence: {self.first[text]}"
             for text, n in self.rows.items()
         ]
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from attrs import define, field, frozen
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.data._batch import IGNORE_INDEX
 from torchtune.data._example import Example
 from torchtune.data._item import Item, SkippedRow, as_items
@@ -156,7 +156,7 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
     n = len(counts.lengths)
     if not n:
         return ["no row has a target"]
-    examples = counted(n, "example")
+    examples = pluralize(n, "example")
     warnings = [
         *NoteCounts.from_skipped(counts.skipped).lines(counts.n_read),
         *counts.notes.lines(counts.n_read),
@@ -182,7 +182,7 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
         (counts.leaked_prompts, "have the prompt of a training example, but a different answer"),
     ):
         if locations:
-            rows = counted(counts.n_held_out, "held-out row")
+            rows = pluralize(counts.n_held_out, "held-out row")
             n_leaked = len(locations)
             warnings.append(
                 f"{n_leaked} of {rows} {agreeing(predicate, n_leaked)}; first occurrence: {locations[0]}"

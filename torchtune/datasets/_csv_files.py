@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.datasets._compressed import ending
 from torchtune.datasets._records import Offsets, Records, TextFile
 from torchtune.datasets._tables import Row, RowError
@@ -42,7 +42,7 @@ class Csv(Records):
     def __getitem__(self, index: int, /) -> Row:
         fields = self._fields(index)
         if len(fields) != len(self._columns):
-            expected = counted(len(self._columns), "field")
+            expected = pluralize(len(self._columns), "field")
             raise RowError(
                 f"{self.location(index)}: expected {expected} ({', '.join(map(repr, self._columns))}), got"
                 f" {len(fields):,}; put a field that contains {_SEPARATORS[self._separator]} or line breaks in double"

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.datasets._find_files import did_you_mean_source
 from torchtune.datasets._stream import StreamTable
 from torchtune.datasets._tables import ArrowTable, Table
@@ -122,7 +122,7 @@ def _load(source: str, split: str, options: dict[str, Any]) -> Any:
                 f"{source}: no such file, and the hub cannot be reached; {suggestion}"
             ) from error
         raise ConnectionError(
-            f"{source}: the Hugging Face hub cannot be reached ({error}); where it is reachable, run"
+            f"{source}: the Hugging Face hub cannot be reached ({error}); on a machine that can reach it, run"
             f" `hf download {source} --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` and use that"
             " folder as the source (tune download is for models)"
         ) from error
@@ -151,5 +151,5 @@ def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name:
             f"{name}: the number of rows is unknown; set load_options.rows to the number of rows in an epoch"
         )
     if n_stated and n_rows > n_stated:
-        raise ValueError(f"load_options.rows: {name} has only {counted(n_stated, 'row')}, got {n_rows:,}")
+        raise ValueError(f"load_options.rows: {name} has only {pluralize(n_stated, 'row')}, got {n_rows:,}")
     return StreamTable(stream, n_rows, name)

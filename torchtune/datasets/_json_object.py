@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 
 _ROW_COLUMNS = {
     "messages",
@@ -31,7 +31,7 @@ def _advice(value: dict[str, Any]) -> str:
         key = max(lists, key=lambda name: len(value[name]))
         others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)
         return (
-            f"its key {key!r} contains a list of {counted(len(value[key]), 'object')}{others}: if those are the rows,"
+            f"its key {key!r} contains a list of {pluralize(len(value[key]), 'object')}{others}: if those are the rows,"
             f" save only that list: json.dump(value[{key!r}], file); {row_advice}"
         )
     if _is_columns(value):

@@ -88,8 +88,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     max_seq_len: int | None = field(default=None, kw_only=True)
     """Maximum length of an example (tokens); null: no limit."""
     truncate: Truncate = field(default="right", kw_only=True)
-    """The end at which a longer example is truncated, "right" or "left"; "drop" skips it. An example that loses all its
-    targets is skipped too."""
+    """How to handle an example that is too long: truncate it on the "right" or "left", or "drop" it. An example that
+    loses all its targets is skipped too."""
     on_error: OnError = field(default="raise", kw_only=True)
     """What to do with an invalid row: "raise" an error, or "skip" and count it."""
     ignore_columns: list[str] | None = field(default=None, kw_only=True)
@@ -299,8 +299,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         fix = "to train on the rows anyway, list the unused columns in dataset.ignore_columns"
         if "label" in unread and isinstance(dict.get(row, "label"), bool):
             raise ValueError(
-                f"{self.location(index)}: the rows have a boolean column 'label', like data for KTO, so answers"
-                f" marked as bad would be trained on as good ones; {fix}"
+                f"{self.location(index)}: the rows have a boolean column 'label', like data for KTO, so the"
+                f" model would also learn the answers that are marked as bad; {fix}"
             )
         if {"chosen", "rejected"} <= unread:
             raise ValueError(

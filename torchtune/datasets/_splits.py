@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.datasets._find_files import DataFile
 from torchtune.datasets._formats import is_saved
 from torchtune.datasets._tables import SlicedTable, Table
@@ -50,7 +50,7 @@ class SplitPart:
         start, stop = self._bound(self.start, 0, len(table)), self._bound(self.stop, len(table), len(table))
         if start >= stop:
             raise ValueError(
-                f"split: the range {start}:{stop} of {self.name!r} is empty; the split has {counted(len(table), 'row')}"
+                f"split: the range {start}:{stop} is empty; {self.name!r} has {pluralize(len(table), 'row')}"
             )
         return SlicedTable(table, range(start, stop))
 
@@ -165,7 +165,7 @@ def split_of(file: DataFile) -> str | None:
         families = sorted(families_in(part))
         if len(families) > 1:
             raise ValueError(
-                f"split: the name {part!r} in {file.path} has several splits ({', '.join(families)}); rename it, or use"
+                f"split: the name {part!r} in {file.path} contains the names of several splits ({', '.join(families)}); rename it, or use"
                 " a file pattern or one file as the source"
             )
         if families:

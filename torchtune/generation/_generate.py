@@ -7,7 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions, row_generator
 from torchtune.modules import Decoder, KVCache
 
@@ -143,7 +143,7 @@ def check_prompt(
         )
     if len(tokens) + max_new_tokens > max_seq_len:
         raise ValueError(
-            f"{label} has {counted(len(tokens), 'token')}, which with max_new_tokens = {max_new_tokens} exceeds the"
+            f"{label} has {pluralize(len(tokens), 'token')}, which with max_new_tokens = {max_new_tokens} exceeds the"
             f" model's max_seq_len = {max_seq_len}; shorten the prompt or lower max_new_tokens"
         )
 

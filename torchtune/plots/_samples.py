@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.plots._run import PlottedRun
 
 _BUDGET = 400_000
@@ -27,7 +27,7 @@ def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
     yield "<h2>Answers</h2>"
     if len(steps) < len(all_steps):
         yield (
-            f"<p class=dim>Showing {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl contains"
+            f"<p class=dim>Showing {len(steps)} of {pluralize(len(all_steps), 'validation')}; samples.jsonl contains"
             " all answers.</p>"
         )
     is_comparison = len(runs) > 1

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
@@ -277,9 +277,7 @@ class RunFolder:
         names = reached_limit(previous, current, step)
         if names:
             limit = " with ".join(f"{name}={current[name]}" for name in names)
-            message = (
-                f"{limit} does not extend the finished run in {self.path}, which took {counted(step, 'step')}"
-            )
+            message = f"{limit} does not extend the finished run in {self.path}, which took {pluralize(step, 'step')}"
             raise _output_dir_error(layers, message, f"raise {' or '.join(names)}")
 
     @property

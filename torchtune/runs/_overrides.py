@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from torchtune._counted import counted
 from torchtune._hints import hint_for
+from torchtune._pluralize import pluralize
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     COMPONENT_KEY,
@@ -265,7 +265,7 @@ class Overriding:
         if is_component_tree(tree):
             return RejectedError(unknown_name(part, known_names, full_path, tree[COMPONENT_KEY]))
         if isinstance(tree, list):
-            count = counted(len(tree), "item")
+            count = pluralize(len(tree), "item")
             message = f"index out of range; the list has {count}, counted from 0"
             return reject("unknown", message, path=full_path)
         if path and not known_names and not isinstance(tree, Mapping):

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune._counted import counted
 from torchtune._own_packages import folder_of, own_name
+from torchtune._pluralize import pluralize
 from torchtune.config.model import COMPONENT_KEY, Difference, current_trust, differences
 from torchtune.runs._imports import with_imports
 
@@ -266,7 +266,7 @@ def _compared(
 
 def _size(value: Mapping[str, Any]) -> str:
     """Return a fingerprint as text."""
-    return f"{counted(value['files'], 'file')}, {counted(value['bytes'], 'byte')}, {value['sha256'][:12]}"
+    return f"{pluralize(value['files'], 'file')}, {pluralize(value['bytes'], 'byte')}, {value['sha256'][:12]}"
 
 
 def environment_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:

@@ -85,7 +85,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return the report of an error: only the message for a user's mistake, but a traceback for a bug."""
+    """Return the text to print for an error: only the message for a user's mistake, a traceback for a bug."""
     import traceback
 
     from torchtune.runs._out_of_memory import is_out_of_memory

@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import define
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.distributed import World
 
 _logger = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class GlobalBatch:
             return
         advice = f"set gradient_accumulation_steps={saved // per_micro_batch} to restore it"
         if saved % per_micro_batch:
-            ranks = counted(self._world.data_size, "rank")
+            ranks = pluralize(self._world.data_size, "rank")
             advice = f"no value of gradient_accumulation_steps restores it with this batch_size on {ranks}"
-        ranks = f" on {counted(state['ranks'], 'rank')}"
-        size = counted(self.n_rows, "row")
+        ranks = f" on {pluralize(state['ranks'], 'rank')}"
+        size = pluralize(self.n_rows, "row")
         _logger.warning("the global batch size is now %s (was %d%s); %s", size, saved, ranks, advice)

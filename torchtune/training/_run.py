@@ -11,7 +11,7 @@ from attrs import define, frozen
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
 from torchtune.data import Batch, Batches
@@ -169,7 +169,7 @@ class Run:
             self._check_extension()
             if not self._guard.n_updates:
                 raise ValueError(
-                    f"the model was not trained: every step was skipped ({counted(self.step, 'step')}); see"
+                    f"the model was not trained: every step was skipped ({pluralize(self.step, 'step')}); see"
                     " metrics.jsonl"
                 )
         finally:
@@ -291,9 +291,9 @@ class Run:
         cfg, batches = self._cfg, self._batches
         epochs = batches.epoch + (not batches.is_between_epochs)  # including the current epoch
         if cfg.step_limit is not None and self.step > cfg.step_limit:
-            end = f"the {counted(cfg.step_limit, 'step')}"
+            end = f"the {pluralize(cfg.step_limit, 'step')}"
         elif self.step and cfg.max_steps is None and epochs > cfg.epochs:
-            end = f"the {counted(cfg.epochs, 'epoch')}"
+            end = f"the {pluralize(cfg.epochs, 'epoch')}"
         else:
             return
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from attrs import evolve
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.config import Component, ConfigError, InstantiationError, instantiate
 from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
@@ -237,7 +237,7 @@ def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfM
         savings = "; ".join(f"{size_text(saved)} with {name}" for name, saved in memory_savings(cfg, ranks))
     except Exception:  # any error, as memory may also run out during the estimate
         return OutOfMemoryError(f"{message}. {_ADVICE}")
-    shape = f"{counted(rows, 'row')} of {counted(length, 'token')}"
+    shape = f"{pluralize(rows, 'row')} of {pluralize(length, 'token')}"
     advice = f"Estimated savings for {shape}: {savings}" if savings else "Choose a smaller model"
     return OutOfMemoryError(f"{message}. {advice}")
 

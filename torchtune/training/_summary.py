@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.data import Batches
 from torchtune.distributed import World
 from torchtune.modules import Decoder
@@ -40,12 +40,14 @@ def start_summary(
     yield f"model: {n_parameters:,} parameters, {trained} trainable, on {world.device.type}{ranks}, {dtype}"
     unit = "row" if cfg.loading.packing is None else "pack"
     per_step = cfg.batch_size * cfg.gradient_accumulation_steps * world.data_size
-    epochs = "" if cfg.max_steps is not None else f", {counted(cfg.epochs, 'epoch')}"
-    steps = f"{counted(total_steps, 'step')} of {counted(per_step, unit)}"
-    yield f"data: {counted(len(batches.dataset), 'row')}; {steps}{epochs}"
+    epochs = "" if cfg.max_steps is not None else f", {pluralize(cfg.epochs, 'epoch')}"
+    steps = f"{pluralize(total_steps, 'step')} of {pluralize(per_step, unit)}"
+    yield f"data: {pluralize(len(batches.dataset), 'row')}; {steps}{epochs}"
     if total_steps < _FEW_STEPS and cfg.step_limit is None:
         shorter_packs = "" if cfg.loading.packing is None else ", or lower loading.packing.length"
-        yield (f"steps: {counted(total_steps, 'optimizer step')} may be too few; raise epochs{shorter_packs}")
+        yield (
+            f"steps: {pluralize(total_steps, 'optimizer step')} may be too few; raise epochs{shorter_packs}"
+        )
     padding = batches.padding_share()
     if cfg.loading.packing is None and padding > _HIGH_PADDING_SHARE:
         length = min(2048, model.architecture.max_seq_len)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from attrs import Attribute, define, field, frozen
 from torch.utils.data import Dataset
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.config import Component, FieldError, Passed, above, at_least
 from torchtune.data import (
     Encoded,
@@ -138,7 +138,7 @@ def held_out_items(rows: Rows[ItemT], max_rows: int | None, longest: int) -> lis
     lines = tally.lines(len(chosen))
     if not items:
         raise ValueError(
-            f"validation: none of {counted(len(chosen), 'held-out row')} has a target; {'; '.join(lines)}"
+            f"validation: none of {pluralize(len(chosen), 'held-out row')} has a target; {'; '.join(lines)}"
         )
     for line in lines:
         _logger.warning("validation: %s", line)

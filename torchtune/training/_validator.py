@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from attrs import define, field
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 from torchtune.data import Batch, Item, Tokenizer, total_counts
 from torchtune.distributed import World, random_state, set_random_state
 from torchtune.generation import eval_mode, generate_batch
@@ -146,7 +146,7 @@ class Validator:
             schedule = {None: "after the last step", 1: "after every step"}.get(
                 interval, f"every {interval} steps"
             )
-            run.metrics.note(f"validation: {counted(len(self._items), 'held-out row')}, {schedule}")
+            run.metrics.note(f"validation: {pluralize(len(self._items), 'held-out row')}, {schedule}")
         self._remove_later_answers(run.step)
 
     def _remove_later_answers(self, step: int) -> None:
@@ -222,7 +222,7 @@ class Validator:
         by = f" by more than {self._section.min_improvement:g}" if self._section.min_improvement else ""
         return (
             f"step {step}: early stopping: validation loss has not improved on {self.improved_to:.4f}{by} in"
-            f" {counted(self.since_improved, 'validation')}"
+            f" {pluralize(self.since_improved, 'validation')}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Format numbers with their units for messages."""
+"""Format numbers with their units, for messages."""
 
 
-def counted(n: int, unit: str) -> str:
+def pluralize(n: int, unit: str) -> str:
     """Return a number with its unit, such as `1 row` or `2,000 rows`.
 
     Args:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from torchtune._counted import counted
+from torchtune._pluralize import pluralize
 
 
 @pytest.mark.parametrize(
     ("n", "expected"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (12_345, "12,345 steps")]
 )
 def test_a_unit_is_singular_only_for_one(n: int, expected: str) -> None:
-    assert counted(n, "step") == expected
+    assert pluralize(n, "step") == expected
