@@ -1,4 +1,4 @@
-"""A tiny random model and rows that replace the demo's model and rows in command-line runs."""
+"""A tiny random model and tiny rows that replace the demo's model and rows in command-line runs."""
 
 import json
 from collections.abc import Callable

@@ -179,7 +179,7 @@ FOREIGN = [
 
 
 def verbs_with_option(spelling: str) -> list[str]:
-    """Return the verbs that accept an option."""
+    """Return the commands that accept an option."""
     return [n for n, other in VERBS.items() if spelling in names_of((*other.options, *other.launch))]
 
 

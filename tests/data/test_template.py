@@ -1,4 +1,4 @@
-"""Rendered texts and their ids are compared with transformers' apply_chat_template."""
+"""Rendered conversations and their ids are compared with transformers' apply_chat_template."""
 
 from collections.abc import Sequence
 from functools import cache, partial

@@ -26,7 +26,7 @@ BLOCKS = (
     "{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Has generation blocks, reads reasoning from a different field, and renders tool calls with their ids."""
+"""Has generation blocks, reads reasoning from another field, and renders tool calls with their ids."""
 
 NO_TOOLS = (
     "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n"
@@ -97,6 +97,6 @@ def assistant(content: Any = "A", **fields: Any) -> dict[str, Any]:
 
 
 def notes_of(encoded: Any) -> list[str]:
-    """Return the texts of an example's notes."""
+    """Return the text of each of an example's notes."""
     assert isinstance(encoded, Example)
     return [f"{note.text}: {note.example}" for note in encoded.notes]

@@ -1,4 +1,4 @@
-"""Conversations, texts and preferences are encoded from all supported formats."""
+"""Conversations, plain text and preferences are encoded from all supported formats."""
 
 import json
 import re
@@ -165,7 +165,10 @@ def test_custom_columns_and_prompt_templates_are_supported() -> None:
             {"columns": {"prompt": "question"}},
             "columns: unknown field 'prompt'; expected instruction, input, output, system, history",
         ),
-        ({"template": "Q: {question}"}, "template: expected 'chat', 'alpaca', or text with {instruction}"),
+        (
+            {"template": "Q: {question}"},
+            "template: expected 'chat', 'alpaca', or text that contains {instruction}",
+        ),
         ({"template": "alpaca", "system": "a"}, "system: is not used by the template 'alpaca'"),
         (
             {"columns": {"instruction": "q"}},

@@ -85,7 +85,7 @@ def test_each_split_reads_only_its_files(
             "has files of several formats (.csv, .jsonl); select one with a file pattern",
         ),
         (["test.jsonl", "validation.jsonl"], "has no split 'train'; choose one of test, validation"),
-        (["train_test_split.jsonl", "b.jsonl"], "has several splits (test, train)"),
+        (["train_test_split.jsonl", "b.jsonl"], "contains the names of several splits (test, train)"),
         (
             ["train_sft-00000-of-00001.parquet", "train_gen-00000-of-00001.parquet"],
             "has several splits that match 'train'; choose one of train_gen, train_sft",

@@ -143,7 +143,7 @@ def test_bos_token_follows_the_file_or_the_llama_cpp_default(
     [
         (
             {"tokenizer_pre": "viking"},
-            "its tokenizer has the unsupported kind 'gpt2' / 'viking'; supported are",
+            "its tokenizer has the unsupported kind 'gpt2' / 'viking'; expected",
         ),
         ({"tokenizer_model": "bert"}, "its tokenizer has the unsupported kind 'bert' / 'smollm'"),
         ({"tokenizer_model": "llama"}, "has no metadata key 'tokenizer.ggml.scores'"),

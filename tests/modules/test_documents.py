@@ -1,4 +1,4 @@
-"""Packs of several documents."""
+"""Packs that contain multiple documents."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fixtures: these tests trust the package of the sample recipe, too."""
+"""Fixtures: these tests also trust the package of the sample recipe."""
 
 from tests.config.conftest import trust_the_sample
 

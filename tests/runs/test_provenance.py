@@ -192,7 +192,7 @@ def test_diff_between_two_runs_shows_the_differing_code(project: Project) -> Non
 
 def test_an_unchanged_run_resumes(project: Project) -> None:
     assert project.run(killed=True)[0] == 9
-    # A copy on a different disk has a different modification time.
+    # A copy on another disk has a different modification time.
     os.utime(project.folder / "rows.jsonl", (1, 1))
     assert project.run()[0] == 0
 

@@ -189,7 +189,7 @@ def test_an_unknown_tokenizer_class_is_rejected(two_files: Path, tmp_path: Path)
         folder = copy(two_files, tmp_path, tokenizer_class=name, eos_token=END)
         with pytest.raises(
             ValueError,
-            match=rf"tokenizer_class {name!r} is not supported, only CodeGen.*; set `split`",
+            match=rf"tokenizer_class {name!r} is not supported; expected one of CodeGen.*; set `split`",
         ):
             auto_tokenizer(str(folder))
     assert BPETokenizer(str(folder), split="gpt-2").encode("a1") == gpt2_tokenizer(str(folder)).encode("a1")

@@ -241,7 +241,7 @@ def test_settings_that_would_save_memory_are_listed_with_the_bytes_saved(tmp_pat
 
 
 class Greedy(nn.Module):
-    """A loss that allocates more memory than available."""
+    """A loss that allocates more memory than is available."""
 
     def __init__(self, reduction: str) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class Example(Item):
         if len(self.tokens) != len(self.labels):
             raise ValueError(f"an example with {len(self.tokens)} tokens has {len(self.labels)} labels")
         if len(self.tokens) < 2:
-            raise ValueError("an example needs at least two tokens, one to read and one to predict")
+            raise ValueError("an example needs at least two tokens, one as the input and one to predict")
 
     @property
     def n_targets(self) -> int:

@@ -186,7 +186,7 @@ class ChatTemplate:
                 )
         if self.date is not None and CLOCK not in variables:
             raise ValueError(
-                "date: the chat template does not use today's date, so it would have no effect; remove it"
+                "date: the chat template does not use today's date, so this option has no effect; remove it"
             )
 
 

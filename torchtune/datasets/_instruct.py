@@ -85,7 +85,7 @@ class InstructDataset(RowDataset[Task, Example]):
             )
         elif self.template != "alpaca" and _TASK not in self.template:
             raise ValueError(
-                f"template: expected 'chat', 'alpaca', or text with {_TASK} (and {_INPUT}) in it, got"
+                f"template: expected 'chat', 'alpaca', or text that contains {_TASK} (and {_INPUT}), got"
                 f" {self.template!r}"
             )
         check_characters("system", self.system)

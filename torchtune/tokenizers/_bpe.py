@@ -115,7 +115,7 @@ def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
         return BPEClass(SPLITS[split], bpe_class.special_tokens if bpe_class else {})
     if bpe_class is None:
         raise ValueError(
-            f"{file}: tokenizer_class {name!r} is not supported, only {', '.join(CLASSES)}; set `split` of"
+            f"{file}: tokenizer_class {name!r} is not supported; expected one of {', '.join(CLASSES)}; set `split` of"
             " torchtune.tokenizers.BPETokenizer, or download the tokenizer.json"
         )
     return bpe_class

@@ -138,7 +138,7 @@ def from_pieces(
             byte_fallback=True,
         )
     except Exception as error:  # the library raises no narrower type
-        raise ValueError(f"the pieces of its tokenizer are inconsistent: {error}") from error
+        raise ValueError(f"the tokenizer's pieces are inconsistent: {error}") from error
     backend = Backend(model)
     spaces = normalizers.Replace(" ", "▁")
     prefix = [normalizers.Prepend("▁")] if space_prefix else []

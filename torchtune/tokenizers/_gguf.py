@@ -67,7 +67,7 @@ def _byte_level(metadata: dict[str, Any]) -> "Backend":
     kind, pre = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
     if kind != "gpt2" or pre not in SPLITS:
         raise ValueError(
-            f"its tokenizer has the unsupported kind {kind!r} / {pre!r}; supported are 'llama' and 'gpt2' /"
+            f"its tokenizer has the unsupported kind {kind!r} / {pre!r}; expected 'llama' or 'gpt2' /"
             f" {' or '.join(map(repr, SPLITS))}"
         )
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]

@@ -1,6 +1,6 @@
 """The weight files of Meta's checkpoints, one for each GPU.
 
-A model for several GPUs is split into one file per GPU, `consolidated.00.pth` and so on, by tensor parallelism (arXiv
+A model for multiple GPUs is split into one file per GPU, `consolidated.00.pth` and so on, by tensor parallelism (arXiv
 1909.08053, section 3): each file has some rows of column-parallel layers, some columns of row-parallel layers, and all
 of the norms. The split of each matrix is defined in `Transformer` of `llama/model.py` in
 https://github.com/meta-llama/llama and of `models/llama3/model.py` in https://github.com/meta-llama/llama-models.
