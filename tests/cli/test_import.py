@@ -220,11 +220,11 @@ def test_field_without_an_equivalent_is_reported_with_the_reason(tune: Tune, tmp
         "metric_logger: torchtune.training.metric_logging.CometLogger has no equivalent",
         "weird: has no equivalent",
     ):
-        assert f"no equivalent: {part}" in err
+        assert f"not converted: {part}" in err
     assert f"3 mistakes in {tmp_path}/new.yaml, to be fixed by hand" in err
     assert "bitsandbytes.optim.PagedAdamW8bit is not allowed" in err
     assert new["optimizer"]["_component_"] == "bitsandbytes.optim.PagedAdamW8bit"
-    assert "# No equivalent: weird: has no equivalent" in (tmp_path / "new.yaml").read_text()
+    assert "# Not converted: weird: has no equivalent" in (tmp_path / "new.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -232,7 +232,7 @@ def test_unsupported_switch_is_reported_only_if_it_is_enabled(name: str, tune: T
     text = LORA.replace("enable_activation_checkpointing: True\n", "").replace("compile: False\n", "")
     text = text.replace("resume_from_checkpoint: False\n", "")
     assert (
-        f"no equivalent: {name}: {SWITCHES[name]}"
+        f"not converted: {name}: {SWITCHES[name]}"
         in import_config(tune, tmp_path, f"{text}\n{name}: true\n")[2]
     )
     (tmp_path / "new.yaml").unlink()

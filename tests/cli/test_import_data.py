@@ -129,7 +129,7 @@ def test_original_datasets_are_converted(lines: tuple[str, ...], tune: Tune, tmp
     assert new.get("loading") == (
         {"packing": {"length": 1024}} if "packed: True" in " ".join(lines) else None
     )
-    assert "no equivalent" not in err
+    assert "not converted" not in err
     assert "; run: tune lora_finetune --config" in out
 
 
@@ -178,11 +178,11 @@ def test_dataset_arguments_without_an_equivalent_are_reported(tune: Tune, tmp_pa
     )
     new, _, err = import_config(tune, tmp_path, with_dataset(*lines))
     assert [part["source"] for part in new["dataset"]["datasets"]] == ["me/a", "me/b"]
-    assert "no equivalent: dataset.0.conversation_style: 'weird' is not supported" in err
-    assert "no equivalent: dataset.0.filter_fn: 'f' has no equivalent" in err
+    assert "not converted: dataset.0.conversation_style: 'weird' is not supported" in err
+    assert "not converted: dataset.0.filter_fn: 'f' has no equivalent" in err
     assert "dataset.1: torchtune.datasets.multimodal.the_cauldron_dataset reads images" in err
-    assert "no equivalent: dataset.2.column_map: 3 has no equivalent" in err
-    assert "no equivalent: dataset.2.template: mine.Template has no equivalent" in err
+    assert "not converted: dataset.2.column_map: 3 has no equivalent" in err
+    assert "not converted: dataset.2.template: mine.Template has no equivalent" in err
 
 
 VALIDATION = """
@@ -287,7 +287,7 @@ def test_tokenizer_arguments_without_an_equivalent_are_reported(tune: Tune, tmp_
         "special_tokens_path: special tokens are read from the tokenizer's folder",
         "prompt_template: 'mine.Template' has no equivalent",
     ):
-        assert f"no equivalent: tokenizer.{part}" in err
+        assert f"not converted: tokenizer.{part}" in err
 
 
 def test_vision_models_have_no_equivalent(tune: Tune, tmp_path: Path) -> None:

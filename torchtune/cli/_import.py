@@ -44,7 +44,7 @@ def run(call: Call) -> int:
     for path, reason in imported.changed.items():
         print_note(f"{path}: {reason}", "meaning differs:")
     for path, reason in imported.unmapped.items():
-        print_note(f"{path}: {reason}", "no equivalent:")
+        print_note(f"{path}: {reason}", "not converted:")
     if remaining is not None:
         sys.stderr.write(f"{painted_mistakes(remaining, sys.stderr)}\n")
     return 0
@@ -61,7 +61,7 @@ def header(file: str, imported: "Import") -> str:
     """Return the comments at the top of an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {imported.recipe}"]
     lines += [f"Meaning differs: {path}: {reason}" for path, reason in imported.changed.items()]
-    lines += [f"No equivalent: {path}: {reason}" for path, reason in imported.unmapped.items()]
+    lines += [f"Not converted: {path}: {reason}" for path, reason in imported.unmapped.items()]
     return "".join(f"# {line}\n" for line in lines)
 
 

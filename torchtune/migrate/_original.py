@@ -81,7 +81,7 @@ TARGETS: Final = {"output_proj": "o_proj"}
 
 @define
 class Import:
-    """A conversion of an original config to this torchtune's format.
+    """A conversion of an original config to this library's format.
 
     Attributes:
         old: The original config, with references to renamed fields resolved.
@@ -371,7 +371,7 @@ class Import:
                 self.new |= {"system": prompt["system"], "template": "chat"}
         if "template" not in self.new:
             self.changed["prompt"] = (
-                "formatted with template=alpaca; the original passed it to the model unchanged"
+                "is formatted with template=alpaca; the original passed it to the model unchanged"
             )
         for name in ("instruct_template", "chat_format"):
             value = self.take(name)

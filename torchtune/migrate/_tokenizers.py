@@ -40,8 +40,8 @@ def import_tokenizer(
         exists: Returns whether a dotpath names a component of this library.
 
     Returns:
-        The new component's dotpath, empty without an equivalent; the file that it reads; and the arguments without a
-        counterpart, each with the reason.
+        The new component's dotpath, empty without an equivalent; the file that it reads; and the arguments without an
+        equivalent, each with the reason.
     """
     new_path = _RENAMED.get(path.rpartition(".")[2], path)
     file = PurePosixPath(str(arguments.pop("path", None) or arguments.pop("vocab_path", None) or ""))
