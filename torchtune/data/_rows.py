@@ -76,7 +76,7 @@ def location_of(dataset: object, row: int) -> str:
 
 
 def logged_notes(dataset: object) -> frozenset[str]:
-    """Return the texts of the notes that a dataset has already logged."""
+    """Return the text of every note that a dataset has already logged."""
     return dataset.logged_notes if isinstance(dataset, Reporting) else frozenset()
 
 

@@ -165,7 +165,8 @@ def split_of(file: DataFile) -> str | None:
         families = sorted(families_in(part))
         if len(families) > 1:
             raise ValueError(
-                f"split: the name {part!r} in {file.path} contains the names of several splits ({', '.join(families)}); rename it, or use"
+                f"split: the name {part!r} in {file.path} contains the names of several splits"
+                f" ({', '.join(families)}); rename it, or use"
                 " a file pattern or one file as the source"
             )
         if families:

@@ -173,7 +173,7 @@ class _Marked:
 
     Args:
         backend: The tokenizer.
-        mark: A character that occurs nowhere in the texts; it is inserted before and after each special token.
+        mark: A character that occurs nowhere in the text to encode; it is inserted before and after each special token.
     """
 
     def __init__(self, backend: "Backend", mark: str) -> None:

@@ -109,7 +109,7 @@ class TokenizerConfig:
         return self.values.get(ADDED) is not None
 
     def special_texts(self) -> list[str]:
-        """Return the texts of all declared special tokens."""
+        """Return all declared special tokens, as text."""
         lists = [self.values.get(name) for name in _UNNAMED]
         unnamed = [_text(token) for tokens in lists if isinstance(tokens, list) for token in tokens]
         return [*dict.fromkeys([*self.special_tokens.values(), *(text for text in unnamed if text)])]

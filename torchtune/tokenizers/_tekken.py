@@ -103,7 +103,7 @@ def read_tekken(path: Path) -> "Backend":
 
 
 def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
-    """Return the texts of the special tokens by id; unlisted tokens have Mistral's default names."""
+    """Return the special tokens as text, by id; unlisted tokens have Mistral's default names."""
     entries = values.get("special_tokens")
     if entries is None:
         _check_may_omit_special_tokens(path, values["config"].get("version"))
