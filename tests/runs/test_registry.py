@@ -73,8 +73,8 @@ RECIPES = {
     "def main(cfg): ...\n": (
         "expected one recipe, a main(cfg) decorated with @config.parse; found no decorated function"
     ),
-    "@config.parse\ndef main(): ...\n": "main: must take one argument, the config",
-    "@config.parse\ndef main(a, b): ...\n": "main: must take one argument, the config",
+    "@config.parse\ndef main(): ...\n": "main: must accept one argument, the config",
+    "@config.parse\ndef main(a, b): ...\n": "main: must accept one argument, the config",
     "@config.parse\ndef main(cfg: int) -> None: ...\n": "main: must be annotated with an attrs class or a dataclass",
     "@config.parse\ndef main(cfg: 'Nope') -> None: ...\n": "main: is annotated with 'Nope', which is not defined",
     "class C:\n    x: 'Missing' = 1\nC = attrs.define(C)\n@config.parse\ndef main(cfg: C) -> None: ...\n": (

@@ -74,7 +74,7 @@ else:
         def __setattr__(self, name: str, value: Any) -> None:
             if name not in ("written_at", "read_at"):
                 example = f"lazy({getattr(self.func, '__name__', '...')}, {name}=...)"
-                raise AttributeError(f"a lazy is read-only; assign a new one: {example}")
+                raise AttributeError(f"a lazy component is read-only; assign a new one: {example}")
             super().__setattr__(name, value)
 
         def __eq__(self, other: object) -> bool:
@@ -127,17 +127,17 @@ def ref(path: str) -> Any:
 
 
 def is_component(value: object) -> bool:
-    """Return whether a value describes a component: a lazy, a `functools.partial`, or a mapping with `_component_`."""
+    """Return whether a value describes a component: `lazy(...)`, a `functools.partial`, or a mapping with `_component_`."""
     return isinstance(value, functools.partial) or (isinstance(value, Mapping) and COMPONENT_KEY in value)
 
 
 def written_at(component: object) -> tuple[CodeType, int] | None:
-    """Return the code object and instruction offset of the call that created a lazy; None for other objects."""
+    """Return the code object and instruction offset of the call that created a lazy component; otherwise None."""
     return getattr(component, "written_at", None)
 
 
 def stamp(component: object, location: Location, path: Path) -> None:
-    """Record the location (`my.yaml:12`) and the field path (`dataset`) from which a lazy was read."""
+    """Record the location (`my.yaml:12`) and the field path (`dataset`) from which a lazy component was read."""
     if isinstance(component, lazy) and not TYPE_CHECKING:
         component.read_at = (location, path)
 
@@ -150,7 +150,7 @@ def read_at(component: object) -> tuple[Location, Path] | None:
 def flattened(component: "functools.partial[Any]") -> "functools.partial[Any]":
     """Flatten nested partials into a single, equivalent partial.
 
-    Python flattens plain partials itself, but not partials with attributes, such as a lazy.
+    Python flattens plain partials itself, but not partials with attributes, such as a lazy component.
     """
     while isinstance(component.func, functools.partial):
         inner = component.func

@@ -202,7 +202,7 @@ class Layers:
         """Check and return the resolved config: an object of the config class, or a Node if there is no config class.
 
         Raises:
-            ConfigError: With the mistakes of all layers.
+            ConfigError: The config is not valid; contains the mistakes of all layers.
         """
         resolved, unresolved = self._resolve()
         reported = {(m.location, m.path) for m in self.mistakes}
@@ -316,7 +316,7 @@ class Layers:
         """Raise if any mistakes were recorded.
 
         Raises:
-            ConfigError: With every mistake, in reading order.
+            ConfigError: The config is not valid; contains every mistake, in reading order.
         """
         if self.mistakes:
             ordered = sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position))

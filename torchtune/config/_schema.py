@@ -43,7 +43,7 @@ class Slot:
     """A field path of a config, with the accepted type."""
 
     type: Any
-    """The accepted type, reduced to what YAML can represent."""
+    """The accepted type, reduced to a type that YAML can represent."""
     default: Any = REQUIRED
     """The default, or REQUIRED."""
     owner: str = ""

@@ -69,7 +69,7 @@ def structure(tree: Any, expected_type: Any, *, references: bool = False) -> Any
     """Convert a tree to an object of a type.
 
     Raises:
-        RejectedError: With every mistake in the tree.
+        RejectedError: The tree is not valid; contains every mistake.
     """
     return converter_for(references=references).structure(tree, expected_type)
 
@@ -78,7 +78,7 @@ def check_untyped(tree: Any) -> None:
     """Check the components and their arguments in a tree that has no config class.
 
     Raises:
-        RejectedError: With every mistake in the tree.
+        RejectedError: The tree is not valid; contains every mistake.
     """
     if is_component_tree(tree):
         structure_component(tree, Any, converter_for(references=False), incomplete=True)

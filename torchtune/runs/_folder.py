@@ -130,14 +130,14 @@ class RunFolder:
 
     @contextmanager
     def lock(self, holder: str, timeout: float = 0.0) -> Iterator[None]:
-        """Hold the folder's lock, which the operating system releases whenever this process exits.
+        """Keep the folder locked; the operating system releases the lock whenever this process exits.
 
         Args:
             holder: A description of the holder, for the messages of other processes.
             timeout: The time to wait (seconds) for a process that is starting a run in the folder.
 
         Raises:
-            LockedError: Another process holds the lock.
+            LockedError: Another process has locked the folder.
         """
         deadline = time.monotonic() + timeout
         with self._lock.open("a+", encoding="utf-8") as file:

@@ -58,7 +58,7 @@ class Recipe(Generic[C]):
             raise self._main_error("must be a plain function")
         arguments = list(parameters(self.main).values())
         if len(arguments) != 1:
-            raise self._main_error("must take one argument, the config")
+            raise self._main_error("must accept one argument, the config")
         unresolved_name = unresolved_hints(self.main).get(arguments[0].name)
         if unresolved_name:
             raise self._main_error(f"is annotated with {unresolved_name!r}, which is not defined")

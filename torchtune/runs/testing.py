@@ -58,7 +58,7 @@ def check(
 
 
 def functions_of(module: ModuleType) -> list[Callable[[], Any]]:
-    """Return the public functions of a module that return a config, in their order, for `pytest.mark.parametrize`.
+    """Return the public functions of a module that return a config, in source order, for `pytest.mark.parametrize`.
 
     Raises:
         ValueError: The module has no such function; a test parametrized over them would pass without testing anything.
