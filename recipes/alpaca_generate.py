@@ -116,7 +116,7 @@ class AlpacaGenerateConfig:
     repetition_penalty: float = field(default=1.0, validator=above(0))
     """Penalty on the logits of tokens already in the prompt or answer (CTRL, arXiv 1909.05858); 1: no penalty."""
     stop: list[str] = field(factory=list, validator=each(not_empty()))
-    """Strings that end an answer; they are not included in it."""
+    """Strings that end an answer; the answer does not include them."""
 
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed for sampling; null: a random seed."""

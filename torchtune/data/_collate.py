@@ -53,7 +53,7 @@ def join_sequences(
     Padding is on the right, where causal attention does not see it, so rows with a single sequence need no mask.
 
     Args:
-        rows: The sequences of each row, at least one.
+        rows: The sequences of each row; every row has at least one.
         pad_id: Token id used for padding.
         prefixes: The prefix that each sequence shares with an earlier sequence in its row. None: no prefixes are
             shared.
