@@ -127,7 +127,7 @@ def ref(path: str) -> Any:
 
 
 def is_component(value: object) -> bool:
-    """Return whether a value describes a component: `lazy(...)`, a `functools.partial`, or a mapping with `_component_`."""
+    """Return whether a value is a component: `lazy(...)`, a `functools.partial`, or a mapping with `_component_`."""
     return isinstance(value, functools.partial) or (isinstance(value, Mapping) and COMPONENT_KEY in value)
 
 
