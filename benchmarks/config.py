@@ -83,7 +83,7 @@ def program_seconds(program: Program, folder: str) -> float:
 
 
 def time_in_process(folder: str, n_runs: int) -> dict[str, Times]:
-    """Return each engine's times; its fresh processes are interleaved with those of the others."""
+    """Return each engine's times; the fresh processes of all engines are interleaved."""
     first: dict[str, list[float]] = {name: [] for name in IN_PROCESS}
     warm: dict[str, list[float]] = {name: [] for name in IN_PROCESS}
     process = FreshProcess(environment=ENVIRONMENT)

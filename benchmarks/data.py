@@ -4,8 +4,8 @@
 
 Writes synthetic rows (by default 2,000, 20,000 and, for torchtune only, 1,000,000). Each library then builds batches
 from them in a fresh process: packs of 2,048 positions, and padded rows. The clock starts after the imports. `first` is
-the time to the first batch; throughput is measured over one epoch or the first 20 seconds of it. The waiting time is
-that of a simulated device, which consumes a fixed number of tokens per second without using the CPU, as a GPU would;
+the time to the first batch; throughput is measured over one epoch or the first 20 seconds of it. The waiting time
+refers to a simulated device, which consumes a fixed number of tokens per second without using the CPU, as a GPU would;
 a sleep of 3 seconds represents loading a model. Memory is the resident set minus that after the imports. TRL comes with
 the extra `bench`; without it, the benchmark exits with status 1 unless --no-peer is passed. Targets: the first batch
 of 1,000,000 rows within 2 seconds, memory that does not grow with the number of rows, and at least TRL's throughput.

@@ -29,7 +29,7 @@ PRECEDING = {
     "build_optimizer": "the loss",
     "Run": "the validator",
 }
-"""What a recipe does before each of these calls."""
+"""The work of a recipe before each of these calls."""
 PARTS = (
     "build_model",
     "open_datasets",

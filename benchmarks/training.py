@@ -249,7 +249,7 @@ class Bench:
 
 
 def medians(runs: list[Result]) -> Result:
-    """Return the median of each number over runs; losses are those of the first."""
+    """Return the median of each number over runs, with the losses of the first run."""
     numbers = {name for name, value in runs[0].items() if not isinstance(value, list)}
     return {
         **runs[0],

@@ -100,7 +100,7 @@ class Command:
         assert not (self.out / "final").exists()
 
     def results(self) -> dict[str, Any]:
-        """Return the results that equal runs share: metrics (no times or memory), weights, last checkpoint, samples."""
+        """Return the results that equal runs share: metrics but times and memory, weights, checkpoint, samples."""
         lines = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
             line.pop("tokens_per_second", None)

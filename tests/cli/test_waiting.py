@@ -75,7 +75,7 @@ def tune(folder: Path, *args: str, **environment: str) -> "subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_enable_interrupts,  # noqa: PLW1509 - no thread of the tests holds a lock that it takes
+        preexec_fn=_enable_interrupts,  # noqa: PLW1509 - the child acquires no lock of another thread
     )
 
 

@@ -1,6 +1,6 @@
 """Checker for names and phrases that are banned in this project's code and prose.
 
-A name states what its value is; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
+A name describes its value; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
 which are listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every banned
 use in files and folders.
 """
@@ -22,7 +22,7 @@ BARE_NAMES = re.compile(
     "now|odd|of|only|otherwise|ours|own|passed|placed|put|rest|said|seen|sent|shown|some|sought|sure|taken|theirs|then|"
     "there|today|together|told|until|wanted|what|when|where|which|whole|why|wide|without|within|written"
 )
-"""Names that do not describe their value: use what it is (`matches`, `message`, `expected_type`)."""
+"""Names that do not describe their value. Describe it instead (`matches`, `message`, `expected_type`)."""
 
 NAME_WORDS = re.compile(
     "anew|apart|besides?|behind|fellows?|house|lighten|learnt|ours|said|slip|spelt|theirs|told|wanted"
@@ -64,6 +64,21 @@ PHRASES = {
     r"upon\b": "on",
     r"thereby\b|therein\b|thereof\b|wherein\b|whereof\b": "in this way, in it",
     r"by itself alone\b|alone are\b|alone is\b": "only",
+    r"(return|say|tell|see|know|and|of|with|by|from|to) what\b": "a noun in place of the clause",
+    r"what (a|an|the|its|it|they|all|else|differs|was|to write)\b": "a noun in place of the clause",
+    r"return (where|how)\b": "the location, the number, the way",
+    r"tell(s|ing)? (whether|apart|what|which|where|how)\b": "return whether, distinguish, show",
+    r"(is|are|and|than|as|by|with) those (of|that|which|in)\b|(is|are|as|than) that of\b": "repeat the noun",
+    r"of those\b|among them\b|all that (is|are|a|the)\b": "name the things",
+    r"whatever\b": "any, regardless of",
+    r"(is|are|be|been|was|were) left out\b": "omitted, skipped, excluded",
+    r"to the bit\b": "bit for bit, bitwise",
+    r"of (ours|theirs|yours)\b": "a noun",
+    r"none,? where\b|true where\b": "if",
+    r"the whole of\b|in their order\b|as (it|they) (is|are) held\b": "all, in order",
+    r"holds?\b (a|an|it|them|no|all|one|several|what)\b": "contains, stores",
+    r"precision of computing\b|data sets?\b": "compute dtype, dataset",
+    r"is asked for\b|are asked for\b|asked to\b": "is requested",
 }
 """Regular expressions of banned phrases, which match from the start of a word, with their replacements."""
 
