@@ -188,7 +188,7 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
 
     Args:
         key: An unknown key, the name in a reference, or a command-line argument without its dashes.
-        known_fields: The valid names in place of the key. A field that is not valid there is only suggested if a single
+        known_fields: The valid names in place of the key. Any other field is only suggested if a single
             recipe has it; the hint then names the recipe.
     """
     word, names = key.lower().replace("-", "_"), set(map(str, known_fields))
