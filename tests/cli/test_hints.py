@@ -130,8 +130,8 @@ MESSAGES = {
     "--resume": "--resume: unknown option; use output_dir (running the same command again",
     "--quiet": "--quiet: unknown option; --help lists options and fields",
     "temperature=1": "unknown field 'temperature'; only the recipe alpaca_generate has this field",
-    "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables, on the command line: ",
-    "output_dir=x/${now:%Y}": "not found; let the shell expand the date, on the command line: ",
+    "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables instead: ",
+    "output_dir=x/${now:%Y}": "not found; let the shell expand the date instead: ",
     "output_dir=${x-names.a}": "${x-names.a} not found; x- keys only define anchors, at the top level of a file",
     "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; use lr",
     "output_dir=${.lora}": "${.lora} not found",
@@ -194,5 +194,5 @@ def test_hint_for_a_gitlab_hidden_key_suggests_a_key_that_begins_with_x(tmp_path
     )
     (message,) = mistakes("lora_finetune", str(tmp_path / "my.yaml"))
     assert message.endswith(
-        "unknown field '.shared'; a key that only holds anchors must begin with x-, such as x-shared"
+        "unknown field '.shared'; a key that only defines anchors must begin with x-, such as x-shared"
     )

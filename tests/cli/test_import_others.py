@@ -44,7 +44,7 @@ def test_config_of_another_method_is_not_converted_to_supervised_fine_tuning(
     result = tune("import", str(old), "-o", str(tmp_path / "new.yaml"))
     assert result.status == 2
     assert result.err == (
-        f"1 mistake in {old}:\n  {old}:1: {key}: configs for {method} cannot be imported; recipes here do"
+        f"1 mistake in {old}:\n  {old}:1: {key}: configs for {method} cannot be imported; the recipes support"
         " supervised fine-tuning and generation\n"
     )
     assert not (tmp_path / "new.yaml").exists()

@@ -221,7 +221,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
     [
         ([], "tune: expected one or more run folders"),
         (["none"], "none does not exist; expected a run's output_dir"),
-        (["x.png", "y.html"], "x.png: no such folder"),
+        (["x.png", "y.html"], "x.png does not exist; expected a run's output_dir"),
         (["."], "tune: . is a folder of runs; plot them with `tune plot *`"),
         (["a", "empty"], "empty is not a run's folder: it contains no metrics.jsonl"),
         (["a", "a/metrics.jsonl"], "a/metrics.jsonl and a are the same run; pass each run once"),

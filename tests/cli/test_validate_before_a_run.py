@@ -14,7 +14,7 @@ from torchtune.tokenizers import auto_tokenizer
 CHAT = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]}
 LONG = {"instruction": "a" * 3000, "output": "b"}
 WRONG_SCHEDULES = {
-    "torch.optim.lr_scheduler.ReduceLROnPlateau": "needs a metric, which recipes do not pass",
+    "torch.optim.lr_scheduler.ReduceLROnPlateau": "is not supported: recipes do not pass it a metric",
     "torchtune.training.warmup_stable_decay, decay_steps: 0": "decay_steps: expected an int above 0, got 0",
     "torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1, pct_start: 2.0": "pct_start",
 }
@@ -131,7 +131,7 @@ def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field
     [
         ("torchtune.training.cosine_with_warmup, warmup_steps: 3", "of 3 steps is too long for a run of 2"),
         ("torchtune.training.linear_with_warmup, warmup_steps: 2", "of 2 steps is too long for a run of 2"),
-        ("torchtune.training.warmup_stable_decay, decay_steps: 9", "the rate falls over these, not over 9"),
+        ("torchtune.training.warmup_stable_decay, decay_steps: 9", "a decay of 9 steps is too long for a run of 2 steps"),
         ("torchtune.training.constant_with_warmup, warmup_steps: 9", ""),
         ("torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1", ""),
     ],

@@ -176,7 +176,7 @@ def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune
     for part in (
         "--batch_size INT Number of rows per forward pass on each rank. (config: 8)",
         "--optimizer.lr FLOAT learning rate",
-        "--lora.rank INT Rank of an adapter: its inner dimension. (config: 16)",
+        "--lora.rank INT Rank (inner dimension) of an adapter. (config: 16)",
         "--dataset.source PATH|LIST The rows",
     ):
         assert part in text

@@ -88,7 +88,7 @@ def test_duplicate_key_is_reported_with_both_lines() -> None:
         ("a:\n\t- b", "f.yaml:2", "indent with spaces, not with a tab"),
         ("a: [1, 2", "f.yaml:1", "not valid YAML"),
         ("a: *nothing", "f.yaml:1", "undefined alias"),
-        ("a: &x [*x]", "f.yaml", "alias that contains itself"),
+        ("a: &x [*x]", "f.yaml", "contains an alias to itself"),
         ("a: b\0c", "f.yaml", "not valid YAML"),
         ("a: 1\n---\nb: 2\n", "f.yaml:2", "not valid YAML"),
         ("x" * (4 * 2**20 + 1), "f.yaml", "a config has at most"),

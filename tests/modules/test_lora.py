@@ -111,7 +111,7 @@ def test_new_adapters_do_not_change_the_outputs(kind: dict[str, Any], dtype: tor
 
 @kinds
 @pytest.mark.parametrize(
-    ("dtype", "allowed"),
+    ("dtype", "error_bound"),
     [(torch.float64, FLOAT64), (torch.float32, bound(torch.float32, roundings(TINY, 7)))],
     ids=["float64", "float32"],
 )
