@@ -29,7 +29,7 @@ def _is_chat(cfg: "AlpacaGenerateConfig") -> bool:
 def _check_one_source(cfg: "AlpacaGenerateConfig", *_: object) -> None:
     sources = [name for name in SOURCES if getattr(cfg, name) not in (None, False)]
     if len(sources) > 1:
-        message = f"only one source of prompts is allowed, not {' and '.join(sources)}; set {sources[0]}=null"
+        message = f"only one source of prompts is allowed, got {' and '.join(sources)}; set {sources[0]}=null"
         raise FieldError(message, *sources)
     if not sources and cfg.chat is False:
         message = "there is no prompt; set prompt, prompts or prompts_file, or remove chat=false to chat"
@@ -47,7 +47,7 @@ def _check_effect(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: A
         message = "the answers of a chat cannot be written to a file; set prompts, or remove output_file"
         raise FieldError(message, name, "prompts")
     if name == "system" and value is not None and is_plain:
-        message = f"the {cfg.template} template has no system message; set template=chat, or system=null"
+        message = f"the {cfg.template} template does not support a system message; set template=chat, or system=null"
         raise FieldError(message, name, "template")
     if name == "chat" and _is_chat(cfg) and is_plain:
         message = f"the {cfg.template} template does not support chats; set template=chat, or set prompt"
@@ -71,13 +71,13 @@ class AlpacaGenerateConfig:
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """A list of prompts, answered in batches."""
     prompts_file: LocalPath | None = None
-    """A file of prompts in any format supported for training data. Each row is a line of text, or has one of `prompt`,
-    `instruction` (optionally with `input`) and `messages` (optionally with `tools`). An answer at the end of `messages`
+    """A file of prompts in any format supported for training data. Each row is a line of text, or has `prompt`,
+    `instruction` (optionally with `input`) or `messages` (optionally with `tools`). An answer at the end of `messages`
     is ignored."""
     continue_final_message: bool = field(default=False, validator=_check_effect)
     """Continue the answer at the end of each conversation in prompts_file, instead of ignoring it."""
     chat: bool | None = field(default=None, validator=_check_effect)
-    """Chat, reading messages from the terminal or a pipe; null: chat if no prompts are set."""
+    """Start a chat that reads messages from the terminal or a pipe; null: chat if no prompts are set."""
     template: Template = "alpaca"
     """Format of the prompts. alpaca: Stanford Alpaca's template; chat: the tokenizer's chat template; plain:
     unchanged; auto: the chat template if there is one, otherwise plain."""

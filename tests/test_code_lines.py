@@ -1,4 +1,4 @@
-"""The code-line counter, on texts whose lines were counted by hand."""
+"""Test the code-line counter on hand-counted snippets."""
 
 import pytest
 
@@ -10,7 +10,7 @@ TEXT = '''\
 It has three lines, of which one is blank.
 """
 
-import os  # 1: a comment at the end of a line of code takes nothing away
+import os  # 1: a trailing comment does not change the count
 
 # A comment alone.
 LIMIT = 3  # 2
@@ -19,7 +19,7 @@ LIMIT = 3  # 2
 TEXT = """\\
 two lines of text, and
 
-a blank line and a closing one: 3 to 7, as all lines of a string that is a value count
+a blank line, and the closing quotes: 3 to 7; every line of a string that is a value is counted
 """  # 7
 
 
@@ -35,7 +35,7 @@ def join(  # 10
 
     end: str = "# no comment",  # 12
 
-    # A comment within brackets, which like the blank lines beside it does not count.
+    # A comment in parentheses; like the blank lines around it, it is not counted.
 ) -> str:  # 13
     ("a docstring in two parts, "
      "in brackets")

@@ -1,4 +1,4 @@
-"""The snippets of the config specification: each works, or fails, as the specification states."""
+"""The snippets in the config specification work or fail as specified."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def cfg(file: Path) -> Any:
     return main.layers(str(file)).build()
 
 
-def test_fields_are_attributes_of_their_yaml_types(cfg: Any) -> None:
+def test_fields_are_attributes_with_the_types_in_the_yaml(cfg: Any) -> None:
     assert (cfg.seed, cfg.shuffle, cfg.device, cfg.dtype, cfg.enable_fsdp) == (
         None,
         True,
@@ -90,12 +90,12 @@ def test_instantiate_resolves_interpolations(file: Path, tmp_path: Path) -> None
     assert list((tmp_path / "logs").iterdir())
 
 
-def test_private_component_path_raises_with_the_public_path() -> None:
+def test_error_for_private_component_path_suggests_public_path() -> None:
     with pytest.raises(InstantiationError, match=r"is private; use torchtune\.datasets\.AlpacaDataset"):
         config.instantiate({"_component_": "torchtune.datasets._alpaca.AlpacaDataset"})
 
 
-def test_names_are_defined_where_the_specification_states() -> None:
+def test_names_are_defined_in_the_specified_modules() -> None:
     from recipes import _CONFIG_LISTS, _RECIPE_LIST
 
     assert config.instantiate.__module__ == "torchtune.config._instantiate"

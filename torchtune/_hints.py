@@ -175,7 +175,7 @@ _RECIPE_SPECIFIC_FIELDS: Final = {
     "lora": "lora_finetune",
     **dict.fromkeys(("prompt", "system", "temperature", "top_k", "top_p"), "alpaca_generate"),
 }
-"""Fields that only one recipe has and users may try in other recipes, with the name of the recipe."""
+"""Fields that only one recipe has but that users may try in others, mapped to that recipe."""
 
 
 @functools.cache
@@ -188,8 +188,8 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
 
     Args:
         key: An unknown key, the name in a reference, or a command-line argument without its dashes.
-        known_fields: The valid names in place of the key. Any other field is only suggested if a single
-            recipe has it; the hint then names the recipe.
+        known_fields: The valid names in place of the key. Other fields are suggested only if exactly one recipe has
+            them; the hint then names that recipe.
     """
     word, names = key.lower().replace("-", "_"), set(map(str, known_fields))
     if word in _by_word():

@@ -74,7 +74,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("ls", "nothing"), "no recipe 'nothing'"),
         (("ls", "--what"), "--what: unknown option; tune ls --help lists the options"),
         (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),
-        (("cp", "smollm2_135m_lora", "x.txt"), "the path must end in .py or .yaml"),
+        (("cp", "smollm2_135m_lora", "x.txt"), "configs can only be copied to .py or .yaml files"),
         (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is not a run's folder; pass a second config"),
         (("diff", "smollm2_135m_lora", "none.yaml"), "none.yaml: no such file"),
         (("convert", "none.gguf", "out"), "none.gguf"),

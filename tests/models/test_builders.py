@@ -1,4 +1,4 @@
-"""Model builders produce the sizes of the papers and config.json files."""
+"""Model builders produce models of the sizes published in papers and config.json files."""
 
 import inspect
 from collections.abc import Callable

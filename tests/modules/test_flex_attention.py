@@ -32,7 +32,7 @@ def documents(lengths: list[list[int]] = LENGTHS) -> Documents:
 
 
 def heads(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random q `[2, 4, length, 16]`, k and v `[2, 2, length, 16]`, with scores that a soft cap affects."""
+    """Return random q `[2, 4, length, 16]`, k and v `[2, 2, length, 16]`, scaled so that a soft cap matters."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, n_heads, length, 16, dtype=dtype) for n_heads in (4, 2, 2))
     return 3 * q, k, v
@@ -192,6 +192,6 @@ def test_gpu_gradients_match_separate_attention_per_document(
             softcap=softcap,
         )
         results.append([x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), inputs))])
-    # Sums run over 16 channels, and twice over up to 200 keys; the backward pass has three times as many. The largest
-    # scores are about 16, a factor by which exp multiplies their rounding errors.
+    # Each output sums over 16 channels and, twice, over up to 200 keys; the backward pass has three times as many
+    # terms. Scores reach about 16, and exp amplifies their rounding errors by that factor.
     assert_near(results[1], results[0], bound(torch.float32, 3 * (16 + 2 * 200), scale=16))

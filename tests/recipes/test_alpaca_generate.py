@@ -134,7 +134,7 @@ def expected_answer(cfg: AlpacaGenerateConfig) -> str:
     return cfg.prefill + tokenizer.decode(list(continuation))
 
 
-def test_a_run_answers_with_its_best_model_unless_final_is_named(
+def test_best_model_of_a_run_is_used_unless_final_is_given(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write(tmp_path / "run", config__yaml="")
@@ -355,8 +355,8 @@ CALL = ("alpaca_generate", "--config", "generate")
 
 def test_mistakes_in_the_config_are_reported_before_anything_is_loaded(tune: Tune) -> None:
     mistakes = {
-        "prompt=a chat=true": "only one source of prompts is allowed, not prompt and chat; set prompt=null",
-        "prompts=[a] prompts_file=b": "only one source of prompts is allowed, not prompts and prompts_file; set",
+        "prompt=a chat=true": "only one source of prompts is allowed, got prompt and chat; set prompt=null",
+        "prompts=[a] prompts_file=b": "only one source of prompts is allowed, got prompts and prompts_file; set",
         "chat=false": "there is no prompt; set prompt, prompts or prompts_file",
         "prompt=": "prompt: expected text that is not empty or null",
         "prompts=[]": "prompts: expected",
@@ -364,8 +364,8 @@ def test_mistakes_in_the_config_are_reported_before_anything_is_loaded(tune: Tun
         "prompts=[a,'']": "prompts: expected",
         "input=a prompts=[b]": "input has no effect without prompt",
         "output_file=a": "the answers of a chat cannot be written to a file; set prompts, or remove output_file",
-        "prompt=a template=plain system=b": "the plain template has no system message; set template=chat",
-        "prompt=a template=alpaca system=b": "the alpaca template has no system message; set template=chat",
+        "prompt=a template=plain system=b": "the plain template does not support a system message; set template=chat",
+        "prompt=a template=alpaca system=b": "the alpaca template does not support a system message; set template=chat",
         "template=alpaca": "the alpaca template does not support chats",
         "prompt=a template=vicuna": "template: expected",
         "prompt=a top_k=5": "top_k has no effect at temperature 0; set temperature, or top_k=null",
@@ -414,7 +414,7 @@ def test_a_prompt_that_is_too_long_is_reported_before_weights_are_read(
     assert "exceeds the model's max_seq_len = 64" in result.err
 
 
-def test_the_generate_config_answers_with_the_model_of_a_run(tune: Tune, run_folder: Path) -> None:
+def test_generate_config_uses_the_model_of_a_run(tune: Tune, run_folder: Path) -> None:
     args = (f"model_directory={run_folder}", "device=cpu", "max_new_tokens=8")
     result = tune(*CALL, *args, "prompt=Who are you?")
     assert (result.status, result.err) == (0, "")

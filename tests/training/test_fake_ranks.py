@@ -114,6 +114,6 @@ def test_pure_bf16_halves_the_memory_of_fp32_weights() -> None:
         on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
     )
     assert (2 * measured[0], 2 * measured[1]) == parts(estimate)[:2]
-    # AdamW has a step counter of 4 bytes per parameter.
+    # AdamW has a 4-byte step counter for each parameter tensor.
     step_counter_bytes = 4 * len(list(on_meta(llama3_2_1b, None).parameters()))
     assert 2 * (measured[2] - step_counter_bytes) == estimate.optimizer - step_counter_bytes

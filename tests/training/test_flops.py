@@ -90,5 +90,5 @@ def test_published_peaks_are_looked_up_by_cuda_device_name() -> None:
     assert peak_flops(torch.device("cpu"), "fp32") is None
     for name in PEAKS:
         assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
-            "the name contains a different name of the table"
+            "the name contains another entry of PEAKS"
         )

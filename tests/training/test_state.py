@@ -228,7 +228,7 @@ def test_full_disk_raises_one_error_and_earlier_checkpoints_are_kept(tmp_path: P
 
 
 class KilledError(BaseException):
-    """Simulates a kill: no cleanup code handles it."""
+    """Simulates SIGKILL: no `except Exception` catches it."""
 
 
 POINTS = [

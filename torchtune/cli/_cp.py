@@ -77,7 +77,7 @@ def copy_of(name: str, path: str) -> str:
         from torchtune.cli._excerpt import excerpt
 
         return excerpt(_read(config_source(name).file), name)
-    raise ValueError(f"{path}: a config is copied as Python or YAML; the path must end in .py or .yaml")
+    raise ValueError(f"{path}: configs can only be copied to .py or .yaml files")
 
 
 def _with_schema(text: str, path: str) -> str:

@@ -31,7 +31,7 @@ from torchtune.config.model import (
     choices,
     documentation,
     fields,
-    is_anything,
+    is_any_type,
     is_collection_type,
     is_component_type,
     is_path,
@@ -127,7 +127,7 @@ class _Writer:
     def type_schema(self, t: Any) -> Schema:
         """Return the schema of a type."""
         stripped = strip(t)
-        if is_anything(stripped):
+        if is_any_type(stripped):
             return {}
         if is_union(stripped):
             options = _flattened([self.type_schema(member) for member in typing.get_args(stripped)])

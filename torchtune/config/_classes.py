@@ -23,7 +23,7 @@ from torchtune.config._mistakes import (
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved_hints
 from torchtune.config._tree import as_path
-from torchtune.config._types import accepts_null, describe, is_anything, members, push_down, strip
+from torchtune.config._types import accepts_null, describe, is_any_type, members, push_down, strip
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
@@ -189,7 +189,7 @@ def expectation(field: Field) -> str:
     t = strip(field.type)
     conditions = [rule.words for rule in rules(field.validator)]
     type_text = " or ".join(describe(m) for m in members(t) if m is not type(None))
-    or_null = " or null" if accepts_null(t) and not is_anything(t) else ""
+    or_null = " or null" if accepts_null(t) and not is_any_type(t) else ""
     return " ".join(filter(None, [type_text, " and ".join(conditions)])) + or_null
 
 

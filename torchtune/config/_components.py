@@ -17,7 +17,7 @@ from torchtune.config._types import (
     article,
     class_name,
     generic_arguments,
-    is_anything,
+    is_any_type,
     is_union,
     push_down,
     storable,
@@ -67,7 +67,7 @@ def structure_component(
 def _dotpath_of(tree: Any, expected: Any) -> str:
     """Return the dotpath in a component's mapping; reject any other value."""
     kind = "a component"
-    if not is_anything(expected):
+    if not is_any_type(expected):
         kind += f" that builds {article(class_name(expected))}"
     if isinstance(tree, Mapping) and COMPONENT_KEY in tree:
         dotpath = tree[COMPONENT_KEY]
@@ -153,7 +153,7 @@ def _unaccepted_arguments(
 
 def is_accepted(fn: Callable[..., Any], expected: Any, recipe_args: Passed) -> bool:
     """Return whether a field accepts a component, and the component accepts the arguments that the recipe passes."""
-    if object_rejection(fn) or is_anything(result_type(fn)) or result_mismatch(fn, expected):
+    if object_rejection(fn) or is_any_type(result_type(fn)) or result_mismatch(fn, expected):
         return False
     params = parameters(fn)
     return not inspect.isabstract(fn) and not _unaccepted_arguments("", fn, params, recipe_args)
@@ -182,7 +182,7 @@ def result_mismatch(fn: Callable[..., Any], expected: Any) -> str | None:
     if type(fn).__module__ == "torchtune.runs._recipe":
         return "is not allowed: a recipe cannot be used as a component"
     result = result_type(fn)
-    if is_anything(expected):
+    if is_any_type(expected):
         is_torchtune_builder = is_own(fn.__module__) and is_kind(_origin_of(result))
         if is_user_code(fn) or (inspect.isclass(fn) and is_kind(fn)) or is_torchtune_builder:
             return None
@@ -233,10 +233,10 @@ def _alternatives(t: Any) -> tuple[Any, ...]:
 def _is_one_of(t: Any, expected: Any) -> bool:
     """Return whether a type is one of the expected types; True if the type is unknown."""
     cls = _origin_of(t)
-    if is_anything(t) or not isinstance(cls, type):
+    if is_any_type(t) or not isinstance(cls, type):
         return True
     classes = [_origin_of(member) for member in _alternatives(expected)]
-    return any(is_anything(c) or (isinstance(c, type) and issubclass(cls, c)) for c in classes)
+    return any(is_any_type(c) or (isinstance(c, type) and issubclass(cls, c)) for c in classes)
 
 
 def _protocol_methods(protocol: type) -> set[str]:

@@ -20,7 +20,7 @@ from torchtune.config._mistakes import Mistake, Path, RejectedError, dotted, nea
 from torchtune.config._signature import MISSING, Passed, accepts_kwargs, parameters, type_hints
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import (
-    is_anything,
+    is_any_type,
     is_collection_type,
     is_component_type,
     is_mapping_type,
@@ -80,8 +80,8 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
     return {}
 
 
-def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
-    """Return the type of a name that has no slot below a value but may be set, or None.
+def type_of_unlisted_name(t: Any, tree: Any, name: str) -> Any:
+    """Return the type of a name that may be set although `slots` does not list it; None if it may not be set.
 
     Such a name is an argument that the recipe passes (reported later), an argument accepted by `**kwargs`, an argument
     of an invalid component, or a new key of a mapping.
@@ -117,7 +117,7 @@ def is_data(t: Any) -> bool:
         return False
     values = typing.get_args(mapping)[1:]
     return not any(
-        sections_of(v) or (component_type_of(v) and not is_anything(component_type_of(v))) for v in values
+        sections_of(v) or (component_type_of(v) and not is_any_type(component_type_of(v))) for v in values
     )
 
 
@@ -180,7 +180,7 @@ def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type |
 def component_type_of(t: Any) -> Any:
     """Return the member of a type that accepts a component, or None."""
     for member in members(t) if not is_component_type(t) else (t,):
-        if is_component_type(member) or is_anything(member):
+        if is_component_type(member) or is_any_type(member):
             return member
         if not is_section(member) and isinstance(member, type) and storable_only_as_component(member):
             return member

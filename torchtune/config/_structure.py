@@ -27,7 +27,7 @@ from torchtune.config._types import (
     alias_of,
     choices,
     describe,
-    is_anything,
+    is_any_type,
     is_collection_type,
     is_component_type,
     is_mapping_type,
@@ -256,7 +256,7 @@ def _is_plain(value: Any) -> bool:
 
 def _may_accept(t: Any, value: Any) -> bool:
     """Return whether a value has the kind (component, mapping, list or scalar) that a type requires."""
-    if is_anything(t) or is_union(t):
+    if is_any_type(t) or is_union(t):
         return True
     if is_component_tree(value):
         return is_component_type(t) or not is_storable(t)
@@ -311,7 +311,7 @@ def _typed_dict(t: Any, conv: cattrs.Converter) -> Hook:
 
 def _key(key: str, t: Any, conv: cattrs.Converter) -> Any:
     """Convert a key, which YAML reads as a string, to its type: `3: x` has an int key in a `dict[int, str]`."""
-    if is_anything(t) or t is str:
+    if is_any_type(t) or t is str:
         if isinstance(key, KeyText):
             raise _wrong_key_type("text", key, key)
         return key
@@ -389,7 +389,7 @@ _FACTORIES: list[tuple[Callable[[Any], bool], Callable[..., Hook]]] = [
     (lambda t: _is_class(t, PurePath), _path),
     (lambda t: _is_class(t, enum.Enum), _enum),
     (lambda t: typing.get_origin(t) is Literal, _literal),
-    (is_anything, _anything),
+    (is_any_type, _anything),
     (is_component_type, _component),
     (lambda t: alias_of(t) is not None, _alias),
 ]

@@ -28,7 +28,7 @@ SCALARS: Final = {bool: "true or false", int: "an int", float: "a float", str: "
 """The scalar types of YAML, with their descriptions."""
 
 
-def is_anything(t: Any) -> bool:
+def is_any_type(t: Any) -> bool:
     """Return whether a type is unconstrained: missing, `Any`, `object` or a type variable."""
     return t is MISSING or t is Any or t is object or isinstance(t, TypeVar)
 
@@ -132,7 +132,7 @@ def is_storable(t: Any) -> bool:
     """Return whether YAML can represent a value of this type without a nested component."""
     if is_union(t):
         return any(is_storable(m) for m in typing.get_args(t))
-    is_plain = t in SCALARS or is_anything(t) or is_component_type(t) or typing.get_origin(t) is Literal
+    is_plain = t in SCALARS or is_any_type(t) or is_component_type(t) or typing.get_origin(t) is Literal
     is_class = isinstance(t, type) and issubclass(t, (enum.Enum, PurePath))
     return (
         is_plain
@@ -175,7 +175,7 @@ def is_path(t: Any) -> bool:
 
 def accepts_null(t: Any) -> bool:
     """Return whether `null` is a value of this type."""
-    return is_anything(t) or t is None or type(None) in members(t)
+    return is_any_type(t) or t is None or type(None) in members(t)
 
 
 def reads_text_verbatim(t: Any) -> bool:
@@ -246,7 +246,7 @@ def describe(t: Any) -> str:
         return " or ".join("a path" if part == SCALARS[str] and is_path(t) else part for part in parts)
     if t in SCALARS:
         return SCALARS[t]
-    if is_anything(t):
+    if is_any_type(t):
         return "a value"
     if typing.get_origin(t) is Literal:
         return "one of " + ", ".join(map(yaml_repr, choices(t)))
@@ -297,7 +297,7 @@ def is_set_type(t: Any) -> bool:
 
 _METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", type(None): "null"}
 _METAVARS_OF_KINDS = (
-    (is_anything, "VALUE"),
+    (is_any_type, "VALUE"),
     (is_mapping_type, "MAPPING"),
     (is_section, "MAPPING"),
     (is_collection_type, "LIST"),

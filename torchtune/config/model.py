@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from torchtune.config._schema import section_of as section_of
     from torchtune.config._schema import section_slots as section_slots
     from torchtune.config._schema import slots as slots
-    from torchtune.config._schema import type_of_unlisted as type_of_unlisted
+    from torchtune.config._schema import type_of_unlisted_name as type_of_unlisted_name
     from torchtune.config._schema import unstructured_default as unstructured_default
     from torchtune.config._signature import MISSING as MISSING
     from torchtune.config._signature import accepts_kwargs as accepts_kwargs
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from torchtune.config._types import article as article
     from torchtune.config._types import choices as choices
     from torchtune.config._types import describe as describe
-    from torchtune.config._types import is_anything as is_anything
+    from torchtune.config._types import is_any_type as is_any_type
     from torchtune.config._types import is_collection_type as is_collection_type
     from torchtune.config._types import is_component_type as is_component_type
     from torchtune.config._types import is_path as is_path

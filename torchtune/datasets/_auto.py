@@ -17,7 +17,7 @@ from torchtune.datasets._text import TextCompletionDataset
 
 _QUESTIONS = ("question", "prompt", "query", "instruction", "input", "problem", "user")
 _ANSWERS = ("answer", "response", "completion", "output", "solution", "target", "assistant")
-"""Common names for the columns of tasks and of answers, for suggestions."""
+"""Common names of question and answer columns, used in suggestions."""
 
 _logger = logging.getLogger(__name__)
 

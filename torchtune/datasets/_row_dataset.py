@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 Parsed = TypeVar("Parsed")
 Encoded = TypeVar("Encoded")
-"""The result of a row: an item, or a list of items."""
+"""The encoded form of a row: an item, or a list of items."""
 OnError = Literal["raise", "skip"]
 Truncate = Literal["right", "left", "drop"]
 
@@ -206,7 +206,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         """Encode a parsed row, or return the reason to skip it."""
 
     def _parsed(self, index: int) -> tuple[Parsed | SkippedRow, ReadRow]:
-        """Parse a row; also return the row, which has recorded the columns that were read."""
+        """Parse a row; also return the row object, which records the columns that `_parse` read."""
         row = ReadRow(self._table[index])
         try:
             parsed = self._parse(row)

@@ -15,7 +15,7 @@ class Internal(NamedTuple):
     written_for: str
     """The library (the name of its distribution, `glibc` or `Python`) and the tested version."""
     gain: str
-    """The improvement, and a command that shows it."""
+    """The improvement, and a command that demonstrates it."""
     fallback: str
     """The behaviour if it is disabled; results are the same up to rounding."""
     probe: Callable[[], bool]

@@ -71,7 +71,7 @@ def _check_origin(document: Document, file: str) -> None:
 
 
 def _explanations(document: Document, project: str) -> Sequence[Mistake]:
-    """Return a mistake for another project's config, and a mistake for each key with its equivalent here."""
+    """Return a mistake for the whole config, and one for each key that has an equivalent here, which it names."""
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
     message = (

@@ -82,21 +82,25 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
         highest_key = to_key.view(b, -1, BLOCK).amax(-1)[..., None]  # [b, blocks, 1]
         visible |= (starts + BLOCK > lowest_key) & (starts < highest_key)
 
-    # `first` accounts for the window. An int would be compiled as a constant, and each new window would recompile.
+    # `first` accounts for the window. An int would be compiled in as a constant, and each new window size would cause a
+    # recompilation.
     def attends(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= first[b, query]) & (key <= query)
 
-    def attends_to_prefix_too(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def attends_with_prefix(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return attends(b, h, query, key) | ((key >= from_key[b, query]) & (key < to_key[b, query]))
 
-    mask_mod = attends if prefixes is None else attends_to_prefix_too
+    mask_mod = attends if prefixes is None else attends_with_prefix
     return BlockMask.from_kv_blocks(
         *_block_lists(visible & ~full), *_block_lists(full), BLOCK_SIZE=BLOCK, mask_mod=mask_mod
     )
 
 
 def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the count `[b, 1, queries]` of selected key blocks and indices `[b, 1, queries, keys]`, selected first."""
+    """Return the numbers of selected key blocks, and the indices of all key blocks, selected ones first.
+
+    The shapes are `[b, 1, queries]` and `[b, 1, queries, keys]`.
+    """
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], indices.int()[:, None]
 

@@ -69,7 +69,7 @@ class Curve:
 
 
 def panels_of(runs: Sequence[PlottedRun]) -> list[Panel]:
-    """Return the panel of the loss, and the panels for which any run has values: common metrics, then recipe metrics.
+    """Return the loss panel and all panels for which any run has values: common metrics, then recipe metrics.
 
     Recipe metrics are loss terms, metrics, and numbers passed to `Run.update`.
     """
@@ -104,7 +104,7 @@ def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
 
     Args:
         series: Steps and values. Values outside the range of float32 are clipped to it.
-        scale: A factor for the values.
+        scale: The factor by which the values are multiplied.
         n_columns: The width of the plot in pixels. If there are more than two points per column, the curve only keeps
             its first and last point, and the minimum and maximum of each column. Columns have equal widths.
     """

@@ -18,7 +18,7 @@ from torchtune.config.model import (
     describe,
     dotpath,
     is_accepted,
-    is_anything,
+    is_any_type,
     is_component_tree,
     is_component_type,
     is_reference,
@@ -56,7 +56,7 @@ def components_of_field(t: Any) -> list[str]:
     expected_type = (
         (typing.get_args(strip(component)) or (Any,))[0] if is_component_type(component) else component
     )
-    if component is None or is_anything(component):
+    if component is None or is_any_type(component):
         return []
     return [path for path, _ in components_for(expected_type, passed_in(component))]
 
@@ -118,7 +118,7 @@ def _component_values(t: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any
 def _accepts_only_components(t: Any) -> bool:
     """Return whether a field accepts only a component or null."""
     types = [m for m in members(t if is_component_type(t) else strip(t)) if m is not type(None)]
-    return bool(types) and all(component_type_of(m) is not None and not is_anything(m) for m in types)
+    return bool(types) and all(component_type_of(m) is not None and not is_any_type(m) for m in types)
 
 
 def _missing_component(component: Mapping[str, Any]) -> Mistake | None:

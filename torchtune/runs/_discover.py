@@ -59,7 +59,7 @@ def calls_in(folder: str) -> list[Call]:
 
 
 def recipe_for(config: str | type) -> str:
-    """Return the recipe for a config: a registered name, a file as for `--config`, or a config class.
+    """Return the recipe of a config, which is a registered name, a file (as for `--config`), or a config class.
 
     Raises:
         ConfigError: The recipe cannot be inferred.

@@ -81,7 +81,7 @@ def result_of(folder: StrPath) -> Path:
 
 
 def weights_note(folder: StrPath) -> str | None:
-    """Return a note about the choice between the weights in a run's folder; None if there is no choice.
+    """Return a note that says which of a run's weights are used; None if no note is needed.
 
     Args:
         folder: As in `locate_model`.

@@ -24,7 +24,7 @@ from torchtune.config.model import (
     component_type_of,
     dotted,
     field_names,
-    is_anything,
+    is_any_type,
     is_collection_type,
     is_component_tree,
     is_index,
@@ -39,7 +39,7 @@ from torchtune.config.model import (
     sections_of,
     slots,
     strip,
-    type_of_unlisted,
+    type_of_unlisted_name,
     unknown_name,
     unstructure,
     value_at,
@@ -124,7 +124,7 @@ class Overriding:
         component = component_type_of(t)
         if is_component_tree(self._value(path)) and not choices(t):
             return override.text not in ("", "null", "~") and override.text[:1] not in FLOW
-        return component is not None and not is_anything(component) and is_dotpath(override.text)
+        return component is not None and not is_any_type(component) and is_dotpath(override.text)
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
         current = self._value(path)
@@ -146,7 +146,7 @@ class Overriding:
         item = item_type(collection, len(current or ()))
         component = component_type_of(item)
         among_components = bool(current) and all(map(is_component_tree, current or ()))
-        named = component is not None and (among_components or not is_anything(component))
+        named = component is not None and (among_components or not is_any_type(component))
         try:
             value = (
                 {COMPONENT_KEY: override.text}
@@ -250,7 +250,7 @@ class Overriding:
         for spelling in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
             if spelling in known_slots:
                 return spelling, known_slots[spelling].type
-        unlisted_type = type_of_unlisted(t, tree, part)
+        unlisted_type = type_of_unlisted_name(t, tree, part)
         if unlisted_type is None:
             raise self._unknown(path, part, tree, known_slots)
         return part, unlisted_type
@@ -272,7 +272,7 @@ class Overriding:
             description = "a single value"
             if is_reference(tree):
                 description = f"the reference {tree}"
-            elif tree is None and not is_anything(component_type_of(self._type_of(path)) or Any):
+            elif tree is None and not is_any_type(component_type_of(self._type_of(path)) or Any):
                 description = f"null; set its component first, {dotted(path)}=package.module.Name"
             return reject("unknown", f"{dotted(path)} is {description}; it has no {part!r}", path=full_path)
         sections = sections_of(self._type_of(path))

@@ -106,7 +106,7 @@ LAUNCH_SWITCHES: Final = (
 Suggest = Callable[[str, str], str]
 """A function that returns the most likely suggestion, given an unknown flag and a fallback suggestion.
 
-Suggestions are clauses that follow a semicolon in a message, or empty.
+A suggestion is empty, or a clause that follows a semicolon in a message.
 """
 
 
@@ -130,7 +130,7 @@ def options_table(options: Sequence[Option]) -> str:
 
 
 def suggest_run_option(flag: str, fallback: str) -> str:
-    """Return a suggestion of the run option that a misspelled flag most likely means."""
+    """Suggest the run option closest to a misspelled flag."""
     return fallback or similar_option(flag, names_of((*RUN_OPTIONS, HELP)))
 
 
@@ -161,7 +161,7 @@ class Call(NamedTuple):
 
     @classmethod
     def for_config(cls, recipe: str, config: str, mistakes: Sequence[Mistake] = ()) -> "Call":
-        """Return the call of a recipe with a config."""
+        """Return a call that runs a recipe with a config."""
         return cls((), [recipe] if recipe else [], {CONFIG.text: [config]}, [], [], list(mistakes))
 
     @property

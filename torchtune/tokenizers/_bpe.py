@@ -1,4 +1,4 @@
-"""Byte-level BPE in the two files of GPT-2: vocab.json and merges.txt.
+"""Byte-level BPE tokenizers stored as in GPT-2: vocab.json and merges.txt.
 
 The files do not define how text is split into words before merging; that depends on `tokenizer_class` in
 tokenizer_config.json, a class of transformers.
@@ -60,7 +60,7 @@ class BPETokenizer(BackendTokenizer):
 
     Args:
         path: One of the two files, or their folder.
-        split: The method of splitting texts into words, by llama.cpp's names: "gpt-2", "smollm", "llama-bpe", "dbrx" or
+        split: How to split text into words, by the name in llama.cpp: "gpt-2", "smollm", "llama-bpe", "dbrx" or
             "qwen2".
             Null: determined by `tokenizer_class` in tokenizer_config.json or, if absent, `model_type` in config.json.
         **options: Options that all tokenizers accept.

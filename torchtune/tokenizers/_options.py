@@ -19,7 +19,7 @@ class TokenizerOptions(TypedDict, total=False):
     date: str | None
     """Current date for the chat template (YYYY-MM-DD)."""
     stop_tokens: Sequence[str] | None
-    """Tokens of the vocabulary that end an answer, in addition to the tokenizer's default stop tokens."""
+    """Tokens that end an answer, in addition to the tokenizer's default stop tokens."""
     special_tokens_in_content: Sequence[str] | None
     """Special tokens to recognize in messages and plain text, such as `<think>`. All other special tokens in messages
     and plain text are encoded as ordinary text."""

@@ -20,4 +20,4 @@ class Checkpoints:
     keep: int = field(default=1, validator=above(0))
     """Number of most recent checkpoints to retain."""
     keep_every_n_steps: int | None = field(default=None, validator=above(0))
-    """Also retain the checkpoints of steps that are multiples of this; null: only the most recent ones."""
+    """Also keep every checkpoint whose step is a multiple of this number; null: keep only the most recent ones."""

@@ -120,14 +120,14 @@ class FinetuneConfig:
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
         default=lazy(AdamW, lr=2e-5, fused=True), validator=OPTIMIZER_RANGES
     )
-    """The optimizer; the recipe passes the trained parameters."""
+    """The optimizer; the recipe passes the trainable parameters."""
     lr_scheduler: Annotated[Component[LRScheduler] | None, Passed(1)] = field(
         default=lazy(cosine_with_warmup),
         validator=arguments(warmup_steps=_WARMUP, min_ratio=between(0, 1)),
     )
     """The learning rate schedule; the recipe passes the optimizer. Null: constant."""
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
-    """Maximum L2 norm of the gradient, which is scaled down if it is larger; null: no clipping."""
+    """Maximum L2 norm of the gradient; a larger gradient is scaled down to it; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
     """What to do if the loss or gradient is NaN or infinite. stop: end the run; skip: skip the step, up to nine in a
     row."""

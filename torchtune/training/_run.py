@@ -28,7 +28,7 @@ from torchtune.training._placement import resolve_dtype
 from torchtune.training._readback import Readback
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule
-from torchtune.training._score import RESERVED, check_names
+from torchtune.training._score import RESERVED, raise_for_name_conflicts
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums
 from torchtune.training._step_values import StepValues
@@ -211,7 +211,7 @@ class Run:
             ValueError: The name of an additional value is already in use.
             FloatingPointError: The loss or gradient of this or the previous step is not finite, and ends the run.
         """
-        check_names(reported.keys() & (RESERVED | {*sums.reported}))
+        raise_for_name_conflicts(reported.keys() & (RESERVED | {*sums.reported}))
         self.read_numbers()  # values of the previous step; if they are not finite, its update was skipped
         self.state.step += 1
         batches = sums.micro_batches

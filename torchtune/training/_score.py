@@ -67,7 +67,7 @@ RESERVED = frozenset(_METRIC_NAMES | _INTERNAL_NAMES)
 """Names of values that every run reports or reads from the device; terms and metrics must not use them."""
 
 
-def check_names(conflicts: Collection[str]) -> None:
+def raise_for_name_conflicts(conflicts: Collection[str]) -> None:
     """Raise ValueError if any names of terms, metrics or reported values are already in use.
 
     Args:
@@ -95,7 +95,7 @@ def check_score(score: Score, counts: Collection[str]) -> None:
     if not score.terms:
         raise ValueError("a score needs at least one term")
     duplicates = score.terms.keys() & score.metrics.keys()
-    check_names(duplicates or RESERVED & score.sums.keys())
+    raise_for_name_conflicts(duplicates or RESERVED & score.sums.keys())
     for name, term in score.sums.items():
         if term.count not in counts:
             raise ValueError(f"{name}: batches have no count {term.count!r}; expected {', '.join(counts)}")
