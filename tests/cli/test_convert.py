@@ -64,7 +64,7 @@ def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> N
     [
         (
             ("{}/tiny.gguf", "{}/out", "--dtype", "int4"),
-            "--dtype: is 'int4'; choose one of bfloat16, float16, float32",
+            "--dtype: invalid value 'int4'; choose one of bfloat16, float16, float32",
         ),
         (("{}/tiny.gguf", "{}/out", "--dtype"), "--dtype: needs a value"),
         (("{}/tiny.gguf", "{}/out", "--base=", "--keep-adapter"), "--base: needs a value"),

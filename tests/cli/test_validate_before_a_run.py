@@ -131,7 +131,10 @@ def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field
     [
         ("torchtune.training.cosine_with_warmup, warmup_steps: 3", "of 3 steps is too long for a run of 2"),
         ("torchtune.training.linear_with_warmup, warmup_steps: 2", "of 2 steps is too long for a run of 2"),
-        ("torchtune.training.warmup_stable_decay, decay_steps: 9", "a decay of 9 steps is too long for a run of 2 steps"),
+        (
+            "torchtune.training.warmup_stable_decay, decay_steps: 9",
+            "a decay of 9 steps is too long for a run of 2 steps",
+        ),
         ("torchtune.training.constant_with_warmup, warmup_steps: 9", ""),
         ("torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1", ""),
     ],

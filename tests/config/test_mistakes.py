@@ -48,7 +48,7 @@ YAML = {
     "optimizer:\n  _component_: 3": "my.yaml:3: optimizer._component_: expected a dotpath, got 3",
     "optimizer:\n  _component_: Adam": "my.yaml:3: optimizer: 'Adam' is not a dotpath; did you mean 'torch.optim.Adam'",
     "optimizer:\n  _component_: os.system": "my.yaml:3: optimizer: os.system is not allowed: "
-    "'os' is in the standard library; only classes and functions of trusted packages can be used",
+    "'os' is in the standard library; use a component of a trusted package",
     "optimizer:\n  _component_: numpy.array": "my.yaml:3: optimizer: numpy.array is not allowed: "
     "'numpy' is not trusted; if you trust its code, add --allow numpy",
     "dataset:\n  _component_: tests.config.sample.unannotated": "my.yaml:3: dataset: "

@@ -55,7 +55,7 @@ YAML: dict[str, list[str]] = {
     "!foo low: 3": ["2: the tag '!foo' is not supported"],
     "low: !!float 3": ["2: low: expected an int, got 3.0"],
     "anything: 1e400": ["2: anything: 1e400 is larger than the largest float"],
-    "anything: 0x" + "F" * 5000: ["2: anything: a number of 5,002 digits"],
+    "anything: 0x" + "F" * 5000: ["2: anything: the number has 5,002 digits"],
     "anything: " + "{a: " * 400 + "1" + "}" * 400: ["nested too deeply, or contains an alias to itself"],
     "loose: {lr: -1}": ["2: loose.lr: expected a value of at least 0, got -1"],
     "crash: -1": ["2: crash: AssertionError: crash is not positive"],

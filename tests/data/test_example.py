@@ -340,7 +340,7 @@ def test_check_chat_detects_unusable_templates(caplog: pytest.LogCaptureFixture)
     check_chat(ByteTokenizer("{{ bos_token }}" + body))
     assert not caplog.messages
     check_chat(ByteTokenizer(body))
-    assert "begin with BOS, but its chat template does not render BOS" in caplog.text
+    assert "begins with BOS, but its chat template does not render BOS" in caplog.text
     for source, message in {
         "{{ bos_token }}{{ bos_token }}" + body: "begins a conversation with BOS twice",
         "{% for m in messages %}{{ m['content'] }}{% endfor %}": "does not end answers with a stop token",

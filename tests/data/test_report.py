@@ -43,7 +43,7 @@ def test_every_likely_mistake_is_reported() -> None:
         "1 of 5 examples begins with BOS twice",
         "1 of 5 examples does not end with a stop token",
         "of all tokens are unknown to the tokenizer",
-        "1 of 5 examples repeats an earlier one",
+        "1 of 5 examples repeats an earlier example",
     ):
         assert any(text in warning for warning in warnings), text
     without_masks = [Example(e.tokens, list(e.tokens)) for e in (double_bos, unterminated)]

@@ -47,7 +47,7 @@ def test_check_infers_the_recipe_of_a_file(tmp_path: Path) -> None:
 
 def test_functions_of_a_module_include_only_config_functions() -> None:
     assert testing.functions_of(sample) == [sample.plain, sample.rich]
-    with pytest.raises(ValueError, match="no function whose result is annotated"):
+    with pytest.raises(ValueError, match="no function with a config class as its return annotation"):
         testing.functions_of(types.ModuleType("empty"))
 
 

@@ -123,7 +123,9 @@ def test_a_turn_end_other_than_eos_must_be_a_stop_token(generation: dict[str, An
 
 def test_a_misspelled_stop_token_in_a_config_raises(tmp_path: Path) -> None:
     component = lazy(auto_tokenizer, path=str(folder_with(tmp_path)), stop_tokens=["<|im_ende|>"])
-    with pytest.raises(ValueError, match=r"'<\|im_ende\|>' is not in the vocabulary; did you mean '<\|im_end\|>'"):
+    with pytest.raises(
+        ValueError, match=r"'<\|im_ende\|>' is not in the vocabulary; did you mean '<\|im_end\|>'"
+    ):
         instantiate(component)
 
 
