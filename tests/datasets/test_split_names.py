@@ -94,7 +94,7 @@ def test_each_split_reads_only_its_files(
 )
 def test_an_ambiguous_split_raises(names: list[str], message: str, tmp_path: Path) -> None:
     folder = write(tmp_path, *names)
-    with pytest.raises(ValueError, match="has |contains ") as raised:
+    with pytest.raises(ValueError, match=r"has |contains ") as raised:
         names_in(folder)
     assert message in str(raised.value)
 
