@@ -27,5 +27,5 @@ html_title = "torchtune"
 html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
-html_search_scorer = "_static/scorer.js"
+html_search_scorer = str(HERE / "_static/scorer.js")
 html_theme_options = {"navigation_with_keys": True}

@@ -445,5 +445,5 @@ def test_llama_3_tokenizer_converts_to_a_tokenizer_json(tmp_path: Path) -> None:
     config = read_json(tmp_path / "converted")
     assert (config["bos_token_id"], config["eos_token_id"]) == (128_000, [128_001, 128_008, 128_009])
     (folder / "tokenizer.model").write_bytes(b"".join(lines[:-1]))
-    with pytest.raises(ValueError, match="has 127,999 tokens, Llama 3's has 128,000"):
+    with pytest.raises(ValueError, match="has 127,999 tokens, but Llama 3's has 128,000"):
         convert(folder, tmp_path / "truncated")
