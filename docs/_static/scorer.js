@@ -8,7 +8,7 @@ var Scorer = {
     const share = WORDS.filter((word) => heading.includes(word)).length / WORDS.length;
     const isReference = docname.startsWith("reference/") || docname === "coming_from" || docname === "glossary";
     const isWholeHeading = heading.replace(/s$/, "") === QUERY.replace(/s$/, "");
-    return score + 20 * share + (isWholeHeading ? 30 : 0) - (isReference ? 60 : 0);
+    return score + 20 * share + (isWholeHeading ? 30 : 0) - (isReference ? 120 : 0);
   },
   objNameMatch: 11,
   objPartialMatch: 6,
