@@ -20,6 +20,13 @@ def test_docs_build_without_warnings(tmp_path: Path) -> None:
         [*command, str(ROOT / "docs"), str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert completed.returncode == 0, completed.stderr
+    assert "glossary.html#term-recipe" in (tmp_path / "index.html").read_text(), (
+        "terms are linked to the glossary"
+    )
+    scorer = (ROOT / "docs/_static/scorer.js").read_text()
+    assert scorer.strip() in (tmp_path / "_static/language_data.js").read_text(), (
+        "the search ranks by the scorer"
+    )
     recipes = (tmp_path / "reference/recipes.html").read_text()
     assert "lora.dropout" in recipes
     for page in (ROOT / "docs").rglob("*.md"):
