@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Adaptable(nn.Module):
-    """A layer with an optional adapter, stored as its attribute `adapter`.
+    """A layer with an optional adapter, which is stored in the attribute `adapter`.
 
     A subclass sets `adapter` to None before it calls the constructor of `nn.Module`.
     """
@@ -20,23 +20,23 @@ class Adaptable(nn.Module):
     @property
     @abstractmethod
     def adapter_sizes(self) -> tuple[int, int]:
-        """Input and output width of an adapter."""
+        """Input and output widths of an adapter."""
 
     @abstractmethod
     def weight_matrix(self) -> Tensor:
-        """Return the weight in the dtype that the layer computes in, without the adapter."""
+        """Return the weight, not including the adapter's update, in the layer's compute dtype."""
 
     def reset_adapter(self) -> None:
-        """Initialize the adapter, if there is one; the weight must be loaded or initialized."""
+        """Initialize the adapter, if any; the layer's weight must already be loaded or initialized."""
         if self.adapter is not None:
             self.adapter.reset(self.weight_matrix())
 
 
 class Adapter(nn.Module, ABC):
-    """A trained update of a frozen layer, stored as the layer's `adapter`.
+    """A trained update of a frozen layer, stored in the layer's attribute `adapter`.
 
     A subclass creates its parameters in `create_parameters`, initializes them in `reset`, and computes the adapted
-    layer in `forward` and the merged weight in `merge`. It is listed in `ADAPTERS` (`_adapter_kinds.py`).
+    layer's output in `forward` and the merged weight in `merge`. It is listed in `ADAPTERS` (`_adapter_kinds.py`).
 
     Args:
         layer: The layer to adapt, which is frozen. It determines the adapter's sizes, dtype (at least float32) and
@@ -52,7 +52,7 @@ class Adapter(nn.Module, ABC):
     """Entries of PEFT's adapter_config.json that only this kind has."""
     peft_tensors: ClassVar[Mapping[str, str]] = {}
     """Maps parameter names to PEFT's. `lora_a` is `[r, in]` and `lora_b` `[out, r]`; any other parameter has one row
-    per output. Empty: PEFT has no equivalent adapter, so that the adapter can only be saved merged."""
+    per output. Empty if PEFT has no equivalent adapter; such an adapter can only be saved merged."""
 
     is_enabled = True
     """Whether the layer applies the adapter; False inside `adapters_disabled`."""
@@ -90,18 +90,18 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def reset(self, weight: Tensor) -> None:
-        """Initialize the parameters so that a layer with `weight` `[out, in]` is unchanged; skips meta tensors."""
+        """Initialize the parameters, except meta tensors, so that a layer with `weight` `[out, in]` is unchanged."""
 
     @abstractmethod
     def forward(self, x: Tensor, layer: Any) -> Tensor:  # each kind declares the layers that it adapts
-        """Compute the adapted layer: map x `[..., in]` to `[..., out]`, in the dtype of the layer's output."""
+        """Map x `[..., in]` to the adapted layer's output `[..., out]`, in the dtype of the layer's output."""
 
     @abstractmethod
     def merge(self, weight: Tensor) -> Tensor:
         """Compute the merged weight `[out, in]`, in float32 or wider."""
 
     def head_factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors of an output head's update; the loss computes the logits.
+        """Return the two factors of an output head's update, which the loss uses to compute the logits.
 
         Args:
             x: Hidden states `[..., d]`.

@@ -17,7 +17,7 @@ EMBEDDING_ADAPTERS: dict[AdapterKind, type[Adapter]] = {"lora": EmbeddingLoRA}
 
 
 def kind_of_adapter(adapter: Adapter) -> AdapterKind | None:
-    """Return the name of an adapter's kind, or None if it is not registered."""
+    """Return the name of an adapter's kind, or None if the adapter's class is not listed."""
     kinds = {ADAPTERS[name]: name for name in ADAPTERS}
     kinds |= {EMBEDDING_ADAPTERS[name]: name for name in EMBEDDING_ADAPTERS}
     return kinds.get(type(adapter))

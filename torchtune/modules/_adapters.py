@@ -41,12 +41,12 @@ def add_lora(
         dropout: Dropout probability of the adapters' inputs, from 0 to below 1.
         kind: A key of `ADAPTERS`.
         rank_stabilized: Scale by `alpha / sqrt(rank)` instead.
-        modules_to_save: Names or patterns of modules, as in `targets`, that are trained in full and saved with the
+        modules_to_save: Names or patterns, as in `targets`, of modules that are trained in full and saved with the
             adapters (PEFT's term).
 
     Raises:
-        ValueError: A target or a module to save matches nothing, a layer is in both, the kind does not adapt embeddings
-            or the output head, the model already has adapters, or a number is out of range.
+        ValueError: A target or a module to save matches nothing, a layer matches both, the kind does not adapt
+            embeddings or the output head, the model already has adapters, or a number is out of range.
     """
     if rank < 1 or not 0 <= dropout < 1:
         raise ValueError(f"LoRA needs rank > 0 and 0 <= dropout < 1, got rank {rank} and dropout {dropout}")
@@ -119,17 +119,17 @@ def lora_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def fully_trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trained parameters that belong to no adapter (`modules_to_save`), by name."""
+    """Return the trained parameters that do not belong to an adapter (`modules_to_save`), by name."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad and ".adapter." not in n}
 
 
 @contextmanager
 def adapters_disabled(model: nn.Module) -> Iterator[None]:
-    """Disable a model's adapters, so that its results are exactly the base model's.
+    """Disable a model's adapters, so that the model computes exactly the base model's results.
 
-    Preference tuning uses this as its reference model. Contexts may be nested. Compiled layers are compiled a second
-    time, without adapters. Activation checkpointing recomputes layers in the backward pass, which therefore must also
-    run inside this context, unless gradients are disabled.
+    Preference tuning obtains its reference model in this way. Contexts may be nested. Compiled layers are compiled a
+    second time, without adapters. Unless gradients are disabled, the backward pass must also run inside this context,
+    because activation checkpointing recomputes layers in it.
 
     Raises:
         ValueError: Modules are trained in full (`modules_to_save`); their original values are not kept.
@@ -137,8 +137,8 @@ def adapters_disabled(model: nn.Module) -> Iterator[None]:
     trained_name = next(iter(fully_trained_parameters(model)), None)
     if trained_name is not None and has_adapters(model):
         raise ValueError(
-            f"{trained_name} is trained in full, so that disabling the adapters does not restore the base model; adapt"
-            " it instead (lora.targets), or load the base model a second time"
+            f"{trained_name} is trained in full, so disabling the adapters does not restore the base model; adapt it"
+            " instead (lora.targets), or load the base model a second time"
         )
     states = [(adapter, adapter.is_enabled) for _, _, adapter in adapted_layers(model)]
     try:
@@ -153,8 +153,8 @@ def adapters_disabled(model: nn.Module) -> Iterator[None]:
 def merge_lora(model: nn.Module) -> None:
     """Merge every adapter into its layer's weight, and replace the layer with one without an adapter.
 
-    The merged weight is rounded to the layer's compute dtype; bfloat16 has 8 significant bits.
-    All weights are frozen.
+    The merged weight is rounded to the layer's compute dtype; bfloat16 has 8 significant bits. All parameters of the
+    model are frozen afterwards.
     """
     for name, layer, adapter in list(adapted_layers(model)):
         weight = layer.weight_matrix()
@@ -194,7 +194,7 @@ def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
 
 def _find_modules(model: nn.Module, names: Sequence[str], adapted: Sequence[str]) -> list[nn.Module]:
     """Return the modules to save; none may contain an adapted layer."""
-    # Modules with parameters, directly or in submodules.
+    # Only modules that contain parameters, directly or in submodules, can be trained.
     modules = {n: m for n, m in model.named_modules() if n and next(m.parameters(), None) is not None}
     matches = {name: _matching(modules, name) for name in names}
     missing = [name for name in names if not matches[name]]

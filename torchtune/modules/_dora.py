@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 class DoRA(LoRA):
     """A layer whose weight is `m (W + s B A) / ||W + s B A||`, row by row.
 
-    See arXiv 2402.09353, equation 5; its columns are the rows of torch's weights. `lora_magnitude`, m, starts as the
-    norms of W's rows, so that the layer is initially unchanged; the norm in the denominator is treated as a constant in
-    the backward pass (section 4.3). A row of zeros has no direction and stays zero.
+    See arXiv 2402.09353, equation 5; the paper's columns are the rows of torch's weights. The magnitude m
+    (`lora_magnitude`) is initialized with the norms of W's rows, so that the layer is initially unchanged. The backward
+    pass treats the norm in the denominator as a constant (section 4.3). A row of zeros has no direction and stays zero.
 
     Dropout applies only to the inputs of the low-rank update; in PEFT, it also affects the product with W if m differs
     from the norm.
 
     The norm is computed in float32 or wider. If m is cast to bfloat16 for a training step, the norm is rounded to
-    bfloat16 too: otherwise rows would start up to 0.4% away from their original values.
+    bfloat16 too: otherwise, the initial rows would differ from the original ones by up to 0.4%.
     """
 
     peft_settings: ClassVar[Mapping[str, bool]] = {"use_dora": True}
@@ -63,7 +63,7 @@ class DoRA(LoRA):
         return total * factors[:, None]
 
     def _factors(self, weight: Tensor) -> Tensor:
-        """Compute `m / ||W + s B A||`, `[out]`, whose denominator has no gradient."""
+        """Compute `m / ||W + s B A||`, `[out]`, without a gradient through the denominator."""
         norms = self.row_norms(weight)
         rounded = norms.to(self.lora_magnitude.dtype).to(norms.dtype)
         return self.lora_magnitude.to(norms.dtype) / rounded.clamp_min(torch.finfo(norms.dtype).tiny)

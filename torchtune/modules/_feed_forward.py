@@ -28,7 +28,7 @@ class DenseSpec(FeedForwardSpec):
     mlp_bias: bool = False
     """Whether the feed-forward's layers have biases."""
 
-    def build(self, architecture: "Architecture", index: int) -> "FeedForward":  # noqa: ARG002 -- all layers are alike
+    def build(self, architecture: "Architecture", index: int) -> "FeedForward":  # noqa: ARG002 -- the same for all layers
         """Build the feed-forward of a layer."""
         return FeedForward(architecture.embed_dim, self)
 
@@ -36,7 +36,7 @@ class DenseSpec(FeedForwardSpec):
 class FeedForward(Lean, nn.Module):
     """Feed-forward, by default gated: SwiGLU, or GEGLU with the tanh approximation (arXiv 2002.05202, equation 6).
 
-    Without a gate it is two linear layers with the activation in between.
+    Without a gate, it consists of two linear layers with the activation in between.
 
     Args:
         embed_dim: Width of the residual stream, d.

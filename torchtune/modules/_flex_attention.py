@@ -17,8 +17,8 @@ def flex_attend(
 ) -> Tensor:
     """Attend with one compiled kernel, which skips fully masked blocks and stores no scores.
 
-    Not yet run on a GPU; only the forward pass has been run, on a CPU. `pytest tests/modules/test_flex_attention.py`
-    tests the forward and the backward pass on a GPU.
+    This function has not been run on a GPU yet; only its forward pass has been run, on a CPU. On a GPU,
+    `pytest tests/modules/test_flex_attention.py` tests both the forward and the backward pass.
 
     Args:
         q: `[b, h, s, head_dim]`; on CUDA, head_dim is at least 16 and the dtype is not float64.
@@ -32,7 +32,7 @@ def flex_attend(
         `[b, h, s, head_dim]`.
     """
     length = q.shape[2]
-    # The kernels' backward pass gave NaN at lengths that are not multiples of 128 (pytorch issue 153799).
+    # The kernels' backward pass returned NaN for lengths that are not multiples of 128 (pytorch issue 153799).
     padding = mask.seq_lengths[0] - length
     if padding:
         q, k, v = (F.pad(x, (0, 0, 0, padding)) for x in (q, k, v))
@@ -55,12 +55,12 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
     """Build a block mask in which query i attends to keys `first[i]` to i, and to the keys of its prefix.
 
     torch's `create_block_mask` evaluates all s * s pairs. Because `first` never decreases, the first and the last query
-    of a block determine its mask, so that this function evaluates only (s / 128)^2 blocks.
+    of a block determine the block's mask, so this function evaluates only (s / 128)^2 blocks.
 
     Args:
         first: `[b, s]`, non-decreasing along a row, at most the query's own column.
-        prefixes: Start and end columns of the prefix keys that each query attends to, `[b, s]` each; all are before
-            `first`. None: no prefixes.
+        prefixes: Start and end columns of the prefix keys that each query attends to, `[b, s]` each; all these keys
+            are before `first`. None: no prefixes.
 
     Returns:
         The mask of s tokens followed by the padding of `flex_attend`; each padding token attends to itself.
@@ -74,16 +74,16 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
     full = (starts >= highest) & (starts < starts[:, None])  # every query of the block attends to every key
     if prefixes is not None:
         from_key, to_key = (F.pad(x, (0, len(padding))).int() for x in prefixes)  # [b, padded] each
-        # The blocks from the first to the last prefix key of any query in the block; the kernel evaluates every pair
-        # in these blocks.
+        # Include the key blocks from the first to the last prefix key of any query in the query block; the kernel
+        # evaluates every pair in them.
         lowest_key = (
             torch.where(from_key < to_key, from_key, first.shape[1]).view(b, -1, BLOCK).amin(-1)[..., None]
         )
         highest_key = to_key.view(b, -1, BLOCK).amax(-1)[..., None]  # [b, blocks, 1]
         visible |= (starts + BLOCK > lowest_key) & (starts < highest_key)
 
-    # `first` accounts for the window. An int would be compiled in as a constant, and each new window size would cause a
-    # recompilation.
+    # The window size is already part of `first`. As an int in these functions, it would be compiled in as a constant,
+    # and each new size would cause a recompilation.
     def attends(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= first[b, query]) & (key <= query)
 
@@ -97,18 +97,18 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
 
 
 def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the numbers of selected key blocks, and the indices of all key blocks, selected ones first.
+    """Return the number of selected key blocks of each query block, and the indices of all key blocks.
 
-    The shapes are `[b, 1, queries]` and `[b, 1, queries, keys]`.
+    The selected blocks come first. The shapes are `[b, 1, queries]` and `[b, 1, queries, keys]`.
     """
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], indices.int()[:, None]
 
 
 def _padded(length: int) -> int:
-    """Round up to a multiple of 128 and of an eighth of the next power of two: four lengths per doubling.
+    """Round a length up to a multiple of 128 and of an eighth of the next power of two: four lengths per doubling.
 
-    At lengths of 512 tokens or more, this adds at most a quarter.
+    This adds at most a quarter to lengths of 512 tokens or more.
     """
     step = max(BLOCK, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step
@@ -124,8 +124,8 @@ def _cap(softcap: float) -> Callable[..., Tensor]:
 @cache
 def _compiled() -> Callable[..., Tensor]:
     # Compile one kernel per shape. With dynamic shapes, a second soft cap or scale in one process would become a
-    # symbol, which flex_attention does not support. `_padded` limits the number of shapes; exceeding the limit raises,
-    # because the fallback would store all s * s scores.
+    # symbol, which flex_attention does not support. `_padded` limits the number of shapes. Exceeding `recompile_limit`
+    # raises an exception, because the fallback would store all s * s scores.
     compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]  # stubs lack recompile_limit
         flex_attention, dynamic=False, fullgraph=True, recompile_limit=128
     )

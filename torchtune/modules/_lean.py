@@ -1,15 +1,15 @@
 """Lean layers: the same computation as torch's modules, with fewer saved tensors and fewer copies.
 
-In torch's modules, which are the reference, autograd decides which tensors are saved for the backward pass. Here each
-operation saves only the tensors that its backward pass needs, and reuses memory in place. Values and gradients are
-equal up to the order of summation; `tests/modules/test_lean.py` compares both.
+In torch's modules, which are the reference, autograd decides which tensors are saved for the backward pass. In lean
+layers, each operation saves only the tensors that its backward pass needs, and reuses memory in place. Values and
+gradients are equal up to the order of summation; `tests/modules/test_lean.py` compares both.
 
-| | saved by autograd, in addition to parameters | saved here |
+| | saved by autograd, in addition to parameters | saved by lean layers |
 |---|---|---|
 | gated feed-forward | gate, activated gate, up, their product if `down_proj` is trained | gate, up, the same product |
 | linear layer with LoRA | its input, the inner product | the same; avoids full-size temporary tensors |
 | RMS norm of a bfloat16 input | its input in float32 | its input |
-| rotary positions | nothing; makes six copies of the size of the queries | nothing; makes one copy |
+| rotary positions | nothing, but six copies of the queries are made | nothing, and one copy is made |
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ class Lean:
     """Base of layers that also have a lean implementation, which saves less for the backward pass."""
 
     is_lean = False
-    """Whether the lean implementation is used where it applies; set by `lean`."""
+    """Whether the lean implementation is used where possible; set by `lean`."""
 
     def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
-        """Return whether to use the lean implementation for x: it requires equal dtypes and no autocast."""
+        """Return whether to use the lean implementation for x, which requires equal dtypes and no autocast."""
         is_plain = not self.is_lean or torch.is_autocast_enabled(x.device.type)
         return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
 

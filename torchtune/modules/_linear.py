@@ -14,10 +14,10 @@ from torchtune.modules._lean import Lean, product
 
 
 def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
-    """Initialize a weight from a normal distribution of standard deviation 0.02, in place, and its bias with zeros.
+    """Initialize a weight in place from a normal distribution with standard deviation 0.02, and its bias with zeros.
 
-    The standard deviation is `initializer_range` of Hugging Face's LlamaConfig. Meta tensors are skipped: initializing
-    them would cost 2 s of imports (torch 2.13).
+    The standard deviation is the default `initializer_range` of Hugging Face's LlamaConfig. Meta tensors are skipped:
+    initializing them would trigger imports that take 2 s (torch 2.13).
     """
     if not weight.is_meta:
         initialize(weight, nn.init.normal_, std=0.02)
@@ -30,7 +30,7 @@ class Linear(Lean, Adaptable, nn.Linear):
 
     A subclass that represents the weight differently, such as in quantized form, overrides `weight_matrix` and, if it
     can be initialized, `reset_parameters`; adapters, merging and PEFT folders use the result of `weight_matrix`. A
-    matrix that is computed from the layer's parameters and buffers is not saved for the backward pass, but recomputed.
+    matrix that is computed from parameters and buffers is recomputed in the backward pass instead of being saved.
 
     Args:
         in_features: Width of the input.
@@ -60,11 +60,11 @@ class Linear(Lean, Adaptable, nn.Linear):
 
     @property
     def adapter_sizes(self) -> tuple[int, int]:
-        """Input and output width of an adapter."""
+        """Input and output widths of an adapter."""
         return self.in_features, self.out_features
 
     def weight_matrix(self) -> Tensor:
-        """Return the weight `[out, in]` in the dtype that the layer computes in, without the adapter."""
+        """Return the weight `[out, in]`, not including the adapter's update, in the layer's compute dtype."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ class Linear(Lean, Adaptable, nn.Linear):
         return F.linear(x, weight, bias)
 
     def recomputation(self, weight: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that recomputes a weight matrix in the backward pass; None if it is a parameter.
+        """Return a function that recomputes a weight matrix in the backward pass; None if the matrix is a parameter.
 
-        The result is also None in compiled code and under autocast, which control saved tensors and products
-        themselves.
+        The result is also None in compiled code and under autocast, which choose the saved tensors and the dtype of
+        products themselves.
         """
         is_parameter = weight is self._parameters.get("weight")
         if is_parameter or torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type):
@@ -111,7 +111,7 @@ class Embedding(Adaptable, nn.Embedding):
     """An adaptable `nn.Embedding`, initialized by `init_weight`.
 
     Args:
-        num_embeddings: Rows of the table.
+        num_embeddings: Number of rows of the table.
         embedding_dim: Width of an embedding.
         device: Device of the table; None: torch's default device.
     """
@@ -128,11 +128,11 @@ class Embedding(Adaptable, nn.Embedding):
 
     @property
     def adapter_sizes(self) -> tuple[int, int]:
-        """Width of an adapter's input, a token's one-hot vector, and of its output."""
+        """Widths of an adapter's input (a token's one-hot vector) and of its output."""
         return self.num_embeddings, self.embedding_dim
 
     def weight_matrix(self) -> Tensor:
-        """Return the table `[v, d]`, without the adapter."""
+        """Return the table `[v, d]`, not including the adapter's update."""
         return self.weight
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ class RotarySpec(PositionsSpec):
     rope_scaling: RopeScaling | None = None
     """Scaling of the rotary frequencies for long sequences; None: no scaling."""
     rope_local_base: float | None = field(default=None, validator=optional(gt(0)))
-    """Base of the unscaled rotary frequencies of sliding-window layers; None: the frequencies of the other layers."""
+    """Base of the unscaled rotary frequencies of sliding-window layers; None: as in the other layers."""
 
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
-        """Return the rotary embeddings; the same object twice if sliding-window layers use the same frequencies."""
+        """Return the rotary embeddings; both are the same object if sliding-window layers use the same frequencies."""
         rotary = RotaryEmbedding(rotary_dim, self.rope_base, self.rope_scaling)
         if self.rope_local_base is None:
             return rotary, rotary

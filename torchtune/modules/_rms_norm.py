@@ -14,7 +14,7 @@ class RMSNormSpec(NormSpec):
     """RMS norms."""
 
     norm_offset: float = 0.0
-    """Added to the weight of every norm; 1 if checkpoints store the weight minus one."""
+    """Offset added to the weight of every norm; 1 if checkpoints store the weight minus one."""
 
     def build(self, dim: int) -> "RMSNorm":
         """Build a norm of vectors of width `dim`."""
@@ -24,12 +24,12 @@ class RMSNormSpec(NormSpec):
 class RMSNorm(Lean, nn.Module):
     """Scale vectors to a root mean square of one, then by a learned weight (arXiv 1910.07467, equation 4).
 
-    Computed in float32 or wider, regardless of the input's dtype.
+    The norm is computed in float32 or wider, regardless of the input's dtype.
 
     Args:
         dim: Width of the vectors.
-        eps: Added to the mean square.
-        offset: Added to the weight; Gemma's checkpoints store the weight minus one.
+        eps: Constant added to the mean square.
+        offset: Offset added to the weight; Gemma's checkpoints store the weight minus one.
     """
 
     def __init__(self, dim: int, eps: float, offset: float = 0.0) -> None:
