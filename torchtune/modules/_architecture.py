@@ -17,7 +17,7 @@ from torchtune.modules._rms_norm import RMSNormSpec
 class Architecture:
     """The sizes and constants that define a decoder, and the specs of the parts of its layers.
 
-    A model stores its architecture, from which its config.json is written when the model is saved.
+    A model stores its architecture; when the model is saved, its config.json is derived from it.
     """
 
     family: str = "llama"
@@ -55,7 +55,7 @@ class Architecture:
                 spec classes; the defaults are Llama's.
 
         Raises:
-            TypeError: No spec has a field of this name, or a field without a default is missing.
+            TypeError: An argument is not a field of this class or a spec, or a field without a default is missing.
             ValueError: A number is out of range.
         """
         kinds = {name: values.pop(name, kind) for name, kind in _LLAMA.items()}

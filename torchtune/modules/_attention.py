@@ -42,7 +42,7 @@ class GroupedQuerySpec(AttentionSpec):
     num_heads: int = field(validator=gt(0))
     """Query heads per layer."""
     num_kv_heads: int = field(validator=[gt(0), _is_divisor_of_num_heads])
-    """Key-value heads per layer; fewer than `num_heads` makes it grouped-query attention (arXiv 2305.13245)."""
+    """Key-value heads per layer; if fewer than `num_heads`, attention is grouped-query attention (arXiv 2305.13245)."""
     head_dim: int = field(validator=[gt(0), _is_even])
     """Width of one head."""
     qkv_bias: bool = False
@@ -58,16 +58,16 @@ class GroupedQuerySpec(AttentionSpec):
     window: int | None = field(default=None, validator=optional(gt(0)))
     """Size of the sliding window, in keys, including the query's own; None: no sliding window."""
     full_attention_every: int | None = field(default=None, validator=optional(gt(0)))
-    """Every n-th layer (from 1) has full attention instead of the sliding window; None: all layers have the window."""
+    """Every n-th layer, counted from 1, has full attention instead of the sliding window; None: no layer does."""
 
     @property
     def rotary_dim(self) -> int:
-        """Rotated channels per head: all of them."""
+        """Number of channels per head that are rotated, which is all of them."""
         return self.head_dim
 
     @property
     def query_width(self) -> int:
-        """Total channels of all query heads."""
+        """Total number of channels of all query heads."""
         return self.num_heads * self.head_dim
 
     def window_of(self, index: int) -> int | None:
@@ -121,11 +121,12 @@ class Attention(Lean, nn.Module):
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = self._rotate(q, rotation), self._rotate(k, rotation)
-        # The rotation returns q and k in float32. On a CPU they stay in float32: the forward pass of bfloat16
-        # attention is as fast, but its backward pass takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
+        # The rotation returns q and k in float32. On a CPU, attention is computed in float32: in bfloat16, the forward
+        # pass is as fast, but the backward pass takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
         dtype = q.dtype if x.device.type == "cpu" else v.dtype
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        # A single token after a cache attends to all keys; with is_causal it would attend to the first one only.
+        # A single token that follows cached tokens attends to all keys; with is_causal, it would attend only to the
+        # first key.
         is_causal = mask is None and (cache is None or q.shape[2] > 1)
         if cache is not None:
             k, v = cache.update(k, v, rotation.positions)
@@ -160,7 +161,7 @@ def attend(
     """Compute scaled dot-product attention; each group of query heads shares a key-value head.
 
     Without a soft cap, a torch kernel is used, avoiding copies of the keys where possible. With a soft cap, the scores
-    are computed explicitly, because torch has no CPU kernel for it.
+    are computed explicitly, because torch has no CPU kernel that supports soft caps.
 
     Args:
         q: `[b, h, s, head_dim]`.
@@ -176,7 +177,7 @@ def attend(
     """
     if softcap is None and q.shape[0] == 1 and k.shape[1] < q.shape[1] and q.device.type == "cpu":
         # On a CPU, `enable_gqa` copies keys and values for each head of a group and keeps the copies for the backward
-        # pass. With groups as batch rows, keys and values are expanded views.
+        # pass. If the groups are passed as the batch dimension instead, keys and values are expanded views.
         groups = torch.unflatten(q[0], 0, (k.shape[1], -1))  # [kv_heads, group, s, head_dim]
         keys, values = (x[0][:, None].expand(-1, groups.shape[1], -1, -1) for x in (k, v))
         out = F.scaled_dot_product_attention(groups, keys, values, mask, is_causal=is_causal, scale=scale)
@@ -197,7 +198,7 @@ def attend(
 
 
 def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """Return the attention function for packed rows: one of the three functions below.
+    """Return the attention function for packed rows: `attend_by_document`, `attend_by_block` or `attend_by_mask`.
 
     Tokens attend to earlier tokens of their document. The arguments are q `[b, h, s, head_dim]`, k and v
     `[b, kv_heads, s, head_dim]`, the documents and the size of the sliding window in keys, including the query's own
@@ -205,9 +206,9 @@ def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Call
     """
     if device_type == "cpu":
         return attend_by_document
-    # `varlen_attn` (torch 2.13) also supports windows, grouped heads and gradients, but being based on flash
-    # attention, it supports neither soft caps nor float32. flex_attention supports all of these, except float64 and
-    # heads narrower than 16, the smallest size that Triton can multiply.
+    # `varlen_attn` (torch 2.13) supports windows, grouped heads and gradients, but neither soft caps nor float32,
+    # because it is based on flash attention. flex_attention supports all of these, but neither float64 nor heads
+    # narrower than 16, the smallest size that Triton can multiply.
     if device_type == "cuda" and head_dim >= 16 and dtype != torch.float64:
         return attend_by_block
     return attend_by_mask
@@ -216,7 +217,7 @@ def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Call
 def attend_by_document(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **options: Any
 ) -> Tensor:
-    """Attend to each document separately, so that no masked score is computed."""
+    """Compute the attention of each document separately, so that no masked scores are computed."""
     remaining_spans = iter(documents.spans)
     rows = []
     # Split rather than slice: in the backward pass, each slice would allocate and add a gradient of the full row.
@@ -246,8 +247,8 @@ def _prefixes(
 ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
     """Return the keys and values of each prefix in a row, by the prefix's first column and length.
 
-    Each prefix is sliced only once for all documents that continue it, so that their gradients are summed before the
-    backward pass of the slice.
+    Each prefix is sliced only once and shared by all documents that continue it, so that the documents' gradients are
+    summed before the backward pass of the slice.
     """
     indices = {start: i for i, (_, start, *_) in enumerate(spans)}
     return {
@@ -259,12 +260,12 @@ def _prefixes(
 def attend_by_block(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **options: Any
 ) -> Tensor:
-    """Attend with a kernel that skips masked blocks; not yet run on a GPU."""
+    """Attend with a kernel that skips masked blocks; it has not been run on a GPU yet."""
     return flex_attend(q, k, v, documents.block_mask(window), **options)
 
 
 def attend_by_mask(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **options: Any
 ) -> Tensor:
-    """Attend with a dense mask of s * s pairs, on any device; not yet run on a GPU."""
+    """Attend with a dense mask of s * s pairs, on any device; this has not been run on a GPU yet."""
     return attend(q, k, v, documents.mask(window), is_causal=False, **options)

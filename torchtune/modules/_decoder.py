@@ -40,14 +40,14 @@ class Decoder(nn.Module):
             self.lm_head = Linear(a.embed_dim, a.vocab_size)
 
     def init_weights(self) -> None:
-        """Initialize all weights, including adapters, as when the model is built."""
+        """Initialize all weights, including adapters, in the same way as when the model is built."""
         for module in self.modules():
             if isinstance(module, HasReset):
                 module.reset_parameters()
 
     @property
     def head_weight(self) -> Tensor:
-        """The output head's weight `[v, d]`, without its adapter (see `head`)."""
+        """The output head's weight `[v, d]`, not including its adapter's update (see `head`)."""
         return self._head_layer.weight
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         documents: Documents | None = None,
         aggregates: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Compute the hidden states after the final norm, which `head` turns into logits.
+        """Compute the hidden states after the final norm, from which `logits` computes the logits.
 
         Args:
             tokens: Token ids `[b, s]`, padded on the right; padding does not affect other tokens.
@@ -174,12 +174,12 @@ class Decoder(nn.Module):
     ) -> dict[int | None, Tensor | None]:
         """Return the attention masks `[b or 1, 1, s, keys]`, by sliding window.
 
-        None stands for causal attention, and for a single token that attends to every key.
+        None means causal attention or, for a single token, attention to every key.
         """
         length = tokens.shape[1]
         keys = start + length
         slots = torch.arange(keys, device=tokens.device)
-        # With a cache, positions are the columns of a row's tokens; without one, columns are counted along the row.
+        # With a cache, a token's column is its position; without one, columns are counted along the row.
         columns = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]
         columns = columns[:, None, :, None]  # [b or 1, 1, s, 1]
         is_plain = (positions is None and (start == 0 or length == 1)) or not has_cache

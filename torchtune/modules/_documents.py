@@ -1,4 +1,4 @@
-"""Packed rows: multiple documents per row that must not attend to each other."""
+"""Packed rows, which contain multiple documents that must not attend to each other."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
@@ -65,7 +65,7 @@ class Documents:
         """Build documents from their lengths.
 
         Args:
-            lengths: Tokens of each document, row by row; all rows have the same total.
+            lengths: Number of tokens in each document, row by row; all rows have the same total.
             prefixes: Start column and length of each document's prefix, row by row; (0, 0) for a document without a
                 prefix. None: no document has a prefix.
             device: Device of the tokens.
@@ -81,7 +81,7 @@ class Documents:
 
     @property
     def lengths(self) -> list[list[int]]:
-        """Number of tokens in each document without its prefix, row by row."""
+        """Number of tokens in each document, not including its prefix, row by row."""
         lengths: list[list[int]] = [[] for _ in range(self.spans[-1][0] + 1)]
         for row, start, end, _, _ in self.spans:
             lengths[row].append(end - start)
@@ -104,7 +104,7 @@ class Documents:
         return self._columns - start + prefix_length
 
     def first_keys(self, window: int | None) -> Tensor:
-        """Return, for each query, the first column that it attends to, `[b, s]`; the last column is the query's own."""
+        """Return the first column that each query attends to, `[b, s]`; the last one is the query's own column."""
         start = self._spans_by_token()[1]
         return start if window is None else start.maximum(self._columns - window + 1)
 
@@ -133,8 +133,8 @@ class Documents:
         """Return the mask `[1, 1, length, prefix_length + length]` of one document; None: plain causal attention.
 
         Args:
-            length: Tokens of the document after its prefix, which are the queries.
-            prefix_length: Tokens of the prefix, which are the first keys.
+            length: Number of tokens in the document after its prefix; they are the queries.
+            prefix_length: Number of tokens in the prefix; they are the first keys.
             window: Size of the sliding window, in keys, including the query's own; None: no window.
             device: Device of the keys.
         """

@@ -5,7 +5,7 @@ from attrs import define
 from torch import Tensor
 
 FIRST_SLOTS = 256
-"""Initial size of a growing cache, in tokens: growing from a smaller size would only add copies."""
+"""Initial size of a growing cache, in tokens; a smaller initial size would only lead to more copies."""
 
 
 @define(eq=False)
@@ -18,9 +18,9 @@ class LayerCache:
     max_seq_len: int
     """Maximum number of slots, in tokens."""
     grows: bool = False
-    """Whether the number of slots doubles as needed; otherwise the first update allocates all of them."""
+    """Whether the number of slots doubles as needed; otherwise, the first update allocates all of them."""
     length: int = 0
-    """Slots that may be in use: the length of the longest sequence of the batch."""
+    """Number of slots that may be in use: the length of the longest sequence in the batch."""
     _keys: Tensor | None = None
     _values: Tensor | None = None
 
@@ -72,8 +72,8 @@ class KVCache:
     Args:
         num_layers: Number of decoder layers.
         max_seq_len: Maximum length of a sequence, prompt and answer together, in tokens.
-        grows: Whether memory doubles with the length, up to `max_seq_len`; otherwise the first update allocates all of
-            it, and nothing is ever copied.
+        grows: Whether the number of slots doubles as needed, up to `max_seq_len`; otherwise, the first update allocates
+            all of them, and nothing is ever copied.
     """
 
     def __init__(self, num_layers: int, max_seq_len: int, *, grows: bool = False) -> None:
@@ -82,15 +82,15 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest sequence so far."""
+        """Number of tokens in the longest sequence so far."""
         return self.layers[0].length
 
     def keep(self, rows: Tensor, length: int) -> None:
-        """Keep some of the sequences, so that finished sequences use no more compute or memory.
+        """Keep some of the sequences, so that finished sequences no longer use compute or memory.
 
         Args:
             rows: `[n]`, the indices of the sequences to keep, in their new order.
-            length: Tokens of the longest sequence that is kept.
+            length: Number of tokens in the longest sequence that is kept.
         """
         for layer in self.layers:
             layer.keep(rows, length)

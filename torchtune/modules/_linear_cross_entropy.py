@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 class LinearCrossEntropy(nn.Module):
     """Cross-entropy of `softmax(hidden @ weight.T)`, computed in chunks of tokens.
 
-    The logits have `tokens x vocabulary` elements, and an ordinary backward pass stores several copies. Here the
+    The logits have `tokens x vocabulary` elements, and an ordinary backward pass stores several copies. This module's
     forward pass computes the gradients of each chunk together with its logits, and then frees the logits. Positions
     without a target cost nothing, a frozen weight gets no gradient, and sums are in float32 or wider. A batch without
-    targets has loss 0 and zero gradients.
+    targets has a loss of 0 and zero gradients.
 
     Args:
         reduction: "sum" over the targets, or their "mean" (0 without targets).
@@ -99,7 +99,7 @@ class ChunkSoftmax(NamedTuple):
         return total / self.exp_sums + self.exp_sums.log()
 
     def logit_gradients(self, coefficients: Tensor | float) -> Tensor:
-        """Replace `exps` by the gradient of `-(coefficients * log_probs).sum()` with respect to `hidden @ weight.T`.
+        """Replace `exps` with the gradient of `-(coefficients * log_probs).sum()` with respect to `hidden @ weight.T`.
 
         Args:
             coefficients: `[c, 1]`, or one number for all positions.
@@ -107,9 +107,9 @@ class ChunkSoftmax(NamedTuple):
         Returns:
             `[c, v]`, float32 or wider.
         """
-        # The gradient of one negative log-probability is the softmax minus one at the label. Coefficients are applied
-        # to the softmax's divisor, [c, 1] numbers, which saves a pass over [c, v]; a coefficient of zero makes the
-        # divisor infinite and the gradient zero.
+        # The gradient of one negative log-probability is the softmax minus one at the label. Applying the coefficients
+        # to the softmax's divisor, [c, 1], saves a pass over [c, v]; a coefficient of zero makes the divisor infinite
+        # and the gradient zero.
         scales = coefficients / self.temperature
         grad = self.exps.div_(self.exp_sums / scales)
         grad.scatter_add_(-1, self.labels, torch.ones_like(self.exp_sums) * -scales)
@@ -149,10 +149,10 @@ class ChunkedHead:
         # on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
         self.compute_dtype = self.sum_dtype if hidden.device.type == "cpu" else hidden.dtype
         self.head = weight.to(self.compute_dtype)  # [v, d]
-        # Inputs that were bfloat16 keep their values, so that products may be computed in bfloat16, which is several
-        # times as fast on CPUs with bfloat16 units. The logits remain exact because sums are in float32. For the
-        # hidden states' gradient, which becomes bfloat16 anyway, the probabilities are rounded to bfloat16. A trained
-        # head's gradient stays float32.
+        # Converting bfloat16 inputs to float32 does not change their values, so products may be computed in bfloat16,
+        # which is several times as fast on CPUs with bfloat16 units. The logits remain exact because sums are in
+        # float32. The gradient of the hidden states becomes bfloat16 anyway, so the probabilities are rounded to
+        # bfloat16 for it. The gradient of a trained head stays float32.
         is_bfloat16 = hidden.dtype == weight.dtype == torch.bfloat16 and self.compute_dtype == torch.float32
         self.product_precision = _bfloat16_products if is_bfloat16 else nullcontext
         self.gradient_head = weight if is_bfloat16 and _has_bfloat16_units() else self.head  # [v, d]

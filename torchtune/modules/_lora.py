@@ -40,7 +40,7 @@ class LoRA(_LowRank):
     peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 
     def reset(self, weight: Tensor) -> None:  # noqa: ARG002 -- other kinds need the weight
-        """Initialize A as `nn.Linear` initializes its weight, and set B to zero."""
+        """Initialize A in the same way as the weight of an `nn.Linear`, and set B to zero."""
         if self.lora_a.is_meta:
             return
         initialize(self.lora_a, nn.init.kaiming_uniform_, a=math.sqrt(5))

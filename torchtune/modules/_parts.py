@@ -1,4 +1,4 @@
-"""Interfaces of the parts of a decoder layer: their specs, and optional protocols.
+"""Interfaces of the parts of a decoder layer: specs, and optional protocols.
 
 A spec contains the sizes of a part, and its method `build` returns the module. `Architecture` contains one spec of
 each kind. Field names are unique among the specs of an architecture, so that `Architecture.from_values` and `flat` can
@@ -26,12 +26,12 @@ class AttentionSpec(ABC):
     @property
     @abstractmethod
     def rotary_dim(self) -> int:
-        """Channels per head that are rotated by positions; even."""
+        """Number of channels per head that are rotated by positions; it must be even."""
 
     @property
     @abstractmethod
     def query_width(self) -> int:
-        """Total channels of all query heads, which are multiplied for each pair of a query and a key."""
+        """Total number of channels of all query heads: the multiplications for each pair of a query and a key."""
 
     @abstractmethod
     def window_of(self, index: int) -> int | None:
@@ -82,9 +82,9 @@ class NormSpec(ABC):
     """Spec of all norms of a decoder."""
 
     norm_eps: float = field(validator=gt(0))
-    """Added to the mean square inside every norm."""
+    """Constant added to the mean square (or variance) inside every norm."""
     norm_layout: Literal["pre", "post", "both"] = "pre"
-    """Position of a layer's norms: before attention and feed-forward, after them, or both."""
+    """Where a layer has norms: before attention and feed-forward, after them, or both."""
 
     @property
     def names(self) -> NormNames:
@@ -135,7 +135,7 @@ class HasReset(Protocol):
 
 
 def active_fractions(model: nn.Module) -> dict[str, float]:
-    """Return the fraction of tokens that use each parameter, by name; 1 unless a part declares less."""
+    """Return the fraction of tokens that use each parameter, by name; 1 unless a part declares a smaller fraction."""
     fractions = {name: 1.0 for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():
         parameters = module.named_parameters(prefix)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @frozen(kw_only=True)
 class RopeScaling:
-    """Scaling of rotary frequencies for sequences longer than in pre-training.
+    """Scaling of rotary frequencies for sequences that are longer than those seen in pre-training.
 
     `linear` divides every frequency by the factor (arXiv 2306.15595). `llama3` divides low frequencies, keeps high ones
     and interpolates in between (Llama 3.1's `apply_scaling`, and `rope_type: llama3` in its config.json).
@@ -26,7 +26,7 @@ class RopeScaling:
     high_freq_factor: float = field(default=4.0, validator=gt(0))
     """Frequencies with more turns than this over the original length are high."""
     original_max_seq_len: int = field(default=8192, validator=gt(0))
-    """Longest sequence of pre-training, in tokens."""
+    """Maximum sequence length in pre-training (tokens)."""
 
 
 @define(eq=False)
@@ -34,7 +34,7 @@ class Rotation:
     """Rotation of queries and keys by the angles of a batch's positions.
 
     This is an object rather than a pair of tensors, so that code that casts a layer's inputs, such as FSDP's mixed
-    precision, does not round the angles to 8 bits.
+    precision, does not round the angles to bfloat16.
     """
 
     positions: Tensor
@@ -62,8 +62,8 @@ class Rotation:
 class RotaryEmbedding:
     """Rotary position embeddings (RoPE, arXiv 2104.09864, section 3.2.2).
 
-    The angles are computed once per forward pass for all layers, in less than a thousandth of its time. There are no
-    tables, so no buffer can be lost on the meta device or cast with the model.
+    The angles are computed once per forward pass for all layers, which takes less than a thousandth of the pass's time.
+    No tables are stored, so no buffer can be lost on the meta device or cast with the model.
 
     Args:
         head_dim: Width of one head; even.

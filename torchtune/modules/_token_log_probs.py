@@ -22,8 +22,8 @@ def token_log_probs(
     """Compute `log_softmax(hidden @ weight.T)` at the labels, in chunks of tokens.
 
     The full logits `[n, v]` are never stored, not even in the backward pass; each log-probability may have a different
-    upstream gradient. A frozen weight gets no gradient. `LinearCrossEntropy` returns their negative sum; it computes
-    the logits of a trained head once, whereas this function recomputes them in the backward pass.
+    upstream gradient. A frozen weight gets no gradient. `LinearCrossEntropy` returns the negative sum of these values.
+    It computes the logits of a trained head only once; this function recomputes them in the backward pass.
 
     Args:
         hidden: `[n, d]`, the output head's inputs.
@@ -121,11 +121,11 @@ class _TokenLogProbs(torch.autograd.Function):
         with_entropies: bool,
     ) -> tuple[Tensor, Tensor]:
         # If the head is frozen, the gradient of a position's hidden state is its upstream gradient, a scalar, times a
-        # vector that is computed here, where the logits are available. It is saved instead of the hidden states, which
-        # have the same size. Both passes together take 0.64 times as long as with logits recomputed in the backward
-        # pass ([512, 576] by [16384, 576] in float32, one thread: 0.23 s and 0.36 s), with the same memory. The
-        # gradient of a trained head is a sum over positions, weighted by upstream gradients; it needs recomputed
-        # logits.
+        # vector that is computed in this forward pass, while the logits are available. The vectors are saved instead of
+        # the hidden states, which have the same size. Compared with recomputing the logits in the backward pass, both
+        # passes together take 0.64 times as long ([512, 576] by [16384, 576] in float32, one thread: 0.23 s and
+        # 0.36 s) and the same memory. The gradient of a trained head is a sum over positions, weighted by upstream
+        # gradients, so the logits must be recomputed.
         needs_hidden_grad, needs_weight_grad = (
             needs_grad and trained for trained in ctx.needs_input_grad[:2]
         )
