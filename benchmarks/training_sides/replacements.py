@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchtune import training
 from torchtune.internals import OUTCOMES
-from torchtune.modules import _attention, _lean, _linear
+from torchtune.modules import _attend, _lean, _linear
 
 
 def weights_copied(model: nn.Module) -> None:
@@ -21,12 +21,12 @@ def weights_copied(model: nn.Module) -> None:
 
 def attention_in_bfloat16(_: nn.Module) -> None:
     """Compute attention in bfloat16 instead of with float32 products."""
-    attend = _attention.attend_by_document  # the kernel on a CPU
+    attend = _attend.attend_per_document  # the kernel on a CPU
 
     def in_bfloat16(q: Tensor, k: Tensor, v: Tensor, *args: Any, **options: Any) -> Tensor:
         return attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), *args, **options)
 
-    _attention.document_kernel = lambda *_: in_bfloat16
+    _attend.attend_per_document = in_bfloat16
 
 
 class _OneDnnProduct(_lean._Product):

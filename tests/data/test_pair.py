@@ -3,14 +3,15 @@
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import flex_attention
 
 from tests.data.pairs import pair_of, pairs
+from tests.modules.kernels import uncompiled_flex, use_kernel
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from torchtune.data import (
@@ -25,7 +26,8 @@ from torchtune.data import (
     split_off,
     truncate,
 )
-from torchtune.modules import Decoder, Documents, _attention, _flex_attention
+from torchtune.modules import Decoder, Documents
+from torchtune.modules._attention_kernels import Kernel
 
 SETTINGS: dict[str, Any] = {"shuffle": True, "seed": 3, "pad_id": 0}
 
@@ -45,21 +47,13 @@ def test_a_batch_row_contains_the_prompt_once_followed_by_both_answers() -> None
     assert (batch.lengths, batch.n_shared, batch.n_padding) == ((4, 3, 3, 1, 3, 1), 2, 5)
 
 
-KERNELS = {
-    "document": _attention.attend_by_document,
-    "mask": _attention.attend_by_mask,
-    "block": _attention.attend_by_block,
-}
-
-
-@pytest.fixture(params=KERNELS)
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Select the attention kernel for packs; on a CPU, `flex_attention` runs uncompiled and without gradients."""
-    name: str = request.param
-    monkeypatch.setattr(_attention, "document_kernel", lambda *_: KERNELS[name])
-    monkeypatch.setattr(_flex_attention, "_compiled", lambda: flex_attention.flex_attention)
-    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    return name
+@pytest.fixture(params=["per_document", "scores", "flex"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Select the attention kernel for packs; `flex_attention` runs uncompiled."""
+    name: Kernel = request.param
+    use_kernel(monkeypatch, name)
+    with uncompiled_flex():
+        yield name
 
 
 def packed_batch(rows: list[Pair]) -> Batch:
@@ -84,8 +78,9 @@ def gradients(model: Decoder, value: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.usefixtures("kernel")
 def test_packed_pairs_match_separate_answers(
-    kernel: str, window: int | None, softcap: float | None, dtype: torch.dtype
+    window: int | None, softcap: float | None, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     architecture = TINY.evolve(max_seq_len=40, window=window, attention_softcap=softcap)
@@ -100,12 +95,9 @@ def test_packed_pairs_match_separate_answers(
     separate = torch.cat([log_probs(exact, collate([sequence], 0)) for sequence in sequences])
     # This loss depends on both answers of a pair, as in preference tuning.
     weights = torch.linspace(-1, 1, len(sequences), dtype=torch.float64)
-    with torch.set_grad_enabled(kernel != "block"):
-        packed = log_probs(model, batch)
+    packed = log_probs(model, batch)
     tolerance = FLOAT64 if dtype == torch.float64 else bound(dtype, 3 * roundings(architecture, 30))
     assert_near(packed, separate, tolerance)
-    if kernel == "block":
-        return
     packed_gradients = gradients(model, (packed * weights.to(dtype)).sum())
     separate_gradients = gradients(exact, (separate * weights).sum())
     assert_near(packed_gradients, separate_gradients, tolerance)

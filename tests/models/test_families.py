@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.formats.float64 import float64_transformers
+from tests.modules.kernels import uncompiled_flex, use_kernel
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from torchtune.formats import (
     architecture_from_hf,
@@ -19,7 +20,8 @@ from torchtune.formats import (
 )
 from torchtune.formats.hf._weights import hf_groups, is_transposed
 from torchtune.generation import generate
-from torchtune.modules import Decoder, Documents, KVCache, _attention, add_lora, lora_state
+from torchtune.modules import Decoder, Documents, KVCache, add_lora, lora_state
+from torchtune.modules._attention_kernels import Kernel
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SMALL: dict[str, Any] = {
@@ -173,16 +175,17 @@ def test_right_padding_does_not_affect_other_tokens(pair: Pair) -> None:
 LENGTHS = [[9, 1, 17, 3], [20, 10]]  # document lengths in two rows; some are longer than the sliding windows
 
 
-@pytest.mark.parametrize("attend_by_mask", [False, True])
+@pytest.mark.parametrize("kernel", ["per_document", "flex", "scores"])
 def test_packed_documents_match_separate_documents(
-    pair: Pair, attend_by_mask: bool, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if attend_by_mask:  # as on other devices
-        monkeypatch.setattr(_attention, "document_kernel", lambda *_: _attention.attend_by_mask)
+    use_kernel(monkeypatch, kernel)
     tokens = rows(2, 30)
     weights = torch.randn(2, 30, pair.model.architecture.vocab_size, dtype=torch.float64)
-    packed = pair.model(tokens, documents=Documents.from_lengths(LENGTHS))
-    (packed * weights).sum().backward()
+    with uncompiled_flex():
+        packed = pair.model(tokens, documents=Documents.from_lengths(LENGTHS))
+        (packed * weights).sum().backward()
+    monkeypatch.undo()
     gradients = {name: _gradient(p).clone() for name, p in pair.model.named_parameters()}
     pair.model.zero_grad()
     for row, lengths in enumerate(LENGTHS):

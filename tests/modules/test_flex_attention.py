@@ -1,6 +1,6 @@
 """Attention kernels for packs match separate attention within each document."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention
 
+from tests.modules.kernels import attend_to_documents, uncompiled_flex
 from tests.tolerance import FLOAT64, assert_near, bound
 from torchtune.modules import Documents, _flex_attention
-from torchtune.modules._attention import attend_by_block, attend_by_document, attend_by_mask, document_kernel
+from torchtune.modules._attention_kernels import Kernel
 
 LENGTHS = [[5, 1, 150, 44, 130], [200, 130]]
 """Document lengths in two rows of 330 tokens, which are padded to 384."""
@@ -39,11 +40,10 @@ def heads(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tens
 
 
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run `flex_attention` uncompiled, as compiling it requires a C++ compiler and takes half a minute."""
-    monkeypatch.setattr(_flex_attention, "_compiled", lambda: flex_attention.flex_attention)
-    # Without this switch, torch warns that uncompiled attention is slow.
-    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+def uncompiled() -> Iterator[None]:
+    """Run `flex_attention` uncompiled."""
+    with uncompiled_flex():
+        yield
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -55,26 +55,30 @@ def test_block_attention_matches_separate_attention_per_document(
 ) -> None:
     packed = documents(lengths)
     q, k, v = heads(sum(lengths[0]))
-    expected = attend_by_document(q, k, v, packed, window, scale=0.3, softcap=softcap)
-    out = attend_by_block(q, k, v, packed, window, scale=0.3, softcap=softcap)
+    expected = attend_to_documents("per_document", q, k, v, packed, window, scale=0.3, softcap=softcap)
+    out = attend_to_documents("flex", q, k, v, packed, window, scale=0.3, softcap=softcap)
     assert_near(out, expected, FLOAT64)
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("kernel", [attend_by_document, attend_by_block, attend_by_mask])
+@pytest.mark.parametrize("kernel", ["per_document", "flex", "sdpa", "scores"])
 @pytest.mark.parametrize("prefixes", PREFIXES)
 @pytest.mark.parametrize("window", [None, 3, 40, 140])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_documents_attend_to_their_prefixes(
-    kernel: Callable[..., Tensor], prefixes: str, window: int | None, softcap: float | None
+    kernel: Kernel, prefixes: str, window: int | None, softcap: float | None
 ) -> None:
+    if kernel == "sdpa" and softcap is not None:
+        return  # not among its conditions
     packed = Documents.from_lengths(*PREFIXES[prefixes])
     q, k, v = heads(330)
-    out = kernel(q, k, v, packed, window, scale=0.3, softcap=softcap)
+    out = attend_to_documents(kernel, q, k, v, packed, window, scale=0.3, softcap=softcap)
     for row, start, end, prefix_start, n in packed.spans:  # each with its prefix
         columns = [*range(prefix_start, prefix_start + n), *range(start, end)]
         q1, k1, v1 = (x[row : row + 1, :, columns] for x in (q, k, v))
-        separate = attend_by_mask(q1, k1, v1, documents([[len(columns)]]), window, scale=0.3, softcap=softcap)
+        separate = attend_to_documents(
+            "scores", q1, k1, v1, documents([[len(columns)]]), window, scale=0.3, softcap=softcap
+        )
         assert_near(out[row : row + 1, :, start:end], separate[:, :, n:], FLOAT64)
 
 
@@ -104,30 +108,6 @@ def test_block_masks_match_the_masks_that_torch_builds_from_all_pairs(window: in
         assert window in {1, 40, 129} or counts.sum() > 0  # wide windows have both kinds of blocks
 
 
-def test_block_masks_are_cached_per_window() -> None:
-    packed = documents()
-    assert packed.block_mask(7) is packed.block_mask(7)
-    assert packed.block_mask(7) is not packed.block_mask(None)
-    assert packed.block_mask(None) is packed.block_mask(None)
-
-
-@pytest.mark.parametrize(
-    ("device_type", "head_dim", "dtype", "kernel"),
-    [
-        ("cpu", 64, torch.bfloat16, attend_by_document),
-        ("cuda", 64, torch.bfloat16, attend_by_block),
-        ("cuda", 16, torch.float32, attend_by_block),
-        ("cuda", 8, torch.bfloat16, attend_by_mask),
-        ("cuda", 64, torch.float64, attend_by_mask),
-        ("mps", 64, torch.bfloat16, attend_by_mask),
-    ],
-)
-def test_the_kernel_depends_on_device_head_size_and_dtype(
-    device_type: str, head_dim: int, dtype: torch.dtype, kernel: Callable[..., Tensor]
-) -> None:
-    assert document_kernel(device_type, head_dim, dtype) is kernel
-
-
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Replace the compiler; yield the list of graphs that it would have compiled so far."""
@@ -149,8 +129,8 @@ def test_different_documents_and_windows_do_not_cause_recompilation(graphs: list
     for window, lengths in zip([None, 40, 50, None], batches, strict=True):
         packed = documents(lengths)
         q, k, v = heads(sum(lengths[0]))
-        out = attend_by_block(q, k, v, packed, window, scale=0.3)
-        assert_near(out, attend_by_document(q, k, v, packed, window, scale=0.3), FLOAT64)
+        out = attend_to_documents("flex", q, k, v, packed, window, scale=0.3)
+        assert_near(out, attend_to_documents("per_document", q, k, v, packed, window, scale=0.3), FLOAT64)
     assert len(graphs) == 1
 
 
@@ -159,8 +139,12 @@ def test_models_with_different_scales_and_caps_can_share_a_process(graphs: list[
     q, k, v = heads(330)
     settings = [(0.3, 2.0), (0.2, 3.0), (0.1, 4.0), (0.3, 2.0)]
     for scale, softcap in settings:
-        out = attend_by_block(q, k, v, packed, None, scale=scale, softcap=softcap)
-        assert_near(out, attend_by_document(q, k, v, packed, None, scale=scale, softcap=softcap), FLOAT64)
+        out = attend_to_documents("flex", q, k, v, packed, None, scale=scale, softcap=softcap)
+        assert_near(
+            out,
+            attend_to_documents("per_document", q, k, v, packed, None, scale=scale, softcap=softcap),
+            FLOAT64,
+        )
     assert len(graphs) == len(set(settings))
 
 
@@ -178,19 +162,12 @@ def test_gpu_gradients_match_separate_attention_per_document(
     window: int | None, softcap: float | None, prefixes: str
 ) -> None:
     results: list[list[Tensor]] = []
-    kernels: list[tuple[str, Callable[..., Tensor]]] = [
-        ("cpu", attend_by_document),
-        ("cuda", attend_by_block),
-    ]
+    kernels: list[tuple[str, Kernel]] = [("cpu", "per_document"), ("cuda", "flex")]
     for device, kernel in kernels:
         inputs = [x.to(device).requires_grad_() for x in heads(330, torch.float32)]
-        out = kernel(
-            *inputs,
-            Documents.from_lengths(*PREFIXES[prefixes], device=device),
-            window,
-            scale=0.3,
-            softcap=softcap,
-        )
+        packed = Documents.from_lengths(*PREFIXES[prefixes], device=device)
+        q, k, v = inputs
+        out = attend_to_documents(kernel, q, k, v, packed, window, scale=0.3, softcap=softcap)
         results.append([x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), inputs))])
     # Each output sums over 16 channels and, twice, over up to 200 keys; the backward pass has three times as many
     # terms. Scores reach about 16, and exp amplifies their rounding errors by that factor.

@@ -3,7 +3,7 @@
 from attrs import define
 from torch import Tensor
 
-from torchtune.modules._documents import Documents
+from torchtune.modules._attention_mask import AttentionMask
 from torchtune.modules._kv_cache import LayerCache
 from torchtune.modules._rotary import Rotation
 
@@ -14,13 +14,10 @@ class PassContext:
 
     rotation: Rotation
     """Rotation angles of the tokens' positions."""
-    mask: Tensor | None = None
-    """`[b or 1, 1, s, keys]`, True if a query attends to a key. None: causal attention; a single token attends to
-    every key of the cache."""
+    mask: AttentionMask | None = None
+    """The keys that queries attend to, and the attention kernel."""
     cache: LayerCache | None = None
     """Cache of earlier keys and values, to which new ones are added."""
-    documents: Documents | None = None
-    """Documents of a packed batch: tokens attend only within their document, and the mask is ignored."""
     aggregates: dict[str, Tensor] | None = None
     """Collected sums by name; None: sums are discarded."""
 
@@ -31,7 +28,7 @@ class PassContext:
 
     def with_aggregates(self, aggregates: dict[str, Tensor]) -> "PassContext":
         """Return a copy that collects sums in `aggregates`."""
-        return PassContext(self.rotation, self.mask, self.cache, self.documents, aggregates)
+        return PassContext(self.rotation, self.mask, self.cache, aggregates)
 
 
 def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adapter
 from torchtune.modules._architecture import Architecture
+from torchtune.modules._attention_mask import PassShape
 from torchtune.modules._context import PassContext, add_up
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
@@ -139,10 +140,7 @@ class Decoder(nn.Module):
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1] if documents is None else documents.longest, cache)
-        windows = [self.architecture.attention.window_of(i) for i in range(len(self.layers))]
-        masks: dict[int | None, Tensor | None] = dict.fromkeys(windows)
-        if documents is None:
-            masks = self._masks({*windows}, tokens, positions, start, has_cache=cache is not None)
+        shape = PassShape(tokens, positions, start, cache is not None, documents)
         if positions is None:
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
         x = self.embed_tokens(tokens)  # [b, s, d]
@@ -152,44 +150,19 @@ class Decoder(nn.Module):
             x = x + self.embed_positions(positions)
         rotation = self.rotary(positions, x.dtype)
         local = rotation if self.local_rotary is self.rotary else self.local_rotary(positions, x.dtype)
+        spec = self.architecture.attention
+        windows = [spec.window_of(i) for i in range(len(self.layers))]
+        masks = {window: shape.mask(spec, window, x.dtype) for window in dict.fromkeys(windows)}
         for i, (layer, window) in enumerate(zip(self.layers, windows, strict=True)):
             layer_cache = None if cache is None else cache.layers[i]
             layer_rotation = rotation if window is None else local
-            x = layer(x, PassContext(layer_rotation, masks[window], layer_cache, documents))
+            x = layer(x, PassContext(layer_rotation, masks[window], layer_cache))
             if isinstance(x, tuple):  # a layer whose parts have aggregates
                 x, sums = x
                 if aggregates is not None:
                     add_up(aggregates, sums)
         normed: Tensor = self.norm(x)
         return normed
-
-    def _masks(
-        self,
-        windows: set[int | None],
-        tokens: Tensor,
-        positions: Tensor | None,
-        start: int,
-        *,
-        has_cache: bool,
-    ) -> dict[int | None, Tensor | None]:
-        """Return the attention masks `[b or 1, 1, s, keys]`, by sliding window.
-
-        None means causal attention or, for a single token, attention to every key.
-        """
-        length = tokens.shape[1]
-        keys = start + length
-        slots = torch.arange(keys, device=tokens.device)
-        # With a cache, a token's column is its position; without one, columns are counted along the row.
-        columns = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]
-        columns = columns[:, None, :, None]  # [b or 1, 1, s, 1]
-        is_plain = (positions is None and (start == 0 or length == 1)) or not has_cache
-        full = None if is_plain else slots <= columns
-        return {
-            window: full
-            if window is None or keys <= window
-            else (slots <= columns) & (slots > columns - window)
-            for window in windows
-        }
 
     def _check_length(self, length: int, cache: KVCache | None) -> None:
         limit, owner = self.architecture.max_seq_len, "the model"

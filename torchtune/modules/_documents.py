@@ -47,7 +47,6 @@ class Documents:
     spans: Sequence[tuple[int, int, int, int, int]]
     table: Tensor | None = None
     _by_token: Tensor | None = field(init=False, default=None)
-    _block_masks: dict[int | None, BlockMask] = field(init=False, factory=dict)
     _document_masks: dict[tuple[int, int, int | None], Tensor] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -152,17 +151,31 @@ class Documents:
         return self._document_masks[key]
 
     def block_mask(self, window: int | None) -> BlockMask:
-        """Return the mask in blocks, for `flex_attend`; cached for each window."""
-        if window not in self._block_masks:
-            prefixes = self.prefix_keys(window) if self.has_prefixes else None
-            self._block_masks[window] = block_mask(self.first_keys(window), prefixes)
-        return self._block_masks[window]
+        """Return the mask in blocks, for `flex_attend`."""
+        prefixes = self.prefix_keys(window) if self.has_prefixes else None
+        return block_mask(self.first_keys(window), prefixes)
+
+    @property
+    def ends(self) -> Tensor:
+        """`[n + 1]`, int32, the first position of each document in the flattened batch, and the end of the batch.
+
+        n is rounded up to a power of two by empty documents at the end, so that few numbers occur.
+        """
+        table = self._device_table()  # [n, 5]
+        width, n_tokens = self.spans[-1][2], (self.spans[-1][0] + 1) * self.spans[-1][2]
+        n = 1 << (len(self.spans) - 1).bit_length()
+        ends = table.new_full((n + 1,), n_tokens, dtype=torch.int32)
+        ends[: len(self.spans)] = table[:, 0] * width + table[:, 1]
+        return ends
+
+    def _device_table(self) -> Tensor:
+        return torch.tensor(self.spans) if self.table is None else self.table
 
     def _spans_by_token(self) -> tuple[Tensor, ...]:
         """Return each field of `DocumentSpan` as `[b, s]`: the value of the document that a token belongs to."""
         if self._by_token is None:
             rows, width = self.spans[-1][0] + 1, self.spans[-1][2]
-            table = torch.tensor(self.spans) if self.table is None else self.table  # [n, 5]
+            table = self._device_table()  # [n, 5]
             # Passing the output size avoids waiting for the device.
             numbers = torch.repeat_interleave(
                 table, table[:, 2] - table[:, 1], dim=0, output_size=rows * width

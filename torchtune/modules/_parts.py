@@ -8,10 +8,13 @@ use one flat mapping of all values, like a config.json.
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+import torch
 from attrs import field, frozen
 from attrs.validators import gt
 from torch import nn
 
+from torchtune.modules._attention_kernels import Kernel, Masking
+from torchtune.modules._hardware import Hardware
 from torchtune.modules._rotary import RotaryEmbedding
 
 if TYPE_CHECKING:
@@ -36,6 +39,16 @@ class AttentionSpec(ABC):
     @abstractmethod
     def window_of(self, index: int) -> int | None:
         """Return the sliding window of a layer, counted from 0, in keys; None: full causal attention."""
+
+    def kernel(self, hardware: Hardware, dtype: torch.dtype, masking: Masking) -> Kernel:  # noqa: ARG002 -- arguments of the interface
+        """Choose the kernel, which determines the form of `PassContext.mask`; by default a mask of pairs.
+
+        Args:
+            hardware: The device.
+            dtype: Dtype of queries, keys and values.
+            masking: The keys that queries attend to.
+        """
+        return "scores"
 
     @abstractmethod
     def build(self, architecture: "Architecture", index: int) -> nn.Module:
