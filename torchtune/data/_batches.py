@@ -51,9 +51,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a filler,
     which is computed but has no effect on the loss (`Batch.is_filler`).
 
-    Rows are encoded in packing windows of up to `window` rows. Documents are packed, or rows grouped by length, within
-    a window, which bounds the memory. Notes on rows (skipped, truncated and so on) are counted; each is logged when it
-    first occurs, and with its total at the end of each epoch.
+    Rows are encoded, then packed or grouped by length, in packing windows of up to `window` rows, which bounds the
+    memory. Notes on rows (skipped, truncated and so on) are counted; each is logged when it first occurs, and with its
+    total at the end of each epoch.
 
     A position in the stream is a window and a batch row in it. Resuming encodes only that window, not earlier ones,
     and may use a different number of ranks or a different batch size.
@@ -126,7 +126,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._arrangement = Arrangement(self.packed_length, self.fit, self.group_by_length, seed)
         self._limit = LengthLimit(sequence=self.longest, item=self.packed_length)
         self._prefetcher = Prefetcher(self._windows, self.workers)
-        self._prefetcher.begin(0)  # immediately: workers take seconds to import, while the model is loaded
+        self._prefetcher.begin(0)  # early: workers take seconds to start, during which the model is loaded
         names = ("shuffle", "seed", "longest", "packed_length", "fit", "group_by_length")
         settings = {name: getattr(self, name) for name in names}
         self._stream = {"n_rows": n_rows, "window_size": self.window, **settings}
@@ -140,8 +140,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def steps_in(self, epochs: int, n_micro_batches: int = 1) -> int:
         """Count the optimizer steps of a number of epochs, from the start of the stream.
 
-        The count is exact for datasets of up to 512 rows, and if rows are not packed and each yields one example.
-        Otherwise 512 rows, evenly spaced over the dataset (the first rows of a stream), are encoded to estimate it.
+        The count is exact for datasets of up to 512 rows, and for rows that are not packed and yield one example each.
+        Otherwise, 512 rows, evenly spaced over the dataset (the first rows of a stream), are encoded to estimate it.
 
         Args:
             epochs: Number of epochs.
@@ -171,7 +171,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         return 1 - sum(rows) / positions
 
     def _sampled_rows(self) -> list[int]:
-        """Return the positions used in each batch row built from the sampled rows."""
+        """Return the number of positions used in each batch row built from the sampled rows."""
         lengths = self._sampled_lengths()
         flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
         rows, _ = self._arrangement.rows(flat, 0, is_last=True)
@@ -199,7 +199,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._record_totals()
 
     def __next__(self) -> Batch:
-        """Return this rank's batch of the next optimizer step, if steps have one micro-batch."""
+        """Return this rank's batch of the next optimizer step, for steps of a single micro-batch."""
         return self.next_step(1)[0]
 
     def next_step(self, n_micro_batches: int) -> list[Batch]:
@@ -216,7 +216,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         ]
 
     def _batch(self, rows: Sequence[list[tuple[Document, ItemT_co]]]) -> Batch:
-        """Collate this rank's part of a micro-batch's rows; the parts of two ranks differ by at most one row."""
+        """Collate this rank's part of a micro-batch's rows; the parts of ranks differ in size by at most one row."""
         first, end = (rank * len(rows) // self.size for rank in (self.rank, self.rank + 1))
         is_filler = first == end
         share = rows[:1] if is_filler else rows[first:end]
@@ -315,7 +315,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def _arrange(
         self, waited: dict[Document, ItemT_co], window_index: int
     ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | SkipReason]]:
-        """Arrange a window's documents and left-over ones into rows; return the window and its truncated items."""
+        """Arrange a window's documents and waiting ones into rows; return the window and its truncated items."""
         window = self._prefetcher.read(window_index)
         self._windows.add_bookmarks(window.bookmarks)
         truncated = {document: truncate(item, self._limit) for document, item in window.items.items()}
