@@ -25,7 +25,7 @@ from torchtune.config.model import (
     slots,
     unstructured_default,
 )
-from torchtune.internals import INTERNALS
+from torchtune.internals import PROBED_FEATURES
 from torchtune.runs import load_recipe
 
 SIZED = ["max_seq_len"]
@@ -115,14 +115,14 @@ class ModelSizes(_GeneratedMarkdown):
 
 
 class Internals(_GeneratedMarkdown):
-    """`{internals}`: inserts a table of the code that relies on internals of other libraries."""
+    """`{internals}`: inserts a table of the features that rely on internals of other libraries."""
 
     required_arguments = 0
 
     def run(self) -> list[nodes.Node]:
         """Return a table with one row per entry."""
-        rows = ["| code | written for | gain | fallback |", "|---|---|---|---|"]
-        rows += [f"| {i.name} | {i.written_for} | {i.gain} | {i.fallback} |" for i in INTERNALS]
+        rows = ["| feature | tested with | benefit | fallback |", "|---|---|---|---|"]
+        rows += [f"| {p.name} | {p.tested_with} | {p.benefit} | {p.fallback} |" for p in PROBED_FEATURES]
         return self.parsed(rows)
 
 
