@@ -91,7 +91,7 @@ OTHER_NAMES: Final = (
     Task(
         "chat talk ask infer inference predict answer complete",
         "alpaca_generate answers prompts",
-        "tune alpaca_generate --config generate model_directory=runs/mine prompt='Who are you?', or no prompt, to chat",
+        "tune alpaca_generate --config generate model_directory=runs/mine prompt='Who are you?' (omit prompt to chat)",
     ),
     Task("merge fuse merge_lora", "tune convert merges adapters", "tune convert runs/mine/final merged"),
     Task(
