@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the numeric tests with kernels for older instruction sets, and with one and three threads.
+# Runs the numerical tests with kernels for older instruction sets, and with one and three threads.
 #   scripts/test_portable.sh [pytest arguments that replace the list of tests below]
 # It checks that the rounding bounds of tests/tolerance.py hold on other processors.
 set -u
