@@ -58,7 +58,7 @@ class Order:
 
 
 def _hash(number: int) -> int:
-    """Hash a 64-bit number with the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    """Hash a 64-bit number with the finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
     return number ^ (number >> 31)
