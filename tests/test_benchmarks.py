@@ -1,4 +1,4 @@
-"""Each benchmark starts, imports only existing names, and runs at its smallest setting."""
+"""Each benchmark starts, imports only existing names, and runs with its smallest settings."""
 
 import ast
 import importlib
@@ -30,7 +30,7 @@ def benchmark(name: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def project_imports(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the module and name of each import from this project in a file, also within functions."""
+    """Yield the module and name of everything that a file imports from this project, even in functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PROJECT:
             yield from ((str(node.module), alias.name) for alias in node.names)
@@ -60,20 +60,20 @@ def test_imported_names_exist(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_no_string_contains_a_program(file: Path) -> None:
+def test_no_string_contains_python_code(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert not [text for text in texts if isinstance(text, str) and "\nimport " in text]
 
 
-def test_functions_are_called_in_a_fresh_interpreter() -> None:
+def test_in_fresh_process_calls_a_function_in_a_new_interpreter() -> None:
     assert in_fresh_process(growth.exponent, 9.0, smaller=1.0, factor=3.0).strip() == "2.00"
     assert in_fresh_process(process_memory.peak_bytes) < process_memory.peak_bytes() / 2  # without torch
     logged = FreshProcess(options=("-X", "importtime")).call(process_memory.resident_bytes)
     assert logged.stderr.startswith("import time:")
 
 
-def test_failing_call_exits_with_its_error() -> None:
+def test_failing_call_exits_with_the_error_message() -> None:
     with pytest.raises(SystemExit, match=r"(?s)benchmarks\.growth\.exponent failed:.*ValueError"):
         in_fresh_process(growth.exponent, 1.0, 1.0, factor=0.0)
 
@@ -159,7 +159,7 @@ def model_and_rows(tiny: Tiny) -> list[str]:
     return [str(tiny.folder / "model"), str(rows)]
 
 
-def test_too_few_rows_for_the_steps_exit_with_a_fix(tiny: Tiny) -> None:
+def test_too_few_rows_for_the_steps_are_rejected_with_a_fix(tiny: Tiny) -> None:
     result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
     assert result.returncode == 1
     assert "12 rows; 12 steps need 192: pass more rows or fewer --steps" in result.stderr
@@ -172,7 +172,7 @@ def test_too_few_steps_are_rejected() -> None:
     assert "--steps must be at least 5" in result.stderr
 
 
-def test_image_needs_both_libraries() -> None:
+def test_picture_requires_both_libraries() -> None:
     result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
     assert result.returncode == 2
     assert "--picture compares both libraries" in result.stderr
@@ -180,7 +180,7 @@ def test_image_needs_both_libraries() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
-def test_smallest_setting_runs(name: str, tiny: Tiny) -> None:
+def test_benchmark_runs_with_its_smallest_settings(name: str, tiny: Tiny) -> None:
     result = benchmark(name, *SMALLEST[name](tiny))
     exceeded_bound = 1  # times depend on the machine; tests do not check them
     assert result.returncode in {0, exceeded_bound * (name in {"loading", "startup"})}, result.stderr

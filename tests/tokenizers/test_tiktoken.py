@@ -127,9 +127,9 @@ def test_a_sentencepiece_file_is_recognized(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_real_file_matches_metas_code(
-    fetch: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    fetch_package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = fetch("llama-models")
+    package = fetch_package("llama-models")
     monkeypatch.syspath_prepend(str(package))
     file = package / "llama_models/llama3/tokenizer.model"
     reference = importlib.import_module("llama_models.llama3.tokenizer").Tokenizer(file)
