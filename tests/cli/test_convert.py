@@ -30,7 +30,7 @@ def test_checkpoint_format_is_detected_from_the_files(tune: Tune, gguf: Path, tm
     save_peft_adapter(model, tmp_path / "adapter", base_model=base)
     source, merged = str(tmp_path / "adapter"), str(tmp_path / "merged")
     convert_line, merge_line = tune("convert", source, merged).out.splitlines()
-    assert convert_line == f"wrote {merged}, {source} merged into {base}"
+    assert convert_line == f"wrote {merged}, with {source} merged into {base}"
     assert merge_line.startswith("merging changed the logits of 16 tokens by ")
     options = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
     assert (
@@ -56,7 +56,8 @@ def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> N
     (base / "tokenizer.json").unlink()
     result = tune("convert", str(base), str(target))
     assert (result.status, result.out) == (0, f"wrote {target}\n")
-    assert result.err == f"note: {target} has no tokenizer, like {base}; add a tokenizer with --tokenizer\n"
+    note = f"{target} has no tokenizer, because {base} has none; add one with --tokenizer"
+    assert result.err == f"note: {note}\n"
 
 
 @pytest.mark.parametrize(

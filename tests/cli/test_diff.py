@@ -76,7 +76,7 @@ def test_single_run_is_compared_with_the_current_config_of_its_command(
     assert tune("./diffed_recipe.py", "output_dir=run", "steps=4").status == 0
     monkeypatch.chdir("/")
     run = tmp_path / "run"
-    assert tune("diff", str(run)).out == "no difference\n"
+    assert tune("diff", str(run)).out == "no differences\n"
     frozen = (run / "config.yaml").read_text()
     assert "filename: null" in frozen
     (run / "config.yaml").write_text(frozen.replace("filename: null", "filename: old.txt"))

@@ -171,7 +171,7 @@ def test_only_model_files_are_downloaded(hub: Hub, download: Download) -> None:
     assert result.status == 0, result.err
     assert download.files == USUAL
     size = sum(map(len, USUAL.values()))
-    assert f"wrote 4 files, {size / 1e3:.1f}kB, to {download.folder}\n" in result.out
+    assert f"wrote 4 files ({size / 1e3:.1f}kB) to {download.folder}\n" in result.out
     assert f"model_directory={download.folder}\n" in result.out
 
 
@@ -227,7 +227,7 @@ def test_second_call_downloads_only_the_missing_files(hub: Hub, download: Downlo
     hub.errors[broken] = ErrorResponse(503)
     first = download()
     assert first.status == 1
-    assert first.err == "tune: the hub responded 503 Service Unavailable; try again later\n"
+    assert first.err == "tune: the hub responded with 503 Service Unavailable; try again later\n"
     assert download.files == SMALL
     hub.errors.clear()
     hub.requests.clear()

@@ -159,7 +159,7 @@ def test_export_is_complete_and_reproducible(tune: Tune, tmp_path: Path) -> None
 def test_diff_prints_the_differing_fields(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "a.yaml")
     tune("cp", "smollm2_135m_lora", path)
-    assert tune("diff", "smollm2_135m_lora", path).out == "no difference\n"
+    assert tune("diff", "smollm2_135m_lora", path).out == "no differences\n"
     Path(path).write_text(Path(path).read_text().replace("batch_size: 8", "batch_size: 2"))
     assert tune("diff", "smollm2_135m_lora", path).out == "batch_size: 8 -> 2\n"
 

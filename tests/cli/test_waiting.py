@@ -162,7 +162,7 @@ def test_a_port_in_use_is_reported_in_one_message(tmp_path: Path) -> None:
 def test_a_missing_node_is_reported_and_ctrl_c_ends_the_wait(tmp_path: Path, launch: tuple[str, ...]) -> None:
     options = [option.replace("PORT", str(free_port())) for option in launch]
     process = tune(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *options, "RECIPE")
-    text = interrupt_after_message(process, "waiting for all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
+    text = interrupt_after_message(process, "waiting for 2 nodes (--nnodes 2 --nproc_per_node 1 ")
     assert text.endswith("tune: interrupted while waiting for other nodes\n")
 
 

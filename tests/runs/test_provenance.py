@@ -171,7 +171,7 @@ def test_diff_of_a_run_lists_the_changes(
     project: Project, edit: Callable[[Project], None], path: str
 ) -> None:
     assert project.run()[0] == 0
-    assert project.tune("diff", "run") == (0, "no difference\n")
+    assert project.tune("diff", "run") == (0, "no differences\n")
     edit(project)
     status, text = project.tune("diff", "run")
     assert (status, text.partition(": ")[0]) == (0, path)
@@ -332,6 +332,6 @@ def test_diff_compares_an_extended_run_with_the_command_that_extended_it(project
     assert project.tune("./recipe.py", "output_dir=whole", "epochs=2")[0] == 0
     assert project.run()[0] == 0
     assert project.run("epochs=2", "--extend")[0] == 0
-    assert project.tune("diff", "run") == (0, "no difference\n")
+    assert project.tune("diff", "run") == (0, "no differences\n")
     status, text = project.tune("diff", "run", "whole")
     assert (status, text) == (0, "output_dir: run -> whole\nextended.epochs: [1, 2] -> (absent)\n")

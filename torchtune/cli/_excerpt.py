@@ -7,11 +7,11 @@ WIDTH = 110
 
 
 def excerpt(text: str, function: str) -> str:
-    """Return the source of a new Python file with one function of a file, its imports and its other dependencies.
+    """Return the source of a new Python file that contains one function of an existing file and its dependencies.
 
     Args:
-        text: The source of the original file.
-        function: The name of a top-level function in the original file.
+        text: The source of the existing file.
+        function: The name of a top-level function in the existing file.
     """
     body = ast.parse(text).body
     pieces = _pieces(body, text.splitlines())

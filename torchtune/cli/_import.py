@@ -30,7 +30,7 @@ def run(call: Call) -> int:
     text = Path(source).read_text(encoding="utf-8-sig")
     imported = Import(old, model.is_component_path)
     imported.run(sharded="_distributed" in text and "single_device" not in Path(source).name)
-    ordered = in_order(imported)
+    ordered = ordered_config(imported)
     Path(target).write_text(header(source, imported) + model.render_yaml(ordered), encoding="utf-8")
     layers = runs.load_recipe(imported.recipe).layers(target)
     remaining = None
@@ -50,7 +50,7 @@ def run(call: Call) -> int:
     return 0
 
 
-def in_order(imported: "Import") -> dict[str, Any]:
+def ordered_config(imported: "Import") -> dict[str, Any]:
     """Return the new config with its fields in the order of the recipe's config class."""
     config_class = runs.load_recipe(imported.recipe).config_class
     assert config_class is not None
@@ -76,10 +76,10 @@ VERB = Verb(
     ),
     expects="a YAML file of the original torchtune and -o NEW.yaml",
     description="""\
-Converts a YAML config of the original torchtune (0.1 to 0.6) to this format, and
-lists the fields that have no equivalent, with the reason. Overrides use the
-original's field names and are applied before the conversion. For an axolotl,
-LLaMA-Factory or TRL config, prints the equivalent of each key.""",
+Converts a YAML config of the original torchtune (0.1 to 0.6) to a config of this
+project, and lists the fields that have no equivalent, with the reason. Overrides
+use the original's field names and are applied before the conversion. For an
+axolotl, LLaMA-Factory or TRL config, prints the equivalent of each key.""",
     examples=(
         "tune import 7B_lora.yaml -o my_run.yaml",
         "tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml",

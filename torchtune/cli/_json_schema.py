@@ -1,7 +1,7 @@
 """Build JSON Schemas for recipes' YAML configs, which let editors complete fields and report mistakes as you type.
 
 The schemas follow draft 7 (https://json-schema.org/draft-07), which YAML language servers support. A schema accepts
-every config that the engine accepts. It also accepts some mistakes, which only the engine can find: contradictions,
+every config that torchtune accepts. It also accepts some mistakes that only torchtune itself can find: contradictions,
 references to missing fields, and components of packages that are not allowed.
 """
 
