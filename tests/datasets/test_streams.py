@@ -231,10 +231,10 @@ def test_a_stream_of_unknown_length_requires_the_rows_option(
     dataset = streamed("who/what", rows=150)
     assert len(dataset) == 150
     with pytest.raises(
-        ValueError, match=r"who/what: row 101: the stream has 100 rows, not 150; correct load_options.rows"
+        ValueError, match=r"who/what: row 101: the stream has only 100 of 150 rows; correct load_options.rows"
     ):
         dataset[100]
-    with pytest.raises(ValueError, match="who/what: row 121: the stream has fewer rows, not 150"):
+    with pytest.raises(ValueError, match="who/what: row 121: the stream has fewer than 150 rows"):
         dataset[120]
 
 

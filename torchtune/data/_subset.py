@@ -83,8 +83,8 @@ def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[Ite
     n = len(dataset)
     if as_stream(dataset) is not None:
         raise ValueError(
-            "validation.share: rows of a streamed dataset cannot be held out, because streams are read sequentially; set"
-            " validation.dataset instead"
+            "validation.share: rows of a streamed dataset cannot be held out, because streams are read sequentially;"
+            " set validation.dataset instead"
         )
     if n < 2:
         raise ValueError(f"validation.share: a held-out share requires at least two rows, got {n}")

@@ -46,9 +46,11 @@ def check_characters(name: str, value: Any) -> None:
     Raises:
         ValueError: A string contains an unpaired surrogate, which no tokenizer can encode.
     """
-    half = lone_surrogate(value)
-    if half:
-        raise ValueError(f"{name}: contains {half!a}, an unpaired surrogate, which is not a valid character")
+    surrogate = lone_surrogate(value)
+    if surrogate:
+        raise ValueError(
+            f"{name}: contains {surrogate!a}, an unpaired surrogate, which is not a valid character"
+        )
 
 
 def column(row: Row, name: str, field_name: str, setting: str = "columns") -> str:
@@ -114,7 +116,7 @@ def checked_columns(
     the field `input`.
 
     Args:
-        columns: Column names by field, where they differ.
+        columns: Column names by field, for columns that are not named after their field.
         names: The fields.
         required: The fields that must have a column.
 
