@@ -19,9 +19,9 @@ from torchtune.config.model import (
     COMPONENT_KEY,
     HELPER_PREFIX,
     MISSING,
-    OWN_PACKAGES,
     REQUIRED,
     SCALARS,
+    TORCHTUNE_PACKAGES,
     Arguments,
     Field,
     RejectedError,
@@ -89,7 +89,7 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
 
 def _shared_definitions() -> dict[str, Schema]:
     own_packages = "|".join(
-        (*OWN_PACKAGES, "torch", *sorted(n for n in sys.stdlib_module_names if not n.startswith("_")))
+        (*TORCHTUNE_PACKAGES, "torch", *sorted(n for n in sys.stdlib_module_names if not n.startswith("_")))
     )
     return {
         "reference": {

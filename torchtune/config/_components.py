@@ -7,7 +7,7 @@ from typing import Any
 
 import cattrs
 
-from torchtune._own_packages import is_own
+from torchtune._bundled_packages import is_torchtune
 from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import Mistake, RejectedError, mistakes_at, nearest, reject, unknown_name
@@ -183,7 +183,7 @@ def result_mismatch(fn: Callable[..., Any], expected: Any) -> str | None:
         return "is not allowed: a recipe cannot be used as a component"
     result = result_type(fn)
     if is_any_type(expected):
-        is_torchtune_builder = is_own(fn.__module__) and is_kind(_origin_of(result))
+        is_torchtune_builder = is_torchtune(fn.__module__) and is_kind(_origin_of(result))
         if is_user_code(fn) or (inspect.isclass(fn) and is_kind(fn)) or is_torchtune_builder:
             return None
         return "is not allowed: a field without a type accepts only models, datasets, optimizers and similar components"

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from torchtune.config._mistakes import Mistake, RejectedError, did_you_mean, reject
-from torchtune.config._trust import OWN_PACKAGES, Trust, current_trust, object_rejection, path_rejection
+from torchtune.config._trust import TORCHTUNE_PACKAGES, Trust, current_trust, object_rejection, path_rejection
 
 
 def locate(path: str) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ def _import(path: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        suggestion = did_you_mean(module, OWN_PACKAGES)
+        suggestion = did_you_mean(module, TORCHTUNE_PACKAGES)
         raise _unknown(path, f"{path}: no module {error.name!r}", suggestion) from error
     except (Exception, SystemExit) as error:
         raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error

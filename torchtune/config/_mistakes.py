@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-from torchtune._own_packages import folder_of
+from torchtune._bundled_packages import folder_of
 from torchtune._pluralize import pluralize
 
 # Named tuples rather than attrs classes, because importing attrs would dominate the run time of `tune ls`.

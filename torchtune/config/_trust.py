@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 
 from attrs import define, evolve, field
 
-from torchtune._own_packages import PACKAGES, is_own, prefer_project_packages
+from torchtune._bundled_packages import BUNDLED_PACKAGES, is_torchtune, prefer_project_packages
 from torchtune.config._mistakes import did_you_mean
 
-OWN_PACKAGES: Final = ("torchtune", *PACKAGES)
+TORCHTUNE_PACKAGES: Final = ("torchtune", *BUNDLED_PACKAGES)
 WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.runs.", "torchtune.cli.")
 """Packages of torchtune that process configs and contain no components."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
@@ -111,7 +111,7 @@ def path_rejection(path: str) -> Rejection | None:
     first = path.partition(".")[0]
     if path.startswith(WITHOUT_COMPONENTS):
         return Rejection(f"{'.'.join(path.split('.')[:2])} contains no components")
-    if is_own(first) or first in current_trust().packages:
+    if is_torchtune(first) or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
@@ -122,10 +122,10 @@ def path_rejection(path: str) -> Rejection | None:
         return Rejection(f"{first!r} is in the standard library; use a component of a trusted package")
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
-    if first in OWN_PACKAGES:
-        reason = f"is another project's package here, not torchtune.{first}"
+    if first in TORCHTUNE_PACKAGES:
+        reason = f"is a package of another project, not torchtune.{first}"
         return Rejection(f"{first!r} {reason}", f"if you trust its code, add --allow {first}")
-    suggestion = did_you_mean(first, (*OWN_PACKAGES, "torch"))
+    suggestion = did_you_mean(first, (*TORCHTUNE_PACKAGES, "torch"))
     return Rejection(f"{first!r} is not trusted", suggestion or f"if you trust its code, add --allow {first}")
 
 
@@ -136,8 +136,9 @@ def object_rejection(obj: Any) -> str | None:
     if module.startswith(WITHOUT_COMPONENTS):
         return f"it is defined in {module!r}, which contains no components"
     is_torch = any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES)
-    # The folder is checked last, because resolving its path is slow.
-    if is_own(first) or is_torch or first in current_trust().packages or _in_trusted_folder(_file_of(obj)):
+    if is_torchtune(first) or is_torch or first in current_trust().packages:
+        return None
+    if _in_trusted_folder(_file_of(obj)):  # checked last, because resolving its path is slow
         return None
     return f"it is defined in {module or 'no module'!r}, which is not trusted"
 

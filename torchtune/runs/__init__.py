@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from torchtune._own_packages import folder_of as folder_of
+    from torchtune._bundled_packages import folder_of as folder_of
     from torchtune.runs._alternatives import alternative_for as alternative_for
     from torchtune.runs._argument_origins import located_at_arguments as located_at_arguments
     from torchtune.runs._choices import components_for as components_for

@@ -10,7 +10,7 @@ from typing import Any, Final
 from torchtune.config import Mistake, Passed
 from torchtune.config.model import (
     COMPONENT_KEY,
-    OWN_PACKAGES,
+    TORCHTUNE_PACKAGES,
     Layers,
     Path,
     RejectedError,
@@ -143,7 +143,7 @@ def _suggestion(mistake: Mistake, allowed: Sequence[str]) -> str:
     For names in the user's packages, the mistake's own suggestion is kept.
     """
     name = mistake.got.strip("'")
-    is_of_user = "." in name and name.partition(".")[0] not in (*OWN_PACKAGES, "torch")
+    is_of_user = "." in name and name.partition(".")[0] not in (*TORCHTUNE_PACKAGES, "torch")
     similar = similar_components(name, allowed or [path for path, _ in components_for(Any, Passed())])
     if is_of_user or not (similar or allowed):
         return mistake.suggestion

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune._own_packages import prefer_project_packages
+from torchtune._bundled_packages import prefer_project_packages
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
 from torchtune.runs._folder import RunFolder

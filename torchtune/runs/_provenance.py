@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune._own_packages import folder_of, own_name
+from torchtune._bundled_packages import bundled_name, folder_of
 from torchtune._pluralize import pluralize
 from torchtune.config.model import COMPONENT_KEY, Difference, current_trust, differences
 from torchtune.runs._imports import with_imports
@@ -84,7 +84,7 @@ def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence
 
 
 def _is_torchtune_file(file: Path) -> bool:
-    return own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
+    return bundled_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
 
 
 def _is_below(file: Path, paths: Iterable[str | Path]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from torchtune._own_packages import folder_of
+from torchtune._bundled_packages import folder_of
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import did_you_mean
 

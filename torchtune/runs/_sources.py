@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torchtune._bundled_packages import bundled_name, is_torchtune, prefer_project_packages, shadowing_hint
 from torchtune._home import expand_path
-from torchtune._own_packages import is_own, own_name, prefer_project_packages, second_name_hint
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     BASE_KEY,
@@ -207,7 +207,7 @@ def _check_fit(
 
 def _may_replace(config_class: type, cls: type) -> bool:
     """Return whether a config class may belong to a copied recipe: it has the same name, or is defined by the user."""
-    return config_class.__qualname__ == cls.__qualname__ or not is_own(config_class.__module__)
+    return config_class.__qualname__ == cls.__qualname__ or not is_torchtune(config_class.__module__)
 
 
 def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[str]:
@@ -245,7 +245,7 @@ def _failure(error: BaseException, file: str) -> list[Mistake]:
     ]
     location = Location(0, (frames[-1].lineno or 0) if frames else 0, display_path(file), "file")
     return [
-        Mistake("failure", f"{type(error).__name__}: {error}", second_name_hint(error), location=location)
+        Mistake("failure", f"{type(error).__name__}: {error}", shadowing_hint(error), location=location)
     ]
 
 
@@ -340,7 +340,7 @@ def _loaded_from(path: Path) -> ModuleType | None:
 
 def _import_member(path: Path) -> ModuleType | None:
     """Import a file under its full name in its package, such as `configs_py.smollm2`; None if it is in no package."""
-    torchtune_name = own_name(path)
+    torchtune_name = bundled_name(path)
     if torchtune_name is not None:
         return importlib.import_module(torchtune_name)
     parts, folder = [path.stem], path.parent

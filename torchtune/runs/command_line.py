@@ -6,8 +6,8 @@ Every call of `tune` imports this module, so it must not import anything slow.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from torchtune._bundled_packages import prefer_project_packages
 from torchtune._home import expand_path
-from torchtune._own_packages import prefer_project_packages
 from torchtune.config import ConfigError, Mistake
 
 RECIPES: Final = "recipes"
