@@ -28,7 +28,7 @@ from torchtune.config.model import (
 from torchtune.internals import PROBED_FEATURES
 from torchtune.runs import load_recipe
 
-SIZED_BUILDER_PARAMETERS = ["max_seq_len"]
+SIZED_PARAMETERS = ["max_seq_len"]
 """The parameters of every builder for a fixed model size."""
 
 
@@ -89,7 +89,7 @@ def sized_builders(family: Any) -> list[str]:
     """Return the names of a family's builders for fixed sizes."""
     values = vars(family).items()  # includes imports from other families
     functions = [n for n, f in values if inspect.isfunction(f) and f.__module__ == family.__name__]
-    return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED_BUILDER_PARAMETERS]
+    return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED_PARAMETERS]
 
 
 class ModelSizes(_GeneratedMarkdown):
