@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from recipes import lora_finetune
 from tests.modules import adapters
-from tests.recipes.parts import PowerCut, lora_config, losses, metrics
+from tests.recipes.parts import InterruptOnce, lora_config, losses, metrics
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.run_ranks import run_ranks
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
@@ -185,7 +185,7 @@ def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
         "lora": lora,
     }
     lora_finetune.main(lora_config(tmp_path, "unbroken", **changes))
-    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    cut = changes | {"metric_logger": lazy(InterruptOnce, step=5, marker=str(tmp_path / "marker"))}
     with pytest.raises(KeyboardInterrupt):
         lora_finetune.main(lora_config(tmp_path, "cut", **cut))
     lora_finetune.main(lora_config(tmp_path, "cut", **cut))

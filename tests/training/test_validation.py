@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW
 
 from recipes import full_finetune, lora_finetune
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
+from tests.recipes.parts import ROWS, InterruptOnce, full_config, lora_config, metrics
 from tests.tolerance import FLOAT64, bound, roundings
 from tests.training.tiny import (
     SINGLE_RANK,
@@ -199,7 +199,7 @@ def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> No
     section = held_out(tmp_path, every_n_steps=2, patience=3, prompts=["Hi"], max_new_tokens=3)
     optimizer = lazy(SGD, lr=0.3)
     full_finetune.main(full_config(tmp_path, "a", validation=section, optimizer=optimizer, **CHANGES))
-    cut = lazy(PowerCut, step=7, mark=str(tmp_path / "mark"))
+    cut = lazy(InterruptOnce, step=7, marker=str(tmp_path / "marker"))
     cfg = full_config(tmp_path, "b", validation=section, optimizer=optimizer, **CHANGES, metric_logger=cut)
     with pytest.raises(KeyboardInterrupt):
         full_finetune.main(cfg)
