@@ -114,7 +114,7 @@ TRL = (
             "axolotl",
             {
                 4: "load_in_4bit: use dtype=bf16, which halves the size of the base model; quantization",
-                10: "output_dir: has the same name here",
+                10: "output_dir: has the same name in torchtune",
                 12: "sequence_len: use dataset.max_seq_len",
                 16: "batch_size: includes all ranks",
                 25: "flash_attention: is not needed",

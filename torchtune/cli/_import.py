@@ -42,7 +42,7 @@ def run(call: Call) -> int:
     hint = f", a config of {recipe}" if remaining else f"; run: tune {recipe} --config {target}"
     sys.stdout.write(f"wrote {target}{hint}\n")
     for path, reason in imported.changed.items():
-        print_note(f"{path}: {reason}", "meaning differs:")
+        print_note(f"{path}: {reason}", "changed:")
     for path, reason in imported.unmapped.items():
         print_note(f"{path}: {reason}", "not converted:")
     if remaining is not None:
@@ -60,7 +60,7 @@ def ordered_config(imported: "Import") -> dict[str, Any]:
 def header(file: str, imported: "Import") -> str:
     """Return the comments at the top of an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {imported.recipe}"]
-    lines += [f"Meaning differs: {path}: {reason}" for path, reason in imported.changed.items()]
+    lines += [f"Changed: {path}: {reason}" for path, reason in imported.changed.items()]
     lines += [f"Not converted: {path}: {reason}" for path, reason in imported.unmapped.items()]
     return "".join(f"# {line}\n" for line in lines)
 
