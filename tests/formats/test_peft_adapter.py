@@ -1,4 +1,4 @@
-"""Adapter folders saved by torchtune or PEFT have the same logits in both."""
+"""Adapter folders saved by torchtune or PEFT produce the same logits in both."""
 
 import copy
 import json

@@ -9,7 +9,7 @@ import torch
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.models.tiny import TEMPLATE, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
-from tests.tokenizers.kinds import write_pieces
+from tests.tokenizers.kinds import write_sentencepiece
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, plain_example
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, load, read_prompts
 from torchtune.modules import Decoder
@@ -174,7 +174,7 @@ def fixed_tokens(tokenizer: Tokenizer, template: Template = "auto") -> FixedToke
 
 
 def test_the_space_between_prefill_and_continuation_is_kept(tmp_path: Path) -> None:
-    tokenizer = auto_tokenizer(str(write_pieces(tmp_path)))
+    tokenizer = auto_tokenizer(str(write_sentencepiece(tmp_path)))
     writer = fixed_tokens(tokenizer, "plain")
     text = "The tiny words"
     ids = tokenizer.encode(text, add_bos=False, add_eos=False)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.models.tiny import TEXT, tiny_tokenizer, tokenizer_config, write
-from tests.tokenizers.real import TEXTS
+from tests.tokenizers.texts import TEXTS
 from tests.tokenizers.test_sentencepiece_tokenizer import train
 from torchtune.data import Tokenizer
 from torchtune.generation import AnswerText, decode_stream

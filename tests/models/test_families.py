@@ -112,7 +112,7 @@ def rows(count: int, length: int, seed: int = 1) -> Tensor:
 
 
 def close(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> None:
-    """Check the norm of the difference, relative to the norm of the expected tensor or to one, whichever is larger.
+    """Check the norm of the difference, relative to the norm of the expected tensor or to 1, whichever is larger.
 
     The gradient of GPT-2's key biases is zero up to rounding: without rotary embeddings, they shift all scores equally.
     """

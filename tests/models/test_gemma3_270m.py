@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tokenizers.real import PARAGRAPH, SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import PARAGRAPH, SPECIAL_TEXTS, TEXTS
 from tests.tolerance import bound, roundings
 from torchtune.cli import main
 from torchtune.formats import hf_decoder, load_hf_weights

@@ -1,4 +1,4 @@
-"""Datasets use tokenizers with stored limits, unusual end tokens, custom templates and every kind of file."""
+"""Datasets work with stored limits, unusual end tokens, custom templates and every kind of tokenizer file."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ TASKS = [{"instruction": f"the words {i} " * 30, "output": "these digits " * (20
 
 
 def folder_with(folder: Path, *, eos: str = "<|im_end|>", **limits: Any) -> Path:
-    """Write a tokenizer like SmolLM2's, with the given stored limits and end token."""
+    """Write a tokenizer like SmolLM2's, with stored limits and an end token."""
     backend = tiny_tokenizer()
     backend.add_tokens([AddedToken("<think>", special=True, normalized=False)])
     if "truncation" in limits:

@@ -12,7 +12,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from tests.models.tiny import write
 from tests.tokenizers.kinds import set_config, tekken, write_tekken
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Tokenizer
 from torchtune.models.mistral import mistral_tokenizer
 from torchtune.tokenizers import HFTokenizer, TekkenTokenizer, auto_tokenizer

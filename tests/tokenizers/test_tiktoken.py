@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Tokenizer
 from torchtune.models.llama3 import llama3_tokenizer
 from torchtune.tokenizers import HFTokenizer, TiktokenTokenizer

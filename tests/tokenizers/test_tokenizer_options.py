@@ -12,7 +12,7 @@ from tokenizers import models
 from recipes.lora_finetune import LoraFinetuneConfig
 from tests.models.tiny import write
 from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, TEMPLATE, Kind, set_config, write_hf
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune import runs
 from torchtune.config import InstantiationError, instantiate, lazy
 from torchtune.data import ChatTemplate, Message

@@ -12,7 +12,7 @@ import tokenizers
 
 from tests.models.tiny import TEXT, write
 from tests.tokenizers.kinds import set_config, write_bpe, write_hf
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Tokenizer
 from torchtune.models.gpt2 import gpt2_tokenizer
 from torchtune.models.olmo2 import olmo2_tokenizer

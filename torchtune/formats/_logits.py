@@ -8,7 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._open import open_hf
 from torchtune.formats.hf._weights import weights_of
@@ -48,7 +48,7 @@ def logit_change(before: Checkpoint, folder: str | os.PathLike[str]) -> LogitCha
     Only the weights of one layer at a time are in memory.
 
     Args:
-        before: The checkpoint; its weights may be computed when they are read, such as merged weights.
+        before: The checkpoint; its weights may be computed when they are read, as merged weights are.
         folder: The Hugging Face folder.
     """
     after = open_hf(Path(folder))

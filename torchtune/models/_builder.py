@@ -1,4 +1,4 @@
-"""Functions that build models, with a fixed size or with any size."""
+"""Functions that build models of a fixed size or of any size."""
 
 import inspect
 import sys
@@ -73,7 +73,7 @@ def with_defaults(build: Callable[P, Decoder], like: Builder, summary: str) -> C
 
     Args:
         build: The builder to copy. A default of None is kept.
-        like: The builder that has the sizes.
+        like: The builder whose sizes become the defaults.
         summary: First line of the docstring.
     """
     assert isinstance(build, FunctionType)

@@ -1,4 +1,4 @@
-"""Check a tokenizer against a model's embedding."""
+"""Check that a model's embedding has a row for every token id."""
 
 from torchtune.data import Message, Tokenizer, chat_prompt
 from torchtune.modules import Decoder
@@ -22,8 +22,9 @@ def check_vocabulary(tokenizer: Tokenizer, model: Decoder) -> None:
     if first_missing is not None:
         token = names.get(first_missing) or tokenizer.decode([first_missing])
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids and the model's embedding {n}, with no row for {token!r}"
-            f" ({first_missing}); use the tokenizer that belongs to the model, or weights with a larger embedding"
+            f"the tokenizer has {tokenizer.vocab_size} ids, but the model's embedding has {n} rows, with no row for"
+            f" {token!r} ({first_missing}); use the tokenizer that belongs to the model, or weights with a larger"
+            " embedding"
         )
 
 

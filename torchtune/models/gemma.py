@@ -1,4 +1,4 @@
-"""Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms and GEGLU; later soft caps or windows."""
+"""Gemma (text): scaled embeddings, offset norms and GEGLU; Gemma 2 and 3 add sliding windows, Gemma 2 soft caps."""
 
 import math
 import os
@@ -57,7 +57,7 @@ gemma2_9b = _of_width("google/gemma-2-9b", gemma2_2b, 3584)(
 gemma2_27b = _of_width("google/gemma-2-27b", gemma2_9b, 4608)(
     attention_scale=144**-0.5, num_layers=46, num_heads=32, num_kv_heads=16, head_dim=128, ffn_dim=36_864
 )
-# arXiv 2503.19786, section 2: query and key norms instead of soft caps, five sliding-window layers per full one.
+# arXiv 2503.19786, section 2: query and key norms instead of soft caps, five local layers per global layer.
 gemma3_1b = _of_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
     family="gemma3_text",
     qk_norm="head",
@@ -85,8 +85,8 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
     """Load the tokenizer of Gemma 1, 2 or 3.
 
     Args:
-        path: The model's tokenizer.json or tokenizer.model, or its folder. The turn and image tokens are special here,
-            even though the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
+        path: The model's tokenizer.json or tokenizer.model, or its folder. The turn and image tokens are special, even
+            though the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
         **options: Options that all tokenizers accept.
     """
     check_options(options)
@@ -97,7 +97,7 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
 def _gemma(config: Config) -> dict[str, Any]:
     activation = config.get("hidden_activation")
     if activation is None and config["model_type"] == "gemma" and config.get("hidden_act") != "gelu":
-        activation = config.get("hidden_act")  # Gemma 1's first configs have gelu for the tanh approximation
+        activation = config.get("hidden_act")  # Gemma 1's first configs call the tanh approximation "gelu"
     if activation not in (None, "gelu_pytorch_tanh"):
         raise ValueError(f"the activation is {activation!r}, but only 'gelu_pytorch_tanh' is supported")
     return {

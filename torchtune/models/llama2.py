@@ -22,7 +22,7 @@ def llama2(
     norm_eps: float = 1e-5,
     tied_embeddings: bool = False,
 ) -> Decoder:
-    """Build a Llama of any size, with random weights; the defaults are the sizes of Llama 2 7B.
+    """Build a Llama model of any size, with random weights; the defaults are the sizes of Llama 2 7B.
 
     Args:
         vocab_size: Number of token ids.
@@ -31,14 +31,15 @@ def llama2(
         num_heads: Number of query heads per layer.
         num_kv_heads: Number of key-value heads per layer, a divisor of num_heads.
         head_dim: Width of one head, even; null: embed_dim / num_heads.
-        ffn_dim: Inner width of the feed-forward.
+        ffn_dim: Inner width of the feed-forward layers.
         max_seq_len: Maximum sequence length (tokens).
         rope_base: Base of the rotary frequencies.
         norm_eps: Constant added to the mean square in every norm.
         tied_embeddings: Whether the output head is the embedding table.
 
     Raises:
-        ValueError: A size is not above 0, the numbers of heads are not divisible, or the width of a head is odd.
+        ValueError: A size is not above 0, num_kv_heads does not divide num_heads, num_heads does not divide embed_dim,
+            or the width of a head is odd.
     """
     if head_dim is None and embed_dim % num_heads:
         raise ValueError(

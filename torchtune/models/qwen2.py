@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 models: Llamas with query, key and value biases (arXiv 2407.10671, section 2.2)."""
+"""Qwen2 and Qwen2.5 models: Llama with query, key and value biases (arXiv 2407.10671, section 2.2)."""
 
 import os
 from typing import Any, Unpack

@@ -30,7 +30,7 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] 
     Args:
         runs: At least one run.
         smooth: Initial number of steps in the moving average, which is drawn as a thick curve.
-        image_files: Images of the same curves in the same folder.
+        image_files: Names of images of the same curves in the same folder.
     """
     folder = Path(__file__).parent
     style, script = ((folder / f"_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -121,16 +121,16 @@ def _rounded(value: float) -> float:
 
 
 def _runs(runs: Sequence[PlottedRun]) -> str:
-    heads = "".join(f"<th{_class(head)}>{head}" for head in HEADERS)
+    heads = "".join(f"<th{_class_attribute(head)}>{head}" for head in HEADERS)
     rows = "".join(
         f"<tr><th>{_swatch(number)}{escape(name)}"
-        + "".join(f"<td{_class(head)}>{escape(cell)}" for head, cell in zip(HEADERS[1:], cells, strict=True))
+        + "".join(f"<td{_class_attribute(head)}>{escape(cell)}" for head, cell in zip(HEADERS[1:], cells, strict=True))
         for number, (name, *cells) in enumerate(map(row_of, runs))
     )
     return f"<div class=scroll><table><thead><tr>{heads}</thead><tbody>{rows}</tbody></table></div>"
 
 
-def _class(head: str) -> str:
+def _class_attribute(head: str) -> str:
     return " class=number" if head in _NUMBERS else ""
 
 

@@ -34,7 +34,7 @@ def row_of(run: PlottedRun) -> list[str]:
         _steps(run, len(loss)),
         f"{loss[-1][1]:.4f}" if loss else NO_VALUE,
         f"{best[1]:.4f} at step {best[0]:,}" if best else NO_VALUE,
-        # The median is shown, as the first steps are slow.
+        # The median is shown because the first steps are slow.
         f"{statistics.median(value for _, value in speed):,.0f}" if speed else NO_VALUE,
         f"{max(value for _, value in memory) / 2**30:.2f} GiB" if memory else NO_VALUE,
         state_of(run),

@@ -21,7 +21,7 @@ _StrPath = str | os.PathLike[str]
 
 
 def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
-    """Check that a model has the same adapters, and trains the same modules in full, as a PEFT folder.
+    """Check that a model has the same adapters and the same fully trained modules as a PEFT folder.
 
     Args:
         model: A model with adapters; it may be on the meta device.
@@ -42,7 +42,7 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
     layers = _by_layer(peft_adapter)
     adapters = {name: adapter for name, _, adapter in adapted_layers(model)}
     _check_same("targets", "adapts different layers", adapters.keys(), layers.keys(), folder)
-    # With adapters of embeddings, PEFT also writes the embeddings of the base.
+    # PEFT also writes the base's embeddings if they are adapted.
     fully_trained = {
         name
         for name, _ in weights_of(model, peft_adapter.full_tensors)
