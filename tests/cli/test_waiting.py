@@ -186,7 +186,7 @@ def test_the_wait_for_a_missing_node_ends_after_the_join_timeout(tmp_path: Path)
 
 def test_a_time_limit_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "soon")
-    assert "--join-timeout: expected a number above 0, got 'soon'" in process.communicate(timeout=60)[1]
+    assert "--join-timeout: expected an integer above 0, got 'soon'" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
 
 

@@ -132,7 +132,7 @@ OVERRIDES: dict[str, list[str]] = {
         "--override tags.99999999999999999=x: tags.99999999999999999: index out of range; the list has 0 items"
     ],
     "maybe.x=3": [
-        "--override maybe.x=3: maybe.x: maybe is null; set its component first, maybe=package.module.Name"
+        "--override maybe.x=3: maybe.x: maybe is null (set its component first: maybe=package.module.Name)"
     ],
     "--override low 4": ["--override: must be followed by key=value"],
     "--override low": ["--override: must be followed by key=value"],

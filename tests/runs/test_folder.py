@@ -219,7 +219,7 @@ def test_folder_of_a_failed_start_can_be_reused(tmp_path: Path) -> None:
     del record["finished"]
     (tmp_path / "r/run.json").write_text(json.dumps(record))
     assert (tmp_path / "r/.lock").exists()
-    (tmp_path / "r/.config.yaml.part").write_text("of a kill")
+    (tmp_path / "r/.config.yaml.part").write_text("partial")
     run(tmp_path / "r", "optimizer.lr=0.25")
 
 
@@ -245,7 +245,7 @@ def test_a_kill_during_overwriting_leaves_no_checkpoints(
     assert not list(unfinished.glob("*checkpoints*"))
 
 
-def test_the_resume_hint_omits_overwrite_from_the_command(unfinished: Path) -> None:
+def test_the_resume_hint_mentions_omitting_the_overwrite_option(unfinished: Path) -> None:
     assert RunFolder(unfinished).resume_hint() == "run the same command to resume"
     record = json.loads((unfinished / "run.json").read_text())
     record["command"] += ["--overwrite"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = '''"""Writes a file, or stops as a kill would."""
+RECIPE = '''"""Write a checkpoint, or exit as if killed."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Annotated
 
 @define(kw_only=True)
 class WritingConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str
     seed: int | None = 1
@@ -281,7 +281,7 @@ def test_overwriting_removes_copies_of_code_but_no_user_files(project: Project) 
     assert project.run("--overwrite")[0] == 0
     assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
     assert len([*(project.folder / "run/code").glob("helper.py*")]) == 1, (
-        "copies of the earlier start are removed"
+        "copies from the earlier start are removed"
     )
 
 
@@ -316,7 +316,7 @@ def test_an_edited_recipe_is_detected_if_it_is_called_from_a_program(project: Pr
 
 
 @pytest.mark.slow
-def test_code_next_to_a_run_in_the_working_folder_is_recorded_but_not_its_copies(project: Project) -> None:
+def test_run_in_the_working_folder_records_the_code_there_but_not_its_copies(project: Project) -> None:
     args = ("./recipe.py", "output_dir=.")
     assert project.tune(*args, killed=True)[0] == 9
     project.tune(*args, killed=True)

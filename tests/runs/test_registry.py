@@ -21,8 +21,8 @@ NAMES = {
     "folder.py": "folder.py: is a folder, not a Python file",
     "folder.yaml": "folder.yaml: cannot be read: Is a directory",
     "folder": "folder/config.yaml: no such file",
-    "text.txt": "text.txt: expected a file.yaml, a file.py:function or a run's folder",
-    "/dev/null": "/dev/null: expected a file.yaml, a file.py:function or a run's folder",
+    "text.txt": "text.txt: expected file.yaml, file.py:function or a run's folder",
+    "/dev/null": "/dev/null: expected file.yaml, file.py:function or a run's folder",
     "bytes.yaml": "bytes.yaml: not UTF-8 text: byte 3 cannot be decoded",
     "base_of_none.yaml": "base_of_none.yaml:2: _base_: none.yaml: no such file",
     "base_of_itself.yaml": "base_of_itself.yaml:1: _base_: base_of_itself.yaml: _base_ leads back to this file",
@@ -94,7 +94,7 @@ def test_invalid_recipe_is_reported_as_one_mistake(number: int, text: str, folde
     assert RECIPES[text] in mistake
 
 
-def test_message_about_a_component_of_an_unimportable_recipe_file_suggests_renaming_the_file(
+def test_recipe_file_that_cannot_be_imported_by_name_should_be_renamed(
     folder: Path,
 ) -> None:
     file = folder / "my-recipe.py"

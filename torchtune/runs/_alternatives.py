@@ -1,11 +1,11 @@
-"""Words that users may try with `tune` but that are not commands, recipes or configs, each with an alternative."""
+"""Names that users may try with `tune` although no command, recipe or config has them, with alternatives."""
 
 import re
 from typing import Final, NamedTuple
 
 
 class Task(NamedTuple):
-    """A task that users may request by a name that is not a command, recipe or config."""
+    """A task that users may request by a name that no command, recipe or config has."""
 
     keywords: str
     """Names for the task, separated by spaces."""
@@ -55,7 +55,7 @@ UNSUPPORTED: Final = (
     ),
     Task(
         "sweep search hpo tuner optuna multirun",
-        "each command is one run",
+        "each command starts one run",
         "start runs in a shell loop over overrides, and compare them with tune plot",
     ),
     Task(

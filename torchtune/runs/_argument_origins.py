@@ -15,7 +15,7 @@ from torchtune.config.model import (
 )
 
 MAX_REFERENCES: Final = 30
-"""The maximum length of a chain of references that is followed; circular references are rejected earlier."""
+"""The maximum number of references to follow in a chain; circular references are rejected earlier."""
 
 
 def located_at_arguments(error: InstantiationError, layers: Layers) -> InstantiationError:

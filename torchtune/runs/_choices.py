@@ -43,9 +43,9 @@ PACKAGES: Final = (
     "torchtune.training",
     "torchtune.utils.metric_logging",
 )
-"""Packages whose components are listed by schemas, help and suggestions."""
+"""Packages whose components are listed in schemas, help pages and suggestions."""
 MAX_LISTED: Final = 8
-"""The maximum number of components that help and messages list by name; the others are counted."""
+"""The maximum number of components that help pages and messages list by name; the rest are counted."""
 MAX_SUGGESTED: Final = 4
 """The maximum number of components in a suggestion."""
 
@@ -143,9 +143,9 @@ def _suggestion(mistake: Mistake, allowed: Sequence[str]) -> str:
     For names in the user's packages, the mistake's own suggestion is kept.
     """
     name = mistake.got.strip("'")
-    is_of_user = "." in name and name.partition(".")[0] not in (*TORCHTUNE_PACKAGES, "torch")
+    is_users_component = "." in name and name.partition(".")[0] not in (*TORCHTUNE_PACKAGES, "torch")
     similar = similar_components(name, allowed or [path for path, _ in components_for(Any, Passed())])
-    if is_of_user or not (similar or allowed):
+    if is_users_component or not (similar or allowed):
         return mistake.suggestion
     if similar:
         *others, last = [repr(path) for path in similar[:MAX_SUGGESTED]]

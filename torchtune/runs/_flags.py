@@ -113,7 +113,7 @@ def _registry() -> Any:
 
 
 def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = False) -> type[_Group]:
-    """Return a group with a flag for each slot of a value; `only_defaults` if no config sets any of them."""
+    """Return a group with a flag for each slot of a value; `only_defaults` means that no config sets any slot."""
     from tyro.constructors import StructConstructorSpec
 
     fields = []

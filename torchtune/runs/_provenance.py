@@ -1,4 +1,4 @@
-"""The inputs of a run in addition to its config: the user's code, the data, and package versions."""
+"""The inputs of a run other than its config: the user's code, the data, and package versions."""
 
 import glob
 import hashlib
@@ -33,7 +33,7 @@ _SELF = ("torch", "torchtune", "recipes", "configs_py")
 
 
 def provenance(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence[Path]) -> dict[str, Any]:
-    """Return a run's code, data and the versions of its components' packages, as JSON-compatible values.
+    """Return a run's code, its data and the versions of its components' packages, as JSON-compatible values.
 
     Args:
         layers: The checked config; its components have been imported.
@@ -53,8 +53,8 @@ def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence
     """Return the user's files that a run reads or imports, by the names of their copies.
 
     These are the recipe, the program that runs it, the config's files, the modules of its components, modules imported
-    from the folder of a file that the user passed, and all modules that these files import, even later. Installed
-    packages are recorded by version instead.
+    from the folder of a file that the user passed, and all modules that these files import, even if a run imports them
+    later. Installed packages are recorded by version instead.
     """
     trust = current_trust()
     folders = [Path(folder) for folder in trust.folders]

@@ -94,7 +94,7 @@ def _file_of(name: str, folder: str) -> tuple[str, str | None]:
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
             return str(RunFolder(name).config), None
         if os.path.exists(name):  # noqa: PTH110
-            raise ConfigError.of_argument(name, "expected a file.yaml, a file.py:function or a run's folder")
+            raise ConfigError.of_argument(name, "expected file.yaml, file.py:function or a run's folder")
     source = config_source(name)
     return source.file, None if source.file.endswith(".yaml") else source.name
 
@@ -144,7 +144,7 @@ def _note_misspelled_base(layers: Layers, document: Document, known_fields: Mapp
 def _with_base_location(location: Location, mistake: Mistake) -> Mistake:
     """Add the location of `_base_` to a mistake in a base config, unless the mistake has a field path.
 
-    If the mistake has no line either, this location becomes its own.
+    If the mistake has no line either, it is reported at this location.
     """
     if mistake.path:
         return mistake
@@ -299,8 +299,8 @@ def _function(module: ModuleType, file: str, function: str) -> Any:
     returning = [n for n in public if is_section(result_type(callables[n]))] or public
     if len(returning) == 1:
         return callables[returning[0]]
-    names = f", one of {', '.join(returning)}" if returning else "; the file has no public functions"
-    message = f"expected {file}:FUNCTION{names}"
+    names = f"FUNCTION is one of {', '.join(returning)}" if returning else "the file has no public functions"
+    message = f"expected {file}:FUNCTION; {names}"
     raise ConfigError.of_file(display_path(file), message)
 
 
@@ -339,7 +339,7 @@ def _loaded_from(path: Path) -> ModuleType | None:
 
 
 def _import_member(path: Path) -> ModuleType | None:
-    """Import a file under its full name in its package, such as `configs_py.smollm2`; None if it is in no package."""
+    """Import a file under its full name in its package, such as `configs_py.smollm2`; None if it has no package."""
     torchtune_name = bundled_name(path)
     if torchtune_name is not None:
         return importlib.import_module(torchtune_name)

@@ -85,10 +85,10 @@ LAUNCH_OPTIONS: Final = (
     Option("--master_port", "port on that machine", "PORT"),
     Option("--standalone", "run on a single machine, on any free port"),
     Option("--max_restarts", "maximum number of restarts after a rank fails", "N"),
-    Option("--log_dir", "folder for the log files of the ranks", "FOLDER"),
+    Option("--log_dir", "folder for the ranks' log files", "FOLDER"),
     Option(
         "--tee, -t",
-        "streams to print to the console and also write to log files; 3: stdout and stderr",
+        "streams to print as well as to log; 3: stdout and stderr",
         "STREAMS",
     ),
 )
@@ -204,7 +204,7 @@ class Call(NamedTuple):
         """
         text = self.value(option)
         if text is not None and not (text.isdecimal() and int(text)):
-            raise ConfigError.of_argument(option.text, f"expected a number above 0, got {text!r}")
+            raise ConfigError.of_argument(option.text, f"expected an integer above 0, got {text!r}")
         return None if text is None else int(text)
 
 
