@@ -86,7 +86,7 @@ def _projects() -> list[str]:
 
 
 class BundledPackageFinder:
-    """A finder for `torchtune.recipes` and `torchtune.configs_py`, and for a project's packages of these names."""
+    """A finder for `torchtune.recipes`, `torchtune.configs_py` and a project's packages of these names."""
 
     @staticmethod
     def find_spec(
