@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import data, growth, loading, process_memory
-from benchmarks.fresh_process import FreshProcess, in_fresh_process, module_of
+from benchmarks.fresh_process import FreshProcess, in_fresh_process, module_name
 from benchmarks.training_sides.peer import lengths_of_steps
 from tests.tiny_run import Tiny, tiny_run
 
@@ -79,7 +79,7 @@ def test_failing_call_exits_with_the_error_message() -> None:
 
 
 def test_module_name_of_a_function_is_importable() -> None:
-    assert module_of(growth.take_steps) == "benchmarks.growth"
+    assert module_name(growth.take_steps) == "benchmarks.growth"
 
 
 def test_growth_measures_steps_and_batches() -> None:
@@ -119,7 +119,7 @@ def test_data_measures_torchtunes_batches(is_packed: bool, tiny: Tiny) -> None:
     data.write_rows(file, 20)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 20
-    result = data.make_batches(
+    result = data.build_batches(
         str(file), str(tiny.folder / "model"), is_packed=is_packed, workers=0, seconds=60.0
     )
     assert 0 < result["useful"] <= 1
