@@ -109,7 +109,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 def test_loading_measures_torchtune_and_transformers(tiny: Tiny) -> None:
     folder = str(tiny.folder / "model")
-    measurement, peer = loading.load(folder), loading.load_by_transformers(folder)
+    measurement, peer = loading.load(folder), loading.load_with_transformers(folder)
     assert measurement["size"] == peer["size"] > 0
 
 
