@@ -145,7 +145,7 @@ def test_the_legacy_file_has_the_lowest_precedence(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "tool_use"])
-def test_the_error_for_a_damaged_template_contains_its_file(name: str, folder: Path) -> None:
+def test_the_error_for_a_damaged_template_names_its_file(name: str, folder: Path) -> None:
     write_additional(folder, "default", "tool_use")
     write(folder / "additional_chat_templates", **{f"{name}__jinja": "{% for %}"})
     with pytest.raises(

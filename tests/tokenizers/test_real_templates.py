@@ -70,7 +70,7 @@ TOOL = {
 }
 
 
-def agent(*, has_reasoning: bool, has_calls: bool) -> list[Any]:
+def agent_conversation(*, has_reasoning: bool, has_calls: bool) -> list[Any]:
     """Build a conversation with reasoning, tool calls, or both."""
     turns: list[Any] = [*SYSTEM, Message(role="user", content="Weather?")]
     if has_calls:
@@ -158,7 +158,7 @@ def test_every_template_renders_as_in_transformers(llama_cpp: Path) -> None:
     n_rejected = 0
     conversations = [TURNS, SYSTEM + TURNS, TURNS[:-1], TURNS[:1]]
     conversations += [
-        agent(has_reasoning=reasoning, has_calls=calls)
+        agent_conversation(has_reasoning=reasoning, has_calls=calls)
         for reasoning in (True, False)
         for calls in (True, False)
     ]
@@ -200,7 +200,7 @@ def test_generation_blocks_match_transformers(llama_cpp: Path) -> None:
         template = build_template(source)
         for has_reasoning, has_calls in ((False, False), (True, False), (False, True), (True, True)):
             messages, tools = (
-                agent(has_reasoning=has_reasoning, has_calls=has_calls),
+                agent_conversation(has_reasoning=has_reasoning, has_calls=has_calls),
                 [TOOL] if has_calls else None,
             )
             text, spans = render(

@@ -111,7 +111,7 @@ def test_the_written_tokenizer_json_matches_the_original(file: Path, tmp_path: P
         (b"IQ== 0\nIg==", r"tokenizer.model, line 2: expected a token and its rank"),
     ],
 )
-def test_errors_contain_the_damaged_file(lines: bytes, message: str, tmp_path: Path) -> None:
+def test_errors_name_the_damaged_file(lines: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(lines)
     with pytest.raises(ValueError, match=message):
         TiktokenTokenizer(str(tmp_path))

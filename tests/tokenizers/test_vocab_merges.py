@@ -245,7 +245,7 @@ def test_line_endings_and_headers_do_not_change_the_tokens(two_files: Path, tmp_
         ),
     ],
 )
-def test_errors_contain_the_damaged_file(
+def test_errors_name_the_damaged_file(
     name: str, text: str, expected: str, two_files: Path, tmp_path: Path
 ) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")

@@ -5,7 +5,7 @@ from torchtune.modules import Decoder
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: Decoder) -> None:
-    """Raise if a tokenizer may return ids for which the model has no embedding.
+    """Check that the model has an embedding for every id that a tokenizer may return.
 
     Special tokens that neither texts nor the chat template use may exceed the embedding, such as the image tokens of
     Gemma 3 in the text-only models.
@@ -29,7 +29,7 @@ def check_vocabulary(tokenizer: Tokenizer, model: Decoder) -> None:
 
 
 def _used_ids(tokenizer: Tokenizer) -> set[int | None]:
-    """Return the ids of special tokens around texts, including those that the chat template contains or composes."""
+    """Return the ids of the special tokens that are added to texts or that the chat template contains or composes."""
     used_ids = {tokenizer.eos_id, tokenizer.pad_id, tokenizer.bos_id, *tokenizer.stop_ids}
     if tokenizer.chat_template is None:
         return used_ids

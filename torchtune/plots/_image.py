@@ -70,7 +70,7 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
         runs: At least one run.
         smooth: Number of steps in the moving average, which is drawn as a thick curve.
     """
-    # Otherwise, matplotlib logs the fonts that it finds, and warns about a read-only home folder.
+    # By default, matplotlib logs the fonts that it finds, and warns about a read-only home folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
