@@ -13,7 +13,7 @@ StrPath = str | os.PathLike[str]
 
 
 def similar_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> Path | None:
-    """Return the existing path that differs from a missing path in one similar name; None if there is none.
+    """Return the existing path that differs from a missing path in one similar name; None if no name is similar.
 
     Names are similar if they differ in a few characters, or if one begins with the other, as `SmolLM2-135M` begins
     with `SmolLM2`.

@@ -106,5 +106,5 @@ def test_recipe_file_that_cannot_be_imported_by_name_should_be_renamed(
     (mistake,) = lines_of(["validate", str(file)], folder)
     assert (
         mistake
-        == "default of C: own: Own is defined in 'my-recipe', not a valid module name; rename the file"
+        == "default of C: own: Own is defined in 'my-recipe', an invalid module name; rename the file"
     )

@@ -75,7 +75,7 @@ def _dotpath_of(tree: Any, expected: Any) -> str:
             return dotpath
         mistake = Mistake("wrong_type", path=(COMPONENT_KEY,), expected="a dotpath", got=yaml_repr(dotpath))
         raise RejectedError(mistake)
-    got = "a mapping without it" if isinstance(tree, Mapping) else yaml_repr(tree)
+    got = f"a mapping without {COMPONENT_KEY}" if isinstance(tree, Mapping) else yaml_repr(tree)
     kind += f", written as a mapping with {COMPONENT_KEY}"
     raise RejectedError(Mistake("wrong_type", expected=kind, got=got))
 
@@ -240,7 +240,7 @@ def _is_one_of(t: Any, expected: Any) -> bool:
 
 
 def _protocol_methods(protocol: type) -> set[str]:
-    """Return the methods that a protocol requires; attributes cannot be checked, as they exist only on instances."""
+    """Return the methods that a protocol requires; attributes exist only on instances and are not checked."""
     classes = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False) and c.__name__ != "Protocol"]
     methods = {name for c in classes for name, value in vars(c).items() if inspect.isfunction(value)}
     return {name for name in methods if not name.startswith("_") or name == "__call__"}

@@ -34,7 +34,8 @@ TORCH_KINDS: Final = frozenset(
 )
 """Base classes of the components that a field without a type accepts.
 
-Such a field also accepts torchtune functions that return instances. Packages register more as `COMPONENT_KINDS`.
+Such a field also accepts torchtune's functions that return instances of these classes. Packages register additional
+classes in `COMPONENT_KINDS`.
 """
 
 
@@ -54,7 +55,7 @@ class Trust:
     folders: tuple[str, ...] = ()
     """Folders of the Python files that the user passed on the command line."""
     files: tuple[str, ...] = ()
-    """These Python files; fields without a type accept their functions."""
+    """The Python files that the user passed; fields without a type accept functions from these files."""
 
 
 @define
@@ -103,7 +104,7 @@ def only_trusting(trust: Trust) -> Iterator[None]:
 
 
 def path_rejection(path: str) -> Rejection | None:
-    """Return the reason why a dotpath must not be imported, or None, without importing anything.
+    """Return the reason why a dotpath must not be imported, or None; nothing is imported.
 
     Args:
         path: A public dotpath of at least two segments.
@@ -130,7 +131,7 @@ def path_rejection(path: str) -> Rejection | None:
 
 
 def object_rejection(obj: Any) -> str | None:
-    """Return the reason why an object is not trusted, judged by the module that defines it, or None."""
+    """Return the reason why the module that defines an object is not trusted, or None."""
     module = getattr(obj, "__module__", None) or ""
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):
@@ -156,7 +157,7 @@ def _file_of(obj: Any) -> str | None:
 
 
 def is_kind(obj: Any) -> bool:
-    """Return whether a class is a subclass of a component kind of torch or of a registered component kind."""
+    """Return whether a class is a subclass of one of torch's component kinds or of a registered kind."""
     bases = getattr(obj, "__mro__", ())
     return any(
         f"{c.__module__}.{c.__qualname__}" in TORCH_KINDS or c in _registered(c.__module__) for c in bases
