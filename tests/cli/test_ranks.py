@@ -1,4 +1,4 @@
-"""If ranks fail, one message about the rank that failed first is printed."""
+"""If ranks fail, `tune` prints one message, about the rank that failed first."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from tests.tune import Tune
 from torchtune.cli._run import _report_failure
 
 
-def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
+def failure_of(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
     """Build the failure that torch's launcher records for a rank, with its error file."""
     file = folder / f"{rank}.json"
     if data:
@@ -21,7 +21,7 @@ def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> Proc
     return ProcessFailure(local_rank=rank, pid=1000 + rank, exitcode=exitcode, error_file=str(file))
 
 
-ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
+ECHO = {"message": "gloo: connection closed", "is_secondary": True, "timestamp": 1}
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ RANK = """
 import atexit, os, sys
 from torchtune.cli import _worker
 
-class Held:
+class Finalized:
     def __del__(self, write=os.write):
         write(1, b"finalized")
 
-held = Held()
+finalized = Finalized()
 
 def main(argv):
     atexit.register(print, "a handler of the recipe")

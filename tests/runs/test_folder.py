@@ -41,7 +41,7 @@ def test_frozen_config_reproduces_the_run(tmp_path: Path) -> None:
     assert sample.main.export(sample.main.layers(str(tmp_path / "r/config.yaml"))) == text
 
 
-def test_record_has_versions_machine_and_command(tmp_path: Path) -> None:
+def test_record_contains_versions_machine_and_command(tmp_path: Path) -> None:
     run(tmp_path / "r")
     record = json.loads((tmp_path / "r/run.json").read_text())
     assert {"command", "versions", "threads", "git", "machine", "started", "finished"} <= record.keys()
@@ -160,7 +160,7 @@ def test_folder_of_a_run_without_progress_can_be_reused(tmp_path: Path) -> None:
     assert "batch_size: 5" in (tmp_path / "config.yaml").read_text()
 
 
-def test_emptied_frozen_config_is_reported_as_one_mistake(tmp_path: Path) -> None:
+def test_empty_frozen_config_is_reported_as_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(
         ConfigError,

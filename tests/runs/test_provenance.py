@@ -197,7 +197,7 @@ def test_an_unchanged_run_resumes(project: Project) -> None:
     assert project.run()[0] == 0
 
 
-def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> None:
+def test_code_is_copied_and_the_state_of_its_repository_is_recorded(project: Project) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for args in (["init", "-q"], ["add", "recipe.py", "helper.py"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *args], cwd=project.folder, check=True)

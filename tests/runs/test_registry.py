@@ -1,4 +1,4 @@
-"""Names that users may pass as a recipe or a config."""
+"""An invalid recipe or config name is reported as one mistake that explains the problem."""
 
 from pathlib import Path
 

@@ -23,7 +23,7 @@ def run(call: Call) -> int:
     names = call.arguments
     entries, code = compare_configs(*names) if len(names) == 2 else changes_since_start(names[0])
     if call.has(JSON):
-        write_json([_row(d) for d in entries])
+        write_json([_as_dict(d) for d in entries])
         return 0
     for path, a, b in entries:
         sys.stdout.write(f"{paint(path, 'bold')}: {_text(a, 'red')} -> {_text(b, 'green')}\n")
@@ -168,7 +168,7 @@ def _run_of_command(
     }
 
 
-def _row(difference: Difference) -> dict[str, Any]:
+def _as_dict(difference: Difference) -> dict[str, Any]:
     sides = {"left": difference.left, "right": difference.right}
     return {"path": difference.path, **{side: value for side, value in sides.items() if value is not ABSENT}}
 

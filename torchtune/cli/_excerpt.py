@@ -19,9 +19,9 @@ def excerpt(text: str, function: str) -> str:
     imports = list(_imports(pieces, needed))
     statements = [piece for piece in pieces if not piece.is_import and piece.names & needed]
     parts = ["\n".join(imports).strip("\n")] if imports else []
-    for before, piece in zip([None, *statements], statements, strict=False):
-        close = not piece.is_definition and (before is None or not before.is_definition)
-        parts.append(("" if close or not parts else "\n") + piece.source)
+    for previous, piece in zip([None, *statements], statements, strict=False):
+        is_adjacent = not piece.is_definition and (previous is None or not previous.is_definition)
+        parts.append(("" if is_adjacent or not parts else "\n") + piece.source)
     return "\n\n".join(parts) + "\n"
 
 

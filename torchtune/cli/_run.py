@@ -30,7 +30,7 @@ def run(call: Call) -> int:
     _check_name(call)
     recipe, layers = runs.layers_of(call)
     print_notes(layers)
-    command = ["tune", *call.words]
+    command = ["tune", *call.argv]
     runs.set_join_timeout(call)
     if call.launch:
         return _launch(call, recipe, layers, command)
@@ -183,16 +183,16 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     """
     import signal
 
-    echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
+    secondary = {rank for rank, f in failures.items() if f.error_file_data.get("is_secondary")}
     terminated = {
         rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)
     }
-    first = {rank: f for rank, f in failures.items() if rank not in echoes | terminated}
+    first = {rank: f for rank, f in failures.items() if rank not in secondary | terminated}
     first = first or {rank: f for rank, f in failures.items() if rank not in terminated} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
-    if rank in echoes:
+    if rank in secondary:
         reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
     elif record.get("sentence"):
         reason = record["sentence"]

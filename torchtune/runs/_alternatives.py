@@ -151,9 +151,9 @@ _METHODS: Final = UNSUPPORTED[:5]
 """Training methods that other projects use in recipe names, such as `lora_dpo_single_device`."""
 
 
-def alternative_for(word: str) -> tuple[str, str] | None:
+def alternative_for(name: str) -> tuple[str, str] | None:
     """Return the status of the task with this name, and an alternative; None if the name is unknown."""
-    name = re.sub(r"[-.\s]", "_", word.lower())
+    name = re.sub(r"[-.\s]", "_", name.lower())
     for task in (*UNSUPPORTED, *OTHER_NAMES):
         if name in task.keywords.split():
             return task.summary, task.alternative

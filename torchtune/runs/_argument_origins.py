@@ -51,7 +51,7 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
 
 
 def _is_mentioned(value: object, message: str) -> bool:
-    """Return whether a message mentions a value as a separate word or path; very short values are ignored."""
+    """Return whether a message mentions a value outside longer names and paths; very short values are ignored."""
     text = value if isinstance(value, str) else ""
     return len(text) > 2 and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w/-])", message) is not None
 

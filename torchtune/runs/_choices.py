@@ -73,21 +73,21 @@ def similar_components(name: str, paths: Sequence[str]) -> list[str]:
     Only exact matches are returned if there are any; otherwise parts that contain the name, prefixes first; otherwise
     the longest part in the name, such as `AdamW` in `adamw_torch`; otherwise the part with the closest spelling.
     """
-    word = _normalized(name)
+    target = _normalized(name)
     normalized = {path: _normalized(path) for path in sorted(paths, key=_is_from_torch)}
-    equal = [path for path, last in normalized.items() if last == word]
-    if equal or len(word) < 2:
+    equal = [path for path, last in normalized.items() if last == target]
+    if equal or len(target) < 2:
         return equal
-    containing = [path for path, last in normalized.items() if word in last]
+    containing = [path for path, last in normalized.items() if target in last]
     if containing:
         return sorted(
             containing,
-            key=lambda path: (not normalized[path].startswith(word), _is_from_torch(path), len(path)),
+            key=lambda path: (not normalized[path].startswith(target), _is_from_torch(path), len(path)),
         )
-    contained = [path for path, last in normalized.items() if len(last) > 2 and last in word]
+    contained = [path for path, last in normalized.items() if len(last) > 2 and last in target]
     if contained:
         return [max(contained, key=lambda path: len(normalized[path]))]
-    similar = difflib.get_close_matches(word, normalized.values(), 1, 0.6)
+    similar = difflib.get_close_matches(target, normalized.values(), 1, 0.6)
     return [path for path, last in normalized.items() if last in similar][:1]
 
 

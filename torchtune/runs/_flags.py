@@ -75,9 +75,9 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
     group = _group(
         layers.config_class or Any, layers.tree, "config", description, only_defaults=only_defaults
     )
-    named: Any = {"prog": prog, "description": description}
+    options: Any = {"prog": prog, "description": description}
     with contextlib.suppress(SystemExit):  # tyro exits after printing
-        tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **named)
+        tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **options)
 
 
 def _typed(parsed: Mapping[str, Any], path: Path) -> Any:

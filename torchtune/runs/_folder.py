@@ -227,10 +227,10 @@ class RunFolder:
             raise _output_dir_error(layers, f"{self.config} is not a config", allowed.new_run_hint)
         if layers.has_unspecified_seed:  # another node may have started this run after `choose_seed`
             layers.tree["seed"] = previous.get("seed")
-        frozen, free = freeze(layers), {"output_dir", *may_change(layers.config_class)}
+        frozen, exempt = freeze(layers), {"output_dir", *may_change(layers.config_class)}
         # The folder may have moved, or its path may be spelled differently; references to the folder must not differ.
         same_folder = {"output_dir": str(self.path)}
-        sides = [drop_paths(resolved_tree(tree | same_folder), free) for tree in (previous, frozen.tree)]
+        sides = [drop_paths(resolved_tree(tree | same_folder), exempt) for tree in (previous, frozen.tree)]
         changes = differences(*sides)
         if changes and not self._has_progress():
             self._start(layers, command)

@@ -206,7 +206,7 @@ def _lacks_multiple_fields(layers: Layers) -> bool:
 def _report_missing_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
     """Add a mistake for the missing config, and drop mistakes in fields that the config would have set."""
     layers.mistakes = [m for m in layers.mistakes if len(m.path) < 2 or m.path[0] in layers.tree]
-    available = f"configs of {recipe} are {', '.join(configs)}"
+    available = f"the configs of {recipe} are {', '.join(configs)}"
     example = f"pass {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
     layers.mistakes.append(Mistake.of_argument(CONFIG.text, f"no config given; {available}", example))
     layers.incomplete = True
