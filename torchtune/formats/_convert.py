@@ -84,7 +84,7 @@ def convert(
     tokenizer = None if tokenizer is None else Path(tokenizer)
     is_adapter = (source / ADAPTER_CONFIG).is_file()
     if is_adapter and base is None and not keep_adapter:
-        base = _base_of(source)
+        base = _find_base(source)
     _check_paths(target, source, base, tokenizer)
     if not is_adapter:
         for value, option in ((base, "base (--base)"), (keep_adapter, "keep_adapter (--keep-adapter)")):
@@ -146,7 +146,7 @@ def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
     return evolve(checkpoint, weights=weights)
 
 
-def _base_of(adapter: Path) -> Path:
+def _find_base(adapter: Path) -> Path:
     """Return the base model that an adapter names."""
     base = read_peft_config(adapter).get("base_model_name_or_path")
     if base and Path(base).exists():

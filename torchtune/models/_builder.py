@@ -62,7 +62,7 @@ def _builder(checkpoint: str, architecture: Architecture) -> Builder:
     return cast("Builder", function)
 
 
-def defaults_of(build: Callable[..., Decoder]) -> dict[str, Any]:
+def default_arguments(build: Callable[..., Decoder]) -> dict[str, Any]:
     """Return the default values of a builder's arguments, except None."""
     parameters = inspect.signature(build).parameters
     return {name: p.default for name, p in parameters.items() if p.default is not None}

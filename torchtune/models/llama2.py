@@ -3,7 +3,7 @@
 import os
 from typing import Unpack
 
-from torchtune.models._builder import defaults_of, name_builders, size
+from torchtune.models._builder import default_arguments, name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
 from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, auto_tokenizer
@@ -62,7 +62,7 @@ def llama2(
     )
 
 
-llama2_7b = size("meta-llama/Llama-2-7b-hf")(**defaults_of(llama2), head_dim=128)
+llama2_7b = size("meta-llama/Llama-2-7b-hf")(**default_arguments(llama2), head_dim=128)
 llama2_13b = size("meta-llama/Llama-2-13b-hf", llama2_7b)(
     num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824
 )

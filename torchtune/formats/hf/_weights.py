@@ -83,7 +83,7 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
         FileNotFoundError: As in `load_hf_weights`.
         ValueError: As in `load_hf_weights`.
     """
-    return weights_of(model, hf_tensors(model, Path(folder)))
+    return iter_weights(model, hf_tensors(model, Path(folder)))
 
 
 def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
@@ -96,7 +96,7 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     return source
 
 
-def weights_of(model: Decoder, source: TensorSource, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def iter_weights(model: Decoder, source: TensorSource, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of a model by parameter name, without checks.
 
     Args:

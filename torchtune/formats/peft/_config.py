@@ -129,7 +129,7 @@ def layer_setting(config: Mapping[str, Any], key: str, layer: str, default: Any)
     return next((v for k, v in patterns.items() if re.fullmatch(_suffix_pattern(k), layer)), default)
 
 
-def kind_of(config: Mapping[str, Any]) -> AdapterKind:
+def adapter_kind(config: Mapping[str, Any]) -> AdapterKind:
     """Return the kind of a folder's adapters: the most specific kind whose settings match."""
     kinds = [
         name

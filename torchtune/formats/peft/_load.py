@@ -13,8 +13,8 @@ from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource, file_tensors
 from torchtune.formats.hf._save import write_safetensors
-from torchtune.formats.hf._weights import expected_shapes, weights_of
-from torchtune.formats.peft._config import ADAPTER_CONFIG, kind_of, layer_setting, read_peft_config
+from torchtune.formats.hf._weights import expected_shapes, iter_weights
+from torchtune.formats.peft._config import ADAPTER_CONFIG, adapter_kind, layer_setting, read_peft_config
 from torchtune.formats.peft._layers import (
     HEAD,
     PREFIX,
@@ -63,7 +63,7 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     if adapter.is_untied:
         model.untie()
     model.requires_grad_(requires_grad=False)
-    for name, tensor in weights_of(model, adapter.full_tensors):
+    for name, tensor in iter_weights(model, adapter.full_tensors):
         parameter = model.get_parameter(name)
         parameter.copy_(tensor)
         parameter.requires_grad_()
@@ -187,7 +187,7 @@ class _Reader:
 
     def __init__(self, model: Decoder, folder: Path, config: Mapping[str, Any]) -> None:
         self.model, self.folder, self.config = model, folder, config
-        self.kind = kind_of(config)
+        self.kind = adapter_kind(config)
         self.by_layer = peft_layers(model)
         self.parameters = expected_shapes(model)
         # Maps PEFT's names of all possible adapter tensors to checkpoint layers and parameter names in our models.
