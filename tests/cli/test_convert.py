@@ -1,4 +1,4 @@
-"""`tune convert` on the command line."""
+"""`tune convert` detects the format of a checkpoint, and rejects invalid arguments."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_checkpoint_format_is_detected_from_the_files(tune: Tune, gguf: Path, tm
         assert str(loaded.dtype) == f"torch.{dtype}"
 
 
-def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> None:
+def test_missing_tokenizer_is_reported_as_a_note(tune: Tune, gguf: Path, tmp_path: Path) -> None:
     base, target = tmp_path / "base", tmp_path / "target"
     tune("convert", str(gguf), str(base))
     (base / "tokenizer.json").unlink()
@@ -89,7 +89,7 @@ def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> N
         (("{}/none", "{}/out"), "none does not exist"),
     ],
 )
-def test_invalid_arguments_end_with_status_2_and_write_nothing(
+def test_invalid_arguments_exit_with_status_2_and_write_nothing(
     tune: Tune, gguf: Path, tmp_path: Path, args: tuple[str, ...], message: str
 ) -> None:
     result = tune("convert", *(arg.format(tmp_path) for arg in args))

@@ -18,7 +18,7 @@ from torchtune.utils.metric_logging import DiskLogger, MetricLogger
 
 @define(kw_only=True)
 class DiffedConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str
     seed: int | None = None

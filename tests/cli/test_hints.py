@@ -1,4 +1,4 @@
-"""Names and options of other projects cause hints about existing fields, in YAML, Python and overrides."""
+"""Names and options of other projects cause hints about existing fields in YAML, in Python and in overrides."""
 
 import dataclasses
 import importlib

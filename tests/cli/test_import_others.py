@@ -130,7 +130,7 @@ TRL = (
         (TRL, "TRL", {3: "max_length: use dataset.max_seq_len", 4: "use_peft: use lora"}),
     ],
 )
-def test_every_key_in_yaml_of_another_project_gets_advice(
+def test_every_key_in_the_config_of_another_project_gets_advice(
     text: str, project: str, answers: dict[int, str], tune: Tune, tmp_path: Path
 ) -> None:
     old = tmp_path / "old.yaml"

@@ -1,4 +1,4 @@
-"""`tune` prints advice for commands of other tools that it does not support or supports under a different name."""
+"""`tune` prints advice for commands of other tools that it does not support or that it calls something else."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_page_has_no_other_rows() -> None:
     assert len(re.findall(r"(?m)^\| `\w+`.* \|$", PAGE.partition("## Not supported")[2])) == len(TASKS)
 
 
-def test_keywords_belong_to_one_task_and_differ_from_names_in_tune() -> None:
+def test_keywords_are_unique_and_differ_from_the_names_that_tune_accepts() -> None:
     assert len(KEYWORDS) == len(set(KEYWORDS))
     assert not {*KEYWORDS} & {*verbs(), *recipe_names(), *config_sources()}
 
@@ -81,9 +81,9 @@ def test_other_unknown_names_get_no_advice(name: str, tune: Tune) -> None:
 @pytest.mark.parametrize("word", ["tensorboard", "wandb"])
 def test_overrides_in_the_advice_about_loggers_are_valid(word: str, tune: Tune) -> None:
     pytest.importorskip(word)
-    pointer = alternative_for(word)
-    assert pointer is not None
-    overrides = [part for part in pointer[1].split() if "=" in part]
+    alternative = alternative_for(word)
+    assert alternative is not None
+    overrides = [part for part in alternative[1].split() if "=" in part]
     assert len(overrides) > 1
     result = tune("validate", "lora_finetune", "--config", "smollm2_135m_lora", *overrides)
     assert result.out.startswith("ok"), result.err

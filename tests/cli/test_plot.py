@@ -44,7 +44,7 @@ def test_page_contains_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> N
             assert len(points) in (4, 60)
 
 
-def test_runs_are_named_by_the_differing_parts_of_their_paths(tmp_path: Path) -> None:
+def test_runs_are_named_after_the_differing_parts_of_their_paths(tmp_path: Path) -> None:
     for name in ("x/lr1/out", "x/lr2/out", "x/lr1", "y/lr3/out"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "metrics.jsonl").touch()
@@ -235,7 +235,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
         (["a", "-o", "notes.txt/x.png"], "notes.txt/x.png cannot be written: "),
     ],
 )
-def test_invalid_arguments_end_with_status_2_and_one_line(
+def test_invalid_arguments_exit_with_status_2_and_one_line(
     args: list[str], part: str, tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

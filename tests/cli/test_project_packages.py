@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FILES = {
     "recipes/__init__.py": "",
-    "recipes/toppings.py": '''"""What a cake may have."""
+    "recipes/toppings.py": '''"""Toppings for a cake."""
 
 import torch
 
@@ -28,7 +28,7 @@ class Topping(torch.nn.Module):
 def baked(topping):
     return f"{topping.name} in {__name__}"
 ''',
-    "recipes/cake.py": '''"""Bakes."""
+    "recipes/cake.py": '''"""Bake a cake."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor

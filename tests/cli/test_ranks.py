@@ -13,7 +13,7 @@ from tests.tune import Tune
 from torchtune.cli._run import _report_failure
 
 
-def failure_of(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
+def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
     """Build the failure that torch's launcher records for a rank, with its error file."""
     file = folder / f"{rank}.json"
     if data:

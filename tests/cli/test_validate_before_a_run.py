@@ -56,7 +56,7 @@ def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora
     ],
     ids=["long", "many long", "short packs", "short model", "blank answers", "only questions"],
 )
-def test_rows_without_any_targets_are_rejected_by_every_command(
+def test_data_without_targets_is_rejected_by_every_command(
     verb: str, rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
     result = call(tune, verb, rows, *args)
@@ -75,7 +75,7 @@ def test_rows_without_any_targets_are_rejected_by_every_command(
     ],
     ids=["long", "many long"],
 )
-def test_held_out_rows_without_any_targets_are_reported_as_one_mistake(
+def test_held_out_rows_without_targets_are_reported_as_one_mistake(
     verb: str, held_out: list[Any], reason: str, tune: Tune
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
@@ -182,7 +182,7 @@ def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
         (("model.max_seq_len=20",), "20 tokens)\n"),
         (("loading.packing.length=40",), "40 tokens)\n"),
     ],
-    ids=["assumed", "assumed up to the model's", "of the data", "of the model", "of the packs"],
+    ids=["assumed", "assumed, limited by the model", "of the data", "of the model", "of the packs"],
 )
 def test_activations_are_estimated_for_the_batch_length(
     args: tuple[str, ...], length: str, tune: Tune

@@ -22,7 +22,7 @@ from torchtune import config, training
 
 @define(kw_only=True)
 class StartConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str
     device: str = "cpu"
@@ -201,7 +201,7 @@ def test_a_time_limit_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
         pytest.param("fails_before=false", "[0, 1]", None, marks=pytest.mark.slow),
     ],
 )
-def test_a_mistake_during_rank_setup_is_reported_in_one_message(
+def test_an_error_during_rank_setup_is_reported_in_one_message(
     tmp_path: Path, setting: str, failing: str, reported: int | None
 ) -> None:
     process = tune(tmp_path, "--nproc_per_node", "2", "RECIPE", f"fails_on={failing}", setting)
