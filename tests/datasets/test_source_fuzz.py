@@ -1,4 +1,4 @@
-"""Random rows that other libraries write are read back unchanged in every format."""
+"""Random rows written by other libraries are read back unchanged in every format."""
 
 import bz2
 import csv

@@ -137,7 +137,7 @@ def _moved_as_one(tensors: Sequence[Tensor], device: torch.device) -> list[Tenso
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=is_pinned)
     for view, tensor in zip(_views(buffer, tensors, sizes), tensors, strict=True):
         view.copy_(tensor)
-    # torch does not reuse the pinned buffer before the copy has finished, even though it is freed here.
+    # torch does not reuse the pinned buffer before the copy has finished, even if no reference to it remains.
     return _views(buffer.to(device, non_blocking=is_pinned, copy=True), tensors, sizes)
 
 

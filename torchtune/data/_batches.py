@@ -98,7 +98,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     # The position: a window, the documents left over from earlier windows, and the number of rows taken from both.
     _window_index: int = field(default=-1, init=False)
     _row: int = field(default=0, init=False)
-    _waited: list[Document] = field(factory=list, init=False)
+    _leftover: list[Document] = field(factory=list, init=False)
     # The contents of the window.
     _kind: type[Item] | None = field(default=None, init=False)
     _items: dict[Document, ItemT_co] = field(factory=dict, init=False)
@@ -255,14 +255,14 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream, and the settings that the stream depends on."""
-        positions = [position for position, _ in self._waited]
+        positions = [position for position, _ in self._leftover]
         if self._window_index >= 0:
             window = self._windows.positions(self._window_index)
             positions += [window[0], window[-1]]
         return {
             "window": self._window_index,
             "row": self._row,
-            "waited": [list(document) for document in self._waited],
+            "waited": [list(document) for document in self._leftover],
             "bookmarks": self._windows.bookmarks(positions),
             "tally": {**self._counts.state_dict(), "seen": self._n_rows_read, "given": self._n_batch_rows},
             **self._stream,
@@ -299,30 +299,30 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._rows = []
         self._waiting = []
         if self._window_index >= 0:
-            waited = [(int(position), int(i)) for position, i in state["waited"]]
-            self._arrange({document: self._encode(document) for document in waited}, self._window_index)
+            leftover = [(int(position), int(i)) for position, i in state["waited"]]
+            self._arrange({document: self._encode(document) for document in leftover}, self._window_index)
             self._row = state["row"]
 
     def _next_window(self) -> None:
         """Advance to the next window."""
         window_index = self._window_index + 1
-        waited = {document: self._items[document] for document in self._waiting}
-        window, truncated = self._arrange(waited, window_index)
+        leftover = {document: self._items[document] for document in self._waiting}
+        window, truncated = self._arrange(leftover, window_index)
         self._window_index = window_index
         self._row = 0
         self._count_notes(window, truncated)
 
     def _arrange(
-        self, waited: dict[Document, ItemT_co], window_index: int
+        self, leftover: dict[Document, ItemT_co], window_index: int
     ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | SkipReason]]:
-        """Arrange a window's documents and waiting ones into rows; return the window and its truncated items."""
+        """Arrange a window's documents and leftover ones into rows; return the window and its truncated items."""
         window = self._prefetcher.read(window_index)
         self._windows.add_bookmarks(window.bookmarks)
         truncated = {document: truncate(item, self._limit) for document, item in window.items.items()}
         self._kind = common_type(window.items.values(), self._kind)
-        self._waited = list(waited)
+        self._leftover = list(leftover)
         usable = {document: item for document, item in truncated.items() if not isinstance(item, SkipReason)}
-        self._items = {**waited, **usable}
+        self._items = {**leftover, **usable}
         lengths = {document: item.length for document, item in self._items.items()}
         is_last = self._windows.ends_epoch(window_index)
         self._rows, self._waiting = self._arrangement.rows(lengths, window_index, is_last=is_last)

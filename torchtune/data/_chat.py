@@ -231,7 +231,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
     if bos_id is not None and chat.tokens[:2] == [bos_id, bos_id]:
         raise ValueError(
             "the chat template begins a conversation with BOS twice, which the model has never seen; remove one"
-            " from the template"
+            " BOS from the template"
         )
     if tokenizer.bos_id is not None and chat.tokens[0] != tokenizer.bos_id:
         _logger.warning(

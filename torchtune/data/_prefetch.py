@@ -26,7 +26,7 @@ _START = (
 
 
 class Prefetcher(Generic[ItemT]):
-    """Reads windows in order, with worker processes encoding the next ones in advance.
+    """Reads windows in order; worker processes encode the next windows in advance.
 
     A window that no worker has started to encode is read in this process. Workers communicate through pipes: they
     share no CUDA context, do not import the program that started them, and exit with it. If a worker dies, the
@@ -109,7 +109,7 @@ class Prefetcher(Generic[ItemT]):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            process_group=0,  # Ctrl-C reaches only the main process, which decides what to do
+            process_group=0,  # Ctrl-C reaches only the main process, which handles it
         )
         self._processes.append(process)
         assert process.stdin is not None

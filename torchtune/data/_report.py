@@ -166,8 +166,8 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
     if suspect_counts["end"]:
         predicate = conjugate("do not end with a stop token", suspect_counts["end"])
         warnings.append(
-            f"{suspect_counts['end']} of {examples} {predicate}, so the model does not learn to stop there (truncated"
-            " answers, or plain text)"
+            f"{suspect_counts['end']} of {examples} {predicate}, so the model does not learn to stop there (they are"
+            " probably truncated answers or plain text)"
         )
     if suspect_counts["unknown"] > MAX_UNKNOWN_FRACTION * counts.n_tokens:
         fraction = suspect_counts["unknown"] / counts.n_tokens

@@ -7,7 +7,7 @@ from torchtune.datasets._tables import Row, lone_surrogate
 
 
 class ReadRow(dict[str, Any]):
-    """A row that records the columns that were read, so that unread ones can be reported."""
+    """A row that records the columns that were read, so that unread columns can be reported."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
@@ -28,7 +28,7 @@ class ReadRow(dict[str, Any]):
         return super().items()
 
     def unread(self) -> tuple[str, ...]:
-        """Return the columns that are not empty and were not read."""
+        """Return the columns that have a value but were not read."""
         others = self.keys() - self.read
         if not others:
             return ()

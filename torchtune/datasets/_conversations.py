@@ -72,7 +72,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         return Conversation(messages, tools, target_flags, turns.notes)
 
     def _encode(self, parsed: Conversation, /) -> Example | SkipReason:
-        everything = self.train_on == "everything"  # including empty answers and those with weight 0
+        everything = self.train_on == "everything"  # including empty answers and answers with weight 0
         example = chat_example(
             self.tokenizer,
             parsed.messages,

@@ -34,7 +34,7 @@ class Table(Protocol):
 
 @define(eq=False, repr=False, slots=False)
 class NumberedTable(Table):
-    """A table whose rows are located by their number."""
+    """A table whose rows have a number as their location."""
 
     name: str
     """The name of the table in messages."""

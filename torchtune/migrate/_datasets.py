@@ -16,7 +16,7 @@ Tree = dict[str, Any]
 
 @frozen
 class _Builder:
-    """The equivalent of a dataset builder in the original torchtune."""
+    """The equivalent of one of the original torchtune's dataset builders."""
 
     component: str
     """The equivalent dataset class in this library."""
