@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def compare(folder: Path, n_runs: int) -> bool:
-    """Load a folder alternately with both libraries, print medians, and return whether torchtune is within its bounds."""
+    """Load a folder alternately with both libraries, print medians, and return whether torchtune meets its bounds."""
     runs, peer = list[Measurement](), list[Measurement]()
     for _ in range(n_runs):
         runs.append(in_fresh_process(load, str(folder)))

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import data, growth, loading, process_memory
 from benchmarks.fresh_process import FreshProcess, in_fresh_process, module_name
-from benchmarks.training_sides.peer import lengths_of_steps
+from benchmarks.training_sides.peer import step_lengths
 from tests.tiny_run import Tiny, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ def test_exponent_of_a_power_law_is_its_power(power: float) -> None:
 
 
 def test_trl_step_lengths_exclude_the_last_token_of_each_example() -> None:
-    assert lengths_of_steps([[3], [4, 5], [6]], batch_size=2) == [[2, 3, 4], [5]]
+    assert step_lengths([[3], [4, 5], [6]], batch_size=2) == [[2, 3, 4], [5]]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def model_and_rows(tiny: Tiny) -> list[str]:
 def test_too_few_rows_for_the_steps_are_rejected_with_a_fix(tiny: Tiny) -> None:
     result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
     assert result.returncode == 1
-    assert "12 rows; 12 steps need 192: pass more rows or fewer --steps" in result.stderr
+    assert "12 rows, but 12 steps need 192; pass a file with more rows, or lower --steps" in result.stderr
     assert "Traceback" not in result.stderr
 
 
