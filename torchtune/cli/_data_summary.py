@@ -49,7 +49,7 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     """
     recipe, _, cfg = checked_layers(call)
     if "torch" not in sys.modules or not _is_finetuning(cfg):
-        raise ConfigError([Mistake("argument", f"{recipe.name} does not read a dataset")], "the recipe")
+        raise ConfigError([Mistake("argument", f"{recipe.name} does not read a dataset")], "the command line")
     import torch
 
     from torchtune.data import as_stream, decode_tokens, report, sample_indices
