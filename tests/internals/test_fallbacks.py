@@ -12,7 +12,7 @@ import torch
 from attrs import define, field
 from torch.optim import AdamW
 
-from tests.config.broken import RECIPE, lines_of
+from tests.config.printed_mistakes import RECIPE, printed_mistakes
 from tests.modules.test_lean import FAMILIES, decoder, results
 from tests.tolerance import FLOAT64, assert_near
 from tests.training.tiny import tiny_decoder
@@ -189,7 +189,7 @@ def test_a_mistake_in_a_config_function_is_reported(
     loose = "@define(kw_only=True, slots=False)\nclass Loose(Config): pass\n"
     file.write_text(f"{HEAD}    {body}\n{loose}")
     disable("recording of config functions")
-    (mistake,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    (mistake,) = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
     assert re.fullmatch(f"{file.name}:{expected}", mistake)
 
 

@@ -29,13 +29,13 @@ def test_frozen_config_includes_defaults_and_references(tmp_path: Path) -> None:
     }
     assert frozen["tokenizer"]["path"] == "${output_dir}/letters"
     assert isinstance(frozen["seed"], int)
-    assert sample.RAN[0].seed == frozen["seed"]
+    assert sample.RUN_CONFIGS[0].seed == frozen["seed"]
 
 
 def test_frozen_config_reproduces_the_run(tmp_path: Path) -> None:
     run(tmp_path / "r")
     loaded = sample.main.layers(str(tmp_path / "r/config.yaml")).build()
-    assert loaded.seed == sample.RAN[0].seed
+    assert loaded.seed == sample.RUN_CONFIGS[0].seed
     text = (tmp_path / "r/config.yaml").read_text()
     assert load(text, sample.Config).output_dir == str(tmp_path / "r")
     assert sample.main.export(sample.main.layers(str(tmp_path / "r/config.yaml"))) == text
@@ -57,7 +57,7 @@ def test_finished_run_is_rejected_with_advice_and_overwritten_on_request(tmp_pat
     ):
         run(tmp_path / "r")
     run(tmp_path / "r", overwrite=True)
-    assert len(sample.RAN) == 2
+    assert len(sample.RUN_CONFIGS) == 2
     assert (tmp_path / "r/notes.txt").read_text() == "mine"
 
 
@@ -74,12 +74,12 @@ def unfinished(tmp_path: Path) -> Path:
 
 def test_unfinished_run_resumes_with_its_seed(unfinished: Path) -> None:
     run(unfinished)
-    assert sample.RAN[1] == sample.RAN[0]
+    assert sample.RUN_CONFIGS[1] == sample.RUN_CONFIGS[0]
 
 
 def test_unfinished_run_accepts_new_values_for_changeable_fields(unfinished: Path) -> None:
     run(unfinished, "epochs=5")
-    assert sample.RAN[1].epochs == 5
+    assert sample.RUN_CONFIGS[1].epochs == 5
 
 
 def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -
     message = str(caught.value)
     assert "batch_size: was 8, is now 3" in message
     assert "optimizer.lr: was 2.0e-05, is now 0.5" in message
-    assert len(sample.RAN) == 1
+    assert len(sample.RUN_CONFIGS) == 1
 
 
 def test_output_folder_that_cannot_be_created_is_reported_as_one_mistake(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_recipe_called_from_python_checks_resolves_and_freezes_the_config(tmp_pa
     cfg = sample.rich()
     cfg.output_dir = str(tmp_path / "r")
     sample.main(cfg)
-    (ran,) = sample.RAN
+    (ran,) = sample.RUN_CONFIGS
     assert ran.validation is not None
     assert ran.validation.source == str(tmp_path / "r")
     assert cfg.validation is not None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.broken import RECIPE, lines_of
+from tests.config.printed_mistakes import RECIPE, printed_mistakes
 
 LONG = "a" * 300
 
@@ -59,13 +59,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_invalid_config_name_is_reported_as_one_mistake(name: str, folder: Path) -> None:
-    (mistake,) = lines_of(["validate", RECIPE, "--config", name], folder)
+    (mistake,) = printed_mistakes(["validate", RECIPE, "--config", name], folder)
     assert mistake.startswith(NAMES[name])
 
 
 def test_registered_name_takes_precedence_over_a_folder_of_the_same_name(folder: Path) -> None:
-    assert lines_of(["show", "lora_finetune", "--config", "smollm2_135m_lora"], folder) == []
-    (mistake,) = lines_of(["validate", RECIPE, "--config", "./smollm2_135m_lora"], folder)
+    assert printed_mistakes(["show", "lora_finetune", "--config", "smollm2_135m_lora"], folder) == []
+    (mistake,) = printed_mistakes(["validate", RECIPE, "--config", "./smollm2_135m_lora"], folder)
     assert mistake == "smollm2_135m_lora/config.yaml: no such file"
 
 
@@ -89,7 +89,7 @@ RECIPES = {
 def test_invalid_recipe_is_reported_as_one_mistake(number: int, text: str, folder: Path) -> None:
     file = folder / f"wrong_recipe_{number}.py"
     file.write_text(f"import attrs\nfrom torchtune import config\n{text}")
-    (mistake,) = lines_of(["validate", str(file), "x=1"], folder)
+    (mistake,) = printed_mistakes(["validate", str(file), "x=1"], folder)
     assert mistake.startswith(file.stem)
     assert RECIPES[text] in mistake
 
@@ -103,7 +103,7 @@ def test_recipe_file_that_cannot_be_imported_by_name_should_be_renamed(
         "@attrs.define(kw_only=True)\nclass C:\n    own: config.Component[Own] = config.lazy(Own)\n"
         "@config.parse\ndef main(cfg: C) -> None: ...\n"
     )
-    (mistake,) = lines_of(["validate", str(file)], folder)
+    (mistake,) = printed_mistakes(["validate", str(file)], folder)
     assert (
         mistake
         == "default of C: own: Own is defined in 'my-recipe', an invalid module name; rename the file"

@@ -57,8 +57,8 @@ def test_new_resumed_and_overwritten_runs_build_their_config_once(
         built_trees.clear()
         assert main([RECIPE, f"output_dir={folder}", *args]) == 0
         assert len(built_trees) == 1
-        assert sample.RAN[-1].seed == seed_in(folder)
-        seeds.append(sample.RAN[-1].seed)
+        assert sample.RUN_CONFIGS[-1].seed == seed_in(folder)
+        seeds.append(sample.RUN_CONFIGS[-1].seed)
         mark_as_interrupted(folder)
     new, resumed, overwritten, explicit = seeds
     assert new == resumed != overwritten
