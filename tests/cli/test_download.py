@@ -335,7 +335,7 @@ def test_token_rejected_by_the_hub_is_reported(
     result = download()
     assert (result.status, result.err.count("\n")) == (2, 1)
     message = (
-        "does not recognise the token in HF_TOKEN; create a new one on https://huggingface.co/settings/tokens"
+        "does not recognize the token in HF_TOKEN; create a new one on https://huggingface.co/settings/tokens"
     )
     assert message in result.err
 

@@ -33,10 +33,10 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def run(call: Call) -> int:
     """Show a run's data."""
-    from torchtune.cli._data_summary import summarise
+    from torchtune.cli._data_summary import summarize
 
     rows, limit = call.number(ROWS) or 2, call.number(LIMIT)
-    summary = summarise(call, count_ranks(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
+    summary = summarize(call, count_ranks(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
     sys.stdout.write("".join(f"{line}\n" for line in _lines(summary)))
     page = call.value(HTML)
     if page is not None:

@@ -33,8 +33,8 @@ class Summary:
     """Pairs of a bin's shortest length (tokens) and the number of examples in the bin."""
 
 
-def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out: str | None) -> Summary:
-    """Read a config's data and summarise it.
+def summarize(call: Call, ranks: int, *, rows: int, limit: int | None, held_out: str | None) -> Summary:
+    """Read a config's data and summarize it.
 
     Args:
         call: The command line, with the recipe and the config.

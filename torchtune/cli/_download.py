@@ -295,7 +295,7 @@ def _http_error(error: "HfHubHTTPError", request: Request) -> Exception:
         return LookupError(f"{name} has no revision {request.revision!r}")
     if status == HTTPStatus.UNAUTHORIZED:
         return PermissionError(
-            "the hub does not recognise the token in HF_TOKEN; create a new one on"
+            "the hub does not recognize the token in HF_TOKEN; create a new one on"
             " https://huggingface.co/settings/tokens"
         )
     if status == HTTPStatus.FORBIDDEN:

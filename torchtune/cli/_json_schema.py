@@ -180,7 +180,7 @@ class _Writer:
         return {"type": "array", "items": self.type_schema(args[0]) if args else {}}
 
     def _section(self, cls: type) -> Schema:
-        """Return a section's schema; its fields are not required, as a base config may set them."""
+        """Return a section's schema; its fields are not required, because a base config may set them."""
         name = f"{cls.__module__}.{cls.__qualname__}"
         if name not in self.definitions:
             self.definitions[name] = {}  # a section may contain itself
@@ -212,7 +212,7 @@ class _Writer:
             for path, ref in refs.items()
         ]
         arguments = sorted({n for ref in refs.values() for n in self._resolve(ref)["properties"]})
-        # Without a dotpath, the mapping changes arguments of the component in the base config, which is unknown here.
+        # Without a dotpath, the mapping changes arguments of the base config's component, which the schema cannot know.
         changes = {"propertyNames": {"enum": [n for n in arguments if n != COMPONENT_KEY]}}
         is_open = any(self._resolve(ref)["additionalProperties"] for ref in refs.values())
         partial: Schema = {"if": {"not": {"required": [COMPONENT_KEY]}}, "then": {} if is_open else changes}

@@ -32,7 +32,7 @@ def is_built(file: str) -> bool:
 
 
 def _build() -> None:
-    """Build the schemas in a separate process, as this requires torch, which the calling command does not import."""
+    """Build the schemas in a separate process: building requires torch, which the calling command does not import."""
     import subprocess
     from pathlib import Path
 

@@ -143,7 +143,7 @@ def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
         if folder.exists() or not isinstance(error.__cause__, FileNotFoundError):
             mistakes.add("model", error)
         else:
-            print_note(f"the model is not checked, as its folder does not exist yet: {error.__cause__}")
+            print_note(f"the model is not checked, because its folder does not exist yet: {error.__cause__}")
     except ValueError as error:  # the adapters do not match the model
         mistakes.add("lora", error)
     except FileNotFoundError as error:  # the adapter to continue training is missing

@@ -230,7 +230,7 @@ class OverrideApplier:
         """Return the type and the field path for the parts of a dotted path.
 
         Raises:
-            RejectedError: There is no such field; the message has a suggestion.
+            RejectedError: There is no such field; the mistake contains a suggestion.
         """
         t: Any = self.layers.config_class or Any
         tree: Any = self.layers.tree

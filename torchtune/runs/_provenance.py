@@ -236,7 +236,7 @@ def altered_inputs(previous: Mapping[str, Any], current: Mapping[str, Any]) -> l
 
     Returns:
         The differences, with paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and
-        `versions.torch`. Only entries in both records are compared, and only the Python files among the code.
+        `versions.torch`. Only entries in both records are compared; of the code, only Python files are compared.
     """
     return [
         difference

@@ -59,7 +59,7 @@ def _add(layers: Layers, name: str, including_files: tuple[str, ...]) -> None:
 
     Args:
         layers: The layers to extend.
-        name: The config's name, as in the command line or in the last file of `including_files`.
+        name: The config's name, as on the command line or in the last file of `including_files`.
         including_files: The chain of YAML files that led to this config through `_base_`.
     """
     file, function = _file_of(name, os.path.dirname(including_files[-1]) if including_files else "")  # noqa: PTH120
