@@ -30,7 +30,7 @@ def benchmark(name: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def project_imports(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the module and name of everything that a file imports from this project, even in functions."""
+    """Yield the module and name of everything that a file imports from this project."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PROJECT:
             yield from ((str(node.module), alias.name) for alias in node.names)

@@ -59,7 +59,7 @@ EXTRA_IMPORTS = {"pytest_plugin": {"pytest"}}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield each module that a file imports, and whether only a function or a type checker imports it."""
+    """Yield the modules that a file imports, and whether each import is in a function or only for type checkers."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     deferred: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -213,7 +213,7 @@ def test_light_commands_import_no_heavy_package(code: str, tmp_path: Path) -> No
 
 
 MAX_ASSIGNMENT_EXPRESSIONS = 20
-"""Maximum for the library and the recipes; a walrus is justified only if plain statements are harder to read."""
+"""Maximum for the library and the recipes. Use an assignment expression only if statements are harder to read."""
 
 
 def nodes_of(kind: type[ast.expr], *folders: str) -> Iterator[tuple[ast.expr, str]]:

@@ -36,7 +36,7 @@ def test_missing_component_is_reported_once_with_a_suggestion(override: str) -> 
     assert message.endswith(f"; did you mean {SUGGESTIONS[override]}?")
 
 
-def test_unknown_component_without_a_similar_name_is_reported_with_a_list_of_components() -> None:
+def test_unknown_component_is_reported_with_a_list_if_no_name_is_similar() -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", "metric_logger=xyz")
     loggers = ", ".join(f"{LOGGERS}.{name}Logger" for name in ("Disk", "Stdout", "TensorBoard", "WandB"))
     assert message.endswith(

@@ -54,7 +54,7 @@ def test_completed_values_are_choices_and_dotpaths() -> None:
     assert "lr_scheduler=null" in completions(LORA + "lr_scheduler=")
 
 
-def test_keys_complete_after_an_open_quote() -> None:
+def test_keys_are_completed_after_an_open_quote() -> None:
     assert "optimizer.lr=" in completions(LORA + "'output_dir=a b optimizer.l")
 
 

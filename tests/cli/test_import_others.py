@@ -1,4 +1,4 @@
-"""`tune import` rejects configs of other training methods and of other projects, with advice."""
+"""`tune import` gives advice for configs of other training methods and other projects, and does not convert them."""
 
 from pathlib import Path
 

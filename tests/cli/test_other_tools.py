@@ -1,4 +1,4 @@
-"""`tune` prints advice for commands of other tools that it does not support or that it calls something else."""
+"""`tune` prints advice for commands of other tools that are not supported or have a different name in `tune`."""
 
 import re
 from pathlib import Path
@@ -78,10 +78,10 @@ def test_other_unknown_names_get_no_advice(name: str, tune: Tune) -> None:
     assert tune(name).status == 2
 
 
-@pytest.mark.parametrize("word", ["tensorboard", "wandb"])
-def test_overrides_in_the_advice_about_loggers_are_valid(word: str, tune: Tune) -> None:
-    pytest.importorskip(word)
-    alternative = alternative_for(word)
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_overrides_in_the_advice_about_loggers_are_valid(logger: str, tune: Tune) -> None:
+    pytest.importorskip(logger)
+    alternative = alternative_for(logger)
     assert alternative is not None
     overrides = [part for part in alternative[1].split() if "=" in part]
     assert len(overrides) > 1

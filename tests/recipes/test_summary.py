@@ -59,16 +59,16 @@ def test_packing_is_suggested_if_padding_is_high(
 
 
 @pytest.mark.parametrize(
-    ("epochs", "changes", "is_warned"),
+    ("epochs", "changes", "has_hint"),
     [(3, {}, True), (3, {"max_steps": 3}, False), (12, {}, False)],
 )
 def test_a_run_of_few_steps_prints_a_hint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], is_warned: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], has_hint: bool
 ) -> None:
     rows = [{"instruction": "a", "input": "", "output": "b"}] * 2
     full_finetune.main(full_config(tmp_path, "a", rows=rows, batch_size=2, epochs=epochs, **changes))
     line = "steps: 3 optimizer steps may be too few; raise epochs"
-    assert (line in capsys.readouterr().err) is is_warned
+    assert (line in capsys.readouterr().err) is has_hint
 
 
 def test_a_finished_run_prints_the_folders_of_the_final_and_the_best_model(

@@ -1,4 +1,4 @@
-"""Type checkers report the same errors in a user's project, with torchtune installed from a wheel or as editable."""
+"""Type checkers report the same errors in a user's project for a wheel and for an editable installation."""
 
 import shutil
 import subprocess
