@@ -168,7 +168,8 @@ def _has_values(t: Any) -> bool:
 def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type | None:
     """Return the config class in a type such as `Validation | None`.
 
-    If there are multiple, return the one with the most fields that match or resemble the names in `tree` and `key`.
+    If there are several config classes, return the one with the most fields that match or resemble the names in
+    `tree` and `key`.
     """
     sections = sections_of(t)
     names = [str(n) for n in (*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key]))]

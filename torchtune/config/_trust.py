@@ -95,7 +95,7 @@ def trust_folder_of(file: str | Path) -> None:
 
 @contextmanager
 def only_trusting(trust: Trust) -> Iterator[None]:
-    """Trust exactly `trust` inside the context; for tests and embedding programs."""
+    """Trust exactly `trust` within the context; for tests and for programs that embed torchtune."""
     before, _current.trust = _current.trust, trust
     try:
         yield

@@ -57,8 +57,8 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
     """Resolve the symlinks of a folder, which need not exist.
 
     Raises:
-        ValueError: The symlinks form a loop, or the folder cannot be renamed, because it is the root, a mount point, the
-            current directory, or a parent of the current directory.
+        ValueError: The symlinks form a loop, or the folder cannot be renamed, because it is the root, a mount point,
+            the current directory, or a parent of the current directory.
     """
     try:
         target = Path(folder).resolve()

@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
 
 def calling_line(skipped: str) -> Call | None:
-    """Return the innermost call, from the caller's caller outwards, that is not in attrs, dataclasses or generated code.
+    """Return the innermost call, from the caller's caller outwards, in neither attrs, dataclasses nor generated code.
 
     Args:
         skipped: Another file whose calls are skipped.
@@ -135,15 +135,16 @@ def _splits_validators() -> bool:
 RECORDING = ProbedFeature(
     name="recording of config functions",
     tested_with="attrs 26.1.0",
-    benefit="all fields have lines, and all mistakes are reported at once: "
+    benefit="origins contain the line of every field, and all mistakes are reported at once: "
     "tune show lora_finetune --config smollm2_135m_lora --origins",
-    fallback="values have the first line of their config function, and only its first mistake is reported",
+    fallback="values are located at the first line of their config function; only its first mistake is reported",
     probe=_records_calls,
 )
 VALIDATORS = ProbedFeature(
     name="combined validators",
     tested_with="attrs 26.1.0",
-    benefit='messages contain "text that is not empty", and schemas minLength: tune schema alpaca_generate',
-    fallback="rules of fields with several validators are enforced, but are missing in messages and schemas",
+    benefit='messages contain "text that is not empty" and schemas contain minLength: '
+    "tune schema alpaca_generate",
+    fallback="rules of fields with several validators are enforced, but messages and schemas lack them",
     probe=_splits_validators,
 )

@@ -24,8 +24,8 @@ def _finds_line() -> bool:
 CALLS = ProbedFeature(
     name="calling lines",
     tested_with="Python 3.11",
-    benefit="each argument of a component has its line: "
+    benefit="origins contain the line of each argument of a component: "
     "tune show lora_finetune --config smollm2_135m_lora --origins",
-    fallback="values and mistakes have the first line of their config function",
+    fallback="values and mistakes are located at the first line of their config function",
     probe=_finds_line,
 )

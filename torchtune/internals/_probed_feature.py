@@ -19,7 +19,7 @@ class ProbedFeature(NamedTuple):
     fallback: str
     """The behaviour if the feature is disabled; results are the same up to rounding."""
     probe: Callable[[], bool]
-    """A function that tests a tiny case; it returns False or raises an exception if the library no longer behaves as expected."""
+    """A test of a tiny case; it returns False or raises an exception if the library behaves differently."""
 
     def is_enabled(self) -> bool:
         """Return whether TUNE_PLAIN=1 is not set and the probe, which runs once per process, has passed."""

@@ -13,7 +13,7 @@ from torchtune.internals._probed_feature import ProbedFeature
 
 
 def fake_tensors() -> AbstractContextManager[object]:
-    """Return a context in which new tensors have shapes but no data; existing tensors can be used within the context."""
+    """Return a context in which new tensors have shapes but no data, and existing tensors can be used."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
