@@ -39,7 +39,7 @@ class _GeneratedMarkdown(SphinxDirective):
 
     def parse(self, lines: list[str]) -> list[nodes.Node]:
         """Parse MyST text at the directive's location."""
-        container = nodes.container(classes=["field-list-of-recipe"])
+        container = nodes.container(classes=["generated-reference"])
         self.state.nested_parse(
             StringList(lines, source=self.get_source_info()[0]), self.content_offset, container
         )
