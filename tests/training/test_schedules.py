@@ -132,14 +132,14 @@ def test_warmup_stable_decay_rises_stays_and_falls() -> None:
         rates(lazy(warmup_stable_decay, decay_steps=0), 10)
 
 
-def test_steps_do_not_make_python_repeat_library_warnings() -> None:
+def test_schedule_steps_do_not_cause_repeated_library_warnings() -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = Schedule(constant_with_warmup(optimizer), 9)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(5):
             schedule.step()
-            warnings.warn("of a library", UserWarning, stacklevel=1)
-    assert len([w for w in caught if str(w.message) == "of a library"]) <= 2, (
+            warnings.warn("from a library", UserWarning, stacklevel=1)
+    assert len([w for w in caught if str(w.message) == "from a library"]) <= 2, (
         "only the first step may repeat the warning"
     )
