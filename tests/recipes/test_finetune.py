@@ -329,7 +329,7 @@ def test_adapters_resume_only_with_unchanged_base_weights(tmp_path: Path) -> Non
         run_lora(tmp_path, "a", interrupted)
     with pytest.raises(
         ValueError,
-        match=r"step_4 was trained with base weights that differ from .*: model.safetensors differs",
+        match=r"step_4 was written with base weights that differ from .*: model.safetensors differs",
     ):
         lora_finetune.main(lora_config(tmp_path, "a", **interrupted), accept_changes=True)
 

@@ -92,7 +92,7 @@ def test_decay_that_is_too_long_is_limited_to_the_steps_after_the_warm_up(
     component = lazy(warmup_stable_decay, warmup_steps=1, decay_steps=20)
     assert rates(component, 4) == rates(lazy(warmup_stable_decay, warmup_steps=1, decay_steps=3), 4)
     assert (
-        "a decay of 20 steps is too long for a run of 4 steps; shortened to the 3 after warm-up"
+        "a decay of 20 steps is too long for a run of 4 steps; shortened to the 3 steps after warm-up"
         in caplog.text
     )
 

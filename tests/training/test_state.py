@@ -352,6 +352,6 @@ def test_resuming_adapters_on_different_base_weights_is_rejected(tmp_path: Path)
         (base / "a.safetensors").write_bytes(change)
         with pytest.raises(
             ValueError,
-            match=r"step_1 was trained with base weights that differ from .*: a.safetensors differs; restore",
+            match=r"step_1 was written with base weights that differ from .*: a.safetensors differs; restore",
         ):
             state().resume()

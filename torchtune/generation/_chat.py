@@ -7,7 +7,7 @@ from contextlib import suppress
 from torchtune.data import Message
 from torchtune.generation._assistant import Assistant
 
-HINT = "/new starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer\n"
+HINT = "/new starts over, /exit or Ctrl-D ends the chat, Ctrl-C stops an answer\n"
 
 
 def chat(assistant: Assistant, max_new_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""The config fields that all fine-tuning recipes share; each recipe's config class adds its own."""
+"""The config fields that all fine-tuning recipes share; each recipe's config class adds further fields."""
 
 from typing import Annotated, Any, Literal
 

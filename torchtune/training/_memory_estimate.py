@@ -263,7 +263,7 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
 
 
 _PEAKS: dict[str, tuple[int, int, int]] = {}
-"""Cached results of `_peaks`, by all values that determine them; each takes about a second to compute."""
+"""Cached results of `_peaks`, by all values that determine them; computing a result takes about a second."""
 _CHUNK = LinearCrossEntropy().chunk_size
 _HEAP = 0.27
 """Fragmentation of glibc's heap as a fraction of activations, measured with the settings of `tune`."""

@@ -64,7 +64,7 @@ class Run:
         world: The ranks of this run.
         parts: Additional stateful parts to include in checkpoints, by name, such as the validator.
         synchronous: Whether the host waits for the device after each step to read the step's values. If False, the
-            values are read a step later, and the device skips updates if the optimizer's kernels support it. None:
+            values are read one step later, and the device skips updates if the optimizer's kernels support it. None:
             False on CUDA, else True.
 
     Raises:

@@ -149,7 +149,7 @@ def _dtype_of(cfg: ModelConfig) -> str:
 
 
 def _is_for_cpu(device: str) -> bool:
-    """Return whether a run would use a CPU, without probing for a GPU, which takes a second and GPU memory."""
+    """Return whether a run would use a CPU, without probing for a GPU, which costs a second and GPU memory."""
     has_gpu_build = (
         torch.version.cuda is not None or torch.version.hip is not None or sys.platform == "darwin"
     )

@@ -230,7 +230,8 @@ def warmup_stable_decay(
     remaining = total_steps - warmup
     if decay > remaining:
         _logger.warning(
-            "decay_steps: a decay of %d steps is too long for a run of %d steps; shortened to the %d after warm-up",
+            "decay_steps: a decay of %d steps is too long for a run of %d steps; shortened to the %d steps after"
+            " warm-up",
             decay,
             total_steps,
             remaining,

@@ -20,7 +20,7 @@ class Sharding:
     """Sharding options, used with `enable_fsdp`."""
 
     replicas: int = field(default=1, validator=above(0))
-    """Number of copies of the model (HSDP); each is sharded across a group of ranks, and groups exchange gradients."""
+    """Number of copies of the model (HSDP); each is sharded across a group, and groups exchange only gradients."""
     cpu_offload: bool = False
     """Keep weights, gradients and optimizer state in CPU memory, and run the optimizer there. Layers are copied to the
     GPU one after another."""

@@ -250,7 +250,7 @@ class State:
         differing = self._world.gather(differing)[0]
         if differing:
             raise ValueError(
-                f"{folder} was trained with base weights that differ from {self._base}: {differing} differs; restore"
+                f"{folder} was written with base weights that differ from {self._base}: {differing} differs; restore"
                 " the original model_directory, or choose a different output_dir"
             )
 
