@@ -95,8 +95,7 @@ class NonFiniteGuard:
             values: The values of the step, on the host.
 
         Raises:
-            FloatingPointError: The loss or gradient is not finite, which ends the run; parameters and optimizer are
-                unchanged.
+            FloatingPointError: The loss or gradient is not finite, and the run ends without updating parameters.
         """
         if values.total_count == 0:
             return "no target token"

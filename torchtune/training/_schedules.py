@@ -32,8 +32,7 @@ def build_scheduler(
     Args:
         component: The config's scheduler; None: constant learning rates.
         optimizer: The optimizer, passed as the first argument.
-        total_steps: Number of optimizer steps in the run; passed if the component accepts it and the config does not
-            set it.
+        total_steps: Length of the run (optimizer steps); passed if the component accepts it and the config lacks it.
 
     Raises:
         ValueError: The scheduler is not supported.

@@ -77,8 +77,7 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":
     """Build the device mesh: `[ranks]`, or `[replicas, ranks / replicas]` with multiple replicas.
 
-    FSDP requires a process group, which a run on one rank does not have; this function creates one, which `start`
-    destroys.
+    FSDP requires a process group. For a run on one rank, this function creates the group, and `start` destroys it.
     """
     from torch.distributed.device_mesh import init_device_mesh
 

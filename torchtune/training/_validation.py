@@ -73,8 +73,7 @@ class Validation:
         Args:
             rows: The rows of `dataset`, or the held-out fraction of the training dataset.
             tokenizer: The tokenizer; prompts use its chat template, or Alpaca's if it has none.
-            model: The model, which may be on the meta device; sequences longer than its maximum are truncated on the
-                right.
+            model: The model, which may be on the meta device; sequences that are too long for it are truncated.
 
         Raises:
             ValueError: No row has a target, or a prompt is too long.

@@ -140,7 +140,7 @@ class Validator:
         return loss
 
     def _begin(self, run: Run) -> None:
-        """On the first call, print a description of the validation, and remove later answers."""
+        """On the first call, print a description of the validation, and remove the later answers of a killed run."""
         if self._section is not None and not self._has_begun:
             interval = self._section.every_n_steps
             schedule = {None: "after the last step", 1: "after every step"}.get(
