@@ -72,9 +72,9 @@ class Decoder(nn.Module):
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs x `[..., d']` and a weight W `[v, d']` such that `x W^T` are the logits before the soft cap.
 
-        x and W are the hidden states and the output head. If the head has an adapter, the factors of its update are
-        appended to both, so that the small update is not rounded to the precision of the head. This copies the head,
-        and the copy has a gradient of the same size.
+        Without an adapter, x and W are the hidden states and the output head. With an adapter, the factors of its
+        update are appended to both, so that the small update is not rounded to the precision of the head. Appending
+        copies the head, and the copy has a gradient of the same size.
 
         Args:
             hidden: Hidden states `[..., d]` after the final norm.

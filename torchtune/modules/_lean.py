@@ -41,7 +41,7 @@ class Lean:
 def lean(model: nn.Module) -> None:
     """Enable the lean implementation of a model's layers, in place; modules and parameters keep their names.
 
-    Does nothing if `ACTIVATION_BACKWARD` is disabled.
+    This function does nothing if `ACTIVATION_BACKWARD` is disabled.
     """
     for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
         if isinstance(module, Lean):

@@ -61,8 +61,8 @@ class Placement:
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
-    """Use layers that save memory; their results equal the standard layers' up to the order of summation. This has no
-    effect with compile=true or keep=matmuls, which use the standard layers."""
+    """Use layers that save memory and give the same results up to the order of summation. This has no effect with
+    compile=true or keep=matmuls, which use the standard layers."""
     compile: bool = field(default=False, validator=_check_compile)
     """Compile every layer with torch.compile: the first steps take minutes, but later steps are faster."""
 

@@ -97,7 +97,7 @@ def batch_shape(cfg: FinetuneConfig, model: Decoder, longest: int | None = None)
 def estimate_run_memory(
     cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | None = None
 ) -> MemoryEstimate:
-    """Estimate the memory of a run on each rank, or of its weights only if the config is not a `FinetuneConfig`.
+    """Estimate a run's memory on each rank; if the config is not a `FinetuneConfig`, estimate only the weights.
 
     Args:
         cfg: The config.

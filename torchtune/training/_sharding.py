@@ -22,8 +22,8 @@ class Sharding:
     replicas: int = field(default=1, validator=above(0))
     """Number of copies of the model (HSDP); each is sharded across a group, and groups exchange only gradients."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer state in CPU memory, and run the optimizer there. Layers are copied to the
-    GPU one after another."""
+    """Keep weights, gradients and optimizer state in CPU memory, and run the optimizer on the CPU. Layers are copied to
+    the GPU one after another."""
     reshard_after_forward: bool = True
     """Reshard a layer's weights between its forward and backward passes; false is faster but uses more memory."""
 

@@ -1,4 +1,4 @@
-"""Validation during training: the loss of held-out rows, the best model, early stopping."""
+"""Validation during training: the loss of held-out rows, the best model and early stopping."""
 
 import json
 import logging
@@ -198,7 +198,7 @@ class Validator:
         return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate items, or build a filler without items: all ranks must call the model the same number of times."""
+        """Collate items; if there are none, build a filler, because all ranks must call the model equally often."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
