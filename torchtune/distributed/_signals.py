@@ -25,7 +25,7 @@ _POLL_INTERVAL = 200
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was stopped by a signal, and can be resumed; the message names the checkpoint.
+    """A signal stopped the run, which can be resumed; the message names the checkpoint.
 
     Args:
         message: The message for the user.

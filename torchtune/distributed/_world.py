@@ -70,7 +70,7 @@ class World:
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return for each flag whether it is set on any rank; all ranks must call this."""
+        """Return, for each flag, whether the flag is set on any rank; all ranks must call this."""
         if self.size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int32)

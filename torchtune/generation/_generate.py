@@ -109,7 +109,7 @@ def row_generators(seed: int, count: int, first_index: int = 0) -> list[torch.Ge
 def resolve_seed(seed: int | None, sampling: Sampling) -> int:
     """Return the seed, or draw one from torch's default generator unless decoding is greedy.
 
-    As greedy decoding draws no seed, it leaves the random numbers of a training run unchanged.
+    Greedy decoding draws no seed, so it leaves the random numbers of a training run unchanged.
     """
     if seed is None and sampling.temperature > 0:
         return int(torch.randint(2**63 - 1, ()))

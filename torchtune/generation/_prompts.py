@@ -49,7 +49,7 @@ class Prompt:
 
 
 def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool = False) -> list[Prompt]:
-    """Read the prompts of a file, in any format and row shape that datasets support.
+    """Read prompts from a file, in any format and row shape that datasets support.
 
     Args:
         path: A file of rows that `torchtune.datasets.open_source` reads: `.txt` with one prompt per line, `.json`,

@@ -91,7 +91,7 @@ class Sampling:
         scores = self.scores(logits, seen_tokens)
         if self.temperature == 0:
             return scores.argmax(dim=-1)
-        # Sums over a large vocabulary need float64; Apple's GPUs have float32 at most.
+        # Sums over a large vocabulary need float64; Apple's GPUs support float32 at most.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
         cumulative = torch.softmax(scores.to(dtype), dim=-1).cumsum(dim=-1)  # [b, v]
         cumulative = cumulative / cumulative[:, -1:]  # ends in 1, above every drawn number

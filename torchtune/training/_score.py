@@ -130,7 +130,7 @@ class ScoreSums:
         self._last = score.without_graphs()
         for name, term in self._last.sums.items():
             total = term.total.to(self._world.sum_dtype)
-            total = total if is_counted else torch.zeros_like(total)  # not `* 0`, because the total may be NaN
+            total = total if is_counted else torch.zeros_like(total)  # not `* 0`: the total may be NaN
             self._totals[name] = self._totals[name] + total if name in self._totals else total
 
     def means(self, extra_sums: Mapping[str, float] = MappingProxyType({})) -> dict[str, Tensor]:

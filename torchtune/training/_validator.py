@@ -198,7 +198,7 @@ class Validator:
         return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate items; if there are none, build a filler, because all ranks must call the model equally often."""
+        """Collate items; without items, build a filler, because all ranks must call the model equally often."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
