@@ -17,7 +17,7 @@ test-all:
 	@$(MAKE) --no-print-directory lint
 	@$(PYTEST) -m "slow or not slow"
 
-# Run the numeric tests with kernels for older instruction sets, and with one and three threads.
+# Run the numerical tests with kernels for older instruction sets, and with one and three threads.
 test-portable:
 	@PYTHON="$(PYTHON)" scripts/install.sh dev
 	@scripts/test_portable.sh

@@ -2,9 +2,9 @@
 
     pip install -e '.[bench]' && python -m benchmarks.config [--runs N]
 
-In-process times, first call and warm: load YAML, apply three overrides, build the six components, dump YAML. Process
-times, relative to `python -c pass`: from a file to built components. Prints medians and ratios. Exits with status 1 if
-a peer is not installed or torchtune exceeds one of its bounds.
+Each engine loads YAML, applies the overrides, builds the components and dumps YAML; the CPU time of the first run in a
+process and of warm runs is measured. A second table compares programs that build the components from a file with
+`python -c pass`. Exits with status 1 if a peer is not installed or torchtune exceeds one of its bounds.
 """
 
 import os
@@ -21,8 +21,8 @@ from benchmarks.command_line import benchmark_parser
 from benchmarks.config_peers import work
 from benchmarks.fresh_process import ROOT, FreshProcess
 
-N_WARM_RUNS, N_WARMING_RUNS = 30, 5
-"""Runs in one process, and how many of the first ones do not count as warm."""
+N_RUNS, N_WARMUP_RUNS = 30, 5
+"""Runs in each process, and the number of runs at the start that are not warm yet."""
 MAX_FIRST, MAX_WARM = 0.6, 0.5
 """Maximum ratio of torchtune's in-process time to OmegaConf's."""
 ENVIRONMENT = {"TUNE_ALLOW": "benchmarks"}
@@ -41,7 +41,7 @@ class Program(NamedTuple):
     """A program that builds components from a file, in a separate process."""
 
     run: Callable[[str, Sequence[str]], None]
-    """Called with the folder and the arguments."""
+    """Accepts the folder and the arguments."""
     args: tuple[str, ...] = ()
     bound: float | None = None
     """Maximum ratio of the program's CPU time to that of a bare interpreter."""
@@ -49,7 +49,7 @@ class Program(NamedTuple):
 
 PROGRAMS = {
     "torchtune, no overrides": Program(work.torchtune_process, bound=12.0),
-    "torchtune, 3 overrides by tyro": Program(work.torchtune_process, OVERRIDES, 25.0),
+    "torchtune, 3 overrides with tyro": Program(work.torchtune_process, OVERRIDES, 25.0),
     "hydra, 3 overrides": Program(work.hydra_process, OVERRIDES),
     "jsonargparse, 3 overrides": Program(work.jsonargparse_process, tuple(f"--{arg}" for arg in OVERRIDES)),
 }
@@ -89,9 +89,9 @@ def time_in_process(folder: str, n_runs: int) -> dict[str, Times]:
     process = FreshProcess(environment=ENVIRONMENT)
     for _ in range(n_runs):
         for name, engine in IN_PROCESS.items():
-            seconds = process.call(work.time_work, engine.__name__, folder, N_WARM_RUNS).result
+            seconds = process.call(work.time_work, engine.__name__, folder, N_RUNS).result
             first[name].append(seconds[0])
-            warm[name].append(statistics.median(seconds[N_WARMING_RUNS:]))
+            warm[name].append(statistics.median(seconds[N_WARMUP_RUNS:]))
     return {name: Times(statistics.median(first[name]), statistics.median(warm[name])) for name in IN_PROCESS}
 
 
@@ -107,7 +107,7 @@ def time_programs(folder: str, n_runs: int) -> tuple[float, dict[str, float]]:
 
 
 def compare_in_process(folder: str, n_runs: int) -> bool:
-    """Print the in-process times; return whether torchtune's bounds hold."""
+    """Print the in-process times; return whether torchtune is within its bounds."""
     times = time_in_process(folder, n_runs)
     baseline = times["OmegaConf"]
     print("in process                       first           warm")
@@ -119,18 +119,18 @@ def compare_in_process(folder: str, n_runs: int) -> bool:
 
 
 def compare_programs(folder: str, n_runs: int) -> bool:
-    """Print the process times; return whether torchtune's bounds hold."""
+    """Print the process times; return whether torchtune is within its bounds."""
     interpreter, times = time_programs(folder, n_runs)
-    print(f"\nas a process, against python -c pass ({interpreter * 1e3:.1f} ms)")
-    holds = True
+    print(f"\nas a process, compared with python -c pass ({interpreter * 1e3:.1f} ms)")
+    is_within_bounds = True
     for name, seconds in times.items():
         bound = PROGRAMS[name].bound
         line = f"{name:32}{seconds * 1e3:7.1f} ms {seconds / interpreter:5.1f}x"
         if bound is not None:
             line += f"  (at most {bound:.0f}x)"
-            holds = holds and seconds / interpreter <= bound
+            is_within_bounds = is_within_bounds and seconds / interpreter <= bound
         print(line)
-    return holds
+    return is_within_bounds
 
 
 def main() -> int:
@@ -144,8 +144,8 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         FreshProcess(environment=ENVIRONMENT).call(work.write, folder)
-        holds = [compare_in_process(folder, n_runs), compare_programs(folder, n_runs)]
-    return 0 if all(holds) else 1
+        results = [compare_in_process(folder, n_runs), compare_programs(folder, n_runs)]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

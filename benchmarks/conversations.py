@@ -4,7 +4,7 @@
 
 Both libraries render the conversation with the folder's chat template and encode it. torchtune also computes the loss
 mask of each answer and reports content that is missing from the tokens. Times are medians of 15 alternating runs.
-Targets: 400 answers in less than twice transformers' time, and a time per answer that does not grow with their number.
+Targets: less than twice transformers' time for 400 answers, and a time per answer that does not grow with their number.
 """
 
 import os
@@ -29,15 +29,15 @@ def conversation(n: int) -> list[Any]:
     return turns
 
 
-def medians(n_runs: int, *sides: Callable[[], object]) -> list[float]:
-    """Return the median seconds of each function; runs alternate between them."""
-    seconds: list[list[float]] = [[] for _ in sides]
+def medians(n_runs: int, *functions: Callable[[], object]) -> list[float]:
+    """Return the median time of each function (seconds); runs alternate between the functions."""
+    seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(n_runs):
-        for side, side_seconds in zip(sides, seconds, strict=True):
+        for function, function_seconds in zip(functions, seconds, strict=True):
             start = time.perf_counter()
-            side()
-            side_seconds.append(time.perf_counter() - start)
-    return [statistics.median(side_seconds) for side_seconds in seconds]
+            function()
+            function_seconds.append(time.perf_counter() - start)
+    return [statistics.median(function_seconds) for function_seconds in seconds]
 
 
 def main() -> None:

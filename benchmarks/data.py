@@ -1,4 +1,4 @@
-"""Rows and tokens per second from a .jsonl file to batches, compared with TRL's preparation of the same rows.
+"""Speed of building batches from a .jsonl file, compared with TRL's preparation of the same rows.
 
     python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--no-peer]
 
@@ -6,9 +6,10 @@ Writes synthetic rows (by default 2,000, 20,000 and, for torchtune only, 1,000,0
 from them in a fresh process: packs of 2,048 positions, and padded rows. The clock starts after the imports. `first` is
 the time to the first batch; throughput is measured over one epoch or the first 20 seconds of it. The waiting time
 refers to a simulated device, which consumes a fixed number of tokens per second without using the CPU, as a GPU would;
-a sleep of 3 seconds represents loading a model. Memory is the resident set minus that after the imports. TRL comes with
-the extra `bench`; without it, the benchmark exits with status 1 unless --no-peer is passed. Targets: the first batch
-of 1,000,000 rows within 2 seconds, memory that does not grow with the number of rows, and at least TRL's throughput.
+a sleep of 3 seconds represents loading a model. Memory is the peak resident set minus the resident set after the
+imports. The extra `bench` installs TRL; without TRL, the benchmark exits with status 1 unless --no-peer is passed.
+Targets: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with the number of rows, and at
+least TRL's throughput.
 """
 
 import importlib.util
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 
 ROWS = [2_000, 20_000, 1_000_000]
 LENGTH = 2048
-"""Positions of a pack, and the maximum number of tokens of a TRL example."""
+"""Positions in a pack, and maximum number of tokens in a TRL example."""
 BATCH_SIZE = 4
 WORKERS = (0, 1, 2)
 SPEEDS = (10_000, 50_000, 100_000)
-"""Tokens per second of the simulated devices: about an 8B, a 1B and a 0.5B model on one large GPU."""
+"""Tokens per second of the simulated devices: roughly those of an 8B, a 1B and a 0.5B model on one large GPU."""
 MAX_PEER_ROWS = 20_000
 """TRL prepares all rows before the first batch; more rows would take minutes."""
 WORDS = ["the", "water", "of", "a", "river", "flows", "over", "stones", "and", "carries", "sand", "to", "the"]
@@ -43,7 +44,7 @@ WORDS += ["sea", "where", "it", "settles"]
 
 
 class Throughput(TypedDict):
-    """How fast one library builds batches."""
+    """The speed and memory of building batches with one library."""
 
     first: float
     """Seconds to the first batch."""
@@ -52,7 +53,7 @@ class Throughput(TypedDict):
     useful: float
     """Share of positions that are not padding, from 0 to 1."""
     peak: int
-    """Peak resident memory minus that after the imports (bytes)."""
+    """Peak resident memory minus the resident memory after the imports (bytes)."""
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("tokenizer", metavar="TOKENIZER_FOLDER")
     parser.add_argument("rows", type=int, nargs="*", default=ROWS, metavar="ROWS")
     parser.add_argument(
-        "--seconds", type=float, default=20.0, metavar="N", help="longest measured part of an epoch"
+        "--seconds", type=float, default=20.0, metavar="N", help="time limit for an epoch (seconds)"
     )
     parser.add_argument("--no-peer", action="store_true", help="run without TRL")
     arguments = parser.parse_args()
@@ -82,37 +83,37 @@ def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer
     kind = "packed" if is_packed else "padded"
     peer = None
     if has_peer:
-        peer = in_fresh_process(make_batches_by_trl, file, tokenizer, is_packed=is_packed)
+        peer = in_fresh_process(build_batches_with_trl, file, tokenizer, is_packed=is_packed)
         show(f"TRL, {kind}", peer, peer)
     for workers in WORKERS:
-        rates = in_fresh_process(
-            make_batches, file, tokenizer, is_packed=is_packed, workers=workers, seconds=seconds
+        result = in_fresh_process(
+            build_batches, file, tokenizer, is_packed=is_packed, workers=workers, seconds=seconds
         )
-        show(f"torchtune, {kind}, {workers} workers", rates, peer)
+        show(f"torchtune, {kind}, {workers} workers", result, peer)
 
 
 def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
     """Print the share of time that devices of several speeds wait for packed batches."""
     for speed in SPEEDS:
         shares = [
-            in_fresh_process(wait, file, tokenizer, speed=speed, workers=workers, seconds=seconds)
+            in_fresh_process(waiting_share, file, tokenizer, speed=speed, workers=workers, seconds=seconds)
             for workers in WORKERS
         ]
         text = ", ".join(f"{share:.1%}" for share in shares)
         print(f"  a device of {speed:,} tokens/s waits {text} of the time with 0, 1, 2 workers", flush=True)
 
 
-def show(name: str, side: Throughput, peer: Throughput | None) -> None:
-    ratio = "" if peer is None else f"  {side['tokens_per_second'] / peer['tokens_per_second']:6.2f}x"
+def show(name: str, result: Throughput, peer: Throughput | None) -> None:
+    ratio = "" if peer is None else f"  {result['tokens_per_second'] / peer['tokens_per_second']:6.2f}x"
     print(
-        f"  {name:24}first {side['first']:7.2f} s  {side['tokens_per_second']:10,.0f} tokens/s{ratio:9}"
-        f"  useful {side['useful']:6.1%}  peak {side['peak'] / 2**20:6.0f} MiB",
+        f"  {name:24}first {result['first']:7.2f} s  {result['tokens_per_second']:10,.0f} tokens/s{ratio:9}"
+        f"  useful {result['useful']:6.1%}  peak {result['peak'] / 2**20:6.0f} MiB",
         flush=True,
     )
 
 
 def write_rows(path: Path, n: int) -> None:
-    """Write rows whose lengths vary as instruction data's do."""
+    """Write rows whose lengths vary like the lengths of instruction data."""
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for i in range(n):
@@ -126,13 +127,13 @@ def _text_length(rng: random.Random) -> int:
     return min(int(rng.lognormvariate(3, 0.7)) + 3, 400)
 
 
-def make_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, seconds: float) -> Throughput:
-    """Build the batches of an epoch.
+def build_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, seconds: float) -> Throughput:
+    """Build the batches of an epoch with torchtune.
 
     Args:
         file: The rows.
         tokenizer: The tokenizer's folder.
-        is_packed: Whether to pack several examples into a row.
+        is_packed: Whether to pack examples.
         workers: Number of encoding processes.
         seconds: Time limit; a longer epoch is cut off.
     """
@@ -149,7 +150,7 @@ def make_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, se
         return throughput(first or elapsed, elapsed, n_tokens, n_positions, before)
 
 
-def wait(file: str, tokenizer: str, *, speed: float, workers: int, seconds: float) -> float:
+def waiting_share(file: str, tokenizer: str, *, speed: float, workers: int, seconds: float) -> float:
     """Return the share of time that a simulated device waits for packed batches.
 
     Args:
@@ -175,16 +176,16 @@ def open_batches(
     file: str, tokenizer: str, packed_length: int | None, workers: int
 ) -> "tuple[Batches[Example], int, float]":
     """Return batches of a file's rows, and the resident bytes and the time before the file was opened."""
-    import tokenizers  # noqa: F401 - both are imported before the clock starts
+    import tokenizers  # noqa: F401 - imported before the clock starts
 
     from torchtune.data import Batches
     from torchtune.datasets import InstructDataset
     from torchtune.tokenizers import HFTokenizer
 
-    tokenizer_of_folder = HFTokenizer(tokenizer)
+    loaded_tokenizer = HFTokenizer(tokenizer)
     before, start = resident_bytes(), time.perf_counter()
     batches = Batches(
-        InstructDataset(tokenizer_of_folder, file),
+        InstructDataset(loaded_tokenizer, file),
         BATCH_SIZE,
         shuffle=True,
         seed=1,
@@ -195,7 +196,7 @@ def open_batches(
     return batches, before, start
 
 
-def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throughput:
+def build_batches_with_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throughput:
     """Build the batches of an epoch with TRL's trainer, which prepares the rows with one worker."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
@@ -204,9 +205,9 @@ def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throug
     from trl import SFTConfig, SFTTrainer
 
     datasets.disable_progress_bars()
-    tokenizer_of_folder = AutoTokenizer.from_pretrained(tokenizer)
+    loaded_tokenizer = AutoTokenizer.from_pretrained(tokenizer)
     tiny = LlamaConfig(
-        vocab_size=len(tokenizer_of_folder),
+        vocab_size=len(loaded_tokenizer),
         hidden_size=8,
         intermediate_size=8,
         num_hidden_layers=1,
@@ -227,7 +228,7 @@ def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throug
             use_cpu=True,
             bf16=False,
         )
-        trainer = SFTTrainer(model, config, train_dataset=table, processing_class=tokenizer_of_folder)
+        trainer = SFTTrainer(model, config, train_dataset=table, processing_class=loaded_tokenizer)
         batches: Iterator[dict[str, Any]] = iter(trainer.get_train_dataloader())
         first = None
         n_tokens = n_positions = 0

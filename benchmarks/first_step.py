@@ -2,7 +2,7 @@
 
     python -m benchmarks.first_step MODEL ROWS [--repeats N]
 
-MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct of `make demo`; ROWS is a file of Alpaca rows.
+MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct from `make demo`; ROWS is a file of Alpaca rows.
 Prints the median seconds of each part of `tune lora_finetune` on packs of 1,024 tokens in float32, the modules with the
 longest import times (excluding nested imports), and any unnecessary large packages that the run imported.
 """
@@ -40,8 +40,8 @@ PARTS = (
     "Run",
 )
 """The timed calls of a recipe, by their names in `torchtune.training`."""
-SHORTEST = 0.02
-"""Parts that take less time (seconds) are reported as one."""
+MIN_PART_SECONDS = 0.02
+"""Shorter parts are added up and reported as `other`."""
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     model, rows = arguments.model, arguments.rows
     fresh = FreshProcess(environment=OFFLINE)
     startups = [fresh.call(time_start, model, rows, time.time()).result for _ in range(arguments.repeats)]
-    show_parts([start["seconds"] for start in startups])
+    show_parts([startup["seconds"] for startup in startups])
     logged = FreshProcess(environment=OFFLINE, options=("-X", "importtime"))
     show_imports(logged.call(time_start, model, rows, time.time()).stderr)
     print(f"large packages that were imported: {', '.join(startups[0]['large_packages']) or 'none'}")
@@ -103,7 +103,7 @@ class _FirstStepDone(BaseException):
 
 
 class Clock:
-    """Adds up the time between marks, by the name of the part that ended at each mark.
+    """Measures the time between marks; each mark names the part of the work that ends at it.
 
     Args:
         start: Start time of the first part (seconds since the epoch).
@@ -117,12 +117,12 @@ class Clock:
         self._marks.append((name, time.time()))
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of each part; the shortest ones are merged."""
+        """Return the seconds of each part, and the total of the short parts as `other`."""
         parts: dict[str, float] = {}
         for (_, start), (name, end) in pairwise(self._marks):
             parts[name] = parts.get(name, 0.0) + end - start
-        long = {name: seconds for name, seconds in parts.items() if seconds >= SHORTEST}
-        return {**long, "other": sum(parts.values()) - sum(long.values())}
+        long_parts = {name: seconds for name, seconds in parts.items() if seconds >= MIN_PART_SECONDS}
+        return {**long_parts, "other": sum(parts.values()) - sum(long_parts.values())}
 
     def watch(self, package: Any, name: str) -> None:
         """Time the calls of a package's function, or of its method `Class.method`."""
@@ -167,7 +167,7 @@ def time_start(model: str, rows: str, start: float) -> Startup:
         clock.mark("the first step")
         raise _FirstStepDone
 
-    training.Metrics.log = stop  # type: ignore[assignment, method-assign]  # of this process only
+    training.Metrics.log = stop  # type: ignore[assignment, method-assign]  # only in this process
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_FirstStepDone):
         sys.exit(tune(tune_args(model, rows, folder)) or "the run ended before its first step")
     large_packages = [name for name in LARGE_PACKAGES if name in sys.modules]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.fresh_process MODULE FUNCTION ARGUMENTS
 
-The fresh interpreter runs this command. ARGUMENTS is JSON: a list of the positional and the keyword arguments. The last
-line of the output is the result as JSON.
+The fresh interpreter runs this command. ARGUMENTS is a JSON list of the positional arguments (a list) and the keyword
+arguments (an object). The last line of the output is the result as JSON.
 """
 
 import importlib
@@ -61,7 +61,7 @@ class FreshProcess:
         Raises:
             SystemExit: The function failed; the message contains its error.
         """
-        name = f"{module_of(function)}.{function.__name__}"
+        name = f"{module_name(function)}.{function.__name__}"
         command = [sys.executable, *self.options, "-m", "benchmarks.fresh_process"]
         command += [*name.rsplit(".", 1), json.dumps([args, kwargs])]
         search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -79,7 +79,7 @@ def in_fresh_process(
     return FreshProcess().call(function, *args, **kwargs).result
 
 
-def module_of(function: Callable[..., Any]) -> str:
+def module_name(function: Callable[..., Any]) -> str:
     """Return the importable name of a function's module, even if the module runs as `__main__`."""
     path = Path(inspect.getfile(function)).resolve().relative_to(ROOT)
     return ".".join(path.with_suffix("").parts)

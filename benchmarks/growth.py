@@ -4,9 +4,9 @@
 
 A LoRA model with four layers of SmolLM2-135M's widths takes steps on random tokens, with a fresh process for each value
 of a setting. Times are medians of five steps after two warm-up steps. `grows` is the exponent p of cost ~ value^p for
-successive values: 1 is linear, below 1 sublinear; only attention may exceed 1, as it compares all pairs of positions.
-Memory is the peak resident set minus that before the first step. Run nothing else at the same time. Runs on several
-ranks read the demo's rows and need the tokenizer that `make demo` writes to models/.
+successive values: 1 is linear, and values below 1 are sublinear. Only attention may exceed 1, because it compares all
+pairs of positions. Memory is the peak resident set minus the resident set before the first step. Run nothing else at
+the same time. Runs on several ranks read the demo's rows and need the tokenizer that `make demo` writes to models/.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from benchmarks.process_memory import peak_bytes, resident_bytes
 DEFAULTS = {"length": 256, "batch_size": 4, "vocab_size": 49_152}
 """Tokens per row, rows per batch and vocabulary size; each setting changes one of them."""
 N_STEPS, N_UNTIMED = 7, 2
-"""Steps per process, and how many of the first ones are excluded from the median."""
+"""Steps per process, and the number of steps at the start that are excluded from the median."""
 N_TOKENS = 50
-"""Seconds per step on several ranks are normalized to this many tokens per row, as packing varies."""
+"""Seconds per step on several ranks are normalized to this many tokens per row, because packing varies."""
 
 
 class Measurement(TypedDict):
@@ -39,11 +39,11 @@ class Measurement(TypedDict):
     seconds: float
     """Seconds per step, or until the first batch."""
     bytes: int
-    """Peak resident memory minus that before the measurement."""
+    """Peak resident memory minus the resident memory before the measurement."""
 
 
-class RankedRun(TypedDict):
-    """A run on one or more ranks."""
+class MultiRankRun(TypedDict):
+    """The settings of a run on one or more ranks."""
 
     rows: int
     """Rows per step, over all ranks."""
@@ -60,7 +60,7 @@ VALUES = {
     "ranks, more rows": [1, 2],
     "ranks, replicated": [1, 2],
 }
-RANKED: dict[str, RankedRun] = {
+MULTI_RANK_RUNS: dict[str, MultiRankRun] = {
     "ranks": {"rows": 8, "is_sharded": True},
     "ranks, more rows": {"rows": 32, "is_sharded": True},
     "ranks, replicated": {"rows": 8, "is_sharded": False},
@@ -102,8 +102,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(setting: str, value: int, tokenizer: str) -> Measurement:
     """Measure one value of a setting in a fresh process."""
-    if setting in RANKED:
-        return train_on_ranks(value, tokenizer, **RANKED[setting])
+    if setting in MULTI_RANK_RUNS:
+        return train_on_ranks(value, tokenizer, **MULTI_RANK_RUNS[setting])
     if setting == "rows":
         return in_fresh_process(build_first_batch, value)
     return in_fresh_process(take_steps, **{**DEFAULTS, setting: value})
@@ -166,26 +166,26 @@ def build_first_batch(n_rows: int) -> Measurement:
 
 
 def train_on_ranks(n_ranks: int, tokenizer: str, *, rows: int, is_sharded: bool) -> Measurement:
-    """Fine-tune a random model on the demo's rows.
+    """Fine-tune a randomly initialized model on the demo's rows.
 
     Args:
         n_ranks: Number of ranks, with one thread each.
         tokenizer: The tokenizer's folder.
-        rows: See `RankedRun`.
-        is_sharded: See `RankedRun`.
+        rows: See `MultiRankRun`.
+        is_sharded: See `MultiRankRun`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        call = [sys.executable, "-m", "torchtune.cli"]
-        call += ["--nproc_per_node", str(n_ranks)] if n_ranks > 1 else []
-        call += ["full_finetune", "--config", "smollm2_135m_full", "--override"]
-        call += ["model=torchtune.models.smollm2.smollm2", "model.num_layers=4", "model.max_seq_len=2048"]
-        call += ["model_directory=null", f"tokenizer_directory={Path(tokenizer).resolve()}"]
-        call += [f"output_dir={folder}/run", "validation=null", "max_steps=10", "loading.workers=0"]
-        call += [f"batch_size={rows // n_ranks}", f"enable_fsdp={str(is_sharded).lower()}", "device=cpu"]
-        call += ["checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
+        command = [sys.executable, "-m", "torchtune.cli"]
+        command += ["--nproc_per_node", str(n_ranks)] if n_ranks > 1 else []
+        command += ["full_finetune", "--config", "smollm2_135m_full", "--override"]
+        command += ["model=torchtune.models.smollm2.smollm2", "model.num_layers=4", "model.max_seq_len=2048"]
+        command += ["model_directory=null", f"tokenizer_directory={Path(tokenizer).resolve()}"]
+        command += [f"output_dir={folder}/run", "validation=null", "max_steps=10", "loading.workers=0"]
+        command += [f"batch_size={rows // n_ranks}", f"enable_fsdp={str(is_sharded).lower()}", "device=cpu"]
+        command += ["checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         completed = subprocess.run(
-            call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
         if completed.returncode:
             sys.exit(f"the run failed:\n{completed.stderr[-3000:]}")
@@ -196,7 +196,7 @@ def train_on_ranks(n_ranks: int, tokenizer: str, *, rows: int, is_sharded: bool)
 
 
 def show(value: int, measurement: Measurement, smaller: int, smaller_measurement: Measurement | None) -> None:
-    """Print the measurement of a value, and its growth relative to the previous, smaller value if there is one."""
+    """Print the measurement of a value, and the growth from the next smaller value if one was measured."""
     line = f"  {value:>9,}  {measurement['seconds']:8.3f} s  {measurement['bytes'] / 2**20:7.0f} MiB"
     if smaller_measurement is not None:
         seconds = exponent(measurement["seconds"], smaller_measurement["seconds"], value / smaller)

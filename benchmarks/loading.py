@@ -2,10 +2,10 @@
 
     python -m benchmarks.loading [FOLDER ...] [--runs N] [--layers N]
 
-Loads each Hugging Face folder and a synthetic 3 GB checkpoint in shards, alternately with torchtune and transformers.
-Each load runs in a fresh process and reads every weight once. Peak memory is the resident set minus that after the
-imports, as a multiple of the weights' size. Exits with status 1 if torchtune is slower than transformers or its peak
-memory exceeds 1.15 times the weights' size.
+Loads each Hugging Face folder, and a synthetic sharded checkpoint of 3 GB, alternately with torchtune and transformers.
+Each load runs in a fresh process and reads every weight once. Peak memory is the peak resident set minus the resident
+set after the imports, as a multiple of the weights' size. Exits with status 1 if torchtune is slower than transformers
+or its peak memory exceeds 1.15 times the weights' size.
 """
 
 import statistics
@@ -31,7 +31,7 @@ class Measurement(TypedDict):
 
     seconds: float
     peak: int
-    """Peak resident memory minus that after the imports (bytes)."""
+    """Peak resident memory minus the resident memory after the imports (bytes)."""
     size: int
     """Size of all weights (bytes)."""
 
@@ -44,23 +44,23 @@ def main() -> int:
     layers_help = "layers of the synthetic checkpoint, 0.8 GB each; 0 skips this checkpoint"
     parser.add_argument("--layers", type=int, default=3, metavar="N", help=layers_help)
     arguments = parser.parse_args()
-    n_broken = 0
+    n_exceeded = 0
     with tempfile.TemporaryDirectory() as scratch:
         folders = [Path(folder) for folder in arguments.folders]
         if arguments.layers:
             folders.append(Path(scratch, "synthetic"))
             in_fresh_process(write_synthetic, str(folders[-1]), arguments.layers)
         for folder in folders:
-            n_broken += not compare(folder, arguments.runs)
-    return int(n_broken > 0)
+            n_exceeded += not compare(folder, arguments.runs)
+    return int(n_exceeded > 0)
 
 
 def compare(folder: Path, n_runs: int) -> bool:
-    """Load a folder alternately with both libraries and print medians; return whether torchtune's bounds hold."""
+    """Load a folder alternately with both libraries, print medians, and return whether torchtune meets its bounds."""
     runs, peer = list[Measurement](), list[Measurement]()
     for _ in range(n_runs):
         runs.append(in_fresh_process(load, str(folder)))
-        peer.append(in_fresh_process(load_by_transformers, str(folder)))
+        peer.append(in_fresh_process(load_with_transformers, str(folder)))
     print(f"{folder.name}, {runs[0]['size'] / 1e9:.2f} GB of weights")
     seconds, peer_seconds = median_seconds(runs), median_seconds(peer)
     show("torchtune", seconds, seconds / peer_seconds, peak_share(runs))
@@ -77,12 +77,12 @@ def peak_share(runs: list[Measurement]) -> float:
     return max(run["peak"] / run["size"] for run in runs)
 
 
-def show(side: str, seconds: float, ratio: float, share: float) -> None:
-    print(f"  {side:14}{seconds:7.2f} s {ratio:6.2f}x   peak {share:5.2f}x of the weights", flush=True)
+def show(library: str, seconds: float, ratio: float, share: float) -> None:
+    print(f"  {library:14}{seconds:7.2f} s {ratio:6.2f}x   peak {share:5.2f}x the weights", flush=True)
 
 
 def write_synthetic(folder: str, n_layers: int) -> None:
-    """Write a Llama with the widths of a 7B model in float32, in shards of at most 1 GB."""
+    """Write a Llama model with the widths of a 7B model, as float32 shards of at most 1 GB."""
     import torch
 
     from torchtune.formats import save_hf_folder
@@ -105,7 +105,7 @@ def load(folder: str) -> Measurement:
     return measure_loaded(model, before, start)
 
 
-def load_by_transformers(folder: str) -> Measurement:
+def load_with_transformers(folder: str) -> Measurement:
     """Load a folder with transformers."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -116,12 +116,12 @@ def load_by_transformers(folder: str) -> Measurement:
 
 
 def measure_loaded(model: "nn.Module", before: int, start: float) -> Measurement:
-    """Read every weight, and return the cost of loading since `start`."""
+    """Read every weight, and return the cost of loading the model since `start`."""
     import torch
 
     with torch.no_grad():
         for parameter in model.parameters():
-            # In chunks: a complete embedding in float64 would dominate the measure_loaded memory.
+            # Sum in chunks: a complete embedding in float64 would dominate the measured memory.
             for rows in torch.split(parameter, 256):
                 float(rows.sum(dtype=torch.float64))
     seconds = time.perf_counter() - start

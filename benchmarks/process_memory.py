@@ -11,7 +11,7 @@ PROC = Path("/proc/self")
 def peak_bytes() -> int:
     """Return the largest resident set of this process so far."""
     try:
-        # On Linux, `ru_maxrss` inherits the parent process's peak; VmHWM is this program's alone.
+        # On Linux, `ru_maxrss` inherits the parent process's peak; VmHWM covers only this program.
         lines = (PROC / "status").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):

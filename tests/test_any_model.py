@@ -1,4 +1,4 @@
-"""The configs `lora` and `full`, which work with any model folder and any supported row layout."""
+"""The configs `lora` and `full` work with any model folder and any supported row layout."""
 
 import json
 import shlex
@@ -20,13 +20,13 @@ INSTRUCT = "dataset=torchtune.datasets.InstructDataset"
 TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
 LAYOUTS: dict[str, tuple[type, dict[str, Any]]] = {
     "messages": (ChatDataset, {"messages": TURNS}),
-    "ShareGPT's": (
+    "ShareGPT": (
         ChatDataset,
         {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Nobody."}]},
     ),
     "prompt and completion": (ChatDataset, {"prompt": "Who?", "completion": "Nobody."}),
-    "Alpaca's": (InstructDataset, {"instruction": "Who?", "input": "", "output": "Nobody."}),
-    "without input": (InstructDataset, {"instruction": "Who?", "output": "Nobody."}),
+    "Alpaca": (InstructDataset, {"instruction": "Who?", "input": "", "output": "Nobody."}),
+    "Alpaca without input": (InstructDataset, {"instruction": "Who?", "output": "Nobody."}),
     "text": (TextCompletionDataset, {"text": "Nobody knows who."}),
 }
 
@@ -49,14 +49,16 @@ def write_model(
     import transformers
 
     name, changes = FAMILIES[family]
-    longest = {"n_positions" if name == "GPT2" else "max_position_embeddings": max_seq_len}
-    values = {**({} if name == "GPT2" else SMALL), **changes, "vocab_size": 300, **longest}
+    length_limit = {"n_positions" if name == "GPT2" else "max_position_embeddings": max_seq_len}
+    values = {**({} if name == "GPT2" else SMALL), **changes, "vocab_size": 300, **length_limit}
     settings = {key: value for key, value in values.items() if value is not ...}
     config = getattr(transformers, f"{name}Config")(**settings)
     torch.manual_seed(0)
     model = Decoder(architecture_from_hf(json.loads(config.to_json_string())))
-    texts = {key: v for key, v in tokenizer_config().items() if chat_template or key != "chat_template"}
-    tokenizer = write(folder.with_name("tokenizer"), tokenizer_config__json=json.dumps(texts))
+    tokenizer_settings = {
+        key: v for key, v in tokenizer_config().items() if chat_template or key != "chat_template"
+    }
+    tokenizer = write(folder.with_name("tokenizer"), tokenizer_config__json=json.dumps(tokenizer_settings))
     tiny_tokenizer().save(str(tokenizer / "tokenizer.json"))
     save_hf_folder(model, folder, tokenizer_directory=tokenizer)
     return str(folder)
@@ -81,14 +83,12 @@ def test_lora_config_trains_a_model_of_any_family_on_chats(family: str, tune: Tu
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_auto_dataset_selects_the_dataset_class_for_the_layout_of_the_rows(
-    layout: str, tmp_path: Path
-) -> None:
+def test_auto_dataset_selects_the_dataset_class_by_row_layout(layout: str, tmp_path: Path) -> None:
     tokenizer = auto_tokenizer(write_model(tmp_path / "model"))
-    kind, row = LAYOUTS[layout]
+    dataset_class, row = LAYOUTS[layout]
     dataset: Any = auto_dataset(tokenizer, write_rows(row))
-    expected: Any = kind(tokenizer, "rows.jsonl")
-    assert type(dataset).__name__ == kind.__name__
+    expected: Any = dataset_class(tokenizer, "rows.jsonl")
+    assert type(dataset).__name__ == dataset_class.__name__
     assert len(dataset) == 5
     assert dataset[3] == expected[3]
 
@@ -121,7 +121,7 @@ def test_instruct_rows_use_the_alpaca_template_if_the_tokenizer_has_no_chat_temp
         ({"chosen": "a", "rejected": "b"}, "use torchtune.datasets.PreferenceDataset in your own recipe"),
     ],
 )
-def test_rows_of_an_unknown_layout_are_a_mistake_with_the_override_that_fixes_it(
+def test_unknown_row_layout_is_reported_with_the_override_that_fixes_it(
     row: dict[str, Any], advice: str, tune: Tune, tmp_path: Path
 ) -> None:
     overrides = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={write_rows(row)}"]
@@ -141,7 +141,7 @@ def test_every_command_works_with_the_configs_for_any_model(
 ) -> None:
     (tmp_path / "my models").mkdir()
     folder = write_model(tmp_path / "my models/tiny")
-    rows = write_rows(LAYOUTS["Alpaca's"][1])
+    rows = write_rows(LAYOUTS["Alpaca"][1])
     call = [recipe, "--config", config, f"model_directory={folder}", f"dataset.source={rows}", "device=cpu"]
     assert config in tune("ls").out
     assert tune("validate", *call).out.startswith("ok: ")
@@ -162,7 +162,7 @@ def test_every_command_works_with_the_configs_for_any_model(
     [("lora_finetune", "lora"), pytest.param("full_finetune", "full", marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("verb", ["run", "validate", "data", "show", "export"])
-def test_required_fields_are_listed_with_the_overrides_to_pass(
+def test_missing_required_fields_are_listed_with_the_overrides_that_set_them(
     recipe: str, config: str, verb: str, tune: Tune, tmp_path: Path
 ) -> None:
     result = tune(verb, recipe, "--config", config)
@@ -179,9 +179,9 @@ def test_required_fields_are_listed_with_the_overrides_to_pass(
     )
     assert "(A data file (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())
-    one = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
-    assert one.status == 2
-    assert len(one.err.splitlines()) == 2
+    with_source = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
+    assert with_source.status == 2
+    assert len(with_source.err.splitlines()) == 2
 
 
 def test_field_named_required_can_be_referenced() -> None:
@@ -218,7 +218,7 @@ INVALID_MODEL_DIRECTORIES = {
         for name in INVALID_MODEL_DIRECTORIES
     ],
 )
-def test_invalid_model_directory_is_one_mistake_with_a_fix(
+def test_invalid_model_directory_is_reported_as_one_mistake_with_a_fix(
     directory: str, tune: Tune, tmp_path: Path
 ) -> None:
     rows = write_rows({"messages": TURNS})
@@ -233,14 +233,13 @@ def test_invalid_model_directory_is_one_mistake_with_a_fix(
     assert len(result.err.splitlines()) == 2
     assert "  model_directory: " in result.err
     assert INVALID_MODEL_DIRECTORIES[directory] in result.err
-    repeated = tune(
-        *call, f"model_directory={write_model(tmp_path / 'model')}"
-    )  # the failed run has left nothing that must be removed
+    # The failed run has left nothing that must be removed.
+    repeated = tune(*call, f"model_directory={write_model(tmp_path / 'model')}")
     assert repeated.status == 0, repeated.err
 
 
 @pytest.mark.parametrize("name", ["owner/rows", "tatsu-lab/alpaca"])
-def test_hub_dataset_without_network_is_a_mistake_with_the_download_command(
+def test_hub_dataset_without_network_is_reported_with_the_download_command(
     name: str, tune: Tune, tmp_path: Path
 ) -> None:
     overrides = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={name}", "device=cpu"]

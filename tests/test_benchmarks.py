@@ -1,4 +1,4 @@
-"""Each benchmark starts, imports only existing names, and runs at its smallest setting."""
+"""Each benchmark starts, imports only existing names, and runs with its smallest settings."""
 
 import ast
 import importlib
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import data, growth, loading, process_memory
-from benchmarks.fresh_process import FreshProcess, in_fresh_process, module_of
-from benchmarks.training_sides.peer import lengths_of_steps
+from benchmarks.fresh_process import FreshProcess, in_fresh_process, module_name
+from benchmarks.training_sides.peer import step_lengths
 from tests.tiny_run import Tiny, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ def benchmark(name: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def project_imports(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the module and name of each import from this project in a file, also within functions."""
+    """Yield the module and name of everything that a file imports from this project."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PROJECT:
             yield from ((str(node.module), alias.name) for alias in node.names)
@@ -60,26 +60,26 @@ def test_imported_names_exist(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_no_string_contains_a_program(file: Path) -> None:
+def test_no_string_contains_python_code(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert not [text for text in texts if isinstance(text, str) and "\nimport " in text]
 
 
-def test_functions_are_called_in_a_fresh_interpreter() -> None:
+def test_in_fresh_process_calls_a_function_in_a_new_interpreter() -> None:
     assert in_fresh_process(growth.exponent, 9.0, smaller=1.0, factor=3.0).strip() == "2.00"
     assert in_fresh_process(process_memory.peak_bytes) < process_memory.peak_bytes() / 2  # without torch
     logged = FreshProcess(options=("-X", "importtime")).call(process_memory.resident_bytes)
     assert logged.stderr.startswith("import time:")
 
 
-def test_failing_call_exits_with_its_error() -> None:
+def test_failing_call_exits_with_the_error_message() -> None:
     with pytest.raises(SystemExit, match=r"(?s)benchmarks\.growth\.exponent failed:.*ValueError"):
         in_fresh_process(growth.exponent, 1.0, 1.0, factor=0.0)
 
 
 def test_module_name_of_a_function_is_importable() -> None:
-    assert module_of(growth.take_steps) == "benchmarks.growth"
+    assert module_name(growth.take_steps) == "benchmarks.growth"
 
 
 def test_growth_measures_steps_and_batches() -> None:
@@ -96,7 +96,7 @@ def test_exponent_of_a_power_law_is_its_power(power: float) -> None:
 
 
 def test_trl_step_lengths_exclude_the_last_token_of_each_example() -> None:
-    assert lengths_of_steps([[3], [4, 5], [6]], batch_size=2) == [[2, 3, 4], [5]]
+    assert step_lengths([[3], [4, 5], [6]], batch_size=2) == [[2, 3, 4], [5]]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 def test_loading_measures_torchtune_and_transformers(tiny: Tiny) -> None:
     folder = str(tiny.folder / "model")
-    measurement, peer = loading.load(folder), loading.load_by_transformers(folder)
+    measurement, peer = loading.load(folder), loading.load_with_transformers(folder)
     assert measurement["size"] == peer["size"] > 0
 
 
@@ -119,7 +119,7 @@ def test_data_measures_torchtunes_batches(is_packed: bool, tiny: Tiny) -> None:
     data.write_rows(file, 20)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 20
-    result = data.make_batches(
+    result = data.build_batches(
         str(file), str(tiny.folder / "model"), is_packed=is_packed, workers=0, seconds=60.0
     )
     assert 0 < result["useful"] <= 1
@@ -159,10 +159,10 @@ def model_and_rows(tiny: Tiny) -> list[str]:
     return [str(tiny.folder / "model"), str(rows)]
 
 
-def test_too_few_rows_for_the_steps_exit_with_a_fix(tiny: Tiny) -> None:
+def test_too_few_rows_for_the_steps_are_rejected_with_a_fix(tiny: Tiny) -> None:
     result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
     assert result.returncode == 1
-    assert "12 rows; 12 steps need 192: pass more rows or fewer --steps" in result.stderr
+    assert "12 rows, but 12 steps need 192; pass a file with more rows, or lower --steps" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -172,7 +172,7 @@ def test_too_few_steps_are_rejected() -> None:
     assert "--steps must be at least 5" in result.stderr
 
 
-def test_image_needs_both_libraries() -> None:
+def test_picture_requires_both_libraries() -> None:
     result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
     assert result.returncode == 2
     assert "--picture compares both libraries" in result.stderr
@@ -180,7 +180,7 @@ def test_image_needs_both_libraries() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
-def test_smallest_setting_runs(name: str, tiny: Tiny) -> None:
+def test_benchmark_runs_with_its_smallest_settings(name: str, tiny: Tiny) -> None:
     result = benchmark(name, *SMALLEST[name](tiny))
     exceeded_bound = 1  # times depend on the machine; tests do not check them
     assert result.returncode in {0, exceeded_bound * (name in {"loading", "startup"})}, result.stderr

@@ -1,4 +1,4 @@
-"""Every registered config, compared with its golden rendering in configs_yaml/, so that changed defaults show."""
+"""Every registered config equals its golden rendering in configs_yaml/, so a changed default is noticed."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from torchtune.runs import config_names, config_source, folder_of, load_module, 
 NAMES = [(recipe, name) for recipe, names in config_names().items() for name in names]
 
 
-SET_BY_USERS = ["model_directory=models/SmolLM2-135M-Instruct", "dataset.source=demo/assistant.json"]
-FOR_ANY_MODEL = {"lora": SET_BY_USERS, "full": SET_BY_USERS}
-"""Overrides for the required fields of the configs for any model."""
+REQUIRED = ["model_directory=models/SmolLM2-135M-Instruct", "dataset.source=demo/assistant.json"]
+REQUIRED_OVERRIDES = {"lora": REQUIRED, "full": REQUIRED}
+"""Overrides that set the required fields of the configs for any model."""
 
 
 def config(name: str) -> Any:
@@ -50,16 +50,16 @@ def test_every_rendering_belongs_to_a_config() -> None:
 
 @pytest.mark.parametrize(("recipe", "name"), NAMES)
 def test_config_validates_without_weights_or_gpu(recipe: str, name: str, tune: Tune) -> None:
-    # `ok` is followed by the parameter count, which these configs take from the model's folder.
-    fits_any_model = name in (*FOR_ANY_MODEL, "generate")
+    # The parameter count follows `ok`. The configs for any model read it from the model folder, if that exists.
+    fits_any_model = name in (*REQUIRED_OVERRIDES, "generate")
     expected = "ok\n" if fits_any_model and not Path("models/SmolLM2-135M-Instruct").exists() else "ok: "
-    overrides = FOR_ANY_MODEL.get(name, [])
+    overrides = REQUIRED_OVERRIDES.get(name, [])
     assert tune("validate", recipe, "--config", name, *overrides).out.startswith(expected)
     yaml = str(Path(folder_of("configs_yaml")) / f"{name}.yaml")
     assert tune("validate", recipe, "--config", yaml, *overrides).out.startswith(expected)
 
 
-def test_command_line_of_the_specification_validates(tune: Tune) -> None:
+def test_command_line_of_the_specification_is_valid(tune: Tune) -> None:
     overrides = [
         "model_directory=/home/my_model_checkpoint",
         "tokenizer_directory=/home/my_tokenizer_checkpoint",

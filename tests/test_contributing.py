@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("torchtune", "recipes", "configs_py", "configs_yaml")
 
-FAMILY = '''"""Toy models: Llamas whose embedding has another name in checkpoints."""
+FAMILY = '''"""Toy models: Llamas whose embedding has a different name in checkpoints."""
 
 from typing import Unpack
 
@@ -29,7 +29,7 @@ toy_1m = size("example/toy-1m", llama2_7b)(
 
 
 def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
-    """Load a toy's tokenizer."""
+    """Load the tokenizer of a toy model."""
     return auto_tokenizer(path, **options)
 
 
@@ -54,7 +54,7 @@ class File:
 try:
     gguf_config(File())
 except ValueError as error:
-    assert "experts" in str(error), error  # so that the family is known
+    assert "experts" in str(error), error  # only a known family has this message
 """
 
 ADAPTER = '''"""LoRA with a trained scale for each output feature."""
@@ -120,7 +120,7 @@ merge_lora(adapted)
 torch.testing.assert_close(adapted(tokens), logits)
 """
 
-VERB = '''"""`tune greet`: print a greeting."""
+COMMAND = '''"""`tune greet`: print a greeting."""
 
 from torchtune.cli._verb import Argument, Form, Verb
 from torchtune.runs.command_line import Call, Option
@@ -138,7 +138,7 @@ def run(call: Call) -> int:
 FORMS = (Form((Argument("NAME"),), (LOUD,)),)
 VERB = Verb("greet", run, forms=FORMS, description="Prints a greeting.", examples=("tune greet you",))
 '''
-VERB_WORKS = """
+COMMAND_WORKS = """
 import contextlib, io
 from torchtune.cli import main
 def output_of(*args):
@@ -282,7 +282,7 @@ import sys
 from torchtune.cli import main
 sys.exit(main(["show", "full_finetune", "--config", "smollm2_135m_full", *{overrides}]))
 """
-RENEW = """
+RENDER_CONFIGS = """
 from pathlib import Path
 from torchtune.config import render
 from torchtune.runs import config_names, config_source, folder_of, load_module
@@ -294,7 +294,7 @@ for name in config_names()["full_finetune"]:
 
 
 def python(tree: Path, code: str) -> str:
-    """Run Python code on a copy of the project and return its output."""
+    """Run Python code in a copy of the project and return its output."""
     completed = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={**os.environ, "PYTHONPATH": str(tree)},
@@ -347,8 +347,8 @@ def add_adapter(tree: Path) -> None:
 
 
 def add_command(tree: Path) -> None:
-    (tree / "torchtune/cli/_greet.py").write_text(VERB)
-    python(tree, VERB_WORKS)
+    (tree / "torchtune/cli/_greet.py").write_text(COMMAND)
+    python(tree, COMMAND_WORKS)
 
 
 def add_logger(tree: Path) -> None:
@@ -393,7 +393,7 @@ def add_field(tree: Path) -> None:
     text = re.sub(head, r'\1\n    remark: str = "none"\n    """A remark."""\n', text)
     start = "    with training.start(cfg)"
     recipe.write_text(text.replace(start, f"    print(cfg.remark)\n{start}"))
-    python(tree, RENEW)
+    python(tree, RENDER_CONFIGS)
     assert "remark: none" in (tree / "configs_yaml/smollm2_135m_full.yaml").read_text()
     assert "remark: mine" in python(tree, SHOW.format(overrides=["remark=mine"]))
 
@@ -412,7 +412,7 @@ ADDERS: dict[str, Callable[[Path], None]] = {
 
 
 def listed_files() -> dict[str, list[str]]:
-    """Return the files that CONTRIBUTING.md lists for each kind of part, with placeholders as `*`."""
+    """Return the files that CONTRIBUTING.md lists for each kind of part, with `*` in place of placeholders."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     table = text.partition("| new | files |\n|---|---|\n")[2].partition("\n\n")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()]

@@ -1,4 +1,4 @@
-"""The custom recipe of the guide, run by `tune` in real processes: packing, two ranks, resuming, validation."""
+"""The guide's custom recipe, run by `tune` in separate processes, supports packing, ranks, resuming and validation."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipes import pairs
-from tests.test_faults import TWO, Command
+from tests.test_faults import TWO_RANKS, Command
 from tests.tiny_run import ROWS, Tiny, tiny_run
 from torchtune.utils.metric_logging import read_metrics
 
@@ -31,7 +31,7 @@ from torchtune.config import load
 
 
 def tiny_pairs() -> PairsConfig:
-    \"\"\"Return the YAML file's config with another beta.\"\"\"
+    \"\"\"Return the YAML file's config with a different beta.\"\"\"
     cfg = load({text!r}, PairsConfig)
     cfg.preference.beta = 0.3
     return cfg
@@ -66,15 +66,15 @@ class PairsCommand(Command):
 
 
 @pytest.mark.parametrize("sharded", ["true", "false"])
-def test_killed_two_rank_run_matches_the_uninterrupted_one(tiny: Tiny, tmp_path: Path, sharded: str) -> None:
+def test_killed_two_rank_run_matches_an_uninterrupted_one(tiny: Tiny, tmp_path: Path, sharded: str) -> None:
     overrides = (f"enable_fsdp={sharded}", "checkpoints.every_n_steps=3")
-    uninterrupted = PairsCommand(tiny, tmp_path / "uninterrupted", TWO, *overrides)
+    uninterrupted = PairsCommand(tiny, tmp_path / "uninterrupted", TWO_RANKS, *overrides)
     uninterrupted.run()
-    broken = PairsCommand(tiny, tmp_path / "broken", TWO, *overrides)
+    killed = PairsCommand(tiny, tmp_path / "killed", TWO_RANKS, *overrides)
     for step in (5, 13):
-        broken.kill_after(step)
-    broken.run()
-    results = broken.results()
+        killed.kill_after(step)
+    killed.run()
+    results = killed.results()
     assert results == uninterrupted.results()
     assert uninterrupted.steps() > 15
     assert {"preference", "answer", "accuracy", "beta", "epoch"} <= results["lines"][1].keys()
@@ -82,18 +82,18 @@ def test_killed_two_rank_run_matches_the_uninterrupted_one(tiny: Tiny, tmp_path:
 
 
 def test_validation_is_the_same_on_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    ends = []
-    for name, launch, batch_size in (("one", (), 4), ("two", TWO, 2)):
+    records = []
+    for name, launch, batch_size in (("one", (), 4), ("two", TWO_RANKS, 2)):
         overrides = ("max_steps=1", "lr_scheduler=null", f"validation.batch_size={batch_size}")
         command = PairsCommand(tiny, tmp_path / name, launch, *overrides)
         command.run()
-        ends.append(read_metrics(command.out).lines[0])
-    one, two = ends
+        records.append(read_metrics(command.out).lines[0])
+    one, two = records
     assert one.keys() == two.keys() >= {"validation_preference", "validation_accuracy"}
     assert [two[name] for name in two] == pytest.approx([one[name] for name in one], rel=1e-5)
 
 
-def test_config_can_be_a_function_and_a_dataset_of_wrong_items_is_one_mistake(
+def test_config_can_be_a_function_and_a_wrong_item_type_is_reported_as_one_mistake(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     base = PairsCommand(tiny, tmp_path / "base", (), "max_steps=1", "lr_scheduler=null")

@@ -1,4 +1,4 @@
-"""`make demo` on the real model changes the answers as promised, and reports failures in one line."""
+"""`make demo` teaches the real model its name, and reports failures in one line."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.once import once
+from tests.shared_folder import shared_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def clone(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project in which the demo has been run, with the model already converted."""
-    return once(tmp_path_factory, "demo", lambda folder: _run_demo(folder, smollm2_folder))
+    return shared_folder(tmp_path_factory, "demo", lambda folder: _run_demo(folder, smollm2_folder))
 
 
 def _run_demo(folder: Path, model: Path) -> None:
@@ -52,7 +52,7 @@ def test_demo_teaches_the_model_its_name_and_keeps_other_answers(clone: Path) ->
 
 
 @pytest.mark.slow
-def test_readme_generate_command_gives_the_demo_answer(clone: Path) -> None:
+def test_generate_command_in_the_readme_prints_the_answer_of_the_demo(clone: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     args = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
     command = [sys.executable, "-m", "torchtune.cli", *args]

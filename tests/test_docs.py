@@ -1,4 +1,4 @@
-"""Every snippet of the docs works: Python is executed, and `tune` commands are checked by `tune validate`."""
+"""Every snippet in the docs works: Python code is executed, and commands that start a run are validated."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ class Snippet(NamedTuple):
     language: str
     text: str
     file: str
-    """The file that the snippet is written to, as named by the comment before it; empty without one."""
+    """The file that the snippet is written to, named in the comment before it; empty without such a comment."""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -53,7 +53,7 @@ COMMANDS = [
 
 
 def write_files(snippet: Snippet, folder: Path) -> None:
-    """Write the files that a snippet's page contains, and drop the modules of earlier versions."""
+    """Write the files that a snippet's page contains, and forget modules that were imported under their names."""
     for page_snippet in SNIPPETS:
         if page_snippet.file and page_snippet.page == snippet.page:
             (folder / page_snippet.file).write_text(page_snippet.text)
@@ -81,7 +81,7 @@ def test_recipe_of_the_guide_equals_the_tested_recipe() -> None:
     assert recipe.text == (ROOT / "tests/recipes/pairs.py").read_text(encoding="utf-8")
 
 
-def test_docs_have_snippets_of_every_language() -> None:
+def test_docs_have_snippets_in_every_language() -> None:
     assert {"python", "yaml", "bash", "console", "text"} <= {s.language for s in SNIPPETS}
     assert len(COMMANDS) > 5
 
@@ -103,7 +103,7 @@ def test_yaml_snippet_is_a_config(snippet: Snippet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("snippet", "command"), COMMANDS, ids=str)
-def test_tune_line_is_valid(
+def test_tune_line_works_as_documented(
     snippet: Snippet,
     command: str,
     tmp_path: Path,
@@ -133,7 +133,7 @@ def test_tune_line_is_valid(
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 @pytest.mark.parametrize("command", [c for s, c in COMMANDS if s.page == "docs/config_tutorial.md"])
-def test_quoted_arguments_of_the_tutorial_reach_tune_unchanged(shell: str, command: str) -> None:
+def test_quoted_arguments_in_the_tutorial_reach_tune_unchanged(shell: str, command: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed on this machine")
     line = command.replace("tune ", "printf '%s\\0' ", 1)

@@ -34,4 +34,4 @@ def test_docs_build_without_warnings(tmp_path: Path) -> None:
     for package in (torchtune.training, torchtune.data, torchtune.modules):
         name = package.__name__
         text = (tmp_path / f"reference/{name.rpartition('.')[2]}.html").read_text()
-        assert [public for public in package.__all__ if f'id="{name}.{public}"' not in text] == []
+        assert [attribute for attribute in package.__all__ if f'id="{name}.{attribute}"' not in text] == []

@@ -55,7 +55,7 @@ def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *override
     return losses(out)
 
 
-def test_lora_run_learns_the_answers_and_its_saved_config_reproduces_it(
+def test_lora_run_learns_the_answers_and_its_saved_config_reproduces_the_run(
     tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
     out = tmp_path / "lora"
@@ -90,7 +90,7 @@ def test_lora_run_learns_the_answers_and_its_saved_config_reproduces_it(
     assert adapted.out != base.out
 
 
-def test_transformers_generates_with_the_result_of_a_full_run(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
+def test_transformers_generates_text_with_a_fine_tuned_model(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -108,7 +108,7 @@ def test_transformers_generates_with_the_result_of_a_full_run(tune: Tune, tiny: 
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated"
 )  # PEFT reads this attribute of transformers
-def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
+def test_peft_loads_the_adapter_on_the_converted_base_model(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

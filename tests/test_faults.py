@@ -1,6 +1,6 @@
-"""Runs that are killed, interrupted, or lose a rank or a checkpoint, in real processes.
+"""Runs in separate processes that are killed or interrupted, or that lose a rank or a checkpoint.
 
-Quick in-process tests of the same cases are in `tests/training` and `tests/recipes`.
+Faster in-process tests of the same cases are in `tests/training` and `tests/recipes`.
 """
 
 import json
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 LORA = ("lora_finetune", "smollm2_135m_lora", "lora.dropout=0.2", "lora.rank=4")
 FULL = ("full_finetune", "smollm2_135m_full")
-TWO = ("--nproc_per_node", "2")
+TWO_RANKS = ("--nproc_per_node", "2")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ class Command:
         assert not (self.out / "final").exists()
 
     def results(self) -> dict[str, Any]:
-        """Return the results that equal runs share: metrics but times and memory, weights, checkpoint, samples."""
+        """Return the weights, checkpoint and samples of a run, and its metrics except speed and memory."""
         lines = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
             line.pop("tokens_per_second", None)
@@ -121,7 +121,7 @@ class Command:
         }
 
 
-def workers() -> list[int]:
+def rank_pids() -> list[int]:
     """Return the process ids of the ranks, in order."""
     pids = subprocess.run(
         ["pgrep", "-f", "torchtune.cli._worker"], capture_output=True, text=True, check=False
@@ -132,13 +132,13 @@ def workers() -> list[int]:
 CASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "full": (FULL, (), ()),
     "lora, packed": (LORA, (), ("loading.packing.length=200", "gradient_accumulation_steps=2")),
-    "full, packed, 2 ranks": (FULL, TWO, ("loading.packing.length=200", "enable_fsdp=true")),
-    "lora, 2 ranks": (LORA, TWO, ("checkpoints.asynchronous=true",)),
+    "full, packed, 2 ranks": (FULL, TWO_RANKS, ("loading.packing.length=200", "enable_fsdp=true")),
+    "lora, 2 ranks": (LORA, TWO_RANKS, ("checkpoints.asynchronous=true",)),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_run_killed_at_random_steps_matches_the_uninterrupted_one(
+def test_run_killed_at_random_steps_matches_an_uninterrupted_one(
     tiny: Tiny, tmp_path: Path, case: str
 ) -> None:
     recipe, launch, settings = CASES[case]
@@ -146,12 +146,12 @@ def test_run_killed_at_random_steps_matches_the_uninterrupted_one(
     uninterrupted = Command(tiny, tmp_path / "uninterrupted", recipe, launch, *overrides)
     uninterrupted.run()
     steps = uninterrupted.steps()
-    broken = Command(tiny, tmp_path / "broken", recipe, launch, *overrides)
+    killed = Command(tiny, tmp_path / "killed", recipe, launch, *overrides)
     draw = random.Random(case)
     for step in sorted(draw.sample(range(1, steps - 5), 2)):
-        broken.kill_after(step)
-    broken.run()
-    assert broken.results() == uninterrupted.results()
+        killed.kill_after(step)
+    killed.run()
+    assert killed.results() == uninterrupted.results()
     if launch:
         return
     repeated = Command(
@@ -165,7 +165,7 @@ def test_run_killed_at_random_steps_matches_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_run_resumes_on_another_number_of_ranks_and_reads_the_same_rows(
+def test_run_resumes_on_a_different_number_of_ranks_and_reads_the_same_rows(
     tiny: Tiny, tmp_path: Path, ranks: int
 ) -> None:
     overrides = [
@@ -176,11 +176,11 @@ def test_run_resumes_on_another_number_of_ranks_and_reads_the_same_rows(
         "loading.workers=0",
     ]
     uninterrupted = Command(
-        tiny, tmp_path / "uninterrupted", FULL, TWO, *overrides, "gradient_accumulation_steps=2"
+        tiny, tmp_path / "uninterrupted", FULL, TWO_RANKS, *overrides, "gradient_accumulation_steps=2"
     )
     uninterrupted.run()
-    changed = Command(tiny, tmp_path / "changed", FULL, TWO, *overrides, "gradient_accumulation_steps=2")
-    changed.kill_after(8)
+    killed = Command(tiny, tmp_path / "changed", FULL, TWO_RANKS, *overrides, "gradient_accumulation_steps=2")
+    killed.kill_after(8)
     launch = ("--nproc_per_node", str(ranks))
     resumed = Command(
         tiny, tmp_path / "changed", FULL, launch, *overrides, f"gradient_accumulation_steps={4 // ranks}"
@@ -188,21 +188,21 @@ def test_run_resumes_on_another_number_of_ranks_and_reads_the_same_rows(
     resumed.run()
     expected, lines = uninterrupted.results()["lines"], resumed.results()["lines"]
     # Roundings accumulate over 180 steps.
-    rounded = bound(torch.float32, 180 * 3 * roundings(tiny_smollm2().architecture, 64))
+    tolerance = bound(torch.float32, 180 * 3 * roundings(tiny_smollm2().architecture, 64))
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     assert sum("lr" in line for line in lines) == 180
     assert lines[:5] == expected[:5]
     for a, b in zip(lines, expected, strict=True):
         (kind,) = {"loss", "validation_loss"} & a.keys()
-        assert a[kind] == pytest.approx(b[kind], rel=rounded)
+        assert a[kind] == pytest.approx(b[kind], rel=tolerance)
         assert a.get("padding_share") == b.get("padding_share")
 
 
-def test_killed_rank_is_named_and_ends_the_run_within_seconds(tiny: Tiny, tmp_path: Path) -> None:
-    run = Command(tiny, tmp_path / "run", LORA, TWO, "epochs=2000", "checkpoints.every_n_steps=5")
+def test_killed_rank_ends_the_run_within_seconds_and_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    run = Command(tiny, tmp_path / "run", LORA, TWO_RANKS, "epochs=2000", "checkpoints.every_n_steps=5")
     process = run.start()
     run.wait_for(12, process)
-    os.kill(workers()[1], signal.SIGKILL)
+    os.kill(rank_pids()[1], signal.SIGKILL)
     output = process.communicate(timeout=120)[0]  # gloo would wait for the other rank for half an hour
     assert process.returncode == 1
     last = output.strip().splitlines()[-1]
@@ -211,10 +211,10 @@ def test_killed_rank_is_named_and_ends_the_run_within_seconds(tiny: Tiny, tmp_pa
     )
     assert "Traceback" not in output
     assert run.steps() >= 12
-    assert workers() == []
+    assert rank_pids() == []
 
 
-def test_error_of_a_rank_ends_the_run_and_is_the_only_one_reported(tiny: Tiny, tmp_path: Path) -> None:
+def test_error_in_a_rank_ends_the_run_and_is_the_only_error_reported(tiny: Tiny, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"instruction": f"Say {i}.", "input": "", "output": f"{i}!"} for i in range(20_100)
     ]
@@ -227,17 +227,17 @@ def test_error_of_a_rank_ends_the_run_and_is_the_only_one_reported(tiny: Tiny, t
         "batch_size=512",
         "checkpoints.every_n_steps=10",
     )
-    output = Command(tiny, tmp_path / "run", LORA, TWO, *overrides).run(status=2)
+    output = Command(tiny, tmp_path / "run", LORA, TWO_RANKS, *overrides).run(status=2)
     last = output.strip().splitlines()[-1]
     assert last.startswith("tune: rank ")
     assert last.endswith(f"{source}: line 20051: 'output': expected text, got 7")
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("launch", [(), TWO], ids=["1 rank", "2 ranks"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("launch", [(), TWO_RANKS], ids=["1 rank", "2 ranks"])
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
 def test_run_stopped_by_a_signal_saves_and_resumes_to_the_same_result(
-    tiny: Tiny, tmp_path: Path, launch: tuple[str, ...], number: signal.Signals
+    tiny: Tiny, tmp_path: Path, launch: tuple[str, ...], stop_signal: signal.Signals
 ) -> None:
     overrides = ["epochs=20", "checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
     uninterrupted = Command(
@@ -247,16 +247,16 @@ def test_run_stopped_by_a_signal_saves_and_resumes_to_the_same_result(
     run = Command(tiny, tmp_path / "run", LORA, launch, *overrides)
     process = run.start()
     run.wait_for(9, process)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as the terminal does
+    if stop_signal == signal.SIGINT:
+        os.killpg(process.pid, stop_signal)  # as the terminal does
     else:
-        process.send_signal(number)
+        process.send_signal(stop_signal)
     output = process.communicate(timeout=120)[0]
-    assert process.returncode == 128 + number, output
+    assert process.returncode == 128 + stop_signal, output
     (saved,) = (run.out / "checkpoints").iterdir()
     step = int(saved.name.removeprefix("step_"))
     assert (
-        f"tune: stopped by {number.name} after step {step} of {uninterrupted.steps()}; {saved} is written"
+        f"tune: stopped by {stop_signal.name} after step {step} of {uninterrupted.steps()}; {saved} is written"
         in output
     )
     assert "Traceback" not in output
@@ -300,7 +300,7 @@ def test_damaged_checkpoint_ends_the_run_and_the_message_names_the_previous_one(
     )
 
 
-def test_killed_data_worker_is_reported_and_changes_no_result(tiny: Tiny, tmp_path: Path) -> None:
+def test_killed_data_worker_is_reported_and_does_not_affect_the_results(tiny: Tiny, tmp_path: Path) -> None:
     overrides = ("epochs=40", "loading.workers=2", "loading.packing.length=200")
     uninterrupted = Command(tiny, tmp_path / "uninterrupted", LORA, (), *overrides)
     uninterrupted.run()
@@ -321,12 +321,12 @@ def test_killed_data_worker_is_reported_and_changes_no_result(tiny: Tiny, tmp_pa
 
 def test_restarted_ranks_resume(tiny: Tiny, tmp_path: Path) -> None:
     overrides = ("epochs=60", "checkpoints.every_n_steps=5")
-    uninterrupted = Command(tiny, tmp_path / "uninterrupted", LORA, TWO, *overrides)
+    uninterrupted = Command(tiny, tmp_path / "uninterrupted", LORA, TWO_RANKS, *overrides)
     uninterrupted.run()
-    run = Command(tiny, tmp_path / "run", LORA, (*TWO, "--max-restarts", "1"), *overrides)
+    run = Command(tiny, tmp_path / "run", LORA, (*TWO_RANKS, "--max-restarts", "1"), *overrides)
     process = run.start()
     run.wait_for(12, process)
-    os.kill(workers()[1], signal.SIGKILL)
+    os.kill(rank_pids()[1], signal.SIGKILL)
     output = process.communicate(timeout=180)[0]
     assert process.returncode == 0, output
     assert run.results() == uninterrupted.results()
@@ -341,12 +341,12 @@ def test_full_disk_while_writing_metrics_is_reported_without_a_traceback(tiny: T
     assert "Traceback" not in output
 
 
-def test_two_nodes_give_the_same_metrics_as_one(tiny: Tiny, tmp_path: Path) -> None:
+def test_two_nodes_log_the_same_metrics_as_one(tiny: Tiny, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     overrides = ["epochs=3", "enable_fsdp=true", "gradient_accumulation_steps=2"]
-    one_node = Command(tiny, tmp_path / "alone", FULL, TWO, *overrides)
+    one_node = Command(tiny, tmp_path / "alone", FULL, TWO_RANKS, *overrides)
     one_node.run()
     common = ("--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", "tiny")
     launch = (*common, "--rdzv_endpoint", f"127.0.0.1:{port}")

@@ -59,7 +59,7 @@ EXTRA_IMPORTS = {"pytest_plugin": {"pytest"}}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the modules that a file imports, and whether inside a function or for type checkers only."""
+    """Yield the modules that a file imports, and whether each import is in a function or only for type checkers."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     deferred: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -77,7 +77,7 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
 
 
 def package_of(name: str) -> str:
-    """Return the MAY_IMPORT package of a module, without the prefix `torchtune.`."""
+    """Return the package in MAY_IMPORT that contains a module, without the prefix `torchtune.`."""
     parts = name.split(".")
     return parts[1] if parts[0] == "torchtune" and len(parts) > 1 else parts[0]
 
@@ -87,7 +87,7 @@ def files_of(package: str) -> list[Path]:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Return the modules that each module imports, also within functions; re-exports resolve to their definition."""
+    """Return the modules that each module imports, even in functions; a re-exported name counts for its definition."""
     files = {file for package in MAY_IMPORT for file in files_of(package)}
     modules = {
         ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files
@@ -145,7 +145,7 @@ def test_package_imports_only_from_lower_layers(package: str) -> None:
     assert violations == []
 
 
-def test_every_package_is_in_the_table() -> None:
+def test_may_import_lists_every_package() -> None:
     packages = {f"torchtune.{p.parent.name}" for p in (ROOT / "torchtune").glob("*/__init__.py")}
     assert packages | {"recipes", "configs_py"} == MAY_IMPORT.keys()
 
@@ -167,12 +167,12 @@ def test_config_imports_no_heavy_package_at_the_top_of_a_file() -> None:
 
 ROOT_MODULES = {
     f"torchtune.{name}"
-    for name in ("_pluralize", "_hints", "_home", "_lazy", "_similar_paths", "_own_packages")
+    for name in ("_pluralize", "_hints", "_home", "_lazy", "_similar_paths", "_bundled_packages")
 }
 """Private modules that every package may import."""
 
 
-def test_private_modules_are_imported_by_their_own_package_only() -> None:
+def test_private_modules_are_imported_only_by_their_own_package() -> None:
     for package in MAY_IMPORT:
         for file in files_of(package):
             for name, _ in imports(file):
@@ -186,8 +186,8 @@ def test_files_have_at_most_400_lines_and_recipes_200() -> None:
     for package in MAY_IMPORT:
         for file in files_of(package):
             lines = len(file.read_text(encoding="utf-8").splitlines())
-            longest = 200 if package == "recipes" else 400
-            assert lines <= longest, f"{file.relative_to(ROOT)} has {lines} lines"
+            limit = 200 if package == "recipes" else 400
+            assert lines <= limit, f"{file.relative_to(ROOT)} has {lines} lines"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_light_commands_import_no_heavy_package(code: str, tmp_path: Path) -> No
 
 
 MAX_ASSIGNMENT_EXPRESSIONS = 20
-"""Maximum in the library and the recipes; use one only if a plain statement is harder to read."""
+"""Maximum for the library and the recipes. Use an assignment expression only if statements are harder to read."""
 
 
 def nodes_of(kind: type[ast.expr], *folders: str) -> Iterator[tuple[ast.expr, str]]:
@@ -225,7 +225,7 @@ def nodes_of(kind: type[ast.expr], *folders: str) -> Iterator[tuple[ast.expr, st
                     yield node, f"{file.relative_to(ROOT)}:{node.lineno}"
 
 
-def test_no_conditional_expression_is_part_of_another() -> None:
+def test_conditional_expressions_are_not_nested() -> None:
     nested = [
         location
         for node, location in nodes_of(ast.IfExp, "torchtune", "recipes", "configs_py")
@@ -234,7 +234,7 @@ def test_no_conditional_expression_is_part_of_another() -> None:
     assert nested == []
 
 
-def test_assignment_expressions_are_few() -> None:
+def test_assignment_expressions_are_rare() -> None:
     locations = [location for _, location in nodes_of(ast.NamedExpr, "torchtune", "recipes")]
     assert len(locations) <= MAX_ASSIGNMENT_EXPRESSIONS, "\n".join(locations)
 

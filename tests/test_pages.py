@@ -1,4 +1,4 @@
-"""Pages that quote the code: error messages in "Troubleshooting", option names in "Coming from ..."."""
+"""The error messages in "Troubleshooting" and the option names in "Coming from ..." match the code."""
 
 import ast
 import functools
@@ -16,8 +16,8 @@ MESSAGES = re.findall(r"(?m)^### `(.*)`$", TROUBLESHOOTING)
 
 
 @functools.cache
-def strings_of_the_library() -> str:
-    """Return all strings except docstrings, one per line, with formatted values replaced by NUL."""
+def library_strings() -> str:
+    """Return all strings in the library except docstrings, one per line, with formatted values replaced by NUL."""
     strings = []
     for file in sorted((ROOT / "torchtune").rglob("*.py")):
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
@@ -40,11 +40,11 @@ def test_troubleshooting_page_lists_messages() -> None:
 @pytest.mark.parametrize("message", MESSAGES)
 def test_message_of_the_troubleshooting_page_occurs_in_the_code(message: str) -> None:
     pieces = [piece.strip(" ;:,.?()'`") for piece in message.split("...")]
-    assert [piece for piece in pieces if piece not in strings_of_the_library()] == []
+    assert [piece for piece in pieces if piece not in library_strings()] == []
 
 
 @pytest.mark.parametrize(("field", "names"), _FIELDS.items())
-def test_the_pages_table_contains_the_option_names_of_other_projects(field: str, names: str) -> None:
+def test_table_contains_the_option_names_of_other_projects(field: str, names: str) -> None:
     row_names = ", ".join(f"`{name}`" for name in names.split())
     path = re.split(r"[=, ]", field, maxsplit=1)[0]
     assert re.search(rf"(?m)^\| {re.escape(row_names)} \| `{re.escape(path)}", COMING_FROM)

@@ -70,7 +70,7 @@ def test_schema_of_a_small_config_class_equals_the_golden_file(request: pytest.F
     assert golden.read_text(encoding="utf-8") == text, "run: make configs"
 
 
-def schema_of_first_line(file: Path) -> Path:
+def referenced_schema(file: Path) -> Path:
     comment = file.read_text(encoding="utf-8").partition("\n")[0]
     return file.parent / comment.removeprefix("# yaml-language-server: $schema=")
 
@@ -82,7 +82,7 @@ def test_config_and_its_copy_reference_the_schema_of_their_recipe(
 ) -> None:
     assert tune("cp", name, str(tmp_path / "copy.yaml")).status == 0
     for file in (FOLDER / f"{name}.yaml", tmp_path / "copy.yaml"):
-        schema = schema_of_first_line(file)
+        schema = referenced_schema(file)
         assert json.loads(schema.read_text(encoding="utf-8"))["title"] == f"A config of {recipe}"
 
 
@@ -112,7 +112,7 @@ def test_empty_schemas_of_a_wheel_are_built_on_first_use(
     assert _schema_files.schema_file("lora_finetune") == str(tmp_path / "lora_finetune.json")
 
 
-def test_copy_names_its_recipe_if_the_schema_cannot_be_written(
+def test_copy_starts_with_its_recipe_if_the_schema_cannot_be_written(
     tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_schema_files, "schema_folder", lambda: str(tmp_path / "schemas"))
@@ -215,7 +215,7 @@ def test_there_are_at_least_30_invalid_edits() -> None:
     assert len(INVALID_EDITS) >= 30
 
 
-def test_config_with_a_base_needs_no_required_fields() -> None:
+def test_config_with_a_base_may_omit_required_fields() -> None:
     assert validator("lora_finetune").is_valid({"_base_": "smollm2_135m_lora", "optimizer": {"lr": 0.1}})
     assert not validator("lora_finetune").is_valid({"_base_": "smollm2_135m_lora", "optimizer": {"lrr": 0.1}})
     assert not validator("lora_finetune").is_valid({"optimizer": {"lr": 0.1}})

@@ -1,4 +1,4 @@
-"""The wheel contains recipes, Python configs and YAML configs, and works away from the clone."""
+"""The wheel contains recipes, Python configs and YAML configs, and works outside the clone."""
 
 import json
 import os
@@ -21,11 +21,11 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the project's wheel, wheel_file in this environment, which has its dependencies."""
-    return build(tmp_path_factory.mktemp("wheel"), "--no-build-isolation")
+    """Build the project's wheel in this environment, which contains the build dependencies."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"), "--no-build-isolation")
 
 
-def build(folder: Path, *options: str) -> Path:
+def build_wheel(folder: Path, *options: str) -> Path:
     """Build a wheel from a copy of the project."""
     source = copy_project(folder / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *options, "-w", str(folder), "."]
@@ -35,7 +35,7 @@ def build(folder: Path, *options: str) -> Path:
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy only the files that an installation of the project needs."""
+    """Copy the files needed to install the project into a new folder, and return the folder."""
     folder.mkdir()
     for name in NAMES:
         subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
@@ -44,7 +44,7 @@ def copy_project(folder: Path) -> Path:
 
 
 def install(wheel: Path, site: Path) -> dict[str, str]:
-    """Install a wheel without dependencies into a folder; return environment variables that make it importable."""
+    """Install a wheel without dependencies into a folder, and return an environment that can import it."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(pip, check=True)
     return {**os.environ, "PYTHONPATH": str(site)}
@@ -98,14 +98,14 @@ def is_complete(schema: Path) -> bool:
 def test_wheel_built_without_torch_builds_its_schemas_on_first_use(tmp_path: Path) -> None:
     folder, site = tmp_path / "wheel", tmp_path / "site"
     folder.mkdir()
-    environment = install(build(folder), site)
+    environment = install(build_wheel(folder), site)
     schemas = {path.stem: path for path in (site / "configs_yaml/schemas").glob("*.json")}
     assert schemas.keys() == {"full_finetune", "lora_finetune", "alpaca_generate"}
     assert not any(map(is_complete, schemas.values()))
     tune(tmp_path, "cp", "smollm2_135m_lora", "mine.yaml", environment=environment)
     assert all(map(is_complete, schemas.values()))
     (record,) = site.glob("torchtune-*.dist-info/RECORD")
-    for name in schemas:  # so that an uninstall removes them
+    for name in schemas:  # an uninstall removes the files in RECORD
         assert f"configs_yaml/schemas/{name}.json" in record.read_text()
 
 

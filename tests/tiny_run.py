@@ -1,4 +1,4 @@
-"""A tiny random model and tiny rows that replace the demo's model and rows in command-line runs."""
+"""A tiny random model and a few rows, which replace the demo's model and rows in command-line runs."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ DIMENSIONS = (
 
 
 class Tiny(NamedTuple):
-    """A tiny model folder and rows."""
+    """A folder that contains a tiny model and rows."""
 
     folder: Path
     overrides: list[str]
@@ -39,7 +39,7 @@ class Tiny(NamedTuple):
 
 
 def tiny_run(folder: Path, tune: Callable[..., int]) -> Tiny:
-    """Write rows and a tiny model folder, converted from a GGUF file with `tune convert`.
+    """Write rows and a tiny model that `tune convert` converts from a GGUF file.
 
     Args:
         folder: The output folder.

@@ -20,7 +20,7 @@ Tensors = Tensor | Sequence["Tensors"] | Mapping[str, "Tensors"]
 """A tensor, or a nested structure of tensors."""
 
 FLOAT64 = 2.0**-38
-"""The largest difference, relative to the largest value, of float64 results that differ by rounding only (3.6e-12).
+"""The largest difference, relative to the largest value, that rounding causes between float64 results (3.6e-12).
 
 It is the geometric mean of float64's eps, 2^-52, and float32's u, 2^-24. The tests' models have at most a few thousand
 consecutive roundings; the bound of 2^14 eps leaves room for their amplification by the layers. A single value that
@@ -29,10 +29,10 @@ passes through float32 has an error of up to 2^14 times the bound.
 
 
 def bound(dtype: torch.dtype, n_operations: int, scale: float = 1.0) -> float:
-    """Return the largest error of an element, compared with another order of operations or with float64.
+    """Return the largest error of an element, compared with a different order of operations or with float64.
 
-    Two results with errors of at most n u differ by at most n eps, which is the bound up to 16 roundings. Above, the
-    bound is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, or 8 for one rounded and one exact result.
+    Two results with errors of at most n u differ by at most n eps, which is the bound for up to 16 roundings. For
+    more, it is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, or 8 for one rounded and one exact result.
 
     Args:
         dtype: The precision of the computation.
@@ -87,7 +87,7 @@ def assert_as_near(
     Both have roundings of the same size, amplified by the same layers, in a different order. Their errors are
     therefore two samples of one distribution. In float32 a few sensitive elements can dominate: among 90 pairs, with
     other rows and kernels, the largest ratio was 3.6, so 4 is allowed. In bfloat16, where every element contributes,
-    the largest ratio was 1.6. A single rounding to bfloat16 in place of float32 has an error 2^16 times too large.
+    the largest ratio was 1.6. A single rounding to bfloat16 instead of float32 has an error 2^16 times as large.
 
     Args:
         result: The tested result, computed in low precision.
@@ -101,13 +101,13 @@ def assert_as_near(
 
 
 def roundings(architecture: Architecture, length: int) -> int:
-    """Count the consecutive roundings of a forward pass: the lengths of the sums from the embedding to the loss.
+    """Count the consecutive roundings of a forward pass: the total length of the sums from embedding to loss.
 
     With the backward pass, whose gradients are sums over tokens, there are three times as many.
 
     Args:
         architecture: The model's architecture.
-        length: Tokens of the longest document.
+        length: Number of tokens in the longest document.
     """
     a = SimpleNamespace(**architecture.flat())
     # Norm, queries, scores, their softmax, values, outputs; norm, gate, outputs.
@@ -117,7 +117,7 @@ def roundings(architecture: Architecture, length: int) -> int:
 
 
 def _pairs(result: Tensors, expected: Tensors) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the pairs of tensors of two structures, and check that the structures are equal."""
+    """Yield corresponding tensors of two structures, and check that the structures match."""
     if isinstance(expected, Tensor):
         assert isinstance(result, Tensor)
         assert result.shape == expected.shape

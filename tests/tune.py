@@ -1,4 +1,4 @@
-"""In-process calls of `tune`."""
+"""Calls of `tune` in the test process."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torchtune.cli import main
 
 
 class Result(NamedTuple):
-    """The exit status and the output of a call of `tune`."""
+    """The exit status and the output of a call to `tune`."""
 
     status: int
     out: str

@@ -1,7 +1,7 @@
 """PyTorch-native LLM fine-tuning in which a run is a typed Python object.
 
 Importing this package is fast, because each subpackage is imported on first use. `torchtune.recipes` and
-`torchtune.configs_py` are always the packages `recipes` and `configs_py` that torchtune ships.
+`torchtune.configs_py` always refer to torchtune's packages `recipes` and `configs_py`.
 """
 
 import sys
@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from torchtune._own_packages import OwnPackages
+from torchtune._bundled_packages import BundledPackageFinder
 
 __version__ = "0.1.0"
 
@@ -31,9 +31,9 @@ __all__ = [
     "utils",
 ]
 
-sys.meta_path.insert(0, OwnPackages)
+sys.meta_path.insert(0, BundledPackageFinder)
 
-if not TYPE_CHECKING:  # type checkers resolve subpackages themselves and then report misspelled ones
+if not TYPE_CHECKING:  # hidden from type checkers, so that they report misspelled subpackages
 
     def __getattr__(name: str) -> ModuleType:
         """Import a subpackage on first use (PEP 562)."""

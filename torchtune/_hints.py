@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# Fields of this library, each with the names of its equivalents in other projects. The field path ends at the first
+# Fields of torchtune, each with the names of its equivalents in other projects. The field path ends at the first
 # `=`, comma or space; the remaining text is part of the hint.
 _FIELDS: Final = {
     "optimizer.lr": "learning_rate lr",
@@ -130,7 +130,7 @@ _FIELDS: Final = {
     "stop": "stop_sequences stop_strings",
 }
 
-_ONE_RUN: Final = "each command is one run; use a shell loop for multiple runs"
+_ONE_RUN: Final = "each command starts one run; use a shell loop for multiple runs"
 _VALIDATE: Final = "tune validate RECIPE --config NAME checks a config without running it"
 _EXPORT: Final = "tune export RECIPE --config NAME prints every value of a config"
 _IDIOMS: Final = {
@@ -165,7 +165,7 @@ _PREFIX_HINTS: Final = {
     "oc.": "OmegaConf's resolvers are not supported; use the path of a field, ${{a.b}}",
     "hydra:": "Hydra's settings are not supported; use the path of a field, ${{a.b}}",
     ".": "a key that only defines anchors must begin with x-, such as x-{0}",
-    "x-": "x- keys only define anchors, at the top level of a file; use an alias, *name",
+    "x-": "x- keys define anchors and are valid only at the top level of a file; use an alias, *name",
 }
 """Advice by prefix of a key; `{0}` is the remainder of the key, `{1}` the remainder up to `=`."""
 
@@ -179,8 +179,8 @@ _RECIPE_SPECIFIC_FIELDS: Final = {
 
 
 @functools.cache
-def _by_word() -> dict[str, str]:
-    return {word: text for text, words in _FIELDS.items() for word in words.split()}
+def _fields_by_key() -> dict[str, str]:
+    return {key: text for text, keys in _FIELDS.items() for key in keys.split()}
 
 
 def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
@@ -188,23 +188,23 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
 
     Args:
         key: An unknown key, the name in a reference, or a command-line argument without its dashes.
-        known_fields: The valid names in place of the key. Other fields are suggested only if exactly one recipe has
-            them; the hint then names that recipe.
+        known_fields: The names that would be valid instead of the key. Other fields are suggested only if exactly
+            one recipe has them; the hint then names that recipe.
     """
-    word, names = key.lower().replace("-", "_"), set(map(str, known_fields))
-    if word in _by_word():
-        return _hint_of(_by_word()[word], names)
-    if word in _RECIPE_SPECIFIC_FIELDS and names and word not in names:
-        return f"only the recipe {_RECIPE_SPECIFIC_FIELDS[word]} has this field"
+    name, known_names = key.lower().replace("-", "_"), set(map(str, known_fields))
+    if name in _fields_by_key():
+        return _hint_for_context(_fields_by_key()[name], known_names)
+    if name in _RECIPE_SPECIFIC_FIELDS and known_names and name not in known_names:
+        return f"only the recipe {_RECIPE_SPECIFIC_FIELDS[name]} has this field"
     for start, text in _PREFIX_HINTS.items():
         if key.startswith(start) and key != start:
             remainder = key[len(start) :]
             return text.format(remainder, remainder.partition("=")[0])
-    return _IDIOMS.get(word) or _IDIOMS.get(key)
+    return _IDIOMS.get(name) or _IDIOMS.get(key)
 
 
-def _hint_of(text: str, names: set[str]) -> str | None:
-    """Return the hint for a context in which these names are valid: with a field path, or with only an argument."""
+def _hint_for_context(text: str, names: set[str]) -> str | None:
+    """Return a hint with the full field path or only the argument, depending on the names that are valid."""
     path = re.split("[=, ]", text, maxsplit=1)[0]
     root, _, argument = path.rpartition(".")
     if path.partition(".")[0] in names:

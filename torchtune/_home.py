@@ -16,7 +16,7 @@ def expand_path(text: str) -> str:
     variable = re.match(r"\$\w+", text)
     if variable:
         raise ValueError(
-            f"a path cannot begin with {variable[0]}, an environment variable; let the shell expand it, or use ~ for"
+            f"a path cannot begin with the environment variable {variable[0]}; let the shell expand it, or use ~ for"
             " the home folder"
         )
     path = os.path.expanduser(text)  # noqa: PTH111 -- importing pathlib slows `tune ls` by 10%

@@ -16,7 +16,7 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
     """
 
     @functools.cache
-    def homes() -> Mapping[str, str]:
+    def exporting_modules() -> Mapping[str, str]:
         # The file is read as text because every call of `tune` runs this function, and parsing it with `ast` would take
         # longer than everything else in `tune ls`.
         with open(str(sys.modules[package].__file__), encoding="utf-8") as source:  # noqa: PTH123
@@ -24,11 +24,11 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         return {name: module for _from, module, _import, name, *_alias in statements}
 
     def get(name: str) -> Any:
-        home = None if name.startswith("_") else homes().get(name)
-        if home is None:
+        module = None if name.startswith("_") else exporting_modules().get(name)
+        if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(home), name)
+        value = getattr(import_module(module), name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return get, lambda: sorted(homes())
+    return get, lambda: sorted(exporting_modules())

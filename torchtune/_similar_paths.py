@@ -13,10 +13,10 @@ StrPath = str | os.PathLike[str]
 
 
 def similar_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> Path | None:
-    """Return an existing path that differs from a missing path in a single, similar name; None without a match.
+    """Return the existing path that differs from a missing path in one similar name; None if no name is similar.
 
-    Names are similar if they differ in a few characters, or if one is an extension of the other, such as
-    `SmolLM2-135M` and `SmolLM2`.
+    Names are similar if they differ in a few characters, or if one begins with the other, as `SmolLM2-135M` begins
+    with `SmolLM2`.
 
     Args:
         path: A path that does not exist.
@@ -55,5 +55,5 @@ def _similarity(left: str, right: str) -> float:
         left, right = Path(left).stem, Path(right).stem
     shorter, longer = sorted((left, right), key=len)
     ratio = difflib.SequenceMatcher(None, left, right).ratio()
-    is_continued = longer.startswith(shorter) and not longer[len(shorter) :][:1].isalnum()
-    return max(ratio, _CUTOFF) if is_continued else ratio
+    is_prefix = longer.startswith(shorter) and not longer[len(shorter) :][:1].isalnum()
+    return max(ratio, _CUTOFF) if is_prefix else ratio

@@ -1,4 +1,4 @@
-"""Six components that do not need torch, and a config class with them."""
+"""Six components that do not need torch, and a config class that contains them."""
 
 from typing import Annotated, Any
 
@@ -107,7 +107,7 @@ class Config:
     epochs: int = field(default=1, validator=above(0))
     """Number of epochs."""
     lr_scale: float = field(default=1.0, validator=at_least(0))
-    """Factor of the learning rate."""
+    """Factor applied to the learning rate."""
     tags: list[str] = field(factory=list)
     """Tags of the run."""
     note: str | None = None
@@ -182,6 +182,6 @@ YAML: dict[str, Any] = {
         "interval": 5,
     },
 }
-"""Fields of the YAML file that differ from the defaults; OmegaConf and hydra have no config class and get all forty."""
+"""Fields that differ from the defaults; OmegaConf and hydra, which have no config class, read a file with all forty."""
 
 OVERRIDES = (("batch_size", "16"), ("optimizer.lr", "1e-4"), ("output_dir", "runs/other"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Work = Callable[[], str]
+"""A function that does the work once and returns the dumped YAML."""
 
 
 def write(folder: str) -> None:
@@ -35,7 +36,7 @@ def write(folder: str) -> None:
 
 
 def _without_references(tree: Any) -> Any:
-    """Replace references by their values, for engines without references."""
+    """Replace references with their values, for engines without references."""
     if isinstance(tree, dict):
         return {k: _without_references(v) for k, v in tree.items()}
     return tree.replace("${output_dir}", "runs/bench") if isinstance(tree, str) else tree
@@ -45,8 +46,8 @@ def time_work(engine: str, folder: str, n_runs: int) -> list[float]:
     """Return the CPU time of each run of an engine in this process (seconds).
 
     Args:
-        engine: The name of a function of this module that returns the engine's work.
-        folder: The folder that `write` wrote to.
+        engine: The name of a function in this module, such as `torchtune_work`.
+        folder: The folder that contains the files of `write`.
         n_runs: Number of runs.
     """
     work: Work = getattr(sys.modules[__name__], engine)(folder)
@@ -59,7 +60,7 @@ def time_work(engine: str, folder: str, n_runs: int) -> list[float]:
 
 
 def torchtune_work(folder: str) -> Work:
-    """Return torchtune's work; overrides are passed to its merge as pairs of path and text."""
+    """Return the work with torchtune; the overrides are pairs of field path and text, not a command line."""
     from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES, Config
     from torchtune.config import instantiate, render
     from torchtune.runs import config_layers, override
@@ -76,7 +77,7 @@ def torchtune_work(folder: str) -> Work:
 
 
 def omegaconf_work(folder: str) -> Work:
-    """Return OmegaConf's work, with a minimal instantiate."""
+    """Return the work with OmegaConf and a minimal `instantiate`."""
     from omegaconf import OmegaConf
 
     from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES
@@ -118,7 +119,7 @@ def _jsonargparse_parser() -> Any:
 
 
 def jsonargparse_work(folder: str) -> Work:
-    """Return jsonargparse's work; each run builds a new parser, as a program would."""
+    """Return the work with jsonargparse; each run builds a new parser, as a program would."""
     from benchmarks.config_peers.parts import OVERRIDES
 
     def work() -> str:
@@ -135,7 +136,7 @@ def jsonargparse_work(folder: str) -> Work:
 
 
 def draccus_work(folder: str) -> Work:
-    """Return draccus' work, on dataclasses with the same fields."""
+    """Return the work with draccus, on dataclasses with the same fields."""
     import dataclasses
     import typing
 
@@ -190,7 +191,7 @@ def torchtune_process(folder: str, args: Sequence[str]) -> None:
 
 
 def hydra_process(folder: str, args: Sequence[str]) -> None:
-    """Build the components with hydra's main, with its output and logging disabled."""
+    """Build the components with `hydra.main`, with output folders and logging disabled."""
     import hydra
 
     from benchmarks.config_peers.parts import COMPONENTS

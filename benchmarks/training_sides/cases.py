@@ -6,14 +6,14 @@ from typing import NamedTuple, NotRequired, TypedDict
 QV, ALL = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
-"""Disables AMX in oneDNN, as on a processor without it."""
+"""Environment variables that disable AMX in oneDNN, as on a processor without AMX."""
 
 
 class Case(TypedDict):
     """A training setup that both libraries run."""
 
     lora: list[str] | None
-    """The layers with adapters; None trains all weights."""
+    """The layers with adapters; None: all weights are trained."""
     rank: NotRequired[int]
     """The adapters' rank."""
     dtype: str
@@ -69,11 +69,11 @@ class Ablation:
     """A run with one technique disabled or replaced.
 
     Args:
-        overrides: Overrides that disable it.
-        environment: Environment variables that disable it.
-        replacement: A key of `REPLACEMENTS`, if neither of these can disable it.
-        is_packed: False pads rows that the case would pack.
-        dtype: The only precision that uses the technique; empty: all of them.
+        overrides: Overrides that disable the technique.
+        environment: Environment variables that disable the technique.
+        replacement: A key of `REPLACEMENTS`, if neither overrides nor variables can disable the technique.
+        is_packed: Whether rows are packed, if the case packs rows.
+        dtype: The only precision that uses the technique; empty: every precision does.
     """
 
     overrides: tuple[str, ...] = ()
@@ -83,8 +83,8 @@ class Ablation:
     dtype: str = ""
 
 
-GLIBC = {"GLIBC_TUNABLES": "", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
-MANY_KERNELS = {name: value for name, value in GLIBC.items() if name != "GLIBC_TUNABLES"}
+DEFAULT_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
+DEFAULT_HEAP = {"GLIBC_TUNABLES": "", **DEFAULT_CACHES}
 ABLATIONS: dict[str, Ablation] = {
     "everything": Ablation(),
     "padded rows": Ablation(is_packed=False),
@@ -97,7 +97,7 @@ ABLATIONS: dict[str, Ablation] = {
     "products by oneDNN": Ablation(replacement="products by oneDNN", dtype="fp32"),
     "torch's unmodified optimizer": Ablation(replacement="torch's unmodified optimizer"),
     "metrics read one step later": Ablation(replacement="metrics read one step later"),
-    "glibc's default heap": Ablation(environment=GLIBC),
-    "1,024 kernels cached": Ablation(environment=MANY_KERNELS, dtype="bf16"),
+    "glibc's default heap": Ablation(environment=DEFAULT_HEAP),
+    "1,024 kernels cached": Ablation(environment=DEFAULT_CACHES, dtype="bf16"),
     "activation checkpointing": Ablation(("placement.activation_checkpointing.keep=inputs",)),
 }

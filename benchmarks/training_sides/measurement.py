@@ -23,17 +23,17 @@ class Measurement(TypedDict):
     planned: NotRequired[int]
     """Estimate of `tune validate --memory` for the run (bytes)."""
     beyond_imports: NotRequired[int]
-    """Memory of the run beyond its imports (bytes)."""
+    """Peak memory of the run minus the memory after its imports (bytes)."""
 
 
 class ModelSizes(TypedDict):
-    """The model's widths, at which matrix products are timed."""
+    """The model's widths, which are the sizes of the timed matrix products."""
 
     embed_dim: int
     ffn_dim: int
 
 
-def measurement(
+def build_measurement(
     command_time: float,
     end_times: list[float],
     *,
@@ -65,8 +65,8 @@ def measurement(
 def matmul_flops(dtype: str, sizes: ModelSizes, rows: int = 1024, n_intervals: int = 6) -> float:
     """Measure the sustained speed of matrix products at a model's feed-forward shapes (FLOP/s).
 
-    The result is the best of six half-second intervals: a single product can be several times faster than many in a
-    row where cores share units or clocks, and a shared machine has slow seconds.
+    The result is the best of six half-second intervals: a single product can be several times faster than many products
+    in succession if cores share execution units or clocks, and a shared machine is slow at times.
     """
     import torch
 

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from benchmarks.process_memory import peak_bytes
 from benchmarks.training_sides.cases import Case
-from benchmarks.training_sides.measurement import Measurement, ModelSizes, matmul_flops, measurement
+from benchmarks.training_sides.measurement import Measurement, ModelSizes, build_measurement, matmul_flops
 
 
 class PeerRun(TypedDict):
@@ -24,7 +24,7 @@ class PeerRun(TypedDict):
     batch_size: int
     """Rows per step."""
     length: int
-    """Maximum tokens per row."""
+    """Maximum number of tokens per row."""
 
 
 def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
@@ -54,7 +54,7 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
 
     case, batch_size = run["case"], run["batch_size"]
     is_bf16 = case["dtype"] == "bf16"
-    # With bf16, LoRA keeps its frozen base in bf16; full fine-tuning keeps fp32 weights under autocast.
+    # With bf16, LoRA stores the frozen base model in bf16; full fine-tuning stores fp32 weights and uses autocast.
     dtype = torch.bfloat16 if is_bf16 and case["lora"] else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
@@ -84,13 +84,13 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
                 json.loads(Path(run["rows"]).read_text(encoding="utf-8"))
             ),
             processing_class=AutoTokenizer.from_pretrained(run["model"]),
-            peft_config=adapter_of(case),
+            peft_config=build_peft_config(case),
             callbacks=[Clock()],
         )
         trainer.train()
         row_lengths = [row.get("seq_lengths") or [len(row["input_ids"])] for row in trainer.train_dataset]
-    lengths = lengths_of_steps(row_lengths[: run["n_steps"] * batch_size], batch_size)
-    return measurement(
+    lengths = step_lengths(row_lengths[: run["n_steps"] * batch_size], batch_size)
+    return build_measurement(
         command_time,
         end_times,
         losses=losses,
@@ -100,7 +100,7 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
     )
 
 
-def adapter_of(case: Case) -> Any:
+def build_peft_config(case: Case) -> Any:
     """Return the PEFT config of the case's adapters, or None for full fine-tuning."""
     from peft import LoraConfig
 
@@ -110,8 +110,8 @@ def adapter_of(case: Case) -> Any:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=case["lora"], task_type="CAUSAL_LM")
 
 
-def lengths_of_steps(row_lengths: list[list[int]], batch_size: int) -> list[list[int]]:
-    """Return the token counts of each step's examples, without their last tokens, as torchtune counts them.
+def step_lengths(row_lengths: list[list[int]], batch_size: int) -> list[list[int]]:
+    """Return the token counts of each step's examples, excluding their last tokens, as torchtune counts them.
 
     Args:
         row_lengths: Token counts of the examples of each row.

@@ -13,8 +13,8 @@ PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
 ]
 
 
-def picture(cases: dict[str, dict[str, Any]]) -> str:
-    """Draw an SVG of cases, each with the results of "TRL" and "torchtune"."""
+def draw_chart(cases: dict[str, dict[str, Any]]) -> str:
+    """Return an SVG image of the cases, each of which has the results of "TRL" and "torchtune"."""
     group = 2 * BAR + GAP + 8
     height = TOP + group * len(cases) + 10
     parts = [

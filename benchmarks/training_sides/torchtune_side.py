@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from benchmarks.process_memory import peak_bytes, resident_bytes
-from benchmarks.training_sides.measurement import Measurement, ModelSizes, matmul_flops, measurement
+from benchmarks.training_sides.measurement import Measurement, ModelSizes, build_measurement, matmul_flops
 
 
 def train(
@@ -17,7 +17,7 @@ def train(
         args: Arguments of `tune`.
         dtype: Precision of the timed matrix products.
         sizes: Sizes of the timed matrix products.
-        replacement: A key of `REPLACEMENTS`; empty: none.
+        replacement: A key of `REPLACEMENTS`; empty: nothing is replaced.
     """
     from torchtune.internals import limit_heap_growth
 
@@ -46,12 +46,12 @@ def train(
 
             REPLACEMENTS[replacement](model)
 
-    training.Metrics.log = timed  # type: ignore[assignment, method-assign]  # of this process only
-    training.Placement.place = record_and_place  # type: ignore[assignment, method-assign]  # of this process only
+    training.Metrics.log = timed  # type: ignore[assignment, method-assign]  # only in this process
+    training.Placement.place = record_and_place  # type: ignore[assignment, method-assign]  # only in this process
     if tune(args):
         raise SystemExit(1)
     peak = peak_bytes()
-    steps = measurement(
+    measurement = build_measurement(
         command_time,
         end_times,
         losses=losses,
@@ -60,11 +60,11 @@ def train(
         matmul=matmul_flops(dtype, sizes),
     )
     planned = planned_bytes(args, max(widths))
-    return {**steps, "planned": planned, "beyond_imports": peak - resident_before[0]}
+    return {**measurement, "planned": planned, "beyond_imports": peak - resident_before[0]}
 
 
 def planned_bytes(args: list[str], width: int) -> int:
-    """Return the estimate of `tune validate --memory` for rows of a width (bytes)."""
+    """Return the estimate of `tune validate --memory` for batches of the given width (bytes)."""
     from torchtune.cli._validate import validate_config
     from torchtune.runs.command_line import RUN_OPTIONS, parse_command_line
 

@@ -17,7 +17,7 @@ def link_terms(app: Sphinx, page: nodes.document, name: str) -> None:
         return
     objects = app.env.get_domain("std").get_objects()
     anchors = {term.lower(): anchor for term, _, kind, _, anchor, _ in objects if kind == "term"}
-    # Longer terms come first, so that "shuffle window" is not read as another term.
+    # Longer terms come first, so that a term is not matched as a part of a longer one.
     alternatives = "|".join(re.escape(term) for term in sorted(anchors, key=len, reverse=True))
     pattern = re.compile(rf"\b({alternatives})(?:s|es)?\b", re.IGNORECASE)
     address = app.builder.get_relative_uri(name, GLOSSARY)
@@ -35,7 +35,7 @@ def ancestors(node: nodes.Node) -> list[nodes.Node]:
 
 
 def link_text(text: str, pattern: re.Pattern[str], anchors: dict[str, str], address: str) -> list[nodes.Node]:
-    """Split text into plain parts and links to the glossary; linked terms are removed from `anchors`."""
+    """Split text into plain parts and links to the glossary, and remove the linked terms from `anchors`."""
     parts: list[nodes.Node] = []
     end = 0
     for match in pattern.finditer(text):

@@ -25,11 +25,11 @@ from torchtune.config.model import (
     slots,
     unstructured_default,
 )
-from torchtune.internals import INTERNALS
+from torchtune.internals import PROBED_FEATURES
 from torchtune.runs import load_recipe
 
-SIZED = ["max_seq_len"]
-"""The parameters of a builder for a fixed size."""
+SIZED_PARAMETERS = ["max_seq_len"]
+"""The parameters of every builder for a fixed model size."""
 
 
 class _GeneratedMarkdown(SphinxDirective):
@@ -37,9 +37,9 @@ class _GeneratedMarkdown(SphinxDirective):
 
     required_arguments = 1
 
-    def parsed(self, lines: list[str]) -> list[nodes.Node]:
+    def parse(self, lines: list[str]) -> list[nodes.Node]:
         """Parse MyST text at the directive's location."""
-        container = nodes.container(classes=["field-list-of-recipe"])
+        container = nodes.container(classes=["generated-reference"])
         self.state.nested_parse(
             StringList(lines, source=self.get_source_info()[0]), self.content_offset, container
         )
@@ -53,7 +53,7 @@ class RecipeFields(_GeneratedMarkdown):
         """Return the fields as a definition list."""
         config_class = load_recipe(self.arguments[0]).config_class
         assert config_class is not None
-        return self.parsed(field_definitions(config_class, ""))
+        return self.parse(field_definitions(config_class, ""))
 
 
 def field_definitions(cls: type, prefix: str) -> list[str]:
@@ -81,14 +81,15 @@ def _default(slot: Slot) -> str:
 
 
 def _line(text: str) -> str:
+    """Join the lines of a docstring."""
     return " ".join(text.split())
 
 
 def sized_builders(family: Any) -> list[str]:
     """Return the names of a family's builders for fixed sizes."""
-    values = vars(family).items()  # some are imported from other families
+    values = vars(family).items()  # includes imports from other families
     functions = [n for n, f in values if inspect.isfunction(f) and f.__module__ == family.__name__]
-    return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
+    return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED_PARAMETERS]
 
 
 class ModelSizes(_GeneratedMarkdown):
@@ -111,31 +112,31 @@ class ModelSizes(_GeneratedMarkdown):
                 count = sum(p.numel() for p in model.parameters())
                 length = model.architecture.max_seq_len
                 rows.append(f"| `torchtune.models.{entry.name}.{name}` | {count:,} | {length:,} |")
-        return self.parsed(rows)
+        return self.parse(rows)
 
 
 class Internals(_GeneratedMarkdown):
-    """`{internals}`: inserts a table of the code that relies on internals of other libraries."""
+    """`{internals}`: inserts a table of the features that rely on internals of other libraries."""
 
     required_arguments = 0
 
     def run(self) -> list[nodes.Node]:
         """Return a table with one row per entry."""
-        rows = ["| code | written for | gain | fallback |", "|---|---|---|---|"]
-        rows += [f"| {i.name} | {i.written_for} | {i.gain} | {i.fallback} |" for i in INTERNALS]
-        return self.parsed(rows)
+        rows = ["| feature | tested with | benefit | fallback |", "|---|---|---|---|"]
+        rows += [f"| {p.name} | {p.tested_with} | {p.benefit} | {p.fallback} |" for p in PROBED_FEATURES]
+        return self.parse(rows)
 
 
 class PublicNames(_GeneratedMarkdown):
     """`{public-names} PACKAGE`: documents every public name of a package or module."""
 
     def run(self) -> list[nodes.Node]:
-        """Return an autodoc directive for each name: classes, functions, then values."""
+        """Return an autodoc directive for each name: first classes, then functions, then values."""
         module = importlib.import_module(self.arguments[0])
         lines = ["```{eval-rst}"]
         for name in sorted(public_names(module), key=lambda name: (_kind_of(module, name), name.lower())):
-            lines += [*_entry(module, name), ""]
-        return self.parsed([*lines, "```"])
+            lines += [*_autodoc_lines(module, name), ""]
+        return self.parse([*lines, "```"])
 
 
 def public_names(module: ModuleType) -> list[str]:
@@ -148,7 +149,7 @@ def public_names(module: ModuleType) -> list[str]:
     return [name for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")]
 
 
-def _entry(module: ModuleType, name: str) -> list[str]:
+def _autodoc_lines(module: ModuleType, name: str) -> list[str]:
     path = f"{module.__name__}.{name}"
     match _kind_of(module, name):
         case "class":
@@ -166,7 +167,7 @@ def _kind_of(module: ModuleType, name: str) -> str:
 
 
 def value_docs(package: ModuleType) -> dict[str, list[str]]:
-    """Return the docstrings of constants and types that the files of a package define, which autodoc does not see."""
+    """Return the docstrings of a package's constants and type aliases, which autodoc does not find."""
     docs: dict[str, list[str]] = {}
     for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(entry.name)
@@ -176,14 +177,14 @@ def value_docs(package: ModuleType) -> dict[str, list[str]]:
 
 
 class TuneHelp(_GeneratedMarkdown):
-    """`{tune-help} VERB`: inserts the output of `tune VERB --help`, or of `tune --help` for the argument `tune`."""
+    """`{tune-help} COMMAND`: inserts the output of `tune COMMAND --help`, or of `tune --help` if COMMAND is `tune`."""
 
     def run(self) -> list[nodes.Node]:
         """Return the help text as a literal block."""
-        verb = self.arguments[0]
+        command = self.arguments[0]
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            main(["--help"] if verb == "tune" else [verb, "--help"])
+            main(["--help"] if command == "tune" else [command, "--help"])
         return [nodes.literal_block(out.getvalue().rstrip(), out.getvalue().rstrip(), language="text")]
 
 
@@ -216,6 +217,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("internals", Internals)
     app.add_directive("public-names", PublicNames)
     docstrings = AttributeDocstrings()
-    app.connect("autodoc-process-docstring", docstrings.save, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", docstrings.save, priority=400)  # napoleon's priority is 500
     app.connect("autodoc-process-docstring", docstrings.restore, priority=600)
     return {"version": "1", "parallel_read_safe": True}

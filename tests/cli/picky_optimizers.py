@@ -1,4 +1,4 @@
-"""Third-party optimizers that accept only matrices, or read values in their steps."""
+"""Stand-ins for third-party optimizers that accept only matrices or read gradient values."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Folders of synthetic runs with generated metrics, and a parser for the page that plots them."""
+"""Run folders with generated metrics, and a parser for the page that plots the metrics."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def write_run(
     finished: bool = True,
     samples: list[dict[str, Any]] | None = None,
 ) -> Path:
-    """Write a run's folder. Without `lines`, the run has no metrics, like a run before its first step."""
+    """Write a run folder. Without `lines`, it contains no metrics, as before the first step of a run."""
     folder.mkdir(parents=True)
     limit = "null" if max_steps is None else max_steps
     text = CONFIG.format(folder=folder, seed=seed, lr=lr, batch_size=batch_size, max_steps=limit)

@@ -1,4 +1,4 @@
-"""If a component cannot be built, the error is reported at the location of the overriding arguments."""
+"""If a component cannot be built, the error is reported at the location of the arguments that cause it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Messages about typical beginners' mistakes contain the correct command."""
+"""Messages about typical mistakes of beginners contain the correct command."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.tune import Tune
 from torchtune.runs.command_line import RUN_OPTIONS
 
 MESSAGES = {
-    "lora_finetune": "--config: no config given; configs of lora_finetune are alpaca_llama2_lora_finetune, smollm2",
+    "lora_finetune": "--config: no config given; the configs of lora_finetune are alpaca_llama2_lora_finetune, smollm2",
     "smollm2_135m_lora": "is a config of lora_finetune; run tune lora_finetune --config smollm2_135m_lora",
     "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: unknown field 'lr'; use optimizer.lr",
     "import whole.yaml -o new.yaml": "is already a config of this library",
@@ -36,7 +36,7 @@ def test_call_without_a_config_is_reported_as_one_mistake_with_an_example(args: 
     result = tune("lora_finetune", *args.split())
     head, line = result.err.splitlines()
     assert head.startswith("1 mistake")
-    assert line.startswith("  --config: no config given; configs of lora_finetune are ")
+    assert line.startswith("  --config: no config given; the configs of lora_finetune are ")
     assert line.endswith("; pass --config NAME, such as --config lora")
 
 
@@ -48,7 +48,7 @@ def test_call_without_a_config_also_reports_mistakes_that_do_not_depend_on_the_c
     assert "batch_size: expected an int above 0, got 'x'" in result.err
 
 
-def test_missing_files_are_noted(tune: Tune) -> None:
+def test_missing_files_are_reported_as_notes(tune: Tune) -> None:
     call = ("validate", "lora_finetune", "--config", "smollm2_135m_lora")
     result = tune(*call, "model_directory=nowhere", "dataset.source=none.json")
     assert result.status == 0
@@ -78,11 +78,11 @@ def test_help_lists_configs_and_marks_defaults(tune: Tune) -> None:
 def test_help_of_a_recipe_lists_each_option_on_a_separate_line(tune: Tune) -> None:
     text = tune("lora_finetune", "--help").out
     for option in RUN_OPTIONS:
-        patterns = [re.escape(word) for word in (*option.with_value.split(" "), *option.help.split(" "))]
+        patterns = [re.escape(part) for part in (*option.with_value.split(" "), *option.help.split(" "))]
         assert re.search(r"^  " + r"\s+".join(patterns) + "$", text, re.MULTILINE)
 
 
-def test_help_of_a_config_shows_fields_that_must_be_set_as_required(tune: Tune) -> None:
+def test_help_of_a_config_marks_fields_that_must_be_set_as_required(tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "lora", "--help")
     text = " ".join(result.out.replace("│", " ").split())
     assert (result.status, result.err) == (0, "")
@@ -94,7 +94,7 @@ def test_help_of_a_config_shows_fields_that_must_be_set_as_required(tune: Tune) 
     assert "batch_size: expected an int above 0, got 'xx'" in wrong.err
 
 
-def test_help_also_reports_the_mistakes_of_its_command(tune: Tune) -> None:
+def test_help_also_reports_mistakes_in_the_command(tune: Tune) -> None:
     result = tune(
         "lora_finetune",
         "--config",
@@ -116,33 +116,33 @@ from torchtune import config
 
 
 @define(kw_only=True)
-class OwnConfig:
+class UserConfig:
     output_dir: Path = Path("run")
     steps: int = 3
 
 
 @config.parse
-def main(cfg: OwnConfig) -> None:
+def main(cfg: UserConfig) -> None:
     if cfg.steps == 13:
         Path("none/x").read_text()
 
 
-def quick() -> OwnConfig:
-    return OwnConfig(steps=1)
+def quick() -> UserConfig:
+    return UserConfig(steps=1)
 
 
-def slow() -> OwnConfig:
-    return OwnConfig(steps=9)
+def slow() -> UserConfig:
+    return UserConfig(steps=9)
 """
 
 
-def test_user_recipe_with_a_path_as_output_dir_is_frozen_and_its_configs_are_compared(
+def test_configs_of_a_user_recipe_with_a_path_field_are_frozen_and_compared(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from torchtune.cli import main
 
     monkeypatch.chdir(tmp_path)
-    file = f"own_{tmp_path.name}.py"
+    file = f"user_{tmp_path.name}.py"
     Path(file).write_text(RECIPE)
     assert tune(f"./{file}").status == 0
     assert Path("run/config.yaml").read_text() == "output_dir: run\nsteps: 3\n"

@@ -36,7 +36,7 @@ def test_missing_component_is_reported_once_with_a_suggestion(override: str) -> 
     assert message.endswith(f"; did you mean {SUGGESTIONS[override]}?")
 
 
-def test_component_without_a_similar_name_is_reported_with_a_list() -> None:
+def test_unknown_component_is_reported_with_a_list_if_no_name_is_similar() -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", "metric_logger=xyz")
     loggers = ", ".join(f"{LOGGERS}.{name}Logger" for name in ("Disk", "Stdout", "TensorBoard", "WandB"))
     assert message.endswith(
@@ -55,7 +55,7 @@ def test_string_in_a_yaml_component_field_gets_the_same_suggestions(tmp_path: Pa
     )
 
 
-def test_missing_component_causes_no_note_about_dropped_arguments(tune: Tune) -> None:
+def test_missing_component_does_not_cause_a_note_about_dropped_arguments(tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "smollm2_135m_lora", "optimizer=adamw")
     assert result.status == 2
     assert "note:" not in result.err

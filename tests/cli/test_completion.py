@@ -1,4 +1,4 @@
-"""Completion: the candidates for an unfinished line, and the shell scripts that request them."""
+"""Completion: the candidates for an incomplete command line, and the shell scripts that request them."""
 
 import os
 import shutil
@@ -54,22 +54,22 @@ def test_completed_values_are_choices_and_dotpaths() -> None:
     assert "lr_scheduler=null" in completions(LORA + "lr_scheduler=")
 
 
-def test_keys_complete_after_an_open_quote() -> None:
+def test_keys_are_completed_after_an_open_quote() -> None:
     assert "optimizer.lr=" in completions(LORA + "'output_dir=a b optimizer.l")
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
-def test_script_is_printed(shell: str, tune: Tune) -> None:
+def test_completion_command_prints_the_script_for_a_shell(shell: str, tune: Tune) -> None:
     assert tune("completion", shell).out == SCRIPTS[shell]
     assert tune("completion", "tcsh").status == 2
 
 
-def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune.cli") -> list[str]:
-    """Run a script in a shell with `tune` on its PATH and return its output as a list.
+def run_in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune.cli") -> list[str]:
+    """Run a script in a shell with `tune` on its PATH, and return the output split at white space.
 
     Args:
         shell: The name of the shell.
-        script: The script to run.
+        script: The shell script.
         folder: The folder in which the program `tune` is created.
         program: The Python arguments that start `tune`.
     """
@@ -101,7 +101,7 @@ def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune
 )
 def test_bash_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     query = f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; _tune; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    assert in_shell("bash", f"source <(tune completion bash); {query}", tmp_path) == expected
+    assert run_in_shell("bash", f"source <(tune completion bash); {query}", tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_bash_completes(line: str, expected: list[str], tmp_path: Path) -> None:
 def test_zsh_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     stubs = "compdef() { :; }; compadd() { print -l -- $@; }; _files() { print files; }"
     script = f"{stubs}; source <(tune completion zsh); LBUFFER={line!r}; _tune"
-    assert in_shell("zsh", script, tmp_path) == expected
+    assert run_in_shell("zsh", script, tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_zsh_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["dtype=bf16", "dtype=fp16", "dtype=fp32"])],
 )
 def test_fish_completes(line: str, expected: list[str], tmp_path: Path) -> None:
-    assert in_shell("fish", f"tune completion fish | source; complete -C {line!r}", tmp_path) == expected
+    assert run_in_shell("fish", f"tune completion fish | source; complete -C {line!r}", tmp_path) == expected

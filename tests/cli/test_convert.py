@@ -1,4 +1,4 @@
-"""`tune convert` on the command line."""
+"""`tune convert` detects the format of a checkpoint, and rejects invalid arguments."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_checkpoint_format_is_detected_from_the_files(tune: Tune, gguf: Path, tm
     save_peft_adapter(model, tmp_path / "adapter", base_model=base)
     source, merged = str(tmp_path / "adapter"), str(tmp_path / "merged")
     convert_line, merge_line = tune("convert", source, merged).out.splitlines()
-    assert convert_line == f"wrote {merged}, {source} merged into {base}"
+    assert convert_line == f"wrote {merged}, with {source} merged into {base}"
     assert merge_line.startswith("merging changed the logits of 16 tokens by ")
     options = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
     assert (
@@ -50,13 +50,14 @@ def test_checkpoint_format_is_detected_from_the_files(tune: Tune, gguf: Path, tm
         assert str(loaded.dtype) == f"torch.{dtype}"
 
 
-def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> None:
+def test_missing_tokenizer_is_reported_as_a_note(tune: Tune, gguf: Path, tmp_path: Path) -> None:
     base, target = tmp_path / "base", tmp_path / "target"
     tune("convert", str(gguf), str(base))
     (base / "tokenizer.json").unlink()
     result = tune("convert", str(base), str(target))
     assert (result.status, result.out) == (0, f"wrote {target}\n")
-    assert result.err == f"note: {target} has no tokenizer, like {base}; add a tokenizer with --tokenizer\n"
+    note = f"{target} has no tokenizer, because {base} has none; add one with --tokenizer"
+    assert result.err == f"note: {note}\n"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_missing_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> N
         (("{}/none", "{}/out"), "none does not exist"),
     ],
 )
-def test_invalid_arguments_end_with_status_2_and_write_nothing(
+def test_invalid_arguments_exit_with_status_2_and_write_nothing(
     tune: Tune, gguf: Path, tmp_path: Path, args: tuple[str, ...], message: str
 ) -> None:
     result = tune("convert", *(arg.format(tmp_path) for arg in args))

@@ -64,7 +64,7 @@ def copy_recipe(tune: Tune, tmp_path: Path) -> Callable[..., str]:
 def test_copy_with_a_renamed_class_accepts_the_original_configs_and_files_based_on_them(
     recipe: str, cls: str, name: str, tune: Tune, copy_recipe: Callable[..., str], tmp_path: Path
 ) -> None:
-    copy = copy_recipe(recipe, f"renamed_{recipe}.py", (cls, "MineConfig"))
+    copy = copy_recipe(recipe, f"renamed_{recipe}.py", (cls, "MyConfig"))
     (tmp_path / "over.yaml").write_text(f"_base_: {name}\nseed: 7\n")
     with only_trusting(Trust()):
         assert tune("export", copy, "--config", name).out == tune("export", recipe, "--config", name).out
@@ -73,7 +73,7 @@ def test_copy_with_a_renamed_class_accepts_the_original_configs_and_files_based_
         expected = tune("show", recipe, "--config", name, "--origins").out
     without_spaces = [" ".join(line.split()) for line in origins.splitlines()]
     assert without_spaces == [
-        " ".join(line.split()) for line in expected.replace(cls, "MineConfig").splitlines()
+        " ".join(line.split()) for line in expected.replace(cls, "MyConfig").splitlines()
     ]
 
 
@@ -87,8 +87,8 @@ CHANGED_DEFAULT = (
 def test_unset_field_has_the_default_of_the_copied_class(tune: Tune, copy_recipe: Callable[..., str]) -> None:
     copy = copy_recipe(
         "lora_finetune",
-        "own_defaults.py",
-        ("LoraFinetuneConfig", "MineConfig"),
+        "changed_defaults.py",
+        ("LoraFinetuneConfig", "MyConfig"),
         CHANGED_DEFAULT,
         ("lr=2e-4", "lr=7e-4"),
     )
@@ -103,16 +103,14 @@ def test_unset_field_has_the_default_of_the_copied_class(tune: Tune, copy_recipe
 
 
 def test_subclass_of_a_config_class_accepts_its_configs(tune: Tune, copy_recipe: Callable[..., str]) -> None:
-    derived = (
-        "from recipes.lora_finetune import LoraFinetuneConfig\n\n\nclass MineConfig(LoraFinetuneConfig):"
-    )
+    derived = "from recipes.lora_finetune import LoraFinetuneConfig\n\n\nclass MyConfig(LoraFinetuneConfig):"
     decorated = f"@define(kw_only=True)\n{CLASS}"
     derived = derived.replace("\n\n\n", "\n\n\n@define(kw_only=True)\n")
     copy = copy_recipe(
         "lora_finetune",
         "derived_recipe.py",
         (decorated, derived),
-        ("main(cfg: LoraFinetuneConfig)", "main(cfg: MineConfig)"),
+        ("main(cfg: LoraFinetuneConfig)", "main(cfg: MyConfig)"),
     )
     with only_trusting(Trust()):
         result = tune("export", copy, "--config", "smollm2_135m_lora", "epochs=4")
@@ -123,11 +121,11 @@ def test_subclass_of_a_config_class_accepts_its_configs(tune: Tune, copy_recipe:
 def test_config_with_a_field_missing_from_the_copied_class_is_rejected(
     tune: Tune, copy_recipe: Callable[..., str]
 ) -> None:
-    copy = copy_recipe("full_finetune", "lacking_recipe.py", ("FullFinetuneConfig", "MineConfig"))
+    copy = copy_recipe("full_finetune", "recipe_without_lora.py", ("FullFinetuneConfig", "MyConfig"))
     with only_trusting(Trust()):
         result = tune("validate", copy, "--config", "smollm2_135m_lora")
     assert result.status == 2
-    reason = "returns a LoraFinetuneConfig; this recipe expects a MineConfig, which has no lora"
+    reason = "returns a LoraFinetuneConfig; this recipe expects a MyConfig, which has no lora"
     assert f"smollm2_135m_lora {reason}" in result.err
 
 
@@ -135,9 +133,9 @@ def test_original_config_object_works_with_a_copied_recipe_in_python(copy_recipe
     from configs_py.smollm2 import smollm2_135m_lora
 
     copy = copy_recipe(
-        "lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MineConfig"), CHANGED_DEFAULT
+        "lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MyConfig"), CHANGED_DEFAULT
     )
     with only_trusting(Trust()):
         config = load_recipe(copy).layers_of(smollm2_135m_lora()).build()
-    assert type(config).__name__ == "MineConfig"
+    assert type(config).__name__ == "MyConfig"
     assert (config.epochs, config.lora.rank) == (9, 16)

@@ -21,7 +21,7 @@ def test_copied_config_is_valid_and_equals_the_original(
     path = f"{tmp_path}/copy_of_{name}.{ending}"
     assert tune("cp", name, path).status == 0
     assert tune("validate", recipe, "--config", path).out == tune("validate", recipe, "--config", name).out
-    assert tune("diff", name, path).out == "no difference\n"
+    assert tune("diff", name, path).out == "no differences\n"
 
 
 @pytest.mark.parametrize(("recipe", "names"), config_names().items())

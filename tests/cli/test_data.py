@@ -1,4 +1,4 @@
-"""`tune data` shows the data that a run reads and warns about likely mistakes in the data."""
+"""`tune data` shows the data that a run reads, and warns about likely errors in the data."""
 
 import json
 from html.parser import HTMLParser
@@ -18,12 +18,12 @@ def tiny(tune: Tune, tmp_path: Path) -> Tiny:
     return tiny_run(tmp_path, lambda *args: tune(*args).status)
 
 
-def show(tune: Tune, tiny: Tiny, *args: str) -> Any:
+def show_data(tune: Tune, tiny: Tiny, *args: str) -> Any:
     return tune(*CALL, *tiny.overrides, f"dataset.source={tiny.folder / 'rows.json'}", "seed=1", *args)
 
 
 def test_rows_are_shown_with_their_targets_and_statistics(tune: Tune, tiny: Tiny) -> None:
-    result = show(tune, tiny, "shuffle=false", "--rows", "1")
+    result = show_data(tune, tiny, "shuffle=false", "--rows", "1")
     assert result.status == 0, result.err
     row, statistics = result.out.split("\n\n«target» · context\n\n")
     head, *lines = row.splitlines()
@@ -38,24 +38,24 @@ def test_rows_are_shown_with_their_targets_and_statistics(tune: Tune, tiny: Tiny
 
 
 def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
-    result = show(tune, tiny, "loading.packing.length=200", "--rows", "1")
+    result = show_data(tune, tiny, "loading.packing.length=200", "--rows", "1")
     assert "row 1, example 1 of " in result.out
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")
-        assert "\x1b[1;32m" in show(tune, tiny).out
+        assert "\x1b[1;32m" in show_data(tune, tiny).out
 
 
 def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny) -> None:
     held_out = tiny.folder / "held_out.jsonl"
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = show(tune, tiny, "--held-out", str(held_out))
-    assert "held out   3 rows; 1 also in the training data, 1 more with only the prompt there" in result.out
+    result = show_data(tune, tiny, "--held-out", str(held_out))
+    assert "held out   3 rows; 1 also in the training data, 1 with only the prompt in it" in result.out
     assert (
         f"1 of 3 held-out rows is also in the training data; first occurrence: {held_out}: line 2"
         in result.out
     )
-    missing = show(tune, tiny, "--held-out", "nowhere.jsonl")
+    missing = show_data(tune, tiny, "--held-out", "nowhere.jsonl")
     assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
     part = f"{{_component_: torchtune.datasets.InstructDataset, source: {held_out}}}"
     concatenated = ["dataset=torchtune.datasets.ConcatDataset", f"dataset.datasets=[{part}]"]
@@ -66,9 +66,9 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     ) == (2, True)
 
 
-def test_likely_mistakes_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> None:
+def test_likely_errors_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "rows.json").write_text(json.dumps([*ROWS, *ROWS, {**ROWS[0], "output": ""}]))
-    out = show(
+    out = show_data(
         tune, tiny, "dataset.train_on_input=true", "dataset.max_seq_len=60", "dataset.truncate=right"
     ).out
     assert "every token is a target: the model is trained on the prompts too" in out
@@ -77,7 +77,7 @@ def test_likely_mistakes_in_the_data_cause_warnings(tune: Tune, tiny: Tiny) -> N
     assert "rows has no answer and is skipped; first occurrence: " in out
 
 
-class Reader(HTMLParser):
+class TargetReader(HTMLParser):
     """Collects the target tokens of a page and counts the page's links."""
 
     def __init__(self) -> None:
@@ -100,10 +100,10 @@ def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny
     rows = [{"instruction": "Say <b>&amp;", "input": "", "output": "</span><script>alert(1)</script>"}]
     (tiny.folder / "rows.json").write_text(json.dumps(rows))
     page = tiny.folder / "data.html"
-    result = show(tune, tiny, "--rows", "1", "--html", str(page))
+    result = show_data(tune, tiny, "--rows", "1", "--html", str(page))
     assert result.out.endswith(f"\nwrote {page}\n")
     text = page.read_text(encoding="utf-8")
-    reader = Reader()
+    reader = TargetReader()
     reader.feed(text)
     assert reader.targets.endswith("</span><script>alert(1)</script><|im_end|>")
     assert "<script" not in text
@@ -113,9 +113,9 @@ def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--rows", "none"), "--rows: expected a number above 0, got 'none'"),
-        (("--rows", "²"), "--rows: expected a number above 0, got '²'"),
-        (("--limit=0",), "--limit: expected a number above 0, got '0'"),
+        (("--rows", "none"), "--rows: expected an integer above 0, got 'none'"),
+        (("--rows", "²"), "--rows: expected an integer above 0, got '²'"),
+        (("--limit=0",), "--limit: expected an integer above 0, got '0'"),
         (("--html",), "--html: needs a value"),
         (("dataset.source=none.jsonl",), "none.jsonl: no such file"),
         (
@@ -127,7 +127,7 @@ def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny
 def test_invalid_arguments_are_rejected_with_a_message(
     tune: Tune, tiny: Tiny, args: tuple[str, ...], message: str
 ) -> None:
-    result = show(tune, tiny, *args)
+    result = show_data(tune, tiny, *args)
     assert result.status == 2
     assert message in result.err
     assert not result.out

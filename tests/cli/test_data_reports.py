@@ -1,4 +1,4 @@
-"""`tune data`, `tune validate` and a run report unused rows, and end before the first step if no row can be used."""
+"""`tune data`, `tune validate` and runs report unused rows; a run without usable rows ends before its first step."""
 
 import json
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from tests.tune import Result, Tune
 
 CHAT = "dataset=torchtune.datasets.ChatDataset"
 PREFERENCE = "torchtune.datasets.PreferenceDataset"
-GOOD = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {}}]}
-CALLING = {"messages": [{"role": "user", "content": "Q"}, CALL]}
-PAIR = {"prompt": "Q", "chosen": "A", "rejected": "B"}
-LONG = {"instruction": "Q" * 3000, "output": "A"}
+CHAT_ROW = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+TOOL_CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {}}]}
+TOOL_CALL_ROW = {"messages": [{"role": "user", "content": "Q"}, TOOL_CALL]}
+PAIR_ROW = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+LONG_ROW = {"instruction": "Q" * 3000, "output": "A"}
 SCHEDULE = "lr_scheduler={_component_: torchtune.training.cosine_with_warmup, warmup_steps: 1}"
-VERBS = ("data", "validate", "run")
+COMMANDS = ("data", "validate", "run")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *args: str) -> 
     """Show, validate or train on rows; training ends after one step."""
     first = () if verb == "run" else (verb,)
     run = (f"output_dir={tiny.folder / 'out'}", "max_steps=1", "lr_scheduler=null", "device=cpu")
-    held_out = () if any(word.startswith("validation") for word in args) else ("validation=null",)
+    held_out = () if any(arg.startswith("validation") for arg in args) else ("validation=null",)
     source = f"dataset.source={write(tiny, rows)}"
     config = ("lora_finetune", "--config", "smollm2_135m_lora")
     dataset, others = args[:1], args[1:]
@@ -44,13 +44,13 @@ def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *args: str) -> 
 
 
 def test_tool_calls_not_rendered_by_the_chat_template_are_rejected(tune: Tune, tiny: Tiny) -> None:
-    rows = [GOOD, GOOD, GOOD, CALLING]
+    rows = [CHAT_ROW, CHAT_ROW, CHAT_ROW, TOOL_CALL_ROW]
     for verb in ("data", "run"):
         result = call(tune, tiny, verb, rows, CHAT)
         assert result.status == 2
         assert "users.jsonl: line 4: the chat template does not render tool calls" in result.err
         assert "step 1" not in result.out
-    first = call(tune, tiny, "validate", [CALLING, GOOD], CHAT)
+    first = call(tune, tiny, "validate", [TOOL_CALL_ROW, CHAT_ROW], CHAT)
     assert (first.status, "line 1: the chat template does not render tool calls" in first.err) == (2, True)
     assert not (tiny.folder / "out" / "final").exists()
 
@@ -58,7 +58,7 @@ def test_tool_calls_not_rendered_by_the_chat_template_are_rejected(tune: Tune, t
 def test_rows_with_unrendered_tool_calls_can_be_skipped_and_are_counted(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [GOOD, GOOD, GOOD, CALLING]
+    rows = [CHAT_ROW, CHAT_ROW, CHAT_ROW, TOOL_CALL_ROW]
     result = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
     assert result.status == 0
     assert "rows cannot be used and is skipped; first occurrence: " in result.out
@@ -77,7 +77,7 @@ UNRENDERED_TOOLS = "have tools that the chat template does not render; first occ
 def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [GOOD, *({**GOOD, "id": i, "chosen_by": "x", "tools": [{"name": "f"}]} for i in range(3))]
+    rows = [CHAT_ROW, *({**CHAT_ROW, "id": i, "chosen_by": "x", "tools": [{"name": "f"}]} for i in range(3))]
     result = call(tune, tiny, "data", rows, CHAT)
     assert result.status == 0
     assert result.out.count(f"warning: {UNUSED_COLUMNS}") == 1
@@ -98,9 +98,9 @@ def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_r
 def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
-    held_out = write(tiny, [{**GOOD, "id": 1, "tools": [{"name": "f"}]}, CALLING], "held_out.jsonl")
+    held_out = write(tiny, [{**CHAT_ROW, "id": 1, "tools": [{"name": "f"}]}, TOOL_CALL_ROW], "held_out.jsonl")
     section = f"{{_component_: torchtune.datasets.ChatDataset, source: {held_out}, on_error: skip}}"
-    run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
+    run = call(tune, tiny, "run", [CHAT_ROW] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 0, run.err
     for message in (
         f"validation: 1 of 2 rows {UNRENDERED_TOOLS.replace('have', 'has', 1)}",
@@ -109,7 +109,13 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
         assert message in caplog.text
     section = section.replace("on_error: skip", "on_error: raise")
     run = call(
-        tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}", "--overwrite"
+        tune,
+        tiny,
+        "run",
+        [CHAT_ROW] * 3,
+        CHAT,
+        f"validation={{dataset: {section}, prompts: []}}",
+        "--overwrite",
     )
     assert (run.status, "held_out.jsonl: line 2: the chat template does not" in run.err) == (2, True)
 
@@ -117,18 +123,18 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
 @pytest.mark.parametrize(
     ("rows", "args", "reason"),
     [
-        ([LONG] * 3, ("dataset=torchtune.datasets.InstructDataset",), "have no target within 64 tokens"),
+        ([LONG_ROW] * 3, ("dataset=torchtune.datasets.InstructDataset",), "have no target within 64 tokens"),
         (
-            [LONG] * 3,
+            [LONG_ROW] * 3,
             ("dataset=torchtune.datasets.InstructDataset", "loading.packing.length=32"),
             "no target within 32 tokens",
         ),
         (
-            [LONG] * 3,
+            [LONG_ROW] * 3,
             ("dataset=torchtune.datasets.InstructDataset", "max_steps=null", SCHEDULE),
             "have no target within 64 tokens",
         ),
-        ([CALLING] * 3, (CHAT, "dataset.on_error=skip"), "cannot be used"),
+        ([TOOL_CALL_ROW] * 3, (CHAT, "dataset.on_error=skip"), "cannot be used"),
     ],
     ids=["too long", "too long for a pack", "too long with warm-up", "all skipped"],
 )
@@ -144,9 +150,9 @@ def test_run_without_trainable_targets_does_not_start(
 
 
 def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: Tune, tiny: Tiny) -> None:
-    source = write(tiny, [LONG], "long.jsonl")
+    source = write(tiny, [LONG_ROW], "long.jsonl")
     section = f"{{_component_: torchtune.datasets.InstructDataset, source: {source}}}"
-    run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
+    run = call(tune, tiny, "run", [CHAT_ROW] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 2
     assert (
         "validation: none of 1 held-out row has a target; 1 of 1 row has no target within 64 tokens"
@@ -157,27 +163,27 @@ def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: 
 WRONG_DATASET_TYPE = "is a Dataset of Pair | SkippedRow, but the recipe needs a Dataset of Example"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_preference_dataset_in_a_supervised_recipe_is_rejected(verb: str, tune: Tune, tiny: Tiny) -> None:
-    result = call(tune, tiny, verb, [PAIR] * 3, f"dataset={PREFERENCE}")
+    result = call(tune, tiny, verb, [PAIR_ROW] * 3, f"dataset={PREFERENCE}")
     assert result.status == 2
     assert f"dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in result.err
     section = (
-        f"validation={{dataset: {{_component_: {PREFERENCE}, source: {write(tiny, [PAIR], 'p.jsonl')}}}}}"
+        f"validation={{dataset: {{_component_: {PREFERENCE}, source: {write(tiny, [PAIR_ROW], 'p.jsonl')}}}}}"
     )
-    held_out = call(tune, tiny, verb, [GOOD] * 3, CHAT, section)
+    held_out = call(tune, tiny, verb, [CHAT_ROW] * 3, CHAT, section)
     assert held_out.status == 2
     assert f"validation.dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in held_out.err
     assert not (tiny.folder / "out").exists()
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**GOOD, "label": False}, "the rows have a boolean column 'label', like data for KTO"),
+        ({**CHAT_ROW, "label": False}, "the rows have a boolean column 'label', like data for KTO"),
         (
-            {**GOOD, "chosen": "A", "rejected": "B"},
+            {**CHAT_ROW, "chosen": "A", "rejected": "B"},
             "the rows have columns 'chosen' and 'rejected', like data for",
         ),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_completion import in_shell
+from tests.cli.test_completion import run_in_shell
 from tests.tune import Tune
 from torchtune import cli
 from torchtune.cli import load_verb, verbs
@@ -62,7 +62,7 @@ VERB = Verb(
 
 @pytest.fixture
 def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Add a command to `tune` as one file in an additional folder of the package."""
+    """Add a command to `tune`: one file in an additional folder of the package."""
     (tmp_path / "_greet.py").write_text(GREET)
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "torchtune.cli._greet", raising=False)
@@ -70,7 +70,7 @@ def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def typed_option(option: Option, name: str) -> list[str]:
+def arguments_for(option: Option, name: str) -> list[str]:
     """Return the arguments that set an option."""
     value = "lr=3" if option is OVERRIDE else "3"
     return [name, *(option.choices or (value,))[:1]] if option.value else [name]
@@ -130,7 +130,7 @@ def test_a_new_command_has_completion(
 ) -> None:
     assert tune("__complete", shell, line).out.split() == expected
     program = f"-c 'import torchtune.cli as c; c.__path__.append(\"{greet}\"); c.run()'"
-    offered_options = in_shell(shell, COMPLETION_SCRIPTS[shell].format(line), tmp_path, program)
+    offered_options = run_in_shell(shell, COMPLETION_SCRIPTS[shell].format(line), tmp_path, program)
     assert [word for word in offered_options if word != "--"] == expected
 
 
@@ -156,7 +156,7 @@ def test_help_parsing_and_completion_list_the_same_options(name: str) -> None:
     assert on_page == offered_options == set(names_of(declared))
     for option in declared:
         for spelling in option.names:
-            args = typed_option(option, spelling)
+            args = arguments_for(option, spelling)
             call = verb.read([*args, "recipe"])
             assert call.mistakes == [], args
             assert call.arguments == ["recipe"]
@@ -170,7 +170,7 @@ def test_help_parsing_and_completion_list_the_same_options(name: str) -> None:
     assert not verb.read(["recipe"]).options
 
 
-FOREIGN = [
+UNSUPPORTED_OPTIONS = [
     (name, option)
     for name, verb in VERBS.items()
     for option in dict.fromkeys(o for other in VERBS.values() for o in (*other.options, *other.launch))
@@ -178,19 +178,22 @@ FOREIGN = [
 ]
 
 
-def verbs_with_option(spelling: str) -> list[str]:
-    """Return the commands that accept an option."""
+def commands_with_option(spelling: str) -> list[str]:
+    """Return the names of the commands that accept an option."""
     return [n for n, other in VERBS.items() if spelling in names_of((*other.options, *other.launch))]
 
 
-@pytest.mark.parametrize(("name", "option"), FOREIGN, ids=lambda x: x if isinstance(x, str) else x.names[0])
-def test_an_option_of_another_command_is_reported_with_that_command(name: str, option: Option) -> None:
+@pytest.mark.parametrize(
+    ("name", "option"), UNSUPPORTED_OPTIONS, ids=lambda x: x if isinstance(x, str) else x.names[0]
+)
+def test_parser_reports_an_option_of_another_command_with_that_command(name: str, option: Option) -> None:
     verb = VERBS[name]
     for spelling in option.names:
-        args = typed_option(option, spelling)
+        args = arguments_for(option, spelling)
         call = verb.read(["recipe", *args])
         assert not call.has(option)
-        hint = f"{spelling} is an option of {', '.join(f'tune {other}' for other in verbs_with_option(spelling))}"
+        commands = ", ".join(f"tune {other}" for other in commands_with_option(spelling))
+        hint = f"{spelling} is an option of {commands}"
         if verb.launch and option in LAUNCH_OPTIONS:
             hint = f"{spelling} is an option of torchrun and comes before the recipe"
         if (
@@ -206,13 +209,14 @@ DIFFERENT_MESSAGE = {"--dtype", "--tokenizer", "--log_dir", "--output-dir", "--f
 """Options that share a name with a config field, or whose error message suggests another option."""
 
 
-def test_an_option_of_another_command_is_rejected(tune: Tune) -> None:
-    options = dict.fromkeys(option for name, option in FOREIGN if name == "show")
+def test_tune_rejects_an_option_of_another_command(tune: Tune) -> None:
+    options = dict.fromkeys(option for name, option in UNSUPPORTED_OPTIONS if name == "show")
     assert len(options) > 15
     for spelling, option in [(s, o) for o in options for s in o.names if s not in DIFFERENT_MESSAGE]:
-        result = tune("show", *LORA, *typed_option(option, spelling))
+        result = tune("show", *LORA, *arguments_for(option, spelling))
         assert result.status == 2
-        assert f"{spelling} is an option of tune {verbs_with_option(spelling)[0]}" in result.err, result.err
+        hint = f"{spelling} is an option of tune {commands_with_option(spelling)[0]}"
+        assert hint in result.err, result.err
     assert json.loads(tune("show", *LORA, "--dtype", "fp32", "--json").out)["dtype"] == "fp32"
 
 
@@ -282,13 +286,13 @@ from torchtune import config
 
 
 @define(kw_only=True)
-class OwnConfig:
+class UserConfig:
     steps: int = 3
     name: str = "x"
 
 
 @config.parse
-def main(cfg: OwnConfig) -> None:
+def main(cfg: UserConfig) -> None:
     print(cfg.steps, cfg.name, [m for m in sys.modules if m.startswith("torchtune.cli")])
 
 
@@ -312,9 +316,9 @@ main()
 def test_a_recipe_run_as_a_script_parses_its_arguments_without_the_cli(
     args: list[str], status: int, part: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "own_script.py").write_text(SCRIPT)
+    (tmp_path / "user_script.py").write_text(SCRIPT)
     result = subprocess.run(
-        [sys.executable, "own_script.py", *args],
+        [sys.executable, "user_script.py", *args],
         capture_output=True,
         text=True,
         cwd=tmp_path,

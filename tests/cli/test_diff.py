@@ -18,7 +18,7 @@ from torchtune.utils.metric_logging import DiskLogger, MetricLogger
 
 @define(kw_only=True)
 class DiffedConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str
     seed: int | None = None
@@ -76,7 +76,7 @@ def test_single_run_is_compared_with_the_current_config_of_its_command(
     assert tune("./diffed_recipe.py", "output_dir=run", "steps=4").status == 0
     monkeypatch.chdir("/")
     run = tmp_path / "run"
-    assert tune("diff", str(run)).out == "no difference\n"
+    assert tune("diff", str(run)).out == "no differences\n"
     frozen = (run / "config.yaml").read_text()
     assert "filename: null" in frozen
     (run / "config.yaml").write_text(frozen.replace("filename: null", "filename: old.txt"))

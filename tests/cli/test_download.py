@@ -25,8 +25,8 @@ from tests.tune import Result, Tune
 COMMIT = "c" * 40
 WEIGHTS = bytes(range(256)) * 40
 SMALL = {"config.json": b"{}", "tokenizer.json": b'{"a": 1}', "a[1].jinja": b"named like a pattern"}
-USUAL = {**SMALL, "model.safetensors": WEIGHTS}
-UNUSUAL = {
+MODEL_FILES = {**SMALL, "model.safetensors": WEIGHTS}
+OTHER_FILES = {
     "README.md": b"#",
     "pytorch_model.bin": b"p",
     "consolidated.safetensors": b"c",
@@ -51,7 +51,7 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = dict(USUAL)
+        self.files: dict[str, bytes] = dict(MODEL_FILES)
         self.errors: dict[str, ErrorResponse] = {}
         """Error responses, keyed by the beginning of a request, such as `GET /api/models`."""
         self.interrupted_files: set[str] = set()
@@ -71,9 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         request = f"{self.command} {path}"
         self.server.requests.append(" ".join([request, *filter(None, [self.headers["Range"]])]))
         self.server.tokens.add(self.headers["Authorization"])
-        for beginning, answer in self.server.errors.items():
+        for beginning, response in self.server.errors.items():
             if request.startswith(beginning):
-                self._send(b"", answer.status, X_Error_Code=answer.code, X_Error_Message=answer.message)
+                self._send(b"", response.status, X_Error_Code=response.code, X_Error_Message=response.message)
                 return
         files = self.server.files
         if path.startswith("/api/models/owner/name/tree/"):
@@ -166,19 +166,19 @@ def download(tune: Tune, tmp_path: Path) -> Download:
 
 
 def test_only_model_files_are_downloaded(hub: Hub, download: Download) -> None:
-    hub.files |= UNUSUAL
+    hub.files |= OTHER_FILES
     result = download()
     assert result.status == 0, result.err
-    assert download.files == USUAL
-    size = sum(map(len, USUAL.values()))
-    assert f"wrote 4 files, {size / 1e3:.1f}kB, to {download.folder}\n" in result.out
+    assert download.files == MODEL_FILES
+    size = sum(map(len, MODEL_FILES.values()))
+    assert f"wrote 4 files ({size / 1e3:.1f}kB) to {download.folder}\n" in result.out
     assert f"model_directory={download.folder}\n" in result.out
 
 
 def test_pickles_replace_missing_safetensors_and_a_note_is_printed_if_both_are_missing(
     hub: Hub, download: Download
 ) -> None:
-    hub.files = {**SMALL, **UNUSUAL}
+    hub.files = {**SMALL, **OTHER_FILES}
     assert download().err == ""
     assert download.files == {**SMALL, "pytorch_model.bin": b"p"}
     del hub.files["pytorch_model.bin"]
@@ -200,7 +200,7 @@ def test_pickles_replace_missing_safetensors_and_a_note_is_printed_if_both_are_m
     ],
 )
 def test_patterns_select_files(args: str, names: set[str], hub: Hub, download: Download) -> None:
-    hub.files |= UNUSUAL
+    hub.files |= OTHER_FILES
     result = download(*args.split())
     assert result.status == 0, result.err
     assert download.files.keys() == names
@@ -223,17 +223,17 @@ def test_revision_is_resolved_and_its_commit_is_downloaded(hub: Hub, download: D
 
 
 def test_second_call_downloads_only_the_missing_files(hub: Hub, download: Download) -> None:
-    broken = f"GET /owner/name/resolve/{COMMIT}/model.safetensors"
-    hub.errors[broken] = ErrorResponse(503)
+    failing = f"GET /owner/name/resolve/{COMMIT}/model.safetensors"
+    hub.errors[failing] = ErrorResponse(503)
     first = download()
     assert first.status == 1
-    assert first.err == "tune: the hub responded 503 Service Unavailable; try again later\n"
+    assert first.err == "tune: the hub responded with 503 Service Unavailable; try again later\n"
     assert download.files == SMALL
     hub.errors.clear()
     hub.requests.clear()
     assert download().status == 0
-    assert download.files == USUAL
-    assert [r for r in hub.requests if r.startswith("GET /owner")] == [broken]
+    assert download.files == MODEL_FILES
+    assert [r for r in hub.requests if r.startswith("GET /owner")] == [failing]
 
 
 def test_interrupted_transfer_resumes_where_it_stopped(
@@ -243,7 +243,7 @@ def test_interrupted_transfer_resumes_where_it_stopped(
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # default: 10 MB; only whole chunks are kept
     hub.interrupted_files = {"model.safetensors"}
     assert download().status == 0
-    assert download.files == USUAL
+    assert download.files == MODEL_FILES
     requests = [r for r in hub.requests if r.startswith("GET") and "model.safetensors" in r]
     assert [r.endswith(f"bytes={len(WEIGHTS) // 2}-") for r in requests] == [False, True]
 
@@ -266,7 +266,7 @@ def test_partial_files_of_killed_downloads_are_removed_and_recent_ones_are_kept(
 
 
 @pytest.mark.parametrize(
-    ("request_", "answer", "status", "part"),
+    ("request_", "response", "status", "part"),
     [
         ("GET /api", ErrorResponse(404, "RepoNotFound"), 2, "owner/name is not on the hub, or is private"),
         ("GET /api", ErrorResponse(401), 2, "owner/name is not on the hub, or is private"),
@@ -289,9 +289,9 @@ def test_partial_files_of_killed_downloads_are_removed_and_recent_ones_are_kept(
     ],
 )
 def test_error_response_is_reported_in_one_line_with_advice(
-    request_: str, answer: ErrorResponse, status: int, part: str, hub: Hub, download: Download
+    request_: str, response: ErrorResponse, status: int, part: str, hub: Hub, download: Download
 ) -> None:
-    hub.errors[request_] = answer
+    hub.errors[request_] = response
     result = download("--revision", "v9")
     assert result.status == status, result.err
     assert part in result.err
@@ -335,7 +335,7 @@ def test_token_rejected_by_the_hub_is_reported(
     result = download()
     assert (result.status, result.err.count("\n")) == (2, 1)
     message = (
-        "does not recognise the token in HF_TOKEN; create a new one on https://huggingface.co/settings/tokens"
+        "does not recognize the token in HF_TOKEN; create a new one on https://huggingface.co/settings/tokens"
     )
     assert message in result.err
 
@@ -367,19 +367,19 @@ def test_malformed_repository_is_rejected_without_a_request(
     assert hub.requests == []
 
 
-def test_output_folder_that_is_a_file_or_below_a_file_is_rejected(
+def test_output_folder_that_is_a_file_or_inside_a_file_is_rejected(
     hub: Hub, download: Download, tmp_path: Path
 ) -> None:
     (tmp_path / "models").write_text("mine")
-    below_file = download()
+    inside_file = download()
     download.folder = tmp_path / "models"
     file_itself = download()
-    assert (below_file.status, file_itself.status, (below_file.err + file_itself.err).count("\n")) == (
+    assert (inside_file.status, file_itself.status, (inside_file.err + file_itself.err).count("\n")) == (
         2,
         2,
         2,
     )
-    assert f"{tmp_path}/models/mine cannot be written: " in below_file.err
+    assert f"{tmp_path}/models/mine cannot be written: " in inside_file.err
     assert f"--output-dir: {tmp_path}/models is a file; expected a folder" in file_itself.err
     assert (tmp_path / "models").read_text() == "mine"
 

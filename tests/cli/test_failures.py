@@ -1,4 +1,4 @@
-"""A failed run prints one line for a user's mistake and a traceback for a bug."""
+"""A failed run prints one line for a user error and a traceback for a bug."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
     """Record the programs that would replace this process, and return the list."""
     programs: Execs = []
     monkeypatch.setattr(os, "execv", lambda file, args: programs.append((file, args)))
-    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that the variable is restored
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # registers the variable, so that it is restored
     monkeypatch.delenv("GLIBC_TUNABLES")
     for name in _glibc.CACHES:
         monkeypatch.setenv(name, "")
@@ -63,7 +63,7 @@ def empty_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def different_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("tune was executed again"))
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("tune was re-executed"))
     monkeypatch.setattr(os, "confstr", lambda _: None, raising=False)
     monkeypatch.setattr(cli, "main", lambda args: 0)
 
@@ -77,11 +77,11 @@ def test_tune_is_not_re_executed_with_a_user_setting_or_a_different_c_library(
     assert not execs
 
 
-KEEP = """
+ALLOCATE_AND_FREE = """
 import os
 from torchtune.internals import limit_heap_growth
 
-if {starts}:
+if {limits}:
     limit_heap_growth()
 blocks = [b"x" * 2**23 for _ in range(20)]
 del blocks
@@ -92,11 +92,11 @@ with open("/proc/self/statm") as file:
 
 @pytest.mark.skipif(not _glibc._glibc_version(), reason="only glibc has these settings")
 def test_freed_memory_stays_in_the_heap_for_the_next_step() -> None:
-    clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    held_mib = []
-    for starts in (False, True):
-        command = [sys.executable, "-c", KEEP.format(starts=starts)]
-        result = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    resident_mib = []
+    for limits in (False, True):
+        command = [sys.executable, "-c", ALLOCATE_AND_FREE.format(limits=limits)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert not result.stderr
-        held_mib.append(int(result.stdout))  # MiB; the program allocates 160 MiB
-    assert held_mib[0] < 100 < held_mib[1]
+        resident_mib.append(int(result.stdout))  # the program allocates and frees 160 MiB
+    assert resident_mib[0] < 100 < resident_mib[1]

@@ -1,4 +1,4 @@
-"""Names and options of other projects cause hints about existing fields, in YAML, Python and overrides."""
+"""Names and options of other projects cause hints about existing fields in YAML, in Python and in overrides."""
 
 import dataclasses
 import importlib
@@ -112,8 +112,8 @@ MESSAGES = {
     "++lora.rank=2": "++lora.rank=2: expected key=value; use lora.rank=2",
     "--override ++batch_size=2": "++batch_size=2: expected key=value; use batch_size=2",
     "+batch_size=2": "`+` requires a list, but this field is not a list; use batch_size=2 to set it",
-    "--multirun optimizer.lr=1,2": "each command is one run",
-    "-m optimizer.lr=1": "-m: expected key=value; each command is one run",
+    "--multirun optimizer.lr=1,2": "each command starts one run",
+    "-m optimizer.lr=1": "-m: expected key=value; each command starts one run",
     "-max_steps=3": "-max_steps: unknown field '-max_steps'; did you mean 'max_steps'?",
     "./runs": "./runs: expected key=value; quote values that contain spaces",
     "~": "~: expected key=value; quote values that contain spaces",
@@ -132,7 +132,9 @@ MESSAGES = {
     "temperature=1": "unknown field 'temperature'; only the recipe alpaca_generate has this field",
     "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables instead: ",
     "output_dir=x/${now:%Y}": "not found; let the shell expand the date instead: ",
-    "output_dir=${x-names.a}": "${x-names.a} not found; x- keys only define anchors, at the top level of a file",
+    "output_dir=${x-names.a}": (
+        "${x-names.a} not found; x- keys define anchors and are valid only at the top level of a file"
+    ),
     "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; use lr",
     "output_dir=${.lora}": "${.lora} not found",
     "defaults=[a]": "unknown field 'defaults'; use _base_, the name of a config or a YAML file",

@@ -1,4 +1,4 @@
-"""`tune import` converts configs of the format documented by the original torchtune."""
+"""`tune import` converts configs in the format documented by the original torchtune."""
 
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def test_fields_of_later_versions_are_imported(tune: Tune, tmp_path: Path) -> No
     assert tune("validate", "lora_finetune", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
 
 
-def test_overrides_use_the_original_field_names(tune: Tune, tmp_path: Path) -> None:
+def test_overrides_of_an_import_use_the_original_field_names(tune: Tune, tmp_path: Path) -> None:
     overrides = (
         "checkpointer.checkpoint_dir=models/l",
         "optimizer.lr=0.5",

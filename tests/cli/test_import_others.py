@@ -1,4 +1,4 @@
-"""`tune import` rejects configs of other training methods and of other projects, with advice."""
+"""`tune import` gives advice for configs of other training methods and other projects, and does not convert them."""
 
 from pathlib import Path
 
@@ -114,7 +114,7 @@ TRL = (
             "axolotl",
             {
                 4: "load_in_4bit: use dtype=bf16, which halves the size of the base model; quantization",
-                10: "output_dir: has the same name here",
+                10: "output_dir: has the same name in torchtune",
                 12: "sequence_len: use dataset.max_seq_len",
                 16: "batch_size: includes all ranks",
                 25: "flash_attention: is not needed",
@@ -130,7 +130,7 @@ TRL = (
         (TRL, "TRL", {3: "max_length: use dataset.max_seq_len", 4: "use_peft: use lora"}),
     ],
 )
-def test_every_key_in_yaml_of_another_project_gets_advice(
+def test_every_key_in_the_config_of_another_project_gets_advice(
     text: str, project: str, answers: dict[int, str], tune: Tune, tmp_path: Path
 ) -> None:
     old = tmp_path / "old.yaml"

@@ -1,4 +1,4 @@
-"""`tune` prints advice for commands of other tools that it does not support or supports under a different name."""
+"""`tune` prints advice for commands of other tools that are not supported or have a different name in `tune`."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_page_has_no_other_rows() -> None:
     assert len(re.findall(r"(?m)^\| `\w+`.* \|$", PAGE.partition("## Not supported")[2])) == len(TASKS)
 
 
-def test_keywords_belong_to_one_task_and_differ_from_names_in_tune() -> None:
+def test_keywords_are_unique_and_differ_from_the_names_that_tune_accepts() -> None:
     assert len(KEYWORDS) == len(set(KEYWORDS))
     assert not {*KEYWORDS} & {*verbs(), *recipe_names(), *config_sources()}
 
@@ -78,12 +78,12 @@ def test_other_unknown_names_get_no_advice(name: str, tune: Tune) -> None:
     assert tune(name).status == 2
 
 
-@pytest.mark.parametrize("word", ["tensorboard", "wandb"])
-def test_overrides_in_the_advice_about_loggers_are_valid(word: str, tune: Tune) -> None:
-    pytest.importorskip(word)
-    pointer = alternative_for(word)
-    assert pointer is not None
-    overrides = [part for part in pointer[1].split() if "=" in part]
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_overrides_in_the_advice_about_loggers_are_valid(logger: str, tune: Tune) -> None:
+    pytest.importorskip(logger)
+    alternative = alternative_for(logger)
+    assert alternative is not None
+    overrides = [part for part in alternative[1].split() if "=" in part]
     assert len(overrides) > 1
     result = tune("validate", "lora_finetune", "--config", "smollm2_135m_lora", *overrides)
     assert result.out.startswith("ok"), result.err
@@ -125,7 +125,7 @@ LAUNCHERS = {
     "~lora": "use lora=null or lora=default",
     "~dataset.split=x": "use dataset.split=null or dataset.split=default",
     "++batch_size=4": "use batch_size=4",
-    "--multirun": "each command is one run",
+    "--multirun": "each command starts one run",
     "hydra.task.summary=x": "Hydra's settings are not supported",
     "--nproc_per_node 2": "--nproc_per_node is an option of torchrun and comes before the recipe",
     "--nproc-per-node=2": "--nproc-per-node is an option of torchrun and comes before the recipe",

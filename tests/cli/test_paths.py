@@ -1,4 +1,4 @@
-"""Paths in configs and command lines: `~`, trailing slashes, spaces, links."""
+"""Paths in configs and on the command line: `~`, trailing slashes, spaces, and links."""
 
 import importlib
 import inspect
@@ -32,7 +32,7 @@ PATH_LIKE_NAME = re.compile(r"(^|_)(dir|directory|path|file|folder|source|cache)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use new folders as the home folder and the working folder."""
+    """Use new folders as the home folder and the working directory, and return the home folder."""
     folders = tmp_path / "home", tmp_path / "work"
     for folder in folders:
         folder.mkdir()
@@ -41,13 +41,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folders[0]
 
 
-def all_slots(declared: Any, tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """Yield the field path and the type of every field and argument in a config."""
+def typed_fields(declared: Any, tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Yield the path and the type of every field and argument in a config."""
     for key, slot in slots(declared, tree).items():
         slot_path = (*path, key)
         yield slot_path, slot.type
         value = value_at(tree, slot_path[-1:]) if isinstance(tree, list) or key in (tree or ()) else None
-        yield from all_slots(slot.type, value, slot_path)
+        yield from typed_fields(slot.type, value, slot_path)
 
 
 def components() -> Iterator[Callable[..., Any]]:
@@ -67,7 +67,7 @@ def test_every_field_named_like_a_path_is_declared_as_a_path(recipe: str, config
     loaded = load_recipe(recipe)
     path_fields = {
         path: declared
-        for path, declared in all_slots(loaded.config_class, freeze(loaded.layers(config)).tree)
+        for path, declared in typed_fields(loaded.config_class, freeze(loaded.layers(config)).tree)
         if PATH_LIKE_NAME.search(str(path[-1]))
     }
     assert len(path_fields) >= 5
@@ -89,7 +89,7 @@ def test_every_component_argument_named_like_a_path_is_declared_as_a_path() -> N
 def test_home_is_expanded_in_every_path_in_a_config(recipe: str, config: str, home: Path) -> None:
     loaded = load_recipe(recipe)
     tree = freeze(loaded.layers(config)).tree
-    paths = [path for path, declared in all_slots(loaded.config_class, tree) if is_path(declared)]
+    paths = [path for path, declared in typed_fields(loaded.config_class, tree) if is_path(declared)]
     overrides = [f"{'.'.join(map(str, path))}=~/a b/{i}/" for i, path in enumerate(paths)]
     frozen = freeze(loaded.layers(config, overrides)).tree
     assert [value_at(frozen, path) for path in paths] == [f"{home}/a b/{i}" for i in range(len(paths))]
@@ -109,7 +109,7 @@ def test_home_is_expanded_in_yaml_in_bases_and_in_config_names(tune: Tune, home:
 
 
 @define(kw_only=True)
-class OwnConfig:
+class UserConfig:
     """A user's config class."""
 
     output_dir: str = "~/runs"
@@ -122,7 +122,7 @@ class OwnConfig:
 
 
 def test_user_config_class_declares_paths_by_type(home: Path) -> None:
-    cfg = resolve(OwnConfig(folder=Path("~/folder")))
+    cfg = resolve(UserConfig(folder=Path("~/folder")))
     assert cfg.output_dir == f"{home}/runs"
     assert cfg.folder == home / "folder"
     assert Path(cfg.either) == home / "either"
@@ -147,7 +147,7 @@ def test_home_is_expanded_in_a_recipe_without_a_config_class(home: Path) -> None
             "~nobody-of-this-name/x",
             "~nobody-of-this-name has no home folder; if this is a file name that begins with ~",
         ),
-        ("$HOME/x", "a path cannot begin with $HOME, an environment variable; let the shell expand it"),
+        ("$HOME/x", "a path cannot begin with the environment variable $HOME; let the shell expand it"),
         ("$SCRATCH", "a path cannot begin with $SCRATCH"),
     ],
 )
@@ -160,12 +160,12 @@ def test_path_without_a_valid_home_folder_is_reported_as_one_mistake(
     assert f"model_directory={text}: model_directory: {message}" in result.err
     assert len(result.err.splitlines()) == 2
     with pytest.raises(ConfigError, match=re.escape(message[:30])):
-        resolve(OwnConfig(folder=Path(text)))
+        resolve(UserConfig(folder=Path(text)))
     assert not any(home.iterdir())
 
 
 def test_paths_that_only_resemble_the_home_folder_are_not_expanded() -> None:
-    cfg = resolve(OwnConfig(files=["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]))
+    cfg = resolve(UserConfig(files=["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]))
     assert cfg.files == ["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]
 
 
@@ -181,7 +181,7 @@ def tiny(tune: Tune, home: Path) -> Tiny:
     return tiny_run(home / "my data", lambda *args: tune(*args).status)
 
 
-def test_run_resumes_with_home_spaces_links_and_slashes_in_paths(tune: Tune, tiny: Tiny, home: Path) -> None:
+def test_run_resumes_if_paths_have_home_spaces_links_and_slashes(tune: Tune, tiny: Tiny, home: Path) -> None:
     work = Path.cwd()
     (home / "linked model").symlink_to(home / "my data/model")
     (home / "disk").mkdir()

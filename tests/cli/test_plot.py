@@ -44,7 +44,7 @@ def test_page_contains_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> N
             assert len(points) in (4, 60)
 
 
-def test_runs_are_named_by_the_differing_parts_of_their_paths(tmp_path: Path) -> None:
+def test_runs_are_named_after_the_differing_parts_of_their_paths(tmp_path: Path) -> None:
     for name in ("x/lr1/out", "x/lr2/out", "x/lr1", "y/lr3/out"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "metrics.jsonl").touch()
@@ -227,15 +227,15 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
         (["a", "a/metrics.jsonl"], "a/metrics.jsonl and a are the same run; pass each run once"),
         (["x=a", "x=b"], "two runs have the label 'x'; use different labels"),
         (["notes.txt"], "notes.txt contains no metrics"),
-        (["a", "--smooth", "0"], "--smooth: expected a number above 0, got '0'"),
-        (["a", "--smooth=x"], "--smooth: expected a number above 0, got 'x'"),
+        (["a", "--smooth", "0"], "--smooth: expected an integer above 0, got '0'"),
+        (["a", "--smooth=x"], "--smooth: expected an integer above 0, got 'x'"),
         (["a", "-o"], "-o: needs a value"),
         (["a", "-o", "x", "--output=y"], "--output is given twice"),
         (["a", "--x", "time"], "--x: unknown option; tune plot --help lists the options"),
         (["a", "-o", "notes.txt/x.png"], "notes.txt/x.png cannot be written: "),
     ],
 )
-def test_invalid_arguments_end_with_status_2_and_one_line(
+def test_invalid_arguments_exit_with_status_2_and_one_line(
     args: list[str], part: str, tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from torchtune._own_packages import second_name_hint
+from torchtune._bundled_packages import shadowing_hint
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FILES = {
     "recipes/__init__.py": "",
-    "recipes/toppings.py": '''"""What a cake may have."""
+    "recipes/toppings.py": '''"""Toppings for a cake."""
 
 import torch
 
@@ -28,7 +28,7 @@ class Topping(torch.nn.Module):
 def baked(topping):
     return f"{topping.name} in {__name__}"
 ''',
-    "recipes/cake.py": '''"""Bakes."""
+    "recipes/cake.py": '''"""Bake a cake."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -188,7 +188,7 @@ def test_project_script_imports_both_packages(project: Path) -> None:
     ],
 )
 def test_shadowed_module_is_suggested_under_its_torchtune_name(name: str, hint: str) -> None:
-    assert second_name_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
+    assert shadowing_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
 
 
 def test_another_projects_package_is_not_trusted_because_of_its_name(project: Path) -> None:
@@ -198,7 +198,7 @@ def test_another_projects_package_is_not_trusted_because_of_its_name(project: Pa
     call = ["bin/tune", "validate", "lora_finetune", "--config", "stranger.yaml"]
     result = run(project, "project", *call)
     assert result.returncode == 2
-    reason = "'recipes' is another project's package here, not torchtune.recipes"
+    reason = "'recipes' is a package of another project, not torchtune.recipes"
     assert f"{reason}; if you trust its code, add --allow recipes" in result.stderr
 
 

@@ -1,4 +1,4 @@
-"""If ranks fail, one message about the rank that failed first is printed."""
+"""If ranks fail, `tune` prints one message, about the rank that failed first."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> Proc
     return ProcessFailure(local_rank=rank, pid=1000 + rank, exitcode=exitcode, error_file=str(file))
 
 
-ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
+ECHO = {"message": "gloo: connection closed", "is_secondary": True, "timestamp": 1}
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ RANK = """
 import atexit, os, sys
 from torchtune.cli import _worker
 
-class Held:
+class Finalized:
     def __del__(self, write=os.write):
         write(1, b"finalized")
 
-held = Held()
+finalized = Finalized()
 
 def main(argv):
     atexit.register(print, "a handler of the recipe")

@@ -1,4 +1,4 @@
-"""`tune` runs no code from an untrusted working folder, with one process or two."""
+"""`tune` runs no code from an untrusted working folder, on one rank or on two."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from torchtune import config
 def main(cfg):
     import torch
 
-    sys.stdout.write(f"torch of {torch.__file__}\\n")  # in one piece: two processes share it
+    sys.stdout.write(f"torch of {torch.__file__}\\n")  # one write, because two ranks share stdout
     config.instantiate(cfg.model)
 '''
 
@@ -101,12 +101,12 @@ def test_names_in_untrusted_yaml_are_neither_imported_nor_run(recipe: str, folde
             assert reason in line
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_torch_module_next_to_the_yaml_does_not_shadow_torch(processes: int, folder: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_torch_module_next_to_the_yaml_does_not_shadow_torch(ranks: int, folder: Path) -> None:
     (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")
-    launch = [] if processes == 1 else ["--nproc_per_node", "2"]
+    launch = [] if ranks == 1 else ["--nproc_per_node", "2"]
     result = tune(folder, *launch, "../own/own_recipe.py", "--config", "my.yaml")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("torch of ") == processes
+    assert result.stdout.count("torch of ") == ranks
     assert str(folder) not in result.stdout
     assert not (folder.parent / "trace").exists()

@@ -56,7 +56,7 @@ def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora
     ],
     ids=["long", "many long", "short packs", "short model", "blank answers", "only questions"],
 )
-def test_rows_without_any_targets_are_rejected_by_every_command(
+def test_data_without_targets_is_rejected_by_every_command(
     verb: str, rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
     result = call(tune, verb, rows, *args)
@@ -75,7 +75,7 @@ def test_rows_without_any_targets_are_rejected_by_every_command(
     ],
     ids=["long", "many long"],
 )
-def test_held_out_rows_without_any_targets_are_reported_as_one_mistake(
+def test_held_out_rows_without_targets_are_reported_as_one_mistake(
     verb: str, held_out: list[Any], reason: str, tune: Tune
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
@@ -94,7 +94,7 @@ def test_held_out_rows_without_any_targets_are_reported_as_one_mistake(
 def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(verb: str, tune: Tune) -> None:
     result = call(tune, verb, [CHAT], "validation={share: 0.5}")
     assert result.status == 2
-    assert "validation.share: a dataset of 1 row(s) is too small to hold out rows" in result.err
+    assert "validation.share: a held-out share requires at least two rows, got 1" in result.err
     result = call(tune, verb, [LONG] * 3, "validation={share: 0.7}", "seed=1")
     assert result.status == 2
     assert "none of 2 held-out rows has a target" in result.err
@@ -175,14 +175,14 @@ def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
     [
         (
             ("dataset.source=later.jsonl",),
-            "128 tokens; an assumed length, as the data do not exist yet)\n",
+            "128 tokens; the length is assumed, because the data does not exist yet)\n",
         ),
-        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 tokens; an assumed length"),
+        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 tokens; the length is assumed"),
         ((), "{longest} tokens)\n"),
         (("model.max_seq_len=20",), "20 tokens)\n"),
         (("loading.packing.length=40",), "40 tokens)\n"),
     ],
-    ids=["assumed", "assumed up to the model's", "of the data", "of the model", "of the packs"],
+    ids=["assumed", "assumed, limited by the model", "of the data", "of the model", "of the packs"],
 )
 def test_activations_are_estimated_for_the_batch_length(
     args: tuple[str, ...], length: str, tune: Tune

@@ -25,7 +25,7 @@ HF = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
 
 def run_arguments(tiny: Tiny, recipe: str, args: tuple[str, ...]) -> list[str]:
     config = "smollm2_135m_full" if recipe == "full_finetune" else "smollm2_135m_lora"
-    model = [word for word in tiny.overrides if not (HF[0] in args and word.startswith(("model.", "model=")))]
+    model = [arg for arg in tiny.overrides if not (HF[0] in args and arg.startswith(("model.", "model=")))]
     return [recipe, "--config", config, *model, *tiny.rows, "device=cpu", "validation.prompts=[]", *args]
 
 
@@ -37,7 +37,7 @@ def run(tune: Tune, tiny: Tiny, *args: str, recipe: str = "full_finetune") -> Re
     return tune(*run_arguments(tiny, recipe, (*args, f"output_dir={tiny.folder / 'out'}", "max_steps=1")))
 
 
-def adapter(tiny: Tiny, folder: Path, base: str | None = None) -> Path:
+def save_adapter(tiny: Tiny, folder: Path, base: str | None = None) -> Path:
     model = hf_decoder(str(tiny.folder / "model"))
     load_hf_weights(model, tiny.folder / "model")
     add_lora(model, ["q_proj"], rank=2, alpha=4.0)
@@ -57,10 +57,10 @@ def lines(result: Result) -> list[str]:
 @pytest.mark.parametrize("recipe", ["full_finetune", "lora_finetune"])
 @pytest.mark.parametrize("has_base", [True, False])
 @pytest.mark.parametrize("args", [(), HF])
-def test_an_adapter_as_a_model_is_rejected_with_advice(
+def test_an_adapter_as_model_directory_is_rejected_with_advice(
     tune: Tune, tiny: Tiny, recipe: str, args: tuple[str, ...], *, has_base: bool
 ) -> None:
-    folder = adapter(tiny, tiny.folder / "adapter", None if has_base else "the/base")
+    folder = save_adapter(tiny, tiny.folder / "adapter", None if has_base else "the/base")
     tokenizer = f"tokenizer_directory={tiny.folder / 'model'}"
     call = (f"model_directory={folder}", tokenizer, *args)
     result = validate(tune, tiny, *call, recipe=recipe)
@@ -79,7 +79,7 @@ def test_an_adapter_as_a_model_is_rejected_with_advice(
         assert f"tune: {expected}" in run_result.err
 
 
-def test_a_run_folder_as_a_model_is_rejected_with_a_list_of_its_weights(tune: Tune, tiny: Tiny) -> None:
+def test_a_run_folder_as_model_directory_is_rejected_with_its_model_folders(tune: Tune, tiny: Tiny) -> None:
     folder = tiny.folder / "run"
     folder.mkdir()
     (folder / "config.yaml").touch()
@@ -92,11 +92,11 @@ def test_a_run_folder_as_a_model_is_rejected_with_a_list_of_its_weights(tune: Tu
 
 
 @pytest.mark.parametrize("verb", [validate, run])
-def test_an_adapter_run_folder_as_a_model_is_rejected_with_advice_for_using_the_adapter(
+def test_the_folder_of_an_adapter_run_as_model_directory_is_rejected_with_advice(
     tune: Tune, tiny: Tiny, verb: Any
 ) -> None:
     folder = tiny.folder / "run"
-    final = adapter(tiny, folder / "final", "the/base")
+    final = save_adapter(tiny, folder / "final", "the/base")
     (folder / "config.yaml").touch()
     result = verb(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
     assert result.status == 2
@@ -170,7 +170,7 @@ def without_weights(folder: Path) -> str:
     return "expected model.safetensors, model.safetensors.index.json"
 
 
-def of_a_different_base(folder: Path) -> str:
+def with_a_different_config(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     return "describes a different model: rope_base is 5.0, expected "
@@ -184,7 +184,7 @@ def of_a_different_base(folder: Path) -> str:
         with_a_wrong_shape,
         with_a_truncated_file,
         without_weights,
-        of_a_different_base,
+        with_a_different_config,
     ],
 )
 def test_weights_that_do_not_match_the_model_are_rejected(tune: Tune, tiny: Tiny, damage: Any) -> None:
@@ -281,7 +281,7 @@ def test_memory_of_an_optimizer_that_reads_values_is_estimated_on_small_tensors(
 def test_an_adapter_of_a_different_model_is_rejected_before_generation(
     tune: Tune, tiny: Tiny, *, has_adapter_directory: bool
 ) -> None:
-    folder = adapter(tiny, tiny.folder / "adapter")
+    folder = save_adapter(tiny, tiny.folder / "adapter")
     model = tiny.folder / "model"
     args = [f"model_directory={model}", f"adapter_directory={folder}"]
     if not has_adapter_directory:

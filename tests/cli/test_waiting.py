@@ -22,7 +22,7 @@ from torchtune import config, training
 
 @define(kw_only=True)
 class StartConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str
     device: str = "cpu"
@@ -162,7 +162,7 @@ def test_a_port_in_use_is_reported_in_one_message(tmp_path: Path) -> None:
 def test_a_missing_node_is_reported_and_ctrl_c_ends_the_wait(tmp_path: Path, launch: tuple[str, ...]) -> None:
     options = [option.replace("PORT", str(free_port())) for option in launch]
     process = tune(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *options, "RECIPE")
-    text = interrupt_after_message(process, "waiting for all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
+    text = interrupt_after_message(process, "waiting for 2 nodes (--nnodes 2 --nproc_per_node 1 ")
     assert text.endswith("tune: interrupted while waiting for other nodes\n")
 
 
@@ -186,7 +186,7 @@ def test_the_wait_for_a_missing_node_ends_after_the_join_timeout(tmp_path: Path)
 
 def test_a_time_limit_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "soon")
-    assert "--join-timeout: expected a number above 0, got 'soon'" in process.communicate(timeout=60)[1]
+    assert "--join-timeout: expected an integer above 0, got 'soon'" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
 
 
@@ -201,7 +201,7 @@ def test_a_time_limit_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
         pytest.param("fails_before=false", "[0, 1]", None, marks=pytest.mark.slow),
     ],
 )
-def test_a_mistake_during_rank_setup_is_reported_in_one_message(
+def test_an_error_during_rank_setup_is_reported_in_one_message(
     tmp_path: Path, setting: str, failing: str, reported: int | None
 ) -> None:
     process = tune(tmp_path, "--nproc_per_node", "2", "RECIPE", f"fails_on={failing}", setting)

@@ -11,6 +11,6 @@ from torchtune.config import Trust, only_trusting
 @pytest.fixture(autouse=True)
 def trust_the_sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("TUNE_ALLOW", raising=False)
-    sample.RAN.clear()
+    sample.RUN_CONFIGS.clear()
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         yield

@@ -168,14 +168,14 @@ class Config:
     """The validation set, if any."""
 
 
-RAN: list[Config] = []
+RUN_CONFIGS: list[Config] = []
 """The configs with which the recipe was run."""
 
 
 @config.parse
 def main(cfg: Config) -> None:
     """Record the config."""
-    RAN.append(cfg)
+    RUN_CONFIGS.append(cfg)
 
 
 def plain() -> Config:

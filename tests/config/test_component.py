@@ -33,7 +33,7 @@ def test_lazy_does_not_build_the_component() -> None:
     assert built == [1]
 
 
-def test_lazies_with_the_same_function_and_arguments_are_equal() -> None:
+def test_lazy_components_with_the_same_function_and_arguments_are_equal() -> None:
     assert lazy(Sgd, lr=0.1) == lazy(Sgd, lr=0.1) == functools.partial(Sgd, lr=0.1)
     assert lazy(Letters, "a") == lazy(Letters, path="a")
     assert lazy(Sgd, lr=0.1) != lazy(Sgd, lr=0.2)
@@ -47,7 +47,7 @@ def test_keywords_are_read_only_because_class_defaults_are_shared() -> None:
         keywords["lr"] = 1
 
 
-def test_nested_lazy_adds_arguments() -> None:
+def test_lazy_of_a_lazy_adds_arguments() -> None:
     assert lazy(lazy(Sgd, lr=0.1), momentum=0.9) == lazy(Sgd, lr=0.1, momentum=0.9)
 
 
@@ -137,7 +137,7 @@ def test_instantiate_makes_the_same_call_as_a_partial(
         assert instantiate(component, *args, **kwargs) == expected
 
 
-def test_partial_of_a_lazy_builds_nested_components_and_renders_as_one_component() -> None:
+def test_partial_around_a_lazy_component_is_equivalent_to_one_component() -> None:
     inner: Any = lazy(Rows, nested(Letters, path="x"), source="s")
     combined = functools.partial(inner, options=lazy(Letters, path="y"))
     result = instantiate(combined)
@@ -164,15 +164,15 @@ def test_partial_that_sets_an_argument_passed_by_the_recipe_is_rejected() -> Non
     ]
 
 
-def make_all(parts: Sequence[Component[Letters]], first: str = "") -> list[str]:
+def build_all(parts: Sequence[Component[Letters]], first: str = "") -> list[str]:
     """Build multiple components and add a prefix to each result."""
     return [first + instantiate(part).path for part in parts]
 
 
 def test_component_parameters_receive_components_by_position_and_by_name() -> None:
     parts: list[Component[Letters]] = [lazy(Letters, "x"), lazy(Letters, "y")]
-    assert instantiate(lazy(make_all, parts=parts)) == ["x", "y"]
-    assert instantiate(lazy(make_all, parts), "+") == ["+x", "+y"]
+    assert instantiate(lazy(build_all, parts=parts)) == ["x", "y"]
+    assert instantiate(lazy(build_all, parts), "+") == ["+x", "+y"]
 
 
 def test_built_object_cannot_modify_the_config() -> None:

@@ -26,7 +26,7 @@ def origins(layers: Layers, *paths: str) -> list[str]:
     ]
 
 
-def test_origin_of_a_config_function_value_is_its_file_and_line() -> None:
+def test_origin_of_a_value_in_a_config_function_is_its_file_and_line() -> None:
     layers = rich()
     source_lines = {
         "output_dir": 'return Config(output_dir="out"',
@@ -65,13 +65,13 @@ def test_config_object_is_unchanged_by_the_layers() -> None:
 
 
 def test_rendered_config_round_trips() -> None:
-    for make in (sample.plain, sample.rich):
-        text = render(make())
-        assert load(text, sample.Config) == make()
+    for build in (sample.plain, sample.rich):
+        text = render(build())
+        assert load(text, sample.Config) == build()
         assert render(load(text, sample.Config)) == text
 
 
-def test_base_sets_the_fields_missing_from_a_yaml_file(tmp_path: Path) -> None:
+def test_fields_missing_from_a_yaml_file_are_set_by_its_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(
         "output_dir: x\nbatch_size: 2\nvalidation: {interval: 5, source: s}\n"
     )
@@ -137,15 +137,15 @@ VALUES: list[tuple[str, str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("word", "field", "value"), VALUES)
+@pytest.mark.parametrize(("argument", "field", "value"), VALUES)
 def test_override_is_converted_to_the_field_type_in_every_spelling(
-    word: str, field: str, value: object
+    argument: str, field: str, value: object
 ) -> None:
-    key, _, text = word.partition("=")
-    for overrides in ([word], ["--override", word], [f"--{word}"], [f"--{key}", text]):
+    key, _, text = argument.partition("=")
+    for overrides in ([argument], ["--override", argument], [f"--{argument}"], [f"--{key}", text]):
         result = getattr(rich(*overrides).build(), field)
         assert result == value
-        assert type(result) is type(value) or word.startswith("output_dir=$$")
+        assert type(result) is type(value) or argument.startswith("output_dir=$$")
 
 
 def test_setting_a_field_of_a_null_section_creates_the_section() -> None:
@@ -190,8 +190,8 @@ def test_nested_component_can_be_changed() -> None:
 
 
 def test_component_key_replaces_a_component_like_its_field() -> None:
-    swapped: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
-    assert swapped.optimizer == lazy(sample.Sgd, lr=0.1)
+    cfg: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
+    assert cfg.optimizer == lazy(sample.Sgd, lr=0.1)
 
 
 def test_outer_override_is_applied_before_inner_overrides_in_any_order() -> None:

@@ -51,8 +51,8 @@ class Writer:
         elif kind == "one" and self.anchors:
             self.lines.append(f"{indent}<<: *{self.anchor()}")
         elif kind == "list" and self.anchors:
-            several = [f"*{self.anchor()}" for _ in range(self.draw(st.integers(0, 3)))]
-            self.lines.append(f"{indent}<<: [{', '.join(several)}]")
+            aliases = [f"*{self.anchor()}" for _ in range(self.draw(st.integers(0, 3)))]
+            self.lines.append(f"{indent}<<: [{', '.join(aliases)}]")
 
     def anchor(self) -> str:
         return self.draw(st.sampled_from(self.anchors))
@@ -102,8 +102,8 @@ def test_merge_keys_follow_the_specification_and_keep_lines(text: str) -> None:
         assert lines[document.lines[path] - 1].endswith(f"{path[-1]}: {value}")
 
 
-def test_example_of_the_specification_has_four_equal_mappings() -> None:
-    """The example of https://yaml.org/type/merge.html."""
+def test_example_from_the_specification_has_four_equal_mappings() -> None:
+    """The example is from https://yaml.org/type/merge.html."""
     text = """
 - &CENTER { x: 1, y: 2 }
 - &LEFT { x: 0, y: 2 }
@@ -114,8 +114,8 @@ def test_example_of_the_specification_has_four_equal_mappings() -> None:
 - { <<: [*CENTER, *BIG], label: center/big }
 - { <<: [*BIG, *LEFT, *SMALL], x: 1, label: center/big }
 """
-    *_, explicit, one, several, overridden = parse_yaml(text, "f.yaml").value
-    assert explicit == one == several == overridden
+    *_, explicit, merged, merged_list, overridden = parse_yaml(text, "f.yaml").value
+    assert explicit == merged == merged_list == overridden
 
 
 INVALID = {
@@ -182,7 +182,7 @@ def file_and_line(origin: Location) -> str:
     return str(origin).rpartition("/")[2]
 
 
-def test_keys_with_anchors_are_not_fields_and_origins_are_the_lines_of_values(tmp_path: Path) -> None:
+def test_helper_keys_are_not_fields_and_origins_are_the_lines_of_the_values(tmp_path: Path) -> None:
     layers = sample_layers(tmp_path, CONFIG)
     cfg: Any = layers.build()
     assert cfg.output_dir == "runs/merged"
@@ -194,7 +194,7 @@ def test_keys_with_anchors_are_not_fields_and_origins_are_the_lines_of_values(tm
     assert origins["optimizer", "_component_"] == "my.yaml:8"
 
 
-def test_mistake_in_a_merged_value_has_the_line_of_the_value(tmp_path: Path) -> None:
+def test_mistake_in_a_merged_value_is_located_where_the_value_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         sample_layers(
             tmp_path, CONFIG.replace("lr: 0.1", "lr: fast").replace("momentum: 0.5", "mass: 1")

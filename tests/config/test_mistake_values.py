@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from tests.config import odd, sample, wide
+from tests.config import deep, sample, wide
 from torchtune import config
 from torchtune.cli import main
 from torchtune.config import ConfigError, FieldError, Mistake
@@ -93,17 +93,17 @@ def test_locations_sort_in_reading_order(tmp_path: Path) -> None:
     ]
 
 
-MESSAGE = {"rule": "", "contradiction": "", "foreign": ""}
+MESSAGE = {"rule": "", "contradiction": "", "value_error": ""}
 
 
-def _pair(cfg: "RuledConfig", _: object, value: int) -> None:
+def _at_most_maximum(cfg: "RuledConfig", _: object, value: int) -> None:
     if value > cfg.maximum:
         raise FieldError(MESSAGE["rule"], "count", "maximum")
 
 
-def _foreign(_cfg: "RuledConfig", _attribute: object, value: str) -> None:
+def _not_bad(_cfg: "RuledConfig", _attribute: object, value: str) -> None:
     if value == "bad":
-        raise ValueError(MESSAGE["foreign"])
+        raise ValueError(MESSAGE["value_error"])
 
 
 @define(kw_only=True)
@@ -123,11 +123,11 @@ class Span:
 class RuledConfig:
     """A config with rules about multiple fields. The tests set the messages of the rules."""
 
-    count: int = field(default=5, validator=_pair)
+    count: int = field(default=5, validator=_at_most_maximum)
     maximum: int = 10
     other: int = 0
     span: Span = field(factory=Span)
-    word: str = field(default="good", validator=_foreign)
+    word: str = field(default="good", validator=_not_bad)
 
 
 @config.parse
@@ -151,7 +151,7 @@ def test_wording_of_a_rule_does_not_affect_its_location(
     for name in MESSAGE:
         monkeypatch.setitem(MESSAGE, name, wording)
     yaml = "other: 1\nmaximum: 3\nspan:\n  low: 20\n  name: x\nword: bad\n"
-    rule, contradiction, foreign = mistakes_in(ruled, yaml, tmp_path)
+    rule, contradiction, value_error = mistakes_in(ruled, yaml, tmp_path)
     # `count` is a default, so the mistake is at `maximum`, on line 2.
     assert (rule.kind, rule.path, rule.fields) == ("rule", ("count",), ("count", "maximum"))
     assert rule.location.line == 2
@@ -159,13 +159,13 @@ def test_wording_of_a_rule_does_not_affect_its_location(
     assert (contradiction.kind, contradiction.path) == ("contradiction", ("span",))
     assert (contradiction.fields, contradiction.location.line) == (("low", "high"), 4)
     # A plain ValueError names no fields, so the mistake is at the validated field.
-    assert (foreign.kind, foreign.path, foreign.location.line) == ("rule", ("word",), 6)
+    assert (value_error.kind, value_error.path, value_error.location.line) == ("rule", ("word",), 6)
     if wording:
-        assert rule.sentence == foreign.sentence == wording
+        assert rule.sentence == value_error.sentence == wording
         assert contradiction.sentence == f"low: {wording}"
 
 
-def test_rule_of_a_field_that_was_set_is_reported_at_that_field(
+def test_broken_rule_is_located_at_its_field_if_the_field_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MESSAGE, "rule", "maximum is too small")
@@ -175,14 +175,14 @@ def test_rule_of_a_field_that_was_set_is_reported_at_that_field(
     assert mistake.location.line == 1
 
 
-def test_contradiction_without_fields_is_located_at_the_last_field_that_was_set(
+def test_contradiction_that_names_no_fields_is_located_at_the_last_field_that_was_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def contradicts(self: odd.OddConfig) -> None:
+    def contradicts(self: deep.DeepConfig) -> None:
         raise ValueError("start and end do not match")
 
-    monkeypatch.setattr(odd.OddConfig, "__attrs_post_init__", contradicts)
-    (mistake,) = mistakes_in(odd.main, "start: 4\nprefix: x\nlabel: y\n", tmp_path)
+    monkeypatch.setattr(deep.DeepConfig, "__attrs_post_init__", contradicts)
+    (mistake,) = mistakes_in(deep.main, "start: 4\nprefix: x\nlabel: y\n", tmp_path)
     assert (mistake.kind, mistake.path, mistake.fields, mistake.location.line) == ("contradiction", (), (), 3)
 
 
@@ -242,7 +242,7 @@ def test_errors_survive_pickling(tmp_path: Path) -> None:
 
 TEXT_METHODS = {"startswith", "endswith", "removeprefix", "removesuffix", "replace", "split", "partition"}
 TEXT_METHODS |= {"rpartition", "splitlines", "find", "index", "strip"}
-FOREIGN = {
+EXCEPTIONS_BY_FILE = {
     "config/_yaml.py": "only the first line of PyYAML's message is shown",
     "cli/_worker.py": "gloo and nccl raise RuntimeError for every failure",
     "cli/_download.py": "only the first line of a server's message is shown",
@@ -250,7 +250,7 @@ FOREIGN = {
     "training/_run_memory.py": "torch has no class for memory that runs out on the CPU",
     "training/_score.py": "torch has no class for memory that runs out on the CPU",
 }
-"""Files that inspect an exception message of another library, with the reasons."""
+"""Files that inspect messages of exceptions of other libraries, with the reasons."""
 
 
 def is_message(node: ast.expr) -> bool:
@@ -281,4 +281,4 @@ def test_no_code_inspects_message_text() -> None:
         for file in sorted((ROOT / "torchtune" / package).glob("*.py")):
             if any(map(inspects_a_message, ast.walk(ast.parse(file.read_text())))):
                 files.add(f"{package}/{file.name}")
-    assert files == FOREIGN.keys()
+    assert files == EXCEPTIONS_BY_FILE.keys()

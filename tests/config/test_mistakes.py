@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.config import sample
-from tests.config.broken import mistakes_of
+from tests.config.printed_mistakes import mistakes_of
 from torchtune.config import ConfigError, resolve
 from torchtune.config.model import dotted
 
@@ -74,7 +74,7 @@ YAML = {
 
 
 @pytest.mark.parametrize(("yaml", "mistake"), YAML.items())
-def test_mistake_in_yaml_has_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
+def test_mistake_in_yaml_has_its_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
     (line,) = mistakes_of(yaml=HEAD + yaml, folder=tmp_path)
     assert line.startswith(mistake)
 

@@ -1,10 +1,10 @@
-"""Mistakes in a Python config are reported in one list with file and line, without a traceback."""
+"""Mistakes in a Python config are reported in one list, with file and line but without a traceback."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.config.broken import RECIPE, lines_of
+from tests.config.printed_mistakes import RECIPE, printed_mistakes
 
 HEAD = """from tests.config.sample import *
 from torchtune.config import lazy, nested, ref
@@ -106,7 +106,7 @@ def test_mistake_in_a_config_function_has_its_line_path_and_suggestion(
 ) -> None:
     file = tmp_path / f"broken_config_{number}.py"
     file.write_text(HEAD + "".join(f"    {line}\n" for line in body.splitlines()))
-    lines = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    lines = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
     expected = sorted(f"{file.name}:{line}" for line in BODIES[body])
     assert len(lines) == len(expected)
     for line, start in zip(sorted(lines), expected, strict=True):
@@ -127,7 +127,7 @@ INVALID_CONFIG_FILES = {
 def test_invalid_config_function_is_reported_as_one_mistake(number: int, text: str, tmp_path: Path) -> None:
     file = tmp_path / f"no_function_{number}.py"
     file.write_text(text)
-    (line,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    (line,) = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
     assert line == f"{file.name}: {INVALID_CONFIG_FILES[text]}"
 
 
@@ -136,18 +136,18 @@ def test_cached_config_function_is_accepted(tmp_path: Path) -> None:
     file.write_text(
         "import functools\n" + HEAD.replace("def c", "@functools.cache\ndef c") + "    return plain()\n"
     )
-    assert lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path) == []
+    assert printed_mistakes(["validate", RECIPE, "--config", f"{file}:c"], tmp_path) == []
 
 
 def test_failed_import_in_a_config_file_has_its_line(tmp_path: Path) -> None:
     file = tmp_path / "broken_import.py"
     file.write_text("x = 1\nimport nothing_like_it\n")
-    (line,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    (line,) = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
     assert line == "broken_import.py:2: ModuleNotFoundError: No module named 'nothing_like_it'"
 
 
 def test_python_and_command_line_mistakes_are_in_one_list(tmp_path: Path) -> None:
     file = tmp_path / "broken_both.py"
     file.write_text(HEAD + "    return Config(output_dir='x', batch_sizee=1)\n")
-    lines = lines_of(["validate", RECIPE, "--config", f"{file}:c", "seed=x", "epochs=0"], tmp_path)
+    lines = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c", "seed=x", "epochs=0"], tmp_path)
     assert [line.split(": ")[1] for line in lines] == ["batch_sizee", "seed", "epochs"]

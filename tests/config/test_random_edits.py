@@ -1,4 +1,4 @@
-"""Randomly edited YAML files load as the edited config, or cause mistakes with valid paths."""
+"""Randomly edited YAML files are loaded as the edited config, or cause mistakes with valid paths."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.config import odd, sample
+from tests.config import deep, sample
 from torchtune.config import ConfigError, Mistake
 from torchtune.config._interpolation import resolve_tree
 from torchtune.config._tree import copy_tree, value_at
@@ -21,9 +21,9 @@ Edit = tuple[str, float, Any]
 """The operation, the position (as a fraction of all entries), and the new value."""
 
 SAMPLE = unstructure(sample.rich())
-ODD = unstructure(odd.OddConfig(end=20))
-ODD["outer"] |= {
-    "parts": [{"_component_": "tests.config.odd.Inner", "size": 2}],
+DEEP = unstructure(deep.DeepConfig(end=20))
+DEEP["outer"] |= {
+    "parts": [{"_component_": "tests.config.deep.Inner", "size": 2}],
     "table": {"a": 1.0},
     "named": "n",
 }
@@ -129,7 +129,9 @@ def is_equal(built: Any, expected: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize(("recipe", "valid"), [(sample.main, SAMPLE), (odd.main, ODD)], ids=["sample", "odd"])
+@pytest.mark.parametrize(
+    ("recipe", "valid"), [(sample.main, SAMPLE), (deep.main, DEEP)], ids=["sample", "deep"]
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(edits_drawn=edits)
 def test_edited_yaml_loads_or_causes_mistakes_with_valid_paths(

@@ -1,4 +1,4 @@
-"""Code that is named in untrusted YAML must be neither imported nor run."""
+"""Code that untrusted YAML names is neither imported nor run."""
 
 import sys
 from pathlib import Path
@@ -55,7 +55,7 @@ def untrusted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("path", "reason"), REJECTED.items())
-def test_dangerous_path_is_rejected_without_a_config_class(
+def test_dangerous_dotpath_is_rejected_without_a_config_class(
     path: str, reason: str, untrusted_folder: Path
 ) -> None:
     (untrusted_folder / "my.yaml").write_text(f"model:\n  _component_: {path}\n")
@@ -68,7 +68,9 @@ def test_dangerous_path_is_rejected_without_a_config_class(
 
 
 @pytest.mark.parametrize(("path", "reason"), REJECTED.items())
-def test_dangerous_path_is_rejected_in_a_typed_field(path: str, reason: str, untrusted_folder: Path) -> None:
+def test_dangerous_dotpath_is_rejected_in_a_typed_field(
+    path: str, reason: str, untrusted_folder: Path
+) -> None:
     (untrusted_folder / "my.yaml").write_text(f"output_dir: x\noptimizer:\n  _component_: {path}\n")
     with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
         sample.main.layers("my.yaml").build()
@@ -77,7 +79,7 @@ def test_dangerous_path_is_rejected_in_a_typed_field(path: str, reason: str, unt
 
 
 @pytest.mark.parametrize("path", REJECTED)
-def test_dangerous_path_is_rejected_by_instantiate(path: str, untrusted_folder: Path) -> None:
+def test_dangerous_dotpath_is_rejected_by_instantiate(path: str, untrusted_folder: Path) -> None:
     with only_trusting(Trust()), pytest.raises(InstantiationError):
         instantiate({"_component_": path})
     assert not (untrusted_folder / "trace").exists()
@@ -174,7 +176,7 @@ def test_user_recipe_is_rejected_as_a_component(tmp_path: Path) -> None:
             instantiate({"_component_": "recipe_of_user.main", "cfg": {}})
 
 
-def test_dunder_main_is_rejected() -> None:
+def test_main_module_of_a_package_is_rejected() -> None:
     with pytest.raises(InstantiationError, match="is private"):
         instantiate({"_component_": "torchtune.models.__main__.run"})
 

@@ -107,7 +107,7 @@ def test_mistakes_are_reported_before_anything_is_built(text: str, expected: str
     assert expected in mistake(text)
 
 
-def test_lazies_in_python_are_checked() -> None:
+def test_lazy_components_in_python_are_checked() -> None:
     with pytest.raises(InstantiationError, match=r"has no argument 'stop_word'; did you mean 'stop_words'"):
         instantiate(lazy(options.reader, stop_word=["a"]))  # type: ignore[call-arg]  # under test
     with pytest.raises(ConfigError, match=r"stop_words: expected a list of strings or null, got 3"):

@@ -1,4 +1,4 @@
-"""Rarely used config features: equivalent spellings give equal values, and mistakes are reported once."""
+"""Rarely used config features: equivalent overrides and YAML give equal configs; mistakes are reported once."""
 
 import shlex
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.config import wide
-from tests.config.broken import lines_of
+from tests.config.printed_mistakes import printed_mistakes
 from torchtune.config import instantiate, lazy, render
 
 RECIPE = str(Path(wide.__file__))
@@ -96,7 +96,7 @@ YAML: dict[str, list[str]] = {
 @pytest.mark.parametrize(("number", "yaml"), list(enumerate(YAML)))
 def test_yaml_mistake_is_reported_once_with_its_line(number: int, yaml: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(f"steps: 3\n{yaml}\n")
-    lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
+    lines = printed_mistakes(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
     if yaml.startswith("steps"):
         assert [line.partition(": ")[2] for line in lines] == [
             "steps: duplicate key 'steps', first on line 1; keep one of them",
@@ -110,7 +110,7 @@ def test_yaml_mistake_is_reported_once_with_its_line(number: int, yaml: str, tmp
 
 def test_reference_to_a_missing_field_is_not_reported_as_a_second_mistake(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("low: ${steps}\noutput_dir: a${steps}\n")
-    lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
+    lines = printed_mistakes(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
     assert lines == ["my.yaml: steps: required (an int); set steps=..."]
 
 
@@ -132,7 +132,7 @@ OVERRIDES: dict[str, list[str]] = {
         "--override tags.99999999999999999=x: tags.99999999999999999: index out of range; the list has 0 items"
     ],
     "maybe.x=3": [
-        "--override maybe.x=3: maybe.x: maybe is null; set its component first, maybe=package.module.Name"
+        "--override maybe.x=3: maybe.x: maybe is null (set its component first: maybe=package.module.Name)"
     ],
     "--override low 4": ["--override: must be followed by key=value"],
     "--override low": ["--override: must be followed by key=value"],
@@ -147,7 +147,7 @@ OVERRIDES: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("overrides", OVERRIDES)
 def test_command_line_mistake_is_reported_once(overrides: str) -> None:
-    lines = lines_of(["validate", RECIPE, "steps=3", *shlex.split(overrides)])
+    lines = printed_mistakes(["validate", RECIPE, "steps=3", *shlex.split(overrides)])
     assert len(lines) == len(OVERRIDES[overrides]), lines
     for line, start in zip(lines, OVERRIDES[overrides], strict=True):
         assert line.startswith(start)
@@ -227,7 +227,7 @@ def test_mistakes_of_config_function_and_command_line_are_in_one_list(
     body, *overrides = case
     file = tmp_path / f"wide_config_{number}.py"
     file.write_text(HEAD + "".join(f"    {line}\n" for line in body.splitlines()))
-    lines = lines_of(["validate", RECIPE, "--config", f"{file}:c", *overrides], tmp_path)
+    lines = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c", *overrides], tmp_path)
     assert len(lines) == len(PYTHON[case]), lines
     expected = sorted(PYTHON[case])
     lines_without_origin = sorted(
@@ -273,12 +273,12 @@ def test_items_of_a_default_list_can_be_set() -> None:
     assert layers.build().optimizer.keywords["betas"] == (0.5, 0.999)
 
 
-def test_a_lists_origin_is_where_it_last_changed() -> None:
+def test_last_origin_of_a_list_is_its_last_change() -> None:
     layers = wide.main.layers(None, ["steps=3", "+tags=x"])
     assert str(layers.last_origin(("tags",))) == "--override +tags=x"
 
 
-def test_mapping_of_sections_is_merged_and_mapping_of_scalars_replaced(tmp_path: Path) -> None:
+def test_mapping_of_sections_is_merged_but_mapping_of_scalars_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("steps: 1\nnamed: {a: {interval: 5}}\nlimits: {x: 1}\n")
     (tmp_path / "my.yaml").write_text(
         "_base_: base.yaml\nnamed: {b: {interval: 6}, a: {source: s}}\nlimits: {y: 2}\n"
@@ -291,11 +291,11 @@ def test_mapping_of_sections_is_merged_and_mapping_of_scalars_replaced(tmp_path:
 
 
 def test_frozen_config_is_the_same_text_every_time() -> None:
-    from tests.config import odd
+    from tests.config import deep
 
-    first, second = (odd.main.export(odd.main.layers(None)) for _ in range(2))
+    first, second = (deep.main.export(deep.main.layers(None)) for _ in range(2))
     assert first == second
     assert (
-        "# omitted, because YAML cannot represent it: span (default of OddConfig: computed from other fields)"
+        "# omitted, because YAML cannot represent it: span (default of DeepConfig: computed from other fields)"
         in first
     )

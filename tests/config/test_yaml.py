@@ -91,7 +91,7 @@ def test_duplicate_key_is_reported_with_both_lines() -> None:
         ("a: &x [*x]", "f.yaml", "contains an alias to itself"),
         ("a: b\0c", "f.yaml", "not valid YAML"),
         ("a: 1\n---\nb: 2\n", "f.yaml:2", "not valid YAML"),
-        ("x" * (4 * 2**20 + 1), "f.yaml", "a config has at most"),
+        ("x" * (4 * 2**20 + 1), "f.yaml", "the maximum is 4,194,304"),
     ],
 )
 def test_unparsable_text_is_reported_as_one_mistake(text: str, origin: str, part: str) -> None:

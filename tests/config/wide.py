@@ -1,4 +1,4 @@
-"""A recipe whose config class has rarely used features: defaults in mappings, unions, aliases, rules."""
+"""A recipe whose config class has many fields with rarely used features: unions, aliases, converters, rules."""
 
 import dataclasses
 from typing import Any, Literal, NewType, TypedDict
@@ -113,7 +113,7 @@ class WideConfig:
             raise ValueError("high must not be below low")
 
     @crash.validator
-    def _asserted(self, _: object, value: int) -> None:
+    def _positive(self, _: object, value: int) -> None:
         assert value > 0, "crash is not positive"
 
     def __attrs_post_init__(self) -> None:

@@ -75,7 +75,7 @@ def test_every_epoch_contains_every_row_once(
     assert batches.steps_in(3, n_micro_batches) == len(expected)
 
 
-def test_ranks_and_micro_batches_do_not_change_the_rows_of_a_step() -> None:
+def test_the_number_of_ranks_or_micro_batches_does_not_change_the_rows_of_a_step() -> None:
     four_ranks = steps(21, 2, 4, 1, 2)
     assert four_ranks == steps(21, 2, 2, 2, 2) == steps(21, 2, 1, 4, 2) == steps(21, 1, 2, 4, 2)
 
@@ -177,7 +177,7 @@ def test_packed_epochs_contain_every_document_once(n: int, fit: str, window: int
 
 @pytest.mark.parametrize("n", [3, 40, 1000])
 @pytest.mark.parametrize(("size", "n_micro_batches"), list(itertools.product([1, 2, 4], [1, 4])))
-def test_packed_steps_of_all_ranks_contain_every_document_once_per_epoch(
+def test_all_ranks_together_read_every_document_once_per_packed_epoch(
     n: int, size: int, n_micro_batches: int
 ) -> None:
     ranks = [

@@ -128,30 +128,30 @@ def test_a_template_may_move_the_system_turn_to_the_last_question() -> None:
     assert [moving.decode(chat.tokens[slice(*a)]) for a in chat.answers] == ["<|eos|> So.<|eos|>"] * 2
 
 
-OPENS_A_THOUGHT = (
+OPENS_REASONING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 
 
-def test_an_answer_without_the_reasoning_opened_by_the_prompt_is_a_target_and_is_noted() -> None:
-    tokenizer = ByteTokenizer(OPENS_A_THOUGHT)
+def test_an_answer_that_lacks_the_reasoning_opened_by_the_prompt_is_a_target_with_a_note() -> None:
+    tokenizer = ByteTokenizer(OPENS_REASONING)
     check_chat(tokenizer)
     thought = Message(role="assistant", content="<think>\nHm.\n</think>\nSo.")
-    for messages, words in (
+    for messages, expected in (
         ([QUESTION, ANSWER], ["So.<|im_end|>"]),
         ([QUESTION, ANSWER, QUESTION, ANSWER], ["So.<|im_end|>", "So.<|im_end|>"]),
         ([QUESTION, thought], ["Hm.\n</think>\nSo.<|im_end|>"]),
         ([QUESTION, ANSWER, QUESTION, thought], ["So.<|im_end|>", "Hm.\n</think>\nSo.<|im_end|>"]),
     ):
         chat = chat_tokens(tokenizer, messages)
-        assert [tokenizer.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == words
+        assert [tokenizer.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == expected
         assert chat.tokens == chat_tokens(TOKENIZER, messages).tokens[: len(chat.tokens)]
-        has_plain_answer = ANSWER in messages
+        lacks_reasoning = ANSWER in messages
         text = (
             r"have an answer without '<think>\n', which the chat template puts before every generated answer"
         )
-        assert {note.text for note in chat.notes} == ({text} if has_plain_answer else set())
+        assert {note.text for note in chat.notes} == ({text} if lacks_reasoning else set())
 
 
 def test_a_template_may_render_an_end_token_only_after_the_last_answer() -> None:

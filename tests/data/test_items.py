@@ -1,4 +1,4 @@
-"""A custom item type, completions with advantages, can be batched, packed, sharded, resumed and cached."""
+"""Items of a custom type (completions with advantages) are batched, packed, sharded, resumed and cached."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 import torch
 from attrs import define, evolve, frozen
 
-from tests.datasets.test_token_cache import Counting
+from tests.datasets.test_token_cache import CountingTokenizer
 from torchtune.data import (
     IGNORE_INDEX,
     Batch,
@@ -129,17 +129,17 @@ class CompletionDataset(RowDataset[tuple[str, str, float], Completion]):
 
 def test_a_dataset_truncates_and_caches_custom_items(tmp_path: Path) -> None:
     rows = [{"prompt": "ab", "answer": "c" * n, "advantage": n / 2, "id": n} for n in range(1, 30)]
-    plain = CompletionDataset(Counting(), rows, max_seq_len=20)
+    plain = CompletionDataset(CountingTokenizer(), rows, max_seq_len=20)
     expected = [plain[i] for i in range(len(plain))]
     for _ in range(2):
-        cached = CompletionDataset(Counting(), rows, max_seq_len=20)
+        cached = CompletionDataset(CountingTokenizer(), rows, max_seq_len=20)
         cached.use_cache(str(tmp_path))
-        calls_before = Counting.calls
+        calls_before = CountingTokenizer.calls
         items = [cached[i] for i in range(len(cached))]
         assert items == expected
         assert cached._cache is not None
         cached._cache.flush()
-    assert Counting.calls == calls_before, "cached rows are not encoded again"
+    assert CountingTokenizer.calls == calls_before, "cached rows are not encoded again"
     last = items[-1]
     assert isinstance(last, Completion)
     assert len(last.example.tokens) == 20

@@ -105,7 +105,7 @@ def test_packed_pairs_match_separate_answers(
 
 @pytest.mark.parametrize("packed_length", [None, 40])
 @pytest.mark.parametrize("size", [1, 2])
-def test_epochs_contain_every_pair_once_and_unsplit(packed_length: int | None, size: int) -> None:
+def test_every_epoch_contains_each_complete_pair_once(packed_length: int | None, size: int) -> None:
     rows = pairs(60)
     ranks = [
         Batches(rows, 2, rank=rank, size=size, packed_length=packed_length, window=16, **SETTINGS)
@@ -152,7 +152,7 @@ def test_pair_streams_can_be_resumed_at_any_step(stop: int, packed_length: int |
     assert second.state_dict() == uninterrupted.state_dict()
 
 
-def test_held_out_pairs_are_unsplit() -> None:
+def test_held_out_rows_are_complete_pairs() -> None:
     trained, held_out = split_off(pairs(10), 0.2, seed=0)
     assert (len(trained), len(held_out)) == (8, 2)
     assert isinstance(held_out[0], Pair)
@@ -163,9 +163,8 @@ def token_counts(pair: Pair) -> list[int]:
 
 
 def test_pairs_are_truncated_to_the_limits_of_the_model_and_the_pack() -> None:
-    pair = pair_of(
-        [1] * 10, [2] * 9, [3] * 5
-    )  # The sequences have 18 and 14 positions, of which 9 are shared.
+    # The sequences have 18 and 14 positions, of which 9 are shared.
+    pair = pair_of([1] * 10, [2] * 9, [3] * 5)
     assert truncate(pair, LengthLimit(sequence=18, item=23)) is pair
     by_sequence = truncate(pair, LengthLimit(sequence=12))
     assert isinstance(by_sequence, Pair)

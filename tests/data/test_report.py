@@ -1,4 +1,4 @@
-"""The data report warns about likely mistakes in rows and about nothing else."""
+"""The data report warns about likely problems in rows and about nothing else."""
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import IGNORE_INDEX, Encoded, Example, SkippedRow, decode_tokens, plain_example, report
@@ -29,7 +29,7 @@ def test_rows_are_counted() -> None:
     assert report(rows, UnknownTokenizer(), [0], longest=3).n_truncated == 1
 
 
-def test_every_likely_mistake_is_reported() -> None:
+def test_every_likely_problem_is_reported() -> None:
     double_bos, unterminated = example("a"), example("b")
     rows = [
         Example([256, *double_bos.tokens], [IGNORE_INDEX, *double_bos.labels]),

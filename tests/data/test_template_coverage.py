@@ -1,7 +1,7 @@
 """Every part of a conversation is in the tokens or in a note, for every chat template.
 
 Each part of a random conversation is a unique word. Searching the decoded tokens for the word shows whether the part
-is there, and does not depend on the tracing of origins.
+is present, and does not depend on the tracing of origins.
 """
 
 import copy
@@ -185,14 +185,14 @@ def parts_of(row: dict[str, Any]) -> list[Part]:
 def remove(row: dict[str, Any], part: Part) -> dict[str, Any]:
     """Return the row without the part; removed content becomes an empty string."""
     row = copy.deepcopy(row)
-    holder: Any = row
+    parent: Any = row
     for key in part[:-1]:
-        holder = holder[key]
+        parent = parent[key]
     if part[-1] == "content":
-        holder["content"] = ""
+        parent["content"] = ""
     else:
-        del holder[part[-1]]
-        if part[-2:-1] == ("tool_calls",) and not holder:
+        del parent[part[-1]]
+        if part[-2:-1] == ("tool_calls",) and not parent:
             del row["messages"][part[1]]["tool_calls"]
     return row
 

@@ -224,7 +224,7 @@ def test_unused_columns_are_reported_once(
     ("dataset", "settings"),
     [(ChatDataset, {}), (InstructDataset, {"columns": {"instruction": "prompt", "output": "completion"}})],
 )
-def test_rows_labelled_true_or_false_are_rejected(
+def test_rows_with_a_boolean_label_are_rejected(
     dataset: Any, settings: dict[str, Any], name: str, label: bool, tmp_path: Path
 ) -> None:
     rows = [{"prompt": "Q", "completion": "A", "label": label}] * 2

@@ -132,11 +132,11 @@ def test_a_second_process_reads_the_temporary_file_or_creates_its_own(tmp_path: 
     )
     command = [sys.executable, "-c", program, str(tmp_path / "table")]
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout == ascii(ROWS[299]["a"]) + "\n"
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert result.stdout == ascii(ROWS[299]["a"]) + "\n"
         assert table[0] == ROWS[0]  # the second process has not removed the temporary file
         table.file._copy.path.unlink(missing_ok=True)  # type: ignore[attr-defined]  # `file` is an attribute of Csv
-    assert table[1] == ROWS[1]  # the removed file is still open here
+    assert table[1] == ROWS[1]  # this process still has the removed file open
 
 
 def test_a_full_disk_is_not_reported_as_a_damaged_file(

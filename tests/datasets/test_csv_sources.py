@@ -1,4 +1,4 @@
-"""CSV files are read like Python's csv module, but without its size limit; an unclosed quote raises an error."""
+"""CSV files yield the same rows as Python's csv module, without its size limit; an unclosed quote raises an error."""
 
 import csv
 import gzip

@@ -203,7 +203,7 @@ def test_similar_text_is_not_reported_as_an_image_placeholder(content: str) -> N
 # Caching
 
 
-class Cached(ByteTokenizer):
+class CacheableTokenizer(ByteTokenizer):
     """A tokenizer with a fingerprint, so that rows are cached."""
 
     def fingerprint(self) -> str:
@@ -217,7 +217,7 @@ def test_cached_rows_have_the_same_notes_and_errors(tmp_path: Path) -> None:
         {"messages": [user(), call]},
         {"messages": [user(), assistant(" ")]},
     ]
-    chats = [ChatDataset(Cached(), rows, on_error="skip") for _ in range(3)]
+    chats = [ChatDataset(CacheableTokenizer(), rows, on_error="skip") for _ in range(3)]
     plain = [chats[0][i] for i in range(3)]
     assert plain[0] == example(
         question_text("<image>"), Plain("<|eos|>", is_target=True), Target("<|im_end|>")

@@ -100,7 +100,7 @@ def test_a_list_longer_than_a_chunk_is_read(
         ),
         (
             '{"test": [{}], "train": [{}, {}]}',
-            "its key 'train' contains a list of 2 objects, 'test' one of 1: if",
+            "its key 'train' contains a list of 2 objects, 'test' a list of 1: if",
         ),
         ('{"messages": [{"role": "user"}]}', "it seems to be one row: put it in a list, [{...}]"),
         ('{"a": "x"}', "its keys are 'a'; if the object itself is a row, put it in a list: [{...}]"),

@@ -37,7 +37,7 @@ TURNS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=4).filter(
 )
 
 
-def by_hand(turns: list[tuple[str, str]], targets: list[int]) -> Example:
+def encode_by_hand(turns: list[tuple[str, str]], targets: list[int]) -> Example:
     """Encode turns in ChatML, byte by byte, up to the last answer that is a target."""
     tokens: list[int] = []
     labels: list[int] = []
@@ -67,15 +67,15 @@ def test_every_format_matches_the_conversation_encoded_by_hand(
     targets = [i for i, (_, answer) in enumerate(turns) if answer.strip()]  # empty answers are not targets
     last = targets[-1:]
     for row in range(2):
-        assert ChatDataset(TOKENIZER, str(path))[row] == by_hand(turns, targets)
-        assert ChatDataset(TOKENIZER, str(path), train_on="last")[row] == by_hand(turns, last)
+        assert ChatDataset(TOKENIZER, str(path))[row] == encode_by_hand(turns, targets)
+        assert ChatDataset(TOKENIZER, str(path), train_on="last")[row] == encode_by_hand(turns, last)
         everything = ChatDataset(TOKENIZER, str(path), train_on="everything")[row]
         assert isinstance(everything, Example)
-        assert everything.labels == everything.tokens == by_hand(turns, [len(turns) - 1]).tokens
+        assert everything.labels == everything.tokens == encode_by_hand(turns, [len(turns) - 1]).tokens
     question, answer = turns[0]
     if question.strip() and answer.strip():
         task = InstructDataset(TOKENIZER, [{"instruction": question, "output": answer}])[0]
-        assert task == by_hand(turns[:1], [0])
+        assert task == encode_by_hand(turns[:1], [0])
 
 
 @settings(deadline=None, max_examples=100)

@@ -12,15 +12,15 @@ from tests.datasets.reading import rows_of
 
 def splits_of(folder: Path) -> dict[str, list[str]]:
     """Return the files of each split that `datasets` finds in a folder."""
-    files_of_split: dict[str, set[str]] = {}
+    files_by_split: dict[str, set[str]] = {}
     for split, patterns in get_data_patterns(str(folder)).items():
-        files = files_of_split.setdefault(str(split), set())
+        files = files_by_split.setdefault(str(split), set())
         for pattern in patterns:
             with contextlib.suppress(FileNotFoundError):
                 files.update(resolve_pattern(pattern, str(folder)))
     return {
         split: sorted(Path(file).relative_to(folder).as_posix() for file in files)
-        for split, files in files_of_split.items()
+        for split, files in files_by_split.items()
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.test_token_cache import Counting
+from tests.datasets.test_token_cache import CountingTokenizer
 from torchtune.data import Batch, Batches, Pair, SkippedRow, split_off
 from torchtune.datasets import PreferenceDataset
 
@@ -78,12 +78,12 @@ def test_resumed_batches_match_uninterrupted_batches(stop: int) -> None:
 
 
 def test_cached_pairs_produce_the_same_batches(tmp_path: Path) -> None:
-    plain = batches(PreferenceDataset(Counting(), ROWS))
+    plain = batches(PreferenceDataset(CountingTokenizer(), ROWS))
     expected = [next(plain) for _ in range(8)]
     for is_cached in (False, True):
-        dataset = PreferenceDataset(Counting(), ROWS)
+        dataset = PreferenceDataset(CountingTokenizer(), ROWS)
         dataset.use_cache(str(tmp_path))
-        before = Counting.calls
+        before = CountingTokenizer.calls
         cached = batches(pickle.loads(pickle.dumps(dataset)) if is_cached else dataset)
         for batch in expected:
             cached_batch = next(cached)
@@ -91,7 +91,7 @@ def test_cached_pairs_produce_the_same_batches(tmp_path: Path) -> None:
             assert cached_batch.counts == batch.counts
         if dataset._cache is not None:
             dataset._cache.flush()
-        assert (Counting.calls == before) is is_cached
+        assert (CountingTokenizer.calls == before) is is_cached
 
 
 def test_workers_prefetch_the_same_pairs() -> None:

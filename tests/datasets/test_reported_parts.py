@@ -1,4 +1,4 @@
-"""Every dropped or masked part of a row is reported: histories, flags, plain text, arrays."""
+"""Dropped and masked parts of rows are reported: empty answers, flagged turns, special tokens and unused arrays."""
 
 from typing import Any
 

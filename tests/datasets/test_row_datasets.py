@@ -147,26 +147,26 @@ def test_long_rows_are_truncated_or_skipped_if_no_target_remains(
 
 
 def test_rows_are_encoded_on_demand(tmp_path: Path) -> None:
-    class Counting(ByteTokenizer):
+    class CountingTokenizer(ByteTokenizer):
         texts: list[str] = []  # noqa: RUF012 - a class attribute, as only one instance exists
 
         def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-            Counting.texts.append(text)
+            CountingTokenizer.texts.append(text)
             return super().encode_template(text, plain)
 
-    dataset = InstructDataset(Counting(), write(tmp_path, ROWS * 20))
-    at_construction = len(Counting.texts)
+    dataset = InstructDataset(CountingTokenizer(), write(tmp_path, ROWS * 20))
+    at_construction = len(CountingTokenizer.texts)
     dataset[7]
-    one_row = len(Counting.texts) - at_construction
+    one_row = len(CountingTokenizer.texts) - at_construction
     assert one_row == 1
     assert at_construction <= 4, "only the template check and the first row are encoded at construction"
 
 
 def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise AssertionError(f"a socket was opened: {args}")
 
-    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", fail)
     assert len(AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS))) == 2
 
 
@@ -186,7 +186,7 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
         ([{}], "row 1: no column 'instruction'; the row's columns are (none)"),
         (
             [{"instruction": "a", "inputs": "b", "output": "c"}],
-            "row 1: no column 'input', but a similar one",
+            "row 1: no column 'input', but a similar column, which would not",
         ),
         ([ROWS[0], {**ROWS[0], "output": 5}], "row 2: 'output': expected text, got 5"),
         ([{**ROWS[0], "output": None}], "row 1: 'output': expected text, got null"),
@@ -258,7 +258,7 @@ def test_a_tokenizer_without_a_chat_template_raises_at_construction(tmp_path: Pa
         InstructDataset(ByteTokenizer(None), write(tmp_path, ROWS))
 
 
-class Marked(InstructDataset):
+class MarkedDataset(InstructDataset):
     """A user-defined subclass that is not an attrs class."""
 
     def __init__(self, tokenizer: ByteTokenizer, source: str, mark: str) -> None:
@@ -267,7 +267,7 @@ class Marked(InstructDataset):
 
 
 def test_a_subclass_with_its_own_constructor_can_be_pickled(tmp_path: Path) -> None:
-    dataset = Marked(TOKENIZER, write(tmp_path, ROWS), "m")
+    dataset = MarkedDataset(TOKENIZER, write(tmp_path, ROWS), "m")
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.mark == "m"
     assert [copy[i] for i in range(2)] == [dataset[i] for i in range(2)]

@@ -1,4 +1,4 @@
-"""Random rows that other libraries write are read back unchanged in every format."""
+"""Random rows written by other libraries are read back unchanged in every format."""
 
 import bz2
 import csv
@@ -86,9 +86,8 @@ def test_json_lines_are_read_back(
     name=st.sampled_from(["a.csv", "a.tsv"]),
 )
 def test_csv_is_read_back(fields: Any, compression: str, line_ending: str, quoting: Any, name: str) -> None:
-    if (
-        quoting == csv.QUOTE_MINIMAL and line_ending == "\n"
-    ):  # with these settings, the writer does not quote carriage returns
+    # With these settings, the writer does not quote carriage returns.
+    if quoting == csv.QUOTE_MINIMAL and line_ending == "\n":
         fields = [tuple(text.replace("\r", "") for text in pair) for pair in fields]
     file = io.StringIO(newline="")
     writer = csv.writer(

@@ -58,9 +58,8 @@ def names_in(source: Path | str, **settings: Any) -> list[str]:
 def test_each_split_reads_only_its_files(
     train: list[str], held_out: list[str], test: list[str], tmp_path: Path
 ) -> None:
-    folder = write(
-        tmp_path / "test set", *train, *held_out, *test
-    )  # the name of the source folder itself is ignored
+    # The name of the source folder itself is ignored.
+    folder = write(tmp_path / "test set", *train, *held_out, *test)
     (folder / "README.md").write_text("About it.")
     assert names_in(folder) == train
     assert names_in(folder, split="validation") == held_out

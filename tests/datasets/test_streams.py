@@ -196,7 +196,7 @@ def test_a_source_that_cannot_be_streamed_raises(source: str, tmp_path: Path) ->
         streamed(source)
 
 
-class Hub:
+class FakeHub:
     """A replacement for `datasets.load_dataset` that streams local files under a hub dataset's name."""
 
     def __init__(self, source: str, n_declared: int | None) -> None:
@@ -212,7 +212,7 @@ class Hub:
 
 
 def test_a_dataset_on_the_hub_is_streamed(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "load_dataset", Hub(source, N))
+    monkeypatch.setattr(datasets, "load_dataset", FakeHub(source, N))
     dataset = TextCompletionDataset(TOKENIZER, "who/what", load_options=STREAMED)
     rows = [dataset[i] for i in range(N)]
     assert dataset.location(3) == "who/what: row 4"
@@ -223,7 +223,7 @@ def test_a_dataset_on_the_hub_is_streamed(source: str, monkeypatch: pytest.Monke
 def test_a_stream_of_unknown_length_requires_the_rows_option(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "load_dataset", Hub(source, None))
+    monkeypatch.setattr(datasets, "load_dataset", FakeHub(source, None))
     with pytest.raises(
         ValueError, match=r"who/what: the number of rows is unknown; set load_options.rows to"
     ):
@@ -231,10 +231,10 @@ def test_a_stream_of_unknown_length_requires_the_rows_option(
     dataset = streamed("who/what", rows=150)
     assert len(dataset) == 150
     with pytest.raises(
-        ValueError, match=r"who/what: row 101: the stream has 100 rows, not 150; correct load_options.rows"
+        ValueError, match=r"who/what: row 101: the stream has only 100 of 150 rows; correct load_options.rows"
     ):
         dataset[100]
-    with pytest.raises(ValueError, match="who/what: row 121: the stream has fewer rows, not 150"):
+    with pytest.raises(ValueError, match="who/what: row 121: the stream has fewer than 150 rows"):
         dataset[120]
 
 
@@ -251,6 +251,6 @@ def test_an_interrupted_stream_raises_and_can_be_read_again(
     assert [dataset[i] for i in range(N)] == [streamed(source)[i] for i in range(N)]
 
 
-def test_the_error_for_a_missing_column_of_a_stream_contains_its_name(source: str) -> None:
+def test_a_missing_column_in_a_stream_raises_an_error_with_its_name(source: str) -> None:
     with pytest.raises(ValueError, match=r"row 1: no column 'instruction'; the row's columns are 'text'"):
         InstructDataset(TOKENIZER, source, template="alpaca", load_options=STREAMED)

@@ -23,7 +23,7 @@ from torchtune.datasets import (
 from torchtune.tokenizers import HFTokenizer
 
 
-class Counting(ByteTokenizer):
+class CountingTokenizer(ByteTokenizer):
     """A tokenizer that counts the texts that it encodes."""
 
     calls = 0
@@ -33,11 +33,11 @@ class Counting(ByteTokenizer):
         self.name = name
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        Counting.calls += 1
+        CountingTokenizer.calls += 1
         return super().encode(text, add_bos=add_bos, add_eos=add_eos)
 
     def encode_template(self, text: str, plain: Any = ()) -> list[int]:
-        Counting.calls += 1
+        CountingTokenizer.calls += 1
         return super().encode_template(text, plain)
 
     def fingerprint(self) -> str:
@@ -59,43 +59,44 @@ def read(dataset: Any, folder: Path | None) -> tuple[list[Any], int]:
     """Read all rows, and return them with the number of texts that were encoded."""
     if folder is not None:
         dataset.use_cache(str(folder))
-    before = Counting.calls
+    before = CountingTokenizer.calls
     rows = [dataset[i] for i in range(len(dataset))]
     if folder is not None:
         dataset._cache.flush()
-    return rows, Counting.calls - before
+    return rows, CountingTokenizer.calls - before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_rows_match_encoded_rows_and_are_not_encoded_again(kind: str, tmp_path: Path) -> None:
-    plain, n = read(KINDS[kind](Counting()), None)
+    plain, n = read(KINDS[kind](CountingTokenizer()), None)
     assert n > 0
-    assert read(KINDS[kind](Counting()), tmp_path)[0] == plain
-    assert read(KINDS[kind](Counting()), tmp_path) == (plain, 0)
-    assert read(pickle.loads(pickle.dumps(KINDS[kind](Counting()))), tmp_path) == (plain, 0)
+    assert read(KINDS[kind](CountingTokenizer()), tmp_path)[0] == plain
+    assert read(KINDS[kind](CountingTokenizer()), tmp_path) == (plain, 0)
+    assert read(pickle.loads(pickle.dumps(KINDS[kind](CountingTokenizer()))), tmp_path) == (plain, 0)
 
 
 def test_a_change_that_affects_the_tokens_is_a_cache_miss(tmp_path: Path) -> None:
-    read(InstructDataset(Counting(), ROWS), tmp_path)
+    read(InstructDataset(CountingTokenizer(), ROWS), tmp_path)
     changed: list[Any] = [
-        InstructDataset(Counting("b"), ROWS),
-        InstructDataset(Counting(), ROWS, train_on_input=True),
-        InstructDataset(Counting(), ROWS, system="Be kind."),
-        InstructDataset(Counting(), ROWS, max_seq_len=30),
-        InstructDataset(Counting(), [{**row, "output": "No."} for row in ROWS]),
+        InstructDataset(CountingTokenizer("b"), ROWS),
+        InstructDataset(CountingTokenizer(), ROWS, train_on_input=True),
+        InstructDataset(CountingTokenizer(), ROWS, system="Be kind."),
+        InstructDataset(CountingTokenizer(), ROWS, max_seq_len=30),
+        InstructDataset(CountingTokenizer(), [{**row, "output": "No."} for row in ROWS]),
     ]
     for dataset in changed:
         plain, n = read(dataset, None)
         assert read(dataset, tmp_path) == (plain, n), "all rows were encoded"
     reordered, n = read(
-        InstructDataset(Counting(), [*reversed(ROWS), {"instruction": "New.", "output": "1"}]), tmp_path
+        InstructDataset(CountingTokenizer(), [*reversed(ROWS), {"instruction": "New.", "output": "1"}]),
+        tmp_path,
     )
     assert n == 1, "only the new row was encoded"
     assert len(reordered) == 101
 
 
 def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
-    plain, n = read(InstructDataset(Counting(), ROWS), tmp_path)
+    plain, n = read(InstructDataset(CountingTokenizer(), ROWS), tmp_path)
     (rows,) = tmp_path.glob("*.rows")
     (index,) = tmp_path.glob("*.index")
     records, entries = rows.read_bytes(), index.read_bytes()
@@ -112,16 +113,16 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
         if content is not None:
             rows.write_bytes(content)
         index.write_bytes(index_content)
-        encoded, n_encoded = read(InstructDataset(Counting(), ROWS), tmp_path)
+        encoded, n_encoded = read(InstructDataset(CountingTokenizer(), ROWS), tmp_path)
         assert encoded == plain, name
         assert 0 < n_encoded <= n, name
-        assert read(InstructDataset(Counting(), ROWS), tmp_path) == (plain, 0), name
+        assert read(InstructDataset(CountingTokenizer(), ROWS), tmp_path) == (plain, 0), name
 
 
 def test_multiple_processes_share_a_cache_folder(tmp_path: Path) -> None:
     def batches(workers: int) -> Batches[Example]:
         dataset = InstructDataset(ByteTokenizer(), ROWS * 20)
-        dataset.tokenizer = Counting()
+        dataset.tokenizer = CountingTokenizer()
         dataset.use_cache(str(tmp_path))
         return Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, window=64, workers=workers)
 
@@ -133,7 +134,7 @@ def test_multiple_processes_share_a_cache_folder(tmp_path: Path) -> None:
 def test_a_full_disk_disables_the_cache_without_stopping_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset = InstructDataset(Counting(), ROWS)
+    dataset = InstructDataset(CountingTokenizer(), ROWS)
     dataset.use_cache(str(tmp_path))
     assert dataset._cache is not None
     dataset[0]
@@ -144,7 +145,7 @@ def test_a_full_disk_disables_the_cache_without_stopping_the_run(
     assert full == writer._rows.fileno()
     with caplog.at_level(logging.WARNING):
         rows = [dataset[i] for i in range(100)]
-    assert rows == read(InstructDataset(Counting(), ROWS), None)[0]
+    assert rows == read(InstructDataset(CountingTokenizer(), ROWS), None)[0]
     assert "rows are no longer cached: [Errno 28] No space left on device" in caplog.text
     writer._pending = []
 
@@ -152,7 +153,7 @@ def test_a_full_disk_disables_the_cache_without_stopping_the_run(
 def test_concatenated_datasets_are_cached_and_a_missing_fingerprint_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    concatenated = ConcatDataset(Counting(), [KINDS["instruct"], KINDS["text"]])
+    concatenated = ConcatDataset(CountingTokenizer(), [KINDS["instruct"], KINDS["text"]])
     concatenated.use_cache(str(tmp_path))
     assert all(part._cache is not None for part in concatenated._parts)  # type: ignore[attr-defined]  # all parts are RowDatasets
     without_fingerprint = InstructDataset(ByteTokenizer(), ROWS)

@@ -23,14 +23,14 @@ def test_a_folder_appears_once_it_is_complete(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_the_partial_folder_of_a_killed_attempt_is_removed(tmp_path: Path) -> None:
+def test_the_temporary_folder_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     (tmp_path / "b.torchtune-partial").mkdir()
     (tmp_path / "b.torchtune-partial" / "old").write_text("half")
     fill(tmp_path / "b", "complete")
     assert [path.name for path in tmp_path.rglob("*")] == ["b", "file"]
 
 
-def test_a_failed_attempt_leaves_only_the_old_folder(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_folder(tmp_path: Path) -> None:
     fill(tmp_path / "b", "old")
     with pytest.raises(TypeError):
         fill(tmp_path / "b", 3, overwrite=True)  # type: ignore[arg-type]  # fails while it writes
@@ -48,7 +48,7 @@ def test_a_non_empty_folder_is_replaced_only_with_overwrite(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
-def test_an_empty_folder_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+def test_an_empty_folder_is_replaced_but_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     fill(tmp_path / "b", "complete")
     (tmp_path / "c").touch()
@@ -58,7 +58,7 @@ def test_an_empty_folder_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
 
 def test_a_symlink_is_kept_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name in ("empty", "nothing_yet"):
+    for name in ("empty", "missing"):
         link = tmp_path / f"to_{name}"
         link.symlink_to(name)
         fill(link, "complete")

@@ -51,7 +51,7 @@ def set_keys(folder: Path, **keys: Any) -> Path:
         ("lora_bias", True),
         ("bias", "all"),
         ("use_mora", True),
-        ("lora_variant_of_next_year", {"k": 3}),
+        ("future_lora_variant", {"k": 3}),
         ("scale_by_layer", 0.5),
         ("a_mode", "sparse"),
     ],
@@ -70,7 +70,7 @@ def test_key_that_changes_the_result_is_rejected_by_name(folder: Path, key: str,
 @pytest.mark.parametrize(
     "keys",
     [
-        {"lora_variant_of_next_year": None, "use_mora": False, "mora_layers": [], "a_mode": ""},
+        {"future_lora_variant": None, "use_mora": False, "mora_layers": [], "a_mode": ""},
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
         {"init_lora_weights": "orthogonal", "peft_version": "9.0", "revision": "main"},
         {"init_lora_weights": "gaussian", "loftq_config": {"loftq_bits": 4}, "runtime_config": {}},

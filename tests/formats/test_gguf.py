@@ -116,7 +116,7 @@ def test_configs_list_the_stop_tokens(gguf: Path, tmp_path: Path) -> None:
     write_gguf(tmp_path / "chat.gguf", eos_token_id=0, eot_token_id=2)
     convert(tmp_path / "chat.gguf", tmp_path / "chat")
     assert HFTokenizer(str(tmp_path / "chat")).stop_ids == frozenset({0, 2})
-    # Only the chat template shows the end-of-turn token.
+    # Only the chat template reveals the end-of-turn token.
     write_gguf(tmp_path / "template.gguf", eos_token_id=0)
     convert(tmp_path / "template.gguf", tmp_path / "template")
     assert HFTokenizer(str(tmp_path / "template")).stop_ids == frozenset({0, 2})

@@ -1,4 +1,4 @@
-"""Models saved by torchtune or transformers as Hugging Face folders have the same logits in both."""
+"""Models saved by torchtune or transformers as Hugging Face folders produce the same logits in both."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_weights_load_into_an_adapted_model(folder: Path) -> None:
     assert_near(model(random_tokens(1, 5)), tiny_smollm2()(random_tokens(1, 5)), FLOAT64)
 
 
-def test_shards_are_read_using_their_index(folder: Path) -> None:
+def test_shards_are_read_through_their_index(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     files = {name: f"shard-{i % 2}.safetensors" for i, name in enumerate(tensors)}
@@ -122,7 +122,7 @@ def test_pickled_weights_are_read(folder: Path, shards: int) -> None:
 
 
 class HostilePickle:
-    """An object that creates a folder when unpickled, as a hostile checkpoint could."""
+    """An object that creates a folder when it is unpickled, as a hostile checkpoint could."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace

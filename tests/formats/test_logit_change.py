@@ -48,7 +48,7 @@ def test_layerwise_logits_match_the_full_model(tmp_path: Path, family: str) -> N
 
     base = write_base(family, tmp_path / "base")
     checkpoint = open_hf(base)
-    logits = _logits.logits_of(checkpoint.model, checkpoint.weights, IDS)
+    logits = _logits.compute_logits(checkpoint.model, checkpoint.weights, IDS)
     with torch.no_grad():
         assert_near(
             logits, load_transformers(base)(torch.tensor([IDS])).logits[0], bound(torch.float32, 2 * 96)
@@ -56,7 +56,7 @@ def test_layerwise_logits_match_the_full_model(tmp_path: Path, family: str) -> N
     assert all(parameter.is_meta for parameter in checkpoint.model.parameters())
 
 
-def test_tune_convert_prints_one_line(tune: Tune, tmp_path: Path) -> None:
+def test_tune_convert_prints_the_logit_change_on_one_line(tune: Tune, tmp_path: Path) -> None:
     base = write_base("Llama", tmp_path / "base")
     write(
         base,

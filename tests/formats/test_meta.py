@@ -26,7 +26,7 @@ from tests.formats.tiny_meta import (
     write_meta,
 )
 from tests.models.tiny import TEXT
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from tests.tolerance import FLOAT64, assert_near
 from torchtune.formats import convert
 from torchtune.formats.meta._params import read_params
@@ -194,7 +194,7 @@ def test_tokenizer_may_be_in_a_different_folder(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"moe": {"num_experts": 8}}, "moe is not supported; expected an unquantized text model of Llama 2"),
-        ({"quantization_args": {"scheme": "int4"}, "lora_args": {}}, "lora_args, quantization_args is not"),
+        ({"quantization_args": {"scheme": "int4"}, "lora_args": {}}, "lora_args, quantization_args are not"),
         ({"vision_chunk_size": 448}, "vision_chunk_size is not supported"),
         ({"n_heads": None}, "has no n_heads; download it again"),
         ({"dim": None, "norm_eps": None}, "has no dim, norm_eps"),
@@ -276,12 +276,12 @@ def _set(name: str, *shape: int) -> Any:
         (
             0,
             _set("layers.0.attention.wq.weight", 16, 64),
-            r"no consolidated.02.pth in .*: .*00.pth is 1 of 4 files, ",
+            r"no consolidated.02.pth in .*: .*00.pth is 1 of 4 files, but",
         ),
         (
             0,
             _set("layers.0.attention.wq.weight", 64, 64),
-            r"has 2 files, but consolidated.00.pth is 1 of 1, ",
+            r"has 2 files, but .* shows that consolidated.00.pth is 1 of 1;",
         ),
     ],
 )
@@ -341,7 +341,7 @@ def test_missing_unexpected_and_wrongly_shaped_tensors_are_rejected(
         ("consolidated.02.pth", "no consolidated.02.pth in .*meta; download it"),
         (
             "consolidated.03.pth",
-            "no consolidated.03.pth in .*meta: .* is 1 of 4 files, .* but the folder has 3; download the missing",
+            "no consolidated.03.pth in .*meta: .* is 1 of 4 files, but the folder has 3; download the missing",
         ),
         ("tokenizer.model", "no tokenizer.model in .*meta"),
     ],
@@ -362,7 +362,7 @@ def test_meta_weights_are_recognized_without_params(tmp_path: Path) -> None:
 
 
 class HostilePickle:
-    """An object that creates a folder when unpickled, as a hostile checkpoint could."""
+    """An object that creates a folder when it is unpickled, as a hostile checkpoint could."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
@@ -416,7 +416,7 @@ def test_damaged_or_oversized_tokenizer_is_rejected(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2, state)
     with pytest.raises(
         ValueError,
-        match=r"tokenizer of .*meta cannot be used: .* has 3\d\d ids and the model's embedding 290",
+        match=r"tokenizer of .*meta cannot be used: .* has 3\d\d ids, but the model's embedding has 290",
     ):
         convert(folder, tmp_path / "converted")
     (folder / "tokenizer.model").write_bytes(b"\x0adamaged")

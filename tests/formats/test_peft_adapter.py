@@ -1,4 +1,4 @@
-"""Adapter folders saved by torchtune or PEFT have the same logits in both."""
+"""Adapter folders saved by torchtune or PEFT produce the same logits in both."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.formats.float64 import float64_transformers
 from tests.models.tiny import random_tokens, tiny_smollm2, write
-from tests.modules.adapters import KINDS, adapted, randomize_adapters
+from tests.modules.adapters import KINDS, adapt_linear, randomize_adapters
 from tests.tolerance import FLOAT64, assert_near, bound
 from torchtune.formats import (
     check_peft_adapter,
@@ -239,7 +239,7 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
     ):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        layer = adapted(linear, rank=2 + i, alpha=3.0 + 2 * i, rank_stabilized=rank_stabilized)
+        layer = adapt_linear(linear, rank=2 + i, alpha=3.0 + 2 * i, rank_stabilized=rank_stabilized)
         model.set_submodule(name, layer)
     randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
@@ -282,7 +282,7 @@ def test_mixed_adapter_kinds_are_rejected(tmp_path: Path) -> None:
     for name, kind in kinds:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, adapted(linear, kind, rank=2, alpha=4.0))
+        model.set_submodule(name, adapt_linear(linear, kind, rank=2, alpha=4.0))
     with pytest.raises(ValueError, match="contains adapters of one kind, but the model has several"):
         save_peft_adapter(model, tmp_path / "adapter", base_model=None)
 

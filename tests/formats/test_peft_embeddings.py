@@ -149,7 +149,7 @@ def test_error_for_a_resized_vocabulary_explains_resizing_the_base(tmp_path: Pat
         tensors[name] = torch.cat([tensors[name], tensors[name][:2]])
     save_file(tensors, file)
     message = (
-        r"lm_head.weight has shape \[302, 32\]; expected shape \[300, 32\]; its vocabulary was resized:"
+        r"lm_head.weight has shape \[302, 32\]; expected shape \[300, 32\]; the adapter's vocabulary was resized:"
         r" resize the base too"
     )
     with pytest.raises(ValueError, match=message):

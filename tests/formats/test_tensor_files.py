@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from torchtune.formats._tensor_files import folder_tensors, one_file
+from torchtune.formats._tensor_files import file_tensors, folder_tensors
 from torchtune.modules import copy_full
 
 MB = 2**20
 
 
-def resident(path: Path) -> int:
+def resident_bytes(path: Path) -> int:
     """Return the number of bytes of a mapped file that are in memory, read from Linux's /proc."""
     maps = Path("/proc/self/smaps").read_text()
     sizes = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)
@@ -38,31 +38,31 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_copied_tensors_do_not_stay_in_memory(file: Path) -> None:
-    files = one_file(file)
-    assert resident(file) < 2 * MB, "reading shapes must not load tensors"
+    files = file_tensors(file)
+    assert resident_bytes(file) < 2 * MB, "reading shapes must not load tensors"
     copies, peak = {}, 0
     for name in files.shapes:
         copies[name] = files.read(name).float()
-        peak = max(peak, resident(file))
+        peak = max(peak, resident_bytes(file))
     assert 2 * MB <= peak <= 24 * MB
     assert all(torch.equal(copies[name], tensor.float()) for name, tensor in tensors().items())
 
 
 def test_referenced_tensors_stay_backed_by_the_file(file: Path) -> None:
-    files = one_file(file)
+    files = file_tensors(file)
     references = {name: files.read(name) for name in files.shapes}
     del files
     assert all(torch.equal(references[name], tensor) for name, tensor in tensors().items())
-    assert resident(file) >= 60 * MB
+    assert resident_bytes(file) >= 60 * MB
 
 
 def test_slice_of_a_tensor_reads_only_that_slice(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"whole": torch.arange(16 * MB, dtype=torch.float32)}, path)
     part = torch.empty(MB)
-    copy_full(part, one_file(path).read("whole")[3 * MB : 4 * MB])
+    copy_full(part, file_tensors(path).read("whole")[3 * MB : 4 * MB])
     assert torch.equal(part, torch.arange(3 * MB, 4 * MB, dtype=torch.float32))
-    assert resident(path) < 16 * MB
+    assert resident_bytes(path) < 16 * MB
 
 
 def test_sharded_files_are_read_as_one_source(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_unknown_prefixes_are_rejected(tmp_path: Path, prefix: str, message: str
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.model."])
-def test_names_that_strip_to_the_same_tensor_are_rejected(tmp_path: Path, prefix: str) -> None:
+def test_names_that_are_equal_after_stripping_are_rejected(tmp_path: Path, prefix: str) -> None:
     save_hf_folder(tiny_smollm2(), tmp_path / "model")
     tensors = load_file(tmp_path / "model/model.safetensors")
     tensors[f"{prefix}model.norm.weight"] = torch.zeros(64)

@@ -130,7 +130,7 @@ def split_state(state: State, n: int, *, embeddings: int, kv_heads: int) -> list
         state: The weights of the full model.
         n: The number of shards.
         embeddings: The dimension along which the embeddings are split: 1 in Llama 2, 0 in Llama 3.
-        kv_heads: The model's number of key/value heads. If there are fewer than GPUs, adjacent shards share them.
+        kv_heads: The model's number of key-value heads. If it is less than `n`, adjacent shards share heads.
     """
     shards: list[State] = [{} for _ in range(n)]
     for name, tensor in state.items():

@@ -14,11 +14,11 @@ from torchtune.formats import architecture_from_hf, load_hf_weights
 from torchtune.generation import Sampling, _generate, generate, generate_batch
 from torchtune.modules import Decoder
 
-N = 16
+MAX_NEW_TOKENS = 16
 PROMPTS: list[list[int]] = [
     torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (12, 1, 5, 19)
 ]
-"""Different lengths, some longer than the sliding windows; a prompt and its answer together always exceed them."""
+"""Prompts of different lengths; some exceed the sliding window, and each one exceeds it together with its answer."""
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _std(name: str, parameter: Tensor) -> float:
-    """Return a standard deviation with which tiny models, even with tied embeddings, vary their tokens."""
+    """Return a standard deviation for which even tiny models with tied embeddings generate varied tokens."""
     if name.endswith("bias"):
         return 0.1
     if parameter.dim() == 1:  # a norm weight
@@ -63,7 +63,13 @@ def reference_answers(pair: Pair, prompts: list[list[int]], **options: Any) -> l
     width = max(map(len, prompts))
     tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    options = {"max_new_tokens": N, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
+    options = {
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "do_sample": False,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        **options,
+    }
     with float64_transformers():
         answers: list[list[int]] = pair.reference.generate(tokens, attention_mask=mask, **options)[
             :, width:
@@ -78,33 +84,36 @@ def test_a_batch_with_different_prompt_lengths_matches_transformers(
     assert len({token for answer in expected for token in answer}) > 12, (
         "the answers must vary, or the comparison is meaningless"
     )
-    assert generate_batch(pair.model, PROMPTS, max_new_tokens=N) == expected
+    assert generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS) == expected
     for prompt, answer in zip(PROMPTS, expected, strict=True):
-        assert list(generate(pair.model, prompt, max_new_tokens=N)) == answer
+        assert list(generate(pair.model, prompt, max_new_tokens=MAX_NEW_TOKENS)) == answer
     monkeypatch.setattr(_generate, "PREFILL", 4)  # so that the prompts are split into multiple prefill chunks
-    assert generate_batch(pair.model, PROMPTS, max_new_tokens=N) == expected
+    assert generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS) == expected
 
 
 def test_rows_end_at_stop_ids_as_in_transformers(pair: Pair) -> None:
-    full = generate_batch(pair.model, PROMPTS, max_new_tokens=N)
+    full = generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS)
     stops = {full[0][6], full[1][2], full[3][12]}
-    answers = generate_batch(pair.model, PROMPTS, max_new_tokens=N, stop_ids=stops)
+    answers = generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS, stop_ids=stops)
     reference = reference_answers(pair, PROMPTS, eos_token_id=sorted(stops))
-    truncated = [answer[: next((i for i, t in enumerate(answer) if t in stops), N)] for answer in reference]
+    truncated = [
+        answer[: next((i for i, t in enumerate(answer) if t in stops), MAX_NEW_TOKENS)]
+        for answer in reference
+    ]
     assert answers == truncated
     assert len({len(answer) for answer in answers}) > 2, "rows must end at different steps"
 
 
 def test_repetition_penalty_matches_transformers(pair: Pair) -> None:
     sampling = Sampling(repetition_penalty=1.4)
-    answers = generate_batch(pair.model, PROMPTS[:2], max_new_tokens=N, sampling=sampling)
+    answers = generate_batch(pair.model, PROMPTS[:2], max_new_tokens=MAX_NEW_TOKENS, sampling=sampling)
     # Prompts are answered one by one, because transformers also penalizes padding tokens.
     assert answers == [reference_answers(pair, [p], repetition_penalty=1.4)[0] for p in PROMPTS[:2]]
-    assert answers != generate_batch(pair.model, PROMPTS[:2], max_new_tokens=N)
+    assert answers != generate_batch(pair.model, PROMPTS[:2], max_new_tokens=MAX_NEW_TOKENS)
 
 
 def test_cached_answers_match_the_argmax_of_uncached_logits(pair: Pair) -> None:
-    answers = generate_batch(pair.model, PROMPTS, max_new_tokens=N)
+    answers = generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS)
     with torch.no_grad():
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             logits = pair.model(torch.tensor([prompt + answer]))[0]

@@ -70,7 +70,7 @@ def test_samples_follow_the_softmax_of_the_logits() -> None:
     torch.testing.assert_close(frequencies, probs, rtol=0, atol=4 * 0.5 / 400**0.5)  # four standard errors
 
 
-def test_samples_are_reproducible_with_the_same_generator() -> None:
+def test_generators_with_equal_seeds_give_equal_samples() -> None:
     model = tiny_smollm2()
     first, second = (
         list(
@@ -140,11 +140,11 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
     assert generate_batch(model, PROMPTS, max_new_tokens=12, sampling=SAMPLED, seed=6) != batched
     same = generate_batch(model, [PROMPT] * 3, max_new_tokens=12, sampling=SAMPLED, seed=5)
     assert len({tuple(answer) for answer in same}) == 3, (
-        "rows with equal prompts use different random numbers"
+        "rows with equal prompts must use different random numbers"
     )
 
 
-def test_torchs_default_generator_is_used_without_a_seed() -> None:
+def test_the_default_generator_of_torch_is_used_without_a_seed() -> None:
     model = tiny_smollm2()
     answers = []
     for seed in (1, 1, 2):
@@ -179,11 +179,11 @@ def test_finished_rows_are_removed_from_the_batch(monkeypatch: pytest.MonkeyPatc
     sizes = []
     forward = Decoder.hidden
 
-    def counting(self: Decoder, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def record_size(self: Decoder, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         sizes.append(tokens.numel())
         return forward(self, tokens, *args, **kwargs)
 
-    monkeypatch.setattr(Decoder, "hidden", counting)
+    monkeypatch.setattr(Decoder, "hidden", record_size)
     stopped = generate_batch(model, PROMPTS, max_new_tokens=12, stop_ids=stops)
     assert stopped == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in full]
     assert 0 in map(len, stopped)
@@ -205,7 +205,7 @@ def test_the_mode_of_every_module_is_restored(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_sharded_model_generates_between_training_steps() -> None:
-    """Check that a backward pass works after FSDP's first forward pass ran in generation and allocated buffers."""
+    """A backward pass must work even if FSDP's first forward pass, which allocates buffers, ran in generation."""
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.models.tiny import TEMPLATE, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
-from tests.tokenizers.kinds import write_pieces
+from tests.tokenizers.kinds import write_sentencepiece
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, plain_example
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, load, read_prompts
 from torchtune.modules import Decoder
@@ -64,7 +64,7 @@ def reference_tokens(folder: Path, messages: list[Any], **options: Any) -> list[
     return encoded
 
 
-def chat_continued(folder: Path, messages: list[Any]) -> list[int]:
+def continued_tokens(folder: Path, messages: list[Any]) -> list[int]:
     return chat_prompt(auto_tokenizer(str(folder)), messages, continue_final_message=True)
 
 
@@ -77,7 +77,7 @@ def test_tokens_match_transformers(tmp_path: Path, template: str) -> None:
         answer = Message(role="assistant", content=prefill)
         for turns in ([USER], longer):
             if "</think>" in prefill and "</think>" in template:
-                for call in (reference_tokens, chat_continued):
+                for call in (reference_tokens, continued_tokens):
                     with pytest.raises(
                         ValueError, match=r"final message does not appear|last message unchanged"
                     ):
@@ -157,8 +157,8 @@ def test_a_prefill_is_rejected_with_token_ids(assistant: Assistant) -> None:
         assistant.answer([1, 5, 7], prefill="These")
 
 
-class FixedTokens(Assistant):
-    """An assistant that generates fixed tokens."""
+class ScriptedAssistant(Assistant):
+    """An assistant that generates predefined tokens."""
 
     def _steps(self, prompts: Any, *_: Any) -> Any:
         for token in self.tokens:
@@ -167,29 +167,29 @@ class FixedTokens(Assistant):
     tokens: tuple[int, ...] = ()
 
 
-def fixed_tokens(tokenizer: Tokenizer, template: Template = "auto") -> FixedTokens:
+def build_scripted_assistant(tokenizer: Tokenizer, template: Template = "auto") -> ScriptedAssistant:
     with torch.device("meta"):
         model = Decoder(tiny_smollm2().architecture.evolve(vocab_size=tokenizer.vocab_size))
-    return FixedTokens(model, tokenizer, template=template, max_new_tokens=9)
+    return ScriptedAssistant(model, tokenizer, template=template, max_new_tokens=9)
 
 
 def test_the_space_between_prefill_and_continuation_is_kept(tmp_path: Path) -> None:
-    tokenizer = auto_tokenizer(str(write_pieces(tmp_path)))
-    writer = fixed_tokens(tokenizer, "plain")
+    tokenizer = auto_tokenizer(str(write_sentencepiece(tmp_path)))
+    scripted = build_scripted_assistant(tokenizer, "plain")
     text = "The tiny words"
     ids = tokenizer.encode(text, add_bos=False, add_eos=False)
     start = tokenizer.encode("The", add_bos=False, add_eos=False)
     assert ids[: len(start)] == start
-    writer.tokens = tuple(ids[len(start) :])
-    assert writer.answer("a", prefill="The") == text
-    assert writer.answers(["a", "b"], prefill="The") == [text] * 2
+    scripted.tokens = tuple(ids[len(start) :])
+    assert scripted.answer("a", prefill="The") == text
+    assert scripted.answers(["a", "b"], prefill="The") == [text] * 2
 
 
 def test_a_space_that_the_template_strips_is_not_repeated(tmp_path: Path) -> None:
     tokenizer = auto_tokenizer(str(write_tokenizer(tmp_path, TEMPLATES["trimmed content"])))
-    writer = fixed_tokens(tokenizer)
-    writer.tokens = tuple(tokenizer.encode(" words", add_bos=False, add_eos=False))
-    assert writer.answer("Who?", prefill="These ") == "These words"
+    scripted = build_scripted_assistant(tokenizer)
+    scripted.tokens = tuple(tokenizer.encode(" words", add_bos=False, add_eos=False))
+    assert scripted.answer("Who?", prefill="These ") == "These words"
 
 
 def test_prefills_are_read_from_rows(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_prompt_has_the_same_tokens_as_the_training_row(row: dict[str, Any], t
     (prompt,) = read_prompts(path)
     tokens = encode_prompt(tokenizer, prompt, "chat")
     assert example.tokens[: len(tokens)] == tokens
-    assert IGNORE_INDEX not in example.labels[len(tokens) :], "only the answer follows the prompt"
+    assert IGNORE_INDEX not in example.labels[len(tokens) :], "only the answer may follow the prompt"
     if "tools" in row:
         assert tokenizer.decode(tokens).count("Paris") == 2
         assert '"arguments": {"city": "Paris"}' in tokenizer.decode(tokens)

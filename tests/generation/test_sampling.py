@@ -58,8 +58,10 @@ def test_a_token_with_probability_zero_is_never_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).repeat(2, 1)
-    ends = iter([torch.tensor(0.0, dtype=torch.float64), torch.tensor(1 - 2**-53, dtype=torch.float64)])
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(ends))
+    extreme_draws = iter(
+        [torch.tensor(0.0, dtype=torch.float64), torch.tensor(1 - 2**-53, dtype=torch.float64)]
+    )
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(extreme_draws))
     chosen = Sampling(temperature=1.0).choose(logits, None, [torch.Generator()] * 2)
     assert chosen.tolist() == [1, 3]
 

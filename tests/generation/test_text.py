@@ -10,16 +10,16 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.models.tiny import TEXT, tiny_tokenizer, tokenizer_config, write
-from tests.tokenizers.real import TEXTS
 from tests.tokenizers.test_sentencepiece_tokenizer import train
+from tests.tokenizers.texts import TEXTS
 from torchtune.data import Tokenizer
 from torchtune.generation import AnswerText, decode_stream
 from torchtune.tokenizers import HFTokenizer, SentencePieceTokenizer
 
-BROKEN = "\N{REPLACEMENT CHARACTER}"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def llama2_as_json(folder: Path) -> HFTokenizer:
+def write_llama2_tokenizer(folder: Path) -> HFTokenizer:
     """Write a tokenizer.json like Llama 2's, which maps spaces to `▁` and unknown characters to bytes."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, trainers
@@ -54,7 +54,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         return HFTokenizer(str(write(folder, **files, tokenizer_config__json=json.dumps(tokenizer_config()))))
     if request.param == "SentencePiece":
         return SentencePieceTokenizer(str(train(folder)))
-    return llama2_as_json(folder)
+    return write_llama2_tokenizer(folder)
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "naïve 😀 end", "  two  spaces ", "ééé 😀😀😀", "a b"])
@@ -63,46 +63,46 @@ def test_joined_pieces_match_decoding_all_tokens_at_once(tokenizer: Tokenizer, t
     pieces = list(decode_stream(ids, tokenizer))
     assert "".join(pieces) == tokenizer.decode(ids)
     assert "" not in pieces
-    assert not any(piece.endswith(BROKEN) for piece in pieces[:-1])
+    assert not any(piece.endswith(REPLACEMENT) for piece in pieces[:-1])
     # An answer may begin at any token, even at a token with a leading space.
     for start in range(min(len(ids), 12)):
         assert "".join(decode_stream(ids[start:], tokenizer)) == tokenizer.decode(ids[start:])
 
 
 def test_random_tokens_match_decoding_all_tokens_at_once(tokenizer: Tokenizer) -> None:
-    draw = random.Random(0)
-    is_rewriting = isinstance(tokenizer, HFTokenizer) and tokenizer.special_tokens.keys() == {"<s>", "</s>"}
-    ids_of_words = [i for i in range(tokenizer.vocab_size) if BROKEN not in tokenizer.decode([i])]
+    generator = random.Random(0)
+    is_llama2 = isinstance(tokenizer, HFTokenizer) and tokenizer.special_tokens.keys() == {"<s>", "</s>"}
+    valid_ids = [i for i in range(tokenizer.vocab_size) if REPLACEMENT not in tokenizer.decode([i])]
     for _ in range(60):
-        # This tokenizer also replaces complete characters that are followed by invalid bytes.
-        candidates = ids_of_words if is_rewriting else range(tokenizer.vocab_size)
-        ids = draw.choices(candidates, k=30)
+        # Llama 2's decoder also replaces complete characters that are followed by invalid bytes.
+        candidates = valid_ids if is_llama2 else range(tokenizer.vocab_size)
+        ids = generator.choices(candidates, k=30)
         assert "".join(decode_stream(ids, tokenizer)) == tokenizer.decode(ids)
 
 
 def test_characters_of_multiple_tokens_are_not_split() -> None:
     pieces = list(decode_stream("naïve 😀 end".encode(), ByteTokenizer()))
     assert pieces == ["n", "a", "ï", "v", "e", " ", "😀", " ", "e", "n", "d"]
-    assert list(decode_stream([*b"ab", 0xF0], ByteTokenizer())) == ["a", "b", BROKEN]
+    assert list(decode_stream([*b"ab", 0xF0], ByteTokenizer())) == ["a", "b", REPLACEMENT]
     assert list(decode_stream([], ByteTokenizer())) == []
 
 
 def test_invalid_bytes_do_not_delay_text(tmp_path: Path) -> None:
-    tokenizer = llama2_as_json(tmp_path)
+    tokenizer = write_llama2_tokenizer(tmp_path)
     e_acute = [3 + byte for byte in "é".encode()]
     words = tokenizer.encode(" words", add_bos=False, add_eos=False)
     ids = [*words, *e_acute, 3 + 0xF0, *words]
-    assert tokenizer.decode(ids).count(BROKEN) == 3, (
+    assert tokenizer.decode(ids).count(REPLACEMENT) == 3, (
         "the tokenizers library also replaces the complete character"
     )
     text = AnswerText(tokenizer)
     text_so_far = "".join(text.add(i) for i in ids)
-    assert text_so_far.replace(BROKEN, "").split() == ["wordsé", "words"]
-    assert text_so_far.count(BROKEN) == 1
+    assert text_so_far.replace(REPLACEMENT, "").split() == ["wordsé", "words"]
+    assert text_so_far.count(REPLACEMENT) == 1
     assert text.end() == ""
 
 
-class Decodings:
+class CountingDecoder:
     """A decoder that records the length of the longest sequence decoded at once."""
 
     def __init__(self) -> None:
@@ -114,15 +114,15 @@ class Decodings:
 
 
 def test_a_long_answer_is_not_decoded_again_for_every_token() -> None:
-    counting = Decodings()
+    decoder = CountingDecoder()
     text = "A long answer, 😀 and no end. " * 20
-    assert "".join(decode_stream(text.encode(), counting)) == text  # type: ignore[arg-type]  # only `decode` is called
-    assert counting.longest == 5, (
-        "at most a character of four bytes and the previous token are decoded at once"
+    assert "".join(decode_stream(text.encode(), decoder)) == text  # type: ignore[arg-type]  # only `decode` is called
+    assert decoder.longest == 5, (
+        "at most a character of four bytes and the previous token must be decoded at once"
     )
 
 
-def pieces_until(ids: list[int], stop: list[str]) -> list[str]:
+def decode_pieces(ids: list[int], stop: list[str]) -> list[str]:
     return list(decode_stream(ids, ByteTokenizer(), stop))
 
 
@@ -135,7 +135,7 @@ def pieces_until(ids: list[int], stop: list[str]) -> list[str]:
         ("aaab", ["aab"], "a"),
         ("stop", ["stop"], ""),
         ("a stop, b", ["b", "stop"], "a "),
-        ("abcd", ["cd", "bcd"], "a"),  # both end at the same character: the longer one counts
+        ("abcd", ["cd", "bcd"], "a"),  # both end at the same character: the longer one applies
         ("abcd", ["abcd", "bc"], "a"),  # 'bc' is complete first, even though it begins later
         ("ça va? 😀 fin", ["😀"], "ça va? "),
         ("no stop string", ["xyz"], "no stop string"),
@@ -143,10 +143,10 @@ def pieces_until(ids: list[int], stop: list[str]) -> list[str]:
     ],
 )
 def test_text_ends_before_a_stop_string(text: str, stop: list[str], expected: str) -> None:
-    assert "".join(pieces_until(list(text.encode()), stop)) == expected
+    assert "".join(decode_pieces(list(text.encode()), stop)) == expected
 
 
-class Words:
+class WordDecoder:
     """A decoder that drops leading spaces, like some SentencePiece models."""
 
     def __init__(self, *words: str) -> None:
@@ -169,7 +169,7 @@ class Words:
 def test_tokens_of_multiple_letters_end_before_a_stop_string(
     words: tuple[str, ...], stop: list[str], expected: str
 ) -> None:
-    tokenizer: Any = Words(*words)
+    tokenizer: Any = WordDecoder(*words)
     ids = list(range(len(words)))
     assert "".join(decode_stream(ids, tokenizer, stop)) == expected
     assert stop or tokenizer.decode(ids) == expected
@@ -199,7 +199,7 @@ def test_a_possible_start_of_a_stop_string_is_buffered() -> None:
 
 
 def test_a_stop_string_in_the_last_piece_is_found() -> None:
-    assert pieces_until([*b"ab", 0xF0], [BROKEN]) == ["a", "b"]
+    assert decode_pieces([*b"ab", 0xF0], [REPLACEMENT]) == ["a", "b"]
 
 
 def test_no_token_is_read_after_a_stop_string() -> None:

@@ -1,4 +1,4 @@
-"""Uses of other libraries' internals: each has a complete declaration and a passing probe, and can be disabled."""
+"""Each probed feature has a complete declaration and a passing probe, and can be disabled."""
 
 import logging
 import os
@@ -13,55 +13,55 @@ import torch
 
 from benchmarks.training_sides.cases import ABLATIONS
 from tests.tune import Tune
-from torchtune.internals import INTERNALS, OUTCOMES, Internal, _glibc
+from torchtune.internals import OUTCOMES, PROBED_FEATURES, ProbedFeature, _glibc
 
 ROOT = Path(__file__).resolve().parents[2]
-each = pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: internal.name)
+each_feature = pytest.mark.parametrize("feature", PROBED_FEATURES, ids=lambda feature: feature.name)
 
 
-@each
-def test_probe_passes(internal: Internal, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_feature
+def test_probe_passes(feature: ProbedFeature, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TUNE_PLAIN", raising=False)
-    monkeypatch.delitem(OUTCOMES, internal.name, raising=False)
-    assert internal.is_enabled()
+    monkeypatch.delitem(OUTCOMES, feature.name, raising=False)
+    assert feature.is_enabled()
 
 
-@each
-def test_declaration_is_complete(internal: Internal) -> None:
-    assert all(internal)
-    assert re.fullmatch(r"\w+ \d+(\.\d+)+", internal.written_for)
+@each_feature
+def test_declaration_is_complete(feature: ProbedFeature) -> None:
+    assert all(feature)
+    assert re.fullmatch(r"\w+ \d+(\.\d+)+", feature.tested_with)
 
 
 def test_names_are_unique() -> None:
-    assert len({internal.name for internal in INTERNALS}) == len(INTERNALS)
+    assert len({feature.name for feature in PROBED_FEATURES}) == len(PROBED_FEATURES)
 
 
-@each
-def test_command_that_measures_the_gain_exists(
-    internal: Internal, tune: Tune, monkeypatch: pytest.MonkeyPatch
+@each_feature
+def test_command_that_demonstrates_the_benefit_exists(
+    feature: ProbedFeature, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = re.search(r"(python -m benchmarks\.|tune ).*", internal.gain)
+    command = re.search(r"(python -m benchmarks\.|tune ).*", feature.benefit)
     assert command is not None
-    words = shlex.split(command[0])
-    if words[0] == "tune":
+    args = shlex.split(command[0])
+    if args[0] == "tune":
         monkeypatch.chdir(ROOT)
-        assert tune(*words[1:]).status == 0
+        assert tune(*args[1:]).status == 0
         return
-    program = ROOT / f"{words[2].replace('.', '/')}.py"
-    for option in (word for word in words if word.startswith("--")):
+    program = ROOT / f"{args[2].replace('.', '/')}.py"
+    for option in (arg for arg in args if arg.startswith("--")):
         assert f'"{option}"' in program.read_text()
-    (line,) = re.findall(r'the line "(.+?)"', internal.gain)
+    (line,) = re.findall(r'the line "(.+?)"', feature.benefit)
     assert line in ABLATIONS
 
 
-def internal_counting(calls: list[int], *, passes: bool = True) -> Internal:
+def feature_with_counted_probe(calls: list[int], *, passes: bool = True) -> ProbedFeature:
     def probe() -> bool:
         calls.append(1)
         if not passes:
             raise AttributeError("'Optimizer' object has no attribute 'x'")
         return True
 
-    return Internal("made for a test", "attrs 1.2", "nothing", "the plain way is used", probe)
+    return ProbedFeature("test feature", "attrs 1.2", "nothing", "the fallback is used", probe)
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -69,16 +69,16 @@ def test_a_probe_runs_once_and_its_failure_is_logged_once(
     passes: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("TUNE_PLAIN", raising=False)
-    monkeypatch.delitem(OUTCOMES, "made for a test", raising=False)
+    monkeypatch.delitem(OUTCOMES, "test feature", raising=False)
     calls: list[int] = []
-    internal = internal_counting(calls, passes=passes)
+    feature = feature_with_counted_probe(calls, passes=passes)
     with caplog.at_level(logging.WARNING):
-        assert [internal.is_enabled(), internal.is_enabled()] == [passes, passes]
-    del OUTCOMES["made for a test"]
+        assert [feature.is_enabled(), feature.is_enabled()] == [passes, passes]
+    del OUTCOMES["test feature"]
     assert calls == [1]
     failure = (
-        "made for a test: attrs .+ behaves differently from the tested version 1.2 (AttributeError: .*); the plain way"
-        " is used"
+        "test feature: attrs .+ behaves differently from the tested version 1.2 (AttributeError: .*); the"
+        " fallback is used"
     )
     assert len(caplog.messages) == (not passes)
     assert all(
@@ -86,19 +86,19 @@ def test_a_probe_runs_once_and_its_failure_is_logged_once(
     )
 
 
-@pytest.mark.parametrize(("value", "is_on"), [("1", False), ("0", True), ("", True)])
-def test_the_environment_variable_disables_internals_without_a_probe(
-    value: str, is_on: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("value", "is_enabled"), [("1", False), ("0", True), ("", True)])
+def test_the_environment_variable_disables_features_without_a_probe(
+    value: str, is_enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_PLAIN", value)
-    monkeypatch.delitem(OUTCOMES, "made for a test", raising=False)
+    monkeypatch.delitem(OUTCOMES, "test feature", raising=False)
     calls: list[int] = []
-    assert internal_counting(calls).is_enabled() == is_on
-    OUTCOMES.pop("made for a test", None)
-    assert calls == [1] * is_on
+    assert feature_with_counted_probe(calls).is_enabled() == is_enabled
+    OUTCOMES.pop("test feature", None)
+    assert calls == [1] * is_enabled
 
 
-CACHED = """
+CONVOLUTIONS = """
 import os
 os.environ["ONEDNN_VERBOSE"] = "2"
 from torchtune.internals import _glibc
@@ -120,7 +120,7 @@ def test_onednn_cache_capacity_follows_the_environment_variable() -> None:
     hits = []
     for capacity in (1, 64):
         result = subprocess.run(
-            [sys.executable, "-c", CACHED.format(capacity=capacity)],
+            [sys.executable, "-c", CONVOLUTIONS.format(capacity=capacity)],
             # A run in this process may have set these variables.
             env={n: v for n, v in os.environ.items() if n not in ("TUNE_PLAIN", *_glibc.CACHES)},
             cwd=ROOT,

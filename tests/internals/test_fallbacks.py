@@ -1,4 +1,4 @@
-"""With an internal disabled, its fallback yields the same results."""
+"""The fallback of a disabled feature yields the same results."""
 
 import os
 import re
@@ -12,36 +12,36 @@ import torch
 from attrs import define, field
 from torch.optim import AdamW
 
-from tests.config.broken import RECIPE, lines_of
+from tests.config.printed_mistakes import RECIPE, printed_mistakes
 from tests.modules.test_lean import FAMILIES, decoder, results
 from tests.tolerance import FLOAT64, assert_near
 from tests.training.tiny import tiny_decoder
 from tests.tune import Tune
 from torchtune.config import lazy
 from torchtune.config._validators import not_empty, one_of, rules
-from torchtune.internals import INTERNALS, OUTCOMES, avoid_dynamo_import_in_step, limit_heap_growth
+from torchtune.internals import OUTCOMES, PROBED_FEATURES, avoid_dynamo_import_in_step, limit_heap_growth
 from torchtune.modules import lean
 from torchtune.modules._lean import Lean
 from torchtune.training import estimate_memory
 
-Switch = Callable[[str], None]
+Disable = Callable[[str], None]
 
 
 @pytest.fixture(params=["TUNE_PLAIN=1", "the probe fails"])
-def disable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Switch:
-    """Return a function that disables an internal by name."""
+def disable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Disable:
+    """Return a function that disables a probed feature by name."""
 
-    def switch(name: str) -> None:
-        assert name in {internal.name for internal in INTERNALS}
+    def disable_feature(name: str) -> None:
+        assert name in {feature.name for feature in PROBED_FEATURES}
         if request.param == "TUNE_PLAIN=1":
             monkeypatch.setenv("TUNE_PLAIN", "1")
         else:
             monkeypatch.setitem(OUTCOMES, name, False)  # noqa: FBT003 -- the outcome of the probe
 
-    return switch
+    return disable_feature
 
 
-def test_a_run_is_not_restarted(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_is_not_restarted(disable: Disable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the process was restarted"))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     disable("heap settings")
@@ -49,7 +49,7 @@ def test_a_run_is_not_restarted(disable: Switch, monkeypatch: pytest.MonkeyPatch
     assert "GLIBC_TUNABLES" not in os.environ
 
 
-def test_kernel_caches_are_not_limited(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_caches_are_not_limited(disable: Disable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         monkeypatch.setenv(name, "")
@@ -69,20 +69,20 @@ def optimizer_without_dynamo(monkeypatch: pytest.MonkeyPatch) -> tuple[AdamW, to
     return optimizer, parameter
 
 
-def test_optimizer_step_matches_torch(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
-    light, parameter_of_light = optimizer_without_dynamo(monkeypatch)
+def test_optimizer_step_matches_torch(disable: Disable, monkeypatch: pytest.MonkeyPatch) -> None:
+    patched, parameter_of_patched = optimizer_without_dynamo(monkeypatch)
     disable("optimizer step")
     plain, expected = optimizer_without_dynamo(monkeypatch)
-    assert ("step" in vars(light), "step" in vars(plain)) == (True, False)
+    assert ("step" in vars(patched), "step" in vars(plain)) == (True, False)
     for i in range(4):
-        for optimizer, parameter in ((light, parameter_of_light), (plain, expected)):
+        for optimizer, parameter in ((patched, parameter_of_patched), (plain, expected)):
             parameter.grad = torch.linspace(-i, 2 * i, 5)
             optimizer.step()
-    assert torch.equal(parameter_of_light, expected)
+    assert torch.equal(parameter_of_patched, expected)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_lean_layers_fall_back_to_plain_layers(disable: Switch, family: str) -> None:
+def test_lean_layers_fall_back_to_plain_layers(disable: Disable, family: str) -> None:
     lean_model, plain = (decoder(FAMILIES[family], "lora") for _ in range(2))
     lean(lean_model)
     disable("activation backward")
@@ -92,7 +92,7 @@ def test_lean_layers_fall_back_to_plain_layers(disable: Switch, family: str) -> 
     assert_near(results(lean_model), results(plain), FLOAT64)
 
 
-def test_an_estimate_omits_activations(disable: Switch) -> None:
+def test_an_estimate_omits_activations(disable: Disable) -> None:
     with torch.device("meta"):
         models = tiny_decoder(), tiny_decoder()
     full_estimate = estimate_memory(models[0], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
@@ -134,7 +134,7 @@ def origins(file: Path, tune: Tune) -> tuple[str, dict[str, str]]:
     ],
 )
 def test_a_value_is_located_at_an_enclosing_line(
-    disable: Switch,
+    disable: Disable,
     name: str,
     lines: dict[str, str],
     tmp_path: Path,
@@ -150,7 +150,7 @@ def test_a_value_is_located_at_an_enclosing_line(
         "epochs": "12",
     }
     disable(name)
-    if "TUNE_PLAIN" in os.environ:  # both internals are disabled
+    if "TUNE_PLAIN" in os.environ:  # both features are disabled
         lines = dict.fromkeys(lines, "4")
     sys.modules.pop(file.stem)
     plain, line_numbers = origins(file, tune)
@@ -183,13 +183,13 @@ def c() -> Config:
     ],
 )
 def test_a_mistake_in_a_config_function_is_reported(
-    disable: Switch, body: str, expected: str, tmp_path: Path
+    disable: Disable, body: str, expected: str, tmp_path: Path
 ) -> None:
     file = tmp_path / f"{tmp_path.name}.py"
     loose = "@define(kw_only=True, slots=False)\nclass Loose(Config): pass\n"
     file.write_text(f"{HEAD}    {body}\n{loose}")
     disable("recording of config functions")
-    (mistake,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    (mistake,) = printed_mistakes(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
     assert re.fullmatch(f"{file.name}:{expected}", mistake)
 
 
@@ -200,7 +200,7 @@ class Combined:
     word: str = field(validator=[one_of("a", "b"), not_empty()])
 
 
-def test_combined_validators_still_run(disable: Switch) -> None:
+def test_combined_validators_still_run(disable: Disable) -> None:
     (word,) = attrs.fields(Combined)
     assert len(rules(word.validator)) == 2
     disable("combined validators")

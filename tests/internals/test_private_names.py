@@ -36,8 +36,8 @@ def targets(node: ast.AST) -> list[ast.expr]:
     return [part for t in assigned for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
 
 
-def own_attributes(tree: ast.AST) -> Iterator[str]:
-    """Yield the private attributes that a file's classes define, or set on `self`."""
+def defined_attributes(tree: ast.AST) -> Iterator[str]:
+    """Yield the names that a file's classes define or set on `self`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             for statement in node.body:
@@ -53,8 +53,8 @@ def own_attributes(tree: ast.AST) -> Iterator[str]:
                 yield target.attr
 
 
-def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the private names that a file reads or sets on objects other than `self`, with their lines."""
+def attributes_of_other_objects(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the line and name of every attribute that a file reads or sets on an object other than `self`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
             yield node.lineno, node.attr
@@ -66,12 +66,12 @@ def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def test_private_names_are_defined_in_this_project() -> None:
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
-    defined = {name for tree in trees.values() for name in own_attributes(tree)}
+    defined = {name for tree in trees.values() for name in defined_attributes(tree)}
     assert len(trees) > 200
     violations = [
         f"{file.relative_to(ROOT)}:{line} {name}"
         for file, tree in trees.items()
-        for line, name in private_names(tree)
+        for line, name in attributes_of_other_objects(tree)
         if name.startswith("_") and not name.endswith("__") and name not in defined | ALLOWED.keys()
     ]
     assert violations == []
@@ -90,8 +90,8 @@ def test_no_method_or_class_of_an_object_is_replaced() -> None:
     assert violations == []
 
 
-def test_frames_overrides_and_c_library_settings_are_only_used_in_internals() -> None:
-    """Only one package uses frames, torch's overrides and settings of C libraries, and replaces processes."""
+def test_frames_overrides_and_c_library_settings_are_used_only_in_internals() -> None:
+    """Only `torchtune.internals` uses frames, torch's overrides and settings of C libraries, and calls exec."""
     forbidden = (
         "_getframe",
         "f_locals",

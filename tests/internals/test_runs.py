@@ -27,7 +27,7 @@ print(json.dumps(["torch._dynamo" in sys.modules, "GLIBC_TUNABLES" in os.environ
 
 
 @pytest.mark.slow
-def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
+def test_runs_with_and_without_probed_features_agree_within_rounding(tmp_path: Path) -> None:
     from torchtune.cli import main
 
     tiny = tiny_run(tmp_path, lambda *args: main(args))

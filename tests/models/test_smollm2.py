@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.formats.float64 import float64_transformers
-from tests.tokenizers import real
-from tests.tokenizers.real import PARAGRAPH
+from tests.tokenizers import texts
+from tests.tokenizers.texts import PARAGRAPH
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from torchtune.formats import load_hf_weights
 from torchtune.generation import generate
@@ -28,7 +28,7 @@ PROMPTS = [
     "Once upon a time, in a village by the sea, there lived",
 ]
 
-TEXTS = [*(text for text in real.TEXTS if not any(c.isnumeric() for c in text)), *real.SPECIAL_TEXTS]
+TEXTS = [*(text for text in texts.TEXTS if not any(c.isnumeric() for c in text)), *texts.SPECIAL_TEXTS]
 """Texts without digits, as transformers does not split digits with tokenizers of GGUF files."""
 
 
@@ -138,7 +138,7 @@ def test_transformers_loads_the_same_tokenizer_from_the_folder(
     from transformers import AutoTokenizer
 
     reference = AutoTokenizer.from_pretrained(smollm2_folder)
-    for text in [*real.TEXTS, *real.SPECIAL_TEXTS]:
+    for text in [*texts.TEXTS, *texts.SPECIAL_TEXTS]:
         assert tokenizer.encode_template(text) == reference(text)["input_ids"]
     messages = [{"role": "user", "content": "What is 2 + 2?"}]
     rendered = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

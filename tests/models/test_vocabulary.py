@@ -31,7 +31,7 @@ def test_error_for_a_larger_tokenizer_names_the_first_token_without_an_embedding
     size: int, token: str
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"has 261 ids and the model's embedding {size}, .* no row for {token}"
+        ValueError, match=f"has 261 ids, but the model's embedding has {size} rows, .* no row for {token}"
     ):
         check_vocabulary(ByteTokenizer(), model(size))
 

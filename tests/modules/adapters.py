@@ -16,8 +16,8 @@ KINDS: dict[str, dict[str, Any]] = {
 """Arguments of `add_lora` for each kind."""
 
 
-def adapted(linear: nn.Linear, kind: AdapterKind = "lora", **settings: Any) -> Any:
-    """Return a linear layer with an adapter, typed as Any because its attributes would be typed as modules."""
+def adapt_linear(linear: nn.Linear, kind: AdapterKind = "lora", **settings: Any) -> Any:
+    """Return a linear layer with an adapter; the type is Any, because its attributes would be typed as modules."""
     layer = Linear.from_linear(linear)
     layer.adapter = ADAPTERS[kind](layer, **settings)
     return layer

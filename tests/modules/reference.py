@@ -50,8 +50,8 @@ def reference_logits(model: Decoder, tokens: list[int]) -> Array:
             for h in range(a.num_heads):
                 g = h * a.num_kv_heads // a.num_heads  # the key-value head of this query head
                 scores = np.array([rotate(q[i][h], i) @ rotate(k[j][g], j) for j in range(i + 1)])
-                weights_of_keys = np.exp(scores / np.sqrt(a.head_dim))
-                heads.append(sum(s * v[j][g] for j, s in enumerate(weights_of_keys)) / weights_of_keys.sum())
+                exp_scores = np.exp(scores / np.sqrt(a.head_dim))
+                heads.append(sum(s * v[j][g] for j, s in enumerate(exp_scores)) / exp_scores.sum())
             outputs.append(weights[f"{prefix}.o_proj.weight"] @ np.concatenate(heads))
         return outputs
 

@@ -31,7 +31,7 @@ def adapted_model(*, tied: bool, dropout: float = 0.0) -> Decoder:
 
 
 @tied_and_untied
-def test_new_adapters_of_embeddings_and_head_do_not_change_the_outputs(*, tied: bool) -> None:
+def test_new_adapters_on_embeddings_and_head_do_not_change_the_outputs(*, tied: bool) -> None:
     model, tokens = tiny_smollm2(tied_embeddings=tied), random_tokens(2, 9)
     expected = model(tokens)
     add_lora(model, TARGETS[tied], rank=3, alpha=5.0)
@@ -82,8 +82,8 @@ def test_dropout_applies_to_the_inputs_of_an_adapted_head(*, tied: bool) -> None
     assert not torch.allclose(dropped, model.eval().logits(hidden))
 
 
-def test_changes_of_a_bfloat16_head_are_not_rounded_away() -> None:
-    """A merged bfloat16 weight, whose 8 bits resolve 1/256, would lose these small changes."""
+def test_small_changes_to_a_bfloat16_head_are_not_rounded_away() -> None:
+    """These changes would be lost in a merged bfloat16 weight, which has only 8 significant bits."""
     model = tiny_smollm2(tied_embeddings=False).bfloat16()
     torch.nn.init.ones_(model.lm_head.weight)
     add_lora(model, ["lm_head"], rank=1, alpha=1.0)
@@ -105,9 +105,7 @@ def test_modules_to_save_are_trained_in_full(*, tied: bool) -> None:
     assert trained == {f"{name}.weight" for name in modules}
     assert trained <= lora_state(model).keys()
     with (
-        pytest.raises(
-            ValueError, match=r"embed_tokens.weight is trained in full, so that disabling the adapters"
-        ),
+        pytest.raises(ValueError, match=r"embed_tokens.weight is trained in full, so disabling the adapters"),
         adapters_disabled(model),
     ):
         pass

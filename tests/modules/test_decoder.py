@@ -12,7 +12,7 @@ from torchtune.modules import Architecture, Decoder
 
 
 def random_decoder(architecture: Architecture = TINY, seed: int = 0) -> Decoder:
-    """Build a float64 decoder with random weights of order one, norms included."""
+    """Build a float64 decoder whose weights, including those of norms, are random and of order one."""
     torch.manual_seed(seed)
     model = Decoder(architecture).double()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_model_built_on_meta_needs_only_its_parameters() -> None:
     torch.testing.assert_close(other(tokens), model(tokens), rtol=0, atol=0)
 
 
-def test_random_weights_depend_only_on_the_seed_even_after_meta() -> None:
+def test_random_weights_are_finite_and_depend_only_on_the_seed() -> None:
     torch.manual_seed(3)
     model = Decoder(TINY)
     with torch.device("meta"):
@@ -77,8 +77,8 @@ def test_random_weights_depend_only_on_the_seed_even_after_meta() -> None:
     other.init_weights()
     assert all(t.isfinite().all() for t in other.state_dict().values())
     torch.manual_seed(3)
-    third = Decoder(TINY)
-    torch.testing.assert_close(third.state_dict(), model.state_dict(), rtol=0, atol=0)
+    repeated = Decoder(TINY)
+    torch.testing.assert_close(repeated.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert 0.015 < model.embed_tokens.weight.std() < 0.025
     assert torch.equal(model.get_parameter("norm.weight"), torch.ones(TINY.embed_dim))
 

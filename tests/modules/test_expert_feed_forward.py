@@ -1,4 +1,4 @@
-"""A mixture of experts is added with only a spec and a module; all other features work unchanged."""
+"""A mixture of experts requires only a spec and a module; all other features work with it unchanged."""
 
 import copy
 from typing import Any
@@ -36,7 +36,7 @@ N_EXPERTS, N_ACTIVE = 4, 2
 
 @frozen(kw_only=True)
 class ExpertSpec(FeedForwardSpec):
-    """The experts with the highest router scores process each token (arXiv 2101.03961, 2401.04088)."""
+    """Spec of a mixture of experts: those with the highest router scores process each token (arXiv 2401.04088)."""
 
     ffn_dim: int
     num_experts: int = field(default=N_EXPERTS)
@@ -95,7 +95,7 @@ def expert_decoder() -> Decoder:
     return model
 
 
-def loss_of(hidden: Tensor, aggregates: dict[str, Tensor]) -> Tensor:
+def compute_loss(hidden: Tensor, aggregates: dict[str, Tensor]) -> Tensor:
     return hidden.square().sum() + 3.0 * aggregates["balance"]
 
 
@@ -103,7 +103,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
     """Return the hidden states, the balance term, and the gradients of a loss that includes both."""
     aggregates: dict[str, Tensor] = {}
     hidden = model.hidden(TOKENS, aggregates=aggregates)
-    torch.autograd.backward(loss_of(hidden, aggregates))
+    torch.autograd.backward(compute_loss(hidden, aggregates))
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {"hidden": hidden.detach(), "balance": aggregates["balance"].detach(), **gradients}
 
@@ -117,7 +117,7 @@ def test_the_expert_feed_forward_matches_its_formula() -> None:
         p = part.router(x[0, t]).softmax(-1)
         for i in p.argsort(descending=True)[:N_ACTIVE]:
             expected[0, t] += p[i] * part.experts[int(i)](x[0, t])
-    context = PassContext(rotation=None)  # type: ignore[arg-type]  # it does not use positions
+    context = PassContext(rotation=None)  # type: ignore[arg-type]  # experts do not use positions
     assert_near(part(x, context), expected, FLOAT64)
 
 

@@ -113,11 +113,11 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Replace the compiler; yield the list of graphs that it would have compiled so far."""
     compiled_graphs: list[Any] = []
 
-    def keep(graph: Any, _inputs: Any) -> Any:
+    def record(graph: Any, _inputs: Any) -> Any:
         compiled_graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=keep))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=record))
     _flex_attention._compiled.cache_clear()
     yield compiled_graphs
     _flex_attention._compiled.cache_clear()
@@ -154,7 +154,7 @@ def test_padded_lengths_are_few_and_at_most_a_quarter_longer() -> None:
     assert len(set(padded)) == 8 + 4 * 4  # the number of lengths up to 1,024, and per doubling after that
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="not yet run: needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="requires a GPU; not run on one yet")
 @pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("prefixes", PREFIXES)
@@ -169,6 +169,6 @@ def test_gpu_gradients_match_separate_attention_per_document(
         q, k, v = inputs
         out = attend_to_documents(kernel, q, k, v, packed, window, scale=0.3, softcap=softcap)
         results.append([x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), inputs))])
-    # Each output sums over 16 channels and, twice, over up to 200 keys; the backward pass has three times as many
-    # terms. Scores reach about 16, and exp amplifies their rounding errors by that factor.
+    # Each output is the result of a sum over 16 channels and two sums over up to 200 keys; the backward pass has three
+    # times as many terms. Scores reach about 16, and exp amplifies their rounding errors by that factor.
     assert_near(results[1], results[0], bound(torch.float32, 3 * (16 + 2 * 200), scale=16))

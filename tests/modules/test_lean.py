@@ -89,7 +89,7 @@ def test_values_and_gradients_match_plain_layers(family: str, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["full", "lora on all"])
-def test_float32_is_as_accurate_as_in_the_plain_layers(kind: str) -> None:
+def test_float32_results_are_as_accurate_as_with_plain_layers(kind: str) -> None:
     model = decoder(TINY, kind).float()
     exact, plain = results(copy.deepcopy(model).double()), results(copy.deepcopy(model))
     lean(model)
@@ -98,7 +98,7 @@ def test_float32_is_as_accurate_as_in_the_plain_layers(kind: str) -> None:
         assert_as_near(actual[name], plain[name], exact[name], bound(torch.float32, 3 * roundings(TINY, 11)))
 
 
-def test_bfloat16_is_as_accurate_as_in_the_plain_layers() -> None:
+def test_bfloat16_results_are_as_accurate_as_with_plain_layers() -> None:
     model = decoder(TINY, "full").bfloat16()
     exact, plain = results(copy.deepcopy(model).double()), results(copy.deepcopy(model))
     lean(model)

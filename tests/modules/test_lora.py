@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from tests.modules.adapters import KINDS, adapted, randomize_adapters
+from tests.modules.adapters import KINDS, adapt_linear, randomize_adapters
 from tests.modules.reference import TINY
 from tests.modules.test_decoder import random_decoder
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
@@ -45,7 +45,7 @@ def adapted_decoder(targets: str | Sequence[str] = "all-linear", **kind: Any) ->
 @kinds
 # PEFT reads this attribute from transformers.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_forward_gradients_and_step_match_peft(kind: dict[str, Any]) -> None:
+def test_outputs_gradients_and_updates_match_peft(kind: dict[str, Any]) -> None:
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
@@ -84,7 +84,7 @@ def test_forward_gradients_and_step_match_peft(kind: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rank_stabilized", [False, True])
 def test_dora_matches_equation_5_with_a_detached_norm(*, rank_stabilized: bool) -> None:
     linear = nn.Linear(7, 5, dtype=torch.float64)
-    layer = adapted(linear, "dora", rank=4, alpha=6.0, rank_stabilized=rank_stabilized)
+    layer = adapt_linear(linear, "dora", rank=4, alpha=6.0, rank_stabilized=rank_stabilized)
     randomize_adapters(layer)
     adapter = layer.adapter
     scale = 6.0 / 2 if rank_stabilized else 6.0 / 4
@@ -219,8 +219,8 @@ def test_bfloat16_model_has_float32_adapters_and_bfloat16_outputs(kind: dict[str
     weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
     if isinstance(adapter, DoRA):
         norms = weight.norm(dim=1)
-        rounded = bound(torch.float32, 8 + 2)  # sums over 8 inputs and a rank of 2
-        assert_near(adapter.row_norms(layer.weight), norms, rounded)
+        error_bound = bound(torch.float32, 8 + 2)  # sums over 8 inputs and a rank of 2
+        assert_near(adapter.row_norms(layer.weight), norms, error_bound)
         weight *= (adapter.lora_magnitude.double() / norms)[:, None]
     exact = x.double() @ weight.T + layer.bias.double()
     # Four results are rounded: the weight product, the adapter product, DoRA's scaling, and the bias addition.
@@ -241,8 +241,8 @@ def test_dropout_applies_only_in_training_and_only_to_the_adapter(kind: dict[str
     assert torch.equal(layer(x), layer.eval()(x))
 
 
-def test_magnitudes_start_as_the_norms_of_the_stored_weights() -> None:
-    layer = adapted(nn.Linear(64, 32, dtype=torch.bfloat16), "dora", rank=2, alpha=4.0)
+def test_magnitudes_are_initialized_with_the_norms_of_the_stored_weights() -> None:
+    layer = adapt_linear(nn.Linear(64, 32, dtype=torch.bfloat16), "dora", rank=2, alpha=4.0)
     assert_near(layer.adapter.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
     assert layer.adapter.lora_magnitude.dtype == torch.float32
     layer.reset_parameters()  # new, smaller values
@@ -252,7 +252,7 @@ def test_magnitudes_start_as_the_norms_of_the_stored_weights() -> None:
 def test_a_zero_row_stays_zero_and_has_finite_gradients() -> None:
     linear = nn.Linear(6, 4, bias=False)
     linear.weight.data[2] = 0
-    layer = adapted(linear, "dora", rank=2, alpha=4.0)
+    layer = adapt_linear(linear, "dora", rank=2, alpha=4.0)
     y = layer(torch.randn(5, 6))
     y.square().sum().backward()
     assert not y[:, 2].any()
@@ -264,20 +264,20 @@ def test_a_zero_row_stays_zero_and_has_finite_gradients() -> None:
 
 
 def test_norms_are_float32_if_adapters_are_cast_to_bfloat16() -> None:
-    layer = adapted(nn.Linear(64, 32, bias=False), "dora", rank=4, alpha=8.0).bfloat16()
+    layer = adapt_linear(nn.Linear(64, 32, bias=False), "dora", rank=4, alpha=8.0).bfloat16()
     adapter = layer.adapter
     randomize_adapters(layer)
     weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
     norms = weight.norm(dim=1)
-    rounded = bound(torch.float32, 64 + 4)  # sums over 64 inputs and a rank of 4
-    assert_near(adapter.row_norms(layer.weight), norms, rounded)
+    error_bound = bound(torch.float32, 64 + 4)  # sums over 64 inputs and a rank of 4
+    assert_near(adapter.row_norms(layer.weight), norms, error_bound)
     merged = weight * (adapter.lora_magnitude.double() / norms)[:, None]
-    # The result is rounded only once: float32 errors (2^-16 of a bfloat16 step) change almost no element, whereas
-    # rounding earlier would change a quarter of them.
+    # The result is rounded only once: float32 errors (2^-16 of a bfloat16 step) change almost no element. Rounding
+    # intermediate results would change a quarter of the elements.
     assert (adapter.merge(layer.weight).bfloat16() == merged.bfloat16()).float().mean() > 0.99
 
 
-def test_dora_computes_no_weight_sized_product() -> None:
+def test_dora_computes_no_product_as_large_as_the_weight() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     sizes = []
@@ -289,7 +289,7 @@ def test_dora_computes_no_weight_sized_product() -> None:
                 sizes.append(result.numel())
             return result
 
-    layer = adapted(nn.Linear(64, 32), "dora", rank=2, alpha=4.0)
+    layer = adapt_linear(nn.Linear(64, 32), "dora", rank=2, alpha=4.0)
     with Sizes():  # type: ignore[no-untyped-call]
         layer(torch.randn(5, 64, requires_grad=True)).sum().backward()
     assert len(sizes) >= 5
@@ -298,7 +298,7 @@ def test_dora_computes_no_weight_sized_product() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 def test_dora_compiles_in_one_graph() -> None:
-    layer = adapted(nn.Linear(8, 6, dtype=torch.float64), "dora", rank=2, alpha=4.0)
+    layer = adapt_linear(nn.Linear(8, 6, dtype=torch.float64), "dora", rank=2, alpha=4.0)
     randomize_adapters(layer)
     compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
     x = torch.randn(5, 8, dtype=torch.float64)

@@ -25,7 +25,7 @@ from torchtune.training import ActivationCheckpointing, estimate_memory
 from torchtune.training._activations import checkpoint_activations
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-leans = pytest.mark.parametrize("is_lean", [False, True], ids=["plain", "lean"])
+lean_or_plain = pytest.mark.parametrize("is_lean", [False, True], ids=["plain", "lean"])
 
 
 class Int8Linear(Linear):
@@ -41,13 +41,13 @@ class Int8Linear(Linear):
         self.bias = linear.bias
 
     def reset_parameters(self) -> None:
-        """Do nothing, as the quantized weight is computed from a plain weight."""
+        """Do nothing, because the quantized weight is computed from a plain weight."""
 
     def weight_matrix(self) -> Tensor:
         return self.weight.to(self.weight_scale.dtype) * self.weight_scale
 
 
-def quantized(model: Decoder) -> Decoder:
+def quantize(model: Decoder) -> Decoder:
     """Quantize the linear layers of the decoder layers, in place."""
     for name, module in list(model.layers.named_modules()):
         if isinstance(module, Linear):
@@ -67,18 +67,18 @@ def dequantized(model: Decoder) -> Decoder:
 def pair(kind: dict[str, Any] | None = None, *, is_lean: bool = False) -> tuple[Decoder, Decoder]:
     """Build a quantized model and an equivalent plain model, with the same adapters or without adapters."""
     torch.manual_seed(0)
-    model = quantized(Decoder(TINY.evolve(norm_eps=1e-6)).double())
+    model = quantize(Decoder(TINY.evolve(norm_eps=1e-6)).double())
     plain = dequantized(model)
-    for one in (model, plain):
-        one.requires_grad_(requires_grad=False)
+    for decoder in (model, plain):
+        decoder.requires_grad_(requires_grad=False)
         if kind is not None:
             torch.manual_seed(1)
-            add_lora(one, "all-linear", rank=3, alpha=5.0, **kind)
-            randomize_adapters(one)
+            add_lora(decoder, "all-linear", rank=3, alpha=5.0, **kind)
+            randomize_adapters(decoder)
         else:
-            one.embed_tokens.requires_grad_()
+            decoder.embed_tokens.requires_grad_()
         if is_lean:
-            lean(one)
+            lean(decoder)
     return model, plain
 
 
@@ -91,7 +91,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
     }
 
 
-@leans
+@lean_or_plain
 @pytest.mark.parametrize("kind", [None, *KINDS.values()], ids=["none", *KINDS])
 def test_values_and_gradients_match_dequantized_layers(kind: dict[str, Any] | None, *, is_lean: bool) -> None:
     model, plain = pair(kind, is_lean=is_lean)
@@ -101,14 +101,14 @@ def test_values_and_gradients_match_dequantized_layers(kind: dict[str, Any] | No
     assert_near(actual, expected, FLOAT64)
 
 
-@leans
+@lean_or_plain
 @kinds
 def test_no_dequantized_matrix_is_saved_for_the_backward_pass(kind: dict[str, Any], *, is_lean: bool) -> None:
     model, plain = pair(kind, is_lean=is_lean)
     tokens, sizes = torch.zeros(1, 2, dtype=torch.long), []
-    for one in (model, plain):
-        parameters = {p.untyped_storage().data_ptr() for p in one.parameters()}
-        sizes.append(saved_bytes(lambda one=one: one.hidden(tokens), parameters))  # type: ignore[misc]
+    for decoder in (model, plain):
+        parameters = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+        sizes.append(saved_bytes(lambda decoder=decoder: decoder.hidden(tokens), parameters))  # type: ignore[misc]
     assert sizes[0] == sizes[1]
 
 
@@ -164,12 +164,12 @@ def test_adapters_of_a_quantized_model_are_saved_and_loaded(tmp_path: Any) -> No
 
 def test_the_memory_estimate_counts_int8_weights() -> None:
     with torch.device("meta"):
-        plain, model = Decoder(TINY), quantized(Decoder(TINY))
-    for one in (plain, model):
-        add_lora(one, "all-linear", rank=3, alpha=5.0)
+        plain, model = Decoder(TINY), quantize(Decoder(TINY))
+    for decoder in (plain, model):
+        add_lora(decoder, "all-linear", rank=3, alpha=5.0)
     settings: dict[str, Any] = {"dtype": "fp32", "batch": (1, 4)}
     quantized_memory, plain_memory = (
-        estimate_memory(one, lazy(torch.optim.SGD, lr=0.1), **settings) for one in (model, plain)
+        estimate_memory(decoder, lazy(torch.optim.SGD, lr=0.1), **settings) for decoder in (model, plain)
     )
     num_elements = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, Int8Linear))
     scales = sum(m.out_features for m in model.layers.modules() if isinstance(m, Int8Linear))

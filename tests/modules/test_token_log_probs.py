@@ -130,31 +130,31 @@ def test_bfloat16_log_probabilities_have_float32_accuracy(
     assert log_probs.dtype == torch.float32
     # Sums run over 200 ids, and over 32 channels, whose bfloat16 factors have exact products in float32.
     magnitude = float((exact[0].abs() @ exact[1].abs().T).detach().max())
-    error_of_logits = bound(torch.float32, 32 + 200, magnitude)
-    torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=error_of_logits)
+    logit_bound = bound(torch.float32, 32 + 200, magnitude)
+    torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=logit_bound)
     upstream = torch.randn(300)
     gradients = torch.autograd.grad(log_probs, (hidden, weight), upstream)
     expected_gradients = torch.autograd.grad(expected, exact, upstream.double())
     frozen = token_log_probs(hidden, weight.detach(), labels)
-    gradients_of_hidden = (gradients[0], *torch.autograd.grad(frozen, [hidden], upstream))
-    assert {g.dtype for g in (*gradients, *gradients_of_hidden)} == {dtype}
+    hidden_gradients = (gradients[0], *torch.autograd.grad(frozen, [hidden], upstream))
+    assert {g.dtype for g in (*gradients, *hidden_gradients)} == {dtype}
     # Factors, products and scaled products are rounded; the head's gradient is rounded only once.
     if dtype == torch.bfloat16:
-        assert all(distance(g, expected_gradients[0]) < norm_bound(dtype, 3) for g in gradients_of_hidden)
+        assert all(distance(g, expected_gradients[0]) < norm_bound(dtype, 3) for g in hidden_gradients)
         assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, 1)
         return
-    # A logit's absolute error is its probability's relative error. These errors, and the errors of sums over ids or
-    # positions, scale with the magnitudes of the summands, whose factors are the probabilities and one per position.
+    # The absolute error of a logit is the relative error of its probability. These errors, and the errors of sums over
+    # ids or positions, scale with the summands, whose factors are at most the probabilities, plus one at the label.
     factors = full_log_probs(*exact).exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double())
     factors = (factors * upstream.abs()[:, None]).detach()  # [n, v]
-    relative = error_of_logits + bound(torch.float32, 200 + 300)
-    of_hidden, of_weight = (
+    relative = logit_bound + bound(torch.float32, 200 + 300)
+    hidden_bound, weight_bound = (
         relative * float(magnitudes.detach().max())
         for magnitudes in (factors @ exact[1].abs(), factors.T @ exact[0].abs())
     )
-    for gradient in gradients_of_hidden:
-        torch.testing.assert_close(gradient.double(), expected_gradients[0], rtol=0, atol=of_hidden)
-    torch.testing.assert_close(gradients[1].double(), expected_gradients[1], rtol=0, atol=of_weight)
+    for gradient in hidden_gradients:
+        torch.testing.assert_close(gradient.double(), expected_gradients[0], rtol=0, atol=hidden_bound)
+    torch.testing.assert_close(gradients[1].double(), expected_gradients[1], rtol=0, atol=weight_bound)
 
 
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
@@ -248,7 +248,7 @@ def test_only_the_logits_of_one_chunk_are_stored_at_once(compute: Compute, is_tr
     hidden.grad = weight.grad = None
     with LiveBytes([hidden, weight, labels]) as live:
         torch.autograd.backward(compute(hidden, weight, labels))
-    # Memory for gradients, a few values per position, and one chunk of logits, their slopes and one temporary.
+    # The bound includes gradients, a few values per position, and one chunk of logits, slopes and a temporary tensor.
     assert live.peak < 8 * (2 * n * d + 2 * v * d + 8 * n + 3 * 4 * v)
     assert live.peak < 8 * n * v
 

@@ -1,4 +1,4 @@
-"""`tune plot` draws curves from few points without losing spikes, and draws images for any values."""
+"""`tune plot` draws curves from few points without losing spikes, and draws images of any values."""
 
 import io
 import itertools
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.cli.synthetic_runs import Page, plotted_run, synthetic_metrics, write_run
 from tests.tune import Tune
 from torchtune.plots._curves import Column, curve_of, default_smoothing, smoothed
-from torchtune.plots._image import PANEL_HEIGHT, image_of, tick
+from torchtune.plots._image import PANEL_HEIGHT, image_of, tick_label
 from torchtune.plots._page import page_of
 from torchtune.plots._run import Sample
 
@@ -123,7 +123,7 @@ def test_default_smoothing_is_odd_and_grows_with_the_run() -> None:
 
 
 def test_axis_labels_are_short() -> None:
-    assert [tick(v) for v in (0, 0.1 + 0.2, 6000, 2e-5, -2.5e-7, 3e7)] == [
+    assert [tick_label(v) for v in (0, 0.1 + 0.2, 6000, 2e-5, -2.5e-7, 3e7)] == [
         "0",
         "0.3",
         "6,000",

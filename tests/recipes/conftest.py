@@ -1,4 +1,4 @@
-"""Fixtures of the recipe tests; configs may use components in `tests`."""
+"""Fixtures for the recipe tests, whose configs may use components defined in `tests`."""
 
 from collections.abc import Iterator
 

@@ -34,20 +34,20 @@ TINY = lazy(
 )
 
 
-class PowerCut(MetricLogger):
-    """Interrupts the run at a step, once: the file `mark` exists after the first interruption."""
+class InterruptOnce(MetricLogger):
+    """Interrupts the run at a step, unless the file `marker` shows that it was interrupted before."""
 
-    def __init__(self, step: int, mark: str) -> None:
-        self._step, self._mark = step, Path(mark)
+    def __init__(self, step: int, marker: str) -> None:
+        self._step, self._marker = step, Path(marker)
 
     def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
-        if step == self._step and not self._mark.exists():
-            self._mark.touch()
+        if step == self._step and not self._marker.exists():
+            self._marker.touch()
             raise KeyboardInterrupt
 
 
 class HalfMasked(Dataset[Example]):
-    """A dataset of two examples, of which the first has no target."""
+    """A dataset of two examples; the first has no target."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokens = tokenizer.encode("abc")
@@ -63,28 +63,28 @@ class HalfMasked(Dataset[Example]):
         return self._rows[index]
 
 
-class Broken(nn.Module):
-    """A cross-entropy loss whose value or gradient is not finite in the given calls, counted from 1."""
+class NonFiniteLoss(nn.Module):
+    """A cross-entropy loss whose value or gradient is not finite in some calls, which are counted from 1."""
 
-    def __init__(self, reduction: str, calls: list[int], broken: str = "loss") -> None:
+    def __init__(self, reduction: str, calls: list[int], non_finite: str = "loss") -> None:
         super().__init__()
         self._loss = nn.CrossEntropyLoss(reduction=reduction)
-        self._calls, self._broken, self._n = calls, broken, 0
+        self._calls, self._non_finite, self._n = calls, non_finite, 0
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         self._n += 1
         loss: Tensor = self._loss(logits, labels)
         if self._n not in self._calls:
             return loss
-        return loss * float("nan") if self._broken == "loss" else loss + (logits * 0).abs().sqrt().sum()
+        return loss * float("nan") if self._non_finite == "loss" else loss + (logits * 0).abs().sqrt().sum()
 
 
-def common(
+def common_fields(
     folder: Path,
     name: str,
     *,
     rows: list[dict[str, str]] = ROWS,
-    kind: Callable[..., Any] = InstructDataset,
+    dataset_class: Callable[..., Any] = InstructDataset,
     **changes: Any,
 ) -> dict[str, Any]:
     source = folder / "rows.json"
@@ -96,37 +96,38 @@ def common(
         "model": TINY,
         "model_directory": None,
         "tokenizer": lazy(ByteTokenizer),
-        "dataset": lazy(kind, source=str(source)),
+        "dataset": lazy(dataset_class, source=str(source)),
         "batch_size": 2,
     }
-    return sections(fields | changes)
+    return nest_sections(fields | changes)
 
 
-def sections(fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert dotted fields, such as `checkpoints.keep`, to sections."""
+def nest_sections(fields: dict[str, Any]) -> dict[str, Any]:
+    """Replace dotted fields, such as `checkpoints.keep`, with sections."""
     flat = {name: value for name, value in fields.items() if "." not in name}
-    for name, kind in {"placement": Placement, "loading": Loading, "checkpoints": Checkpoints}.items():
+    section_classes = {"placement": Placement, "loading": Loading, "checkpoints": Checkpoints}
+    for name, section_class in section_classes.items():
         inner = {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
         if inner:
-            flat[name] = kind(**inner)
+            flat[name] = section_class(**inner)
     return flat
 
 
 def full_config(folder: Path, name: str = "full", **changes: Any) -> FullFinetuneConfig:
-    return FullFinetuneConfig(**common(folder, name, **changes))
+    return FullFinetuneConfig(**common_fields(folder, name, **changes))
 
 
 def lora_config(folder: Path, name: str = "lora", **changes: Any) -> LoraFinetuneConfig:
     return LoraFinetuneConfig(
-        **{"lora": Lora(targets=["all-linear"], rank=4)} | common(folder, name, **changes)
+        **{"lora": Lora(targets=["all-linear"], rank=4)} | common_fields(folder, name, **changes)
     )
 
 
 def metrics(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return a run's metrics, except metrics that depend on time or the machine."""
+    """Return a run's metrics except speed and memory, which depend on the machine."""
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    timed = {"tokens_per_second", "peak_memory_bytes"}
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    excluded = {"tokens_per_second", "peak_memory_bytes"}
+    return [{key: value for key, value in line.items() if key not in excluded} for line in lines]
 
 
 def losses(folder: Path, name: str) -> list[float]:

@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "full" / "final"
 
 
-def greedy(base: Path, adapter: Path, ids: list[int], max_tokens: int) -> str:
+def greedy_answer(base: Path, adapter: Path, ids: list[int], max_tokens: int) -> str:
     """Compute the greedy answer without a cache, with the adapter merged into the weights."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, base)
@@ -90,7 +90,7 @@ def test_answers_of_base_model_and_adapter_are_printed(
     cfg = generate_config(base, adapter_directory=str(adapter))
     alpaca_generate.main(cfg)
     answer = capsys.readouterr().out
-    expected = greedy(base, adapter, encoded_prompt(cfg, ByteTokenizer()), cfg.max_new_tokens)
+    expected = greedy_answer(base, adapter, encoded_prompt(cfg, ByteTokenizer()), cfg.max_new_tokens)
     assert answer == expected + "\n"
     assert answer != "It is so.\n"
 
@@ -126,7 +126,7 @@ def test_answers_begin_with_the_prefills_in_a_prompts_file(base: Path, tmp_path:
 
 
 def expected_answer(cfg: AlpacaGenerateConfig) -> str:
-    """Return a config's prefill, continued by the model."""
+    """Return the prefill of a config, followed by the model's continuation."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, cfg.model_directory)
     ids = encoded_prompt(cfg, tokenizer)
@@ -134,7 +134,7 @@ def expected_answer(cfg: AlpacaGenerateConfig) -> str:
     return cfg.prefill + tokenizer.decode(list(continuation))
 
 
-def test_best_model_of_a_run_is_used_unless_final_is_given(
+def test_best_model_of_a_run_is_used_unless_the_final_model_is_requested(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write(tmp_path / "run", config__yaml="")
@@ -340,7 +340,7 @@ def _instantiate_with(tokenizer: ByteTokenizer) -> Any:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """Build a run folder for the config `generate`."""
+    """Create a run folder that the config `generate` can use."""
     config = json.dumps(tokenizer_config())
     tokenizer_folder = write(
         tmp_path / "tokenizer", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config

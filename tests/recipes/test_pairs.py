@@ -1,4 +1,4 @@
-"""The recipe in `docs/custom_recipe.md`, with two loss terms of different counts and `Scorer.prepare`."""
+"""The recipe in `docs/custom_recipe.md`, which has two loss terms with different counts and uses `Scorer.prepare`."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from recipes import full_finetune
 from scripts.code_lines import count_code
 from tests.recipes import pairs
-from tests.recipes.parts import PowerCut, common, full_config, metrics
+from tests.recipes.parts import InterruptOnce, common_fields, full_config, metrics
 from tests.tolerance import FLOAT64
 from tests.tune import Tune
 from torchtune.config import lazy
@@ -34,10 +34,11 @@ ROWS = [
 
 def config(folder: Path, name: str, **changes: Any) -> pairs.PairsConfig:
     fields: dict[str, Any] = {
+        "dataset_class": PreferenceDataset,
         "lora": Lora(targets=["all-linear"], rank=4, dropout=0.1),
         "optimizer": lazy(AdamW, lr=1e-2),
     }
-    return pairs.PairsConfig(**common(folder, name, rows=ROWS, kind=PreferenceDataset, **(fields | changes)))
+    return pairs.PairsConfig(**common_fields(folder, name, rows=ROWS, **(fields | changes)))
 
 
 def test_recipe_has_the_length_stated_in_the_guide() -> None:
@@ -53,21 +54,21 @@ def test_preferences_are_learned_and_an_interrupted_run_matches_an_uninterrupted
         "checkpoints.every_n_steps": 2,
         "validation": Validation(share=0.4, every_n_steps=4),
     }
-    pairs.main(config(tmp_path, "unbroken", **changes))
-    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    pairs.main(config(tmp_path, "uninterrupted", **changes))
+    interrupted = changes | {"metric_logger": lazy(InterruptOnce, step=5, marker=str(tmp_path / "marker"))}
     with pytest.raises(KeyboardInterrupt):
-        pairs.main(config(tmp_path, "cut", **cut))
-    pairs.main(config(tmp_path, "cut", **cut))
-    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
-    assert metrics(tmp_path, "cut")[-1]["step"] > 5
-    table = read_metrics(tmp_path / "cut")
+        pairs.main(config(tmp_path, "interrupted", **interrupted))
+    pairs.main(config(tmp_path, "interrupted", **interrupted))
+    assert metrics(tmp_path, "interrupted") == metrics(tmp_path, "uninterrupted")
+    assert metrics(tmp_path, "interrupted")[-1]["step"] > 5
+    table = read_metrics(tmp_path / "interrupted")
     validations, accuracies = table.series("validation_preference"), table.series("accuracy")
     assert validations[0][1] == pytest.approx(-logsigmoid(torch.zeros(())).item())
     assert validations[-1][1] < 0.9 * validations[0][1]
     assert (accuracies[0][1], accuracies[-1][1]) == (0, 1)
-    assert {name for line in metrics(tmp_path, "cut") for name in line} >= {"beta", "answer", "epoch"}
-    (file,) = (tmp_path / "cut" / "final").glob("*.safetensors")
-    assert file.read_bytes() == (tmp_path / "unbroken" / "final" / file.name).read_bytes()
+    assert {name for line in metrics(tmp_path, "interrupted") for name in line} >= {"beta", "answer", "epoch"}
+    (file,) = (tmp_path / "interrupted" / "final").glob("*.safetensors")
+    assert file.read_bytes() == (tmp_path / "uninterrupted" / "final" / file.name).read_bytes()
 
 
 @pytest.mark.usefixtures("fp32_is_float64")
@@ -110,7 +111,7 @@ class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # deliber
     """`UntypedRows` as a subclass of `Dataset`, for use as a component."""
 
 
-def test_items_of_the_wrong_kind_raise_an_error_before_the_first_step(tmp_path: Path) -> None:
+def test_items_of_the_wrong_type_raise_an_error_before_the_first_step(tmp_path: Path) -> None:
     plain = [{"instruction": row["prompt"], "input": "", "output": row["chosen"]} for row in ROWS]
     (tmp_path / "pair_rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
     (tmp_path / "plain.json").write_text(json.dumps(plain), encoding="utf-8")
@@ -138,7 +139,7 @@ def test_items_of_the_wrong_kind_raise_an_error_before_the_first_step(tmp_path: 
         (pairs.__file__, "--config", "smollm2_135m_lora"),
     ],
 )
-def test_validate_rejects_a_dataset_with_the_wrong_kind_of_item(args: tuple[str, ...], tune: Tune) -> None:
+def test_validate_rejects_a_dataset_with_items_of_the_wrong_type(args: tuple[str, ...], tune: Tune) -> None:
     result = tune("validate", *args)
     assert result.status == 2
     (mistake,) = re.findall(r": dataset: torchtune.datasets.(.*)", result.err.partition("mistake")[2])

@@ -9,7 +9,7 @@ from attrs import evolve
 from torch.optim import AdamW
 
 from recipes import full_finetune, lora_finetune
-from tests.recipes.parts import PowerCut, full_config, lora_config, metrics
+from tests.recipes.parts import InterruptOnce, full_config, lora_config, metrics
 from tests.training.tiny import SINGLE_RANK
 from torchtune.config import lazy
 from torchtune.runs import RunFolder
@@ -59,16 +59,16 @@ def test_packing_is_suggested_if_padding_is_high(
 
 
 @pytest.mark.parametrize(
-    ("epochs", "changes", "is_warned"),
+    ("epochs", "changes", "has_hint"),
     [(3, {}, True), (3, {"max_steps": 3}, False), (12, {}, False)],
 )
 def test_a_run_of_few_steps_prints_a_hint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], is_warned: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], has_hint: bool
 ) -> None:
     rows = [{"instruction": "a", "input": "", "output": "b"}] * 2
     full_finetune.main(full_config(tmp_path, "a", rows=rows, batch_size=2, epochs=epochs, **changes))
     line = "steps: 3 optimizer steps may be too few; raise epochs"
-    assert (line in capsys.readouterr().err) is is_warned
+    assert (line in capsys.readouterr().err) is has_hint
 
 
 def test_a_finished_run_prints_the_folders_of_the_final_and_the_best_model(
@@ -78,7 +78,7 @@ def test_a_finished_run_prints_the_folders_of_the_final_and_the_best_model(
     text = capsys.readouterr().err
     lines = text.splitlines()
     run = tmp_path / "a run"
-    assert "try it" not in text, "the config has no base model"
+    assert "try it" not in text, "without a base model, no command is suggested"
     assert f"finished: the trained model is in {run / 'final'}" in lines
     assert any(
         line.startswith("best: the model with the lowest validation loss (")
@@ -116,7 +116,7 @@ def test_a_run_that_stops_early_prints_the_best_and_the_final_model(
     losses = {
         line["step"]: line["validation_loss"] for line in metrics(tmp_path, "a") if "validation_loss" in line
     }
-    assert max(losses) < 40, "it stopped early"
+    assert max(losses) < 40, "the run must stop early"
     step = min(losses, key=lambda step: losses[step])
     assert bool(step) == (lr < 1)
     loss = f"{losses[step]:.4f}"
@@ -136,7 +136,7 @@ def test_a_resumed_run_prints_the_step_and_the_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes: dict[str, Any] = {"checkpoints.every_n_steps": 1, "epochs": 2}
-    changes |= {"metric_logger": lazy(PowerCut, step=2, mark=str(tmp_path / "mark"))}
+    changes |= {"metric_logger": lazy(InterruptOnce, step=2, marker=str(tmp_path / "marker"))}
     with pytest.raises(KeyboardInterrupt):
         full_finetune.main(full_config(tmp_path, "a", **changes))
     assert "resuming" not in capsys.readouterr().err

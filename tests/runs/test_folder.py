@@ -29,19 +29,19 @@ def test_frozen_config_includes_defaults_and_references(tmp_path: Path) -> None:
     }
     assert frozen["tokenizer"]["path"] == "${output_dir}/letters"
     assert isinstance(frozen["seed"], int)
-    assert sample.RAN[0].seed == frozen["seed"]
+    assert sample.RUN_CONFIGS[0].seed == frozen["seed"]
 
 
 def test_frozen_config_reproduces_the_run(tmp_path: Path) -> None:
     run(tmp_path / "r")
     loaded = sample.main.layers(str(tmp_path / "r/config.yaml")).build()
-    assert loaded.seed == sample.RAN[0].seed
+    assert loaded.seed == sample.RUN_CONFIGS[0].seed
     text = (tmp_path / "r/config.yaml").read_text()
     assert load(text, sample.Config).output_dir == str(tmp_path / "r")
     assert sample.main.export(sample.main.layers(str(tmp_path / "r/config.yaml"))) == text
 
 
-def test_record_has_versions_machine_and_command(tmp_path: Path) -> None:
+def test_record_contains_versions_machine_and_command(tmp_path: Path) -> None:
     run(tmp_path / "r")
     record = json.loads((tmp_path / "r/run.json").read_text())
     assert {"command", "versions", "threads", "git", "machine", "started", "finished"} <= record.keys()
@@ -57,7 +57,7 @@ def test_finished_run_is_rejected_with_advice_and_overwritten_on_request(tmp_pat
     ):
         run(tmp_path / "r")
     run(tmp_path / "r", overwrite=True)
-    assert len(sample.RAN) == 2
+    assert len(sample.RUN_CONFIGS) == 2
     assert (tmp_path / "r/notes.txt").read_text() == "mine"
 
 
@@ -74,12 +74,12 @@ def unfinished(tmp_path: Path) -> Path:
 
 def test_unfinished_run_resumes_with_its_seed(unfinished: Path) -> None:
     run(unfinished)
-    assert sample.RAN[1] == sample.RAN[0]
+    assert sample.RUN_CONFIGS[1] == sample.RUN_CONFIGS[0]
 
 
 def test_unfinished_run_accepts_new_values_for_changeable_fields(unfinished: Path) -> None:
     run(unfinished, "epochs=5")
-    assert sample.RAN[1].epochs == 5
+    assert sample.RUN_CONFIGS[1].epochs == 5
 
 
 def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -
     message = str(caught.value)
     assert "batch_size: was 8, is now 3" in message
     assert "optimizer.lr: was 2.0e-05, is now 0.5" in message
-    assert len(sample.RAN) == 1
+    assert len(sample.RUN_CONFIGS) == 1
 
 
 def test_output_folder_that_cannot_be_created_is_reported_as_one_mistake(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_recipe_called_from_python_checks_resolves_and_freezes_the_config(tmp_pa
     cfg = sample.rich()
     cfg.output_dir = str(tmp_path / "r")
     sample.main(cfg)
-    (ran,) = sample.RAN
+    (ran,) = sample.RUN_CONFIGS
     assert ran.validation is not None
     assert ran.validation.source == str(tmp_path / "r")
     assert cfg.validation is not None
@@ -160,7 +160,7 @@ def test_folder_of_a_run_without_progress_can_be_reused(tmp_path: Path) -> None:
     assert "batch_size: 5" in (tmp_path / "config.yaml").read_text()
 
 
-def test_emptied_frozen_config_is_reported_as_one_mistake(tmp_path: Path) -> None:
+def test_empty_frozen_config_is_reported_as_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(
         ConfigError,
@@ -219,7 +219,7 @@ def test_folder_of_a_failed_start_can_be_reused(tmp_path: Path) -> None:
     del record["finished"]
     (tmp_path / "r/run.json").write_text(json.dumps(record))
     assert (tmp_path / "r/.lock").exists()
-    (tmp_path / "r/.config.yaml.part").write_text("of a kill")
+    (tmp_path / "r/.config.yaml.part").write_text("partial")
     run(tmp_path / "r", "optimizer.lr=0.25")
 
 
@@ -245,7 +245,7 @@ def test_a_kill_during_overwriting_leaves_no_checkpoints(
     assert not list(unfinished.glob("*checkpoints*"))
 
 
-def test_the_resume_hint_omits_overwrite_from_the_command(unfinished: Path) -> None:
+def test_the_resume_hint_mentions_omitting_the_overwrite_option(unfinished: Path) -> None:
     assert RunFolder(unfinished).resume_hint() == "run the same command to resume"
     record = json.loads((unfinished / "run.json").read_text())
     record["command"] += ["--overwrite"]

@@ -1,4 +1,4 @@
-"""A model can be given as a folder of weights, as an adapter with its base, or as a run."""
+"""A model can be specified by a folder of weights, an adapter with its base, or a run."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_base_of_an_adapter_is_read_from_the_adapter_config(base: Path, tmp_path
     assert hf_decoder(str(adapter_folder)).architecture == hf_decoder(str(base)).architecture
 
 
-def test_relative_base_is_searched_in_the_current_folder_and_the_start_folder_of_the_run(
+def test_relative_base_is_resolved_in_the_current_folder_or_where_the_run_was_started(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "runs/lora", folder=str(base.parent))
@@ -60,9 +60,7 @@ def test_relative_base_is_searched_in_the_current_folder_and_the_start_folder_of
     assert locate_model(run) == ModelFolders(Path("base"), final)
 
 
-def test_run_folder_resolves_to_its_best_model_or_otherwise_its_final_model(
-    base: Path, tmp_path: Path
-) -> None:
+def test_run_folder_resolves_to_its_best_model_or_else_its_final_model(base: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
     with pytest.raises(ValueError, match="has no weights yet") as caught:
         locate_model(run)
@@ -86,7 +84,7 @@ def test_run_folder_resolves_to_its_best_model_or_otherwise_its_final_model(
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])
-def test_one_file_identifies_a_run_folder(name: str, tmp_path: Path) -> None:
+def test_either_file_identifies_a_run_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("[damaged")
     with pytest.raises(ValueError, match="to resume it, run the same command"):
         locate_model(tmp_path)

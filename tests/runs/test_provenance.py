@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = '''"""Writes a file, or stops as a kill would."""
+RECIPE = '''"""Write a checkpoint, or exit as if killed."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Annotated
 
 @define(kw_only=True)
 class WritingConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str
     seed: int | None = 1
@@ -171,7 +171,7 @@ def test_diff_of_a_run_lists_the_changes(
     project: Project, edit: Callable[[Project], None], path: str
 ) -> None:
     assert project.run()[0] == 0
-    assert project.tune("diff", "run") == (0, "no difference\n")
+    assert project.tune("diff", "run") == (0, "no differences\n")
     edit(project)
     status, text = project.tune("diff", "run")
     assert (status, text.partition(": ")[0]) == (0, path)
@@ -197,7 +197,7 @@ def test_an_unchanged_run_resumes(project: Project) -> None:
     assert project.run()[0] == 0
 
 
-def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> None:
+def test_code_is_copied_and_the_state_of_its_repository_is_recorded(project: Project) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for args in (["init", "-q"], ["add", "recipe.py", "helper.py"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *args], cwd=project.folder, check=True)
@@ -281,7 +281,7 @@ def test_overwriting_removes_copies_of_code_but_no_user_files(project: Project) 
     assert project.run("--overwrite")[0] == 0
     assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
     assert len([*(project.folder / "run/code").glob("helper.py*")]) == 1, (
-        "copies of the earlier start are removed"
+        "copies from the earlier start are removed"
     )
 
 
@@ -316,7 +316,7 @@ def test_an_edited_recipe_is_detected_if_it_is_called_from_a_program(project: Pr
 
 
 @pytest.mark.slow
-def test_code_next_to_a_run_in_the_working_folder_is_recorded_but_not_its_copies(project: Project) -> None:
+def test_run_in_the_working_folder_records_the_code_there_but_not_its_copies(project: Project) -> None:
     args = ("./recipe.py", "output_dir=.")
     assert project.tune(*args, killed=True)[0] == 9
     project.tune(*args, killed=True)
@@ -332,6 +332,6 @@ def test_diff_compares_an_extended_run_with_the_command_that_extended_it(project
     assert project.tune("./recipe.py", "output_dir=whole", "epochs=2")[0] == 0
     assert project.run()[0] == 0
     assert project.run("epochs=2", "--extend")[0] == 0
-    assert project.tune("diff", "run") == (0, "no difference\n")
+    assert project.tune("diff", "run") == (0, "no differences\n")
     status, text = project.tune("diff", "run", "whole")
     assert (status, text) == (0, "output_dir: run -> whole\nextended.epochs: [1, 2] -> (absent)\n")

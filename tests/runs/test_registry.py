@@ -1,10 +1,10 @@
-"""Names that users may pass as a recipe or a config."""
+"""An invalid recipe or config name is reported as one mistake that explains the problem."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.config.broken import RECIPE, lines_of
+from tests.config.printed_mistakes import RECIPE, printed_mistakes
 
 LONG = "a" * 300
 
@@ -21,8 +21,8 @@ NAMES = {
     "folder.py": "folder.py: is a folder, not a Python file",
     "folder.yaml": "folder.yaml: cannot be read: Is a directory",
     "folder": "folder/config.yaml: no such file",
-    "text.txt": "text.txt: expected a file.yaml, a file.py:function or a run's folder",
-    "/dev/null": "/dev/null: expected a file.yaml, a file.py:function or a run's folder",
+    "text.txt": "text.txt: expected file.yaml, file.py:function or a run's folder",
+    "/dev/null": "/dev/null: expected file.yaml, file.py:function or a run's folder",
     "bytes.yaml": "bytes.yaml: not UTF-8 text: byte 3 cannot be decoded",
     "base_of_none.yaml": "base_of_none.yaml:2: _base_: none.yaml: no such file",
     "base_of_itself.yaml": "base_of_itself.yaml:1: _base_: base_of_itself.yaml: _base_ leads back to this file",
@@ -59,13 +59,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_invalid_config_name_is_reported_as_one_mistake(name: str, folder: Path) -> None:
-    (mistake,) = lines_of(["validate", RECIPE, "--config", name], folder)
+    (mistake,) = printed_mistakes(["validate", RECIPE, "--config", name], folder)
     assert mistake.startswith(NAMES[name])
 
 
 def test_registered_name_takes_precedence_over_a_folder_of_the_same_name(folder: Path) -> None:
-    assert lines_of(["show", "lora_finetune", "--config", "smollm2_135m_lora"], folder) == []
-    (mistake,) = lines_of(["validate", RECIPE, "--config", "./smollm2_135m_lora"], folder)
+    assert printed_mistakes(["show", "lora_finetune", "--config", "smollm2_135m_lora"], folder) == []
+    (mistake,) = printed_mistakes(["validate", RECIPE, "--config", "./smollm2_135m_lora"], folder)
     assert mistake == "smollm2_135m_lora/config.yaml: no such file"
 
 
@@ -89,12 +89,12 @@ RECIPES = {
 def test_invalid_recipe_is_reported_as_one_mistake(number: int, text: str, folder: Path) -> None:
     file = folder / f"wrong_recipe_{number}.py"
     file.write_text(f"import attrs\nfrom torchtune import config\n{text}")
-    (mistake,) = lines_of(["validate", str(file), "x=1"], folder)
+    (mistake,) = printed_mistakes(["validate", str(file), "x=1"], folder)
     assert mistake.startswith(file.stem)
     assert RECIPES[text] in mistake
 
 
-def test_message_about_a_component_of_an_unimportable_recipe_file_suggests_renaming_the_file(
+def test_recipe_file_that_cannot_be_imported_by_name_should_be_renamed(
     folder: Path,
 ) -> None:
     file = folder / "my-recipe.py"
@@ -103,8 +103,7 @@ def test_message_about_a_component_of_an_unimportable_recipe_file_suggests_renam
         "@attrs.define(kw_only=True)\nclass C:\n    own: config.Component[Own] = config.lazy(Own)\n"
         "@config.parse\ndef main(cfg: C) -> None: ...\n"
     )
-    (mistake,) = lines_of(["validate", str(file)], folder)
+    (mistake,) = printed_mistakes(["validate", str(file)], folder)
     assert (
-        mistake
-        == "default of C: own: Own is defined in 'my-recipe', not a valid module name; rename the file"
+        mistake == "default of C: own: Own is defined in 'my-recipe', an invalid module name; rename the file"
     )

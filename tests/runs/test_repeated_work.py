@@ -17,8 +17,9 @@ from torchtune.config import _layers as layers_module
 from torchtune.config import _yaml as yaml_module
 from torchtune.config._structure import structure
 from torchtune.config.model import Layers, read_yaml
-from torchtune.runs import _folder as outputs
+from torchtune.runs import RunFolder
 from torchtune.runs import _registry as registry_module
+from torchtune.runs._folder import choose_seed
 
 RECIPE = str(Path(sample.__file__))
 
@@ -56,8 +57,8 @@ def test_new_resumed_and_overwritten_runs_build_their_config_once(
         built_trees.clear()
         assert main([RECIPE, f"output_dir={folder}", *args]) == 0
         assert len(built_trees) == 1
-        assert sample.RAN[-1].seed == seed_in(folder)
-        seeds.append(sample.RAN[-1].seed)
+        assert sample.RUN_CONFIGS[-1].seed == seed_in(folder)
+        seeds.append(sample.RUN_CONFIGS[-1].seed)
         mark_as_interrupted(folder)
     new, resumed, overwritten, explicit = seeds
     assert new == resumed != overwritten
@@ -71,7 +72,7 @@ def test_a_launcher_builds_the_config_once(tmp_path: Path, built_trees: list[obj
     assert cfg.seed == seed_in(tmp_path / "r")
 
 
-def test_a_node_uses_the_seed_of_a_node_that_started_in_the_meantime(
+def test_a_node_uses_the_seed_of_a_node_that_started_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = [f"output_dir={tmp_path / 'r'}"]
@@ -96,17 +97,17 @@ def test_mistakes_are_reported_before_the_output_folder_is_created_or_locked(
     assert not (tmp_path / "r").exists()
     assert len(built_trees) == 1
     sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}"]))
-    with outputs.RunFolder(tmp_path / "r").lock("a run"), pytest.raises(ConfigError, match="batch_size"):
+    with RunFolder(tmp_path / "r").lock("a run"), pytest.raises(ConfigError, match="batch_size"):
         sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}", "batch_size=0"]))
 
 
 def test_a_recipe_without_a_folder_keeps_its_null_seed() -> None:
     layers = Layers(None, {"seed": None})
-    outputs.choose_seed(layers)
+    choose_seed(layers)
     assert layers.tree == {"seed": None}
     for unreadable in ("a\0b", "x" * 5000, 3, None):
         layers = Layers(None, {"seed": None, "output_dir": unreadable})
-        outputs.choose_seed(layers)
+        choose_seed(layers)
         assert isinstance(layers.tree["seed"], int) == isinstance(unreadable, str)
 
 

@@ -64,8 +64,8 @@ def test_an_edited_source_prevents_resuming(
     template = json.loads(Path("model/tokenizer_config.json").read_text())["chat_template"]
     Path("own.jinja").write_text(template)
     Path("other.jinja").write_text(template + "\n")
-    word, field, edit = CASES[case]
-    args = ["model_directory=model", "dataset.source=a/1.jsonl", "validation=null", "device=cpu", word]
+    override, field, edit = CASES[case]
+    args = ["model_directory=model", "dataset.source=a/1.jsonl", "validation=null", "device=cpu", override]
     args += ["dtype=fp32", "loading.workers=0", "max_steps=1", "output_dir=run"]
     assert tune("lora_finetune", "--config", "lora", *args).status == 0
     record = json.loads(Path("run/run.json").read_text())

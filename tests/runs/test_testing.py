@@ -1,4 +1,4 @@
-"""torchtune's helpers for users' pytest suites."""
+"""torchtune's helpers for testing configs with pytest."""
 
 import types
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Cases for type checkers, which must report the lines marked `error` and must not report those marked `ok`.
+"""Cases for type checkers, which must report every line marked `error` and no line marked `ok`.
 
-mypy's error code follows `error`; `test_static.py` maps it to basedpyright's. This file is never imported.
+mypy's error code follows `error`; `test_type_checkers.py` maps it to basedpyright rules. This file is never imported.
 """
 
 from typing import Annotated, Any
@@ -58,15 +58,15 @@ lazy(DiskLogger, log_dir=3)  # error: arg-type
 lazy(DiskLogger, log_dir="${output_dir}")  # ok
 
 
-def dataset_of(tokenizer: Tokenizer) -> AlpacaDataset:
-    """Build a dataset from another component."""
+def build_dataset(tokenizer: Tokenizer) -> AlpacaDataset:
+    """Build a dataset from a tokenizer."""
     return AlpacaDataset(tokenizer)
 
 
-lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, path="x"))  # ok
-lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, pth="x"))  # error: call-arg
-lazy(dataset_of, tokenizer=nested(AdamW, []))  # error: arg-type
-lazy(dataset_of, tokenizer=lazy(smollm2_tokenizer, path="x"))  # error: arg-type
+lazy(build_dataset, tokenizer=nested(smollm2_tokenizer, path="x"))  # ok
+lazy(build_dataset, tokenizer=nested(smollm2_tokenizer, pth="x"))  # error: call-arg
+lazy(build_dataset, tokenizer=nested(AdamW, []))  # error: arg-type
+lazy(build_dataset, tokenizer=lazy(smollm2_tokenizer, path="x"))  # error: arg-type
 
 # Fields of a config
 

@@ -1,8 +1,8 @@
 """Checker for names and phrases that are banned in this project's code and prose.
 
 A name describes its value; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
-which are listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every banned
-use in files and folders.
+which are listed below with the phrases that they replace. `python -m tests.static.language PATH...` lists every
+violation in files and folders.
 """
 
 import ast
@@ -93,16 +93,16 @@ ALLOWED: dict[tuple[str, str], str] = {
 """Allowed uses, as (file, name or lower-case phrase), with the reason."""
 
 
-class Use(NamedTuple):
+class Violation(NamedTuple):
     """A banned name or phrase, with its location and replacement."""
 
     file: str
     line: int
-    word: str
+    text: str
     replacement: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.word!r}: {self.replacement}"
+        return f"{self.file}:{self.line}: {self.text!r}: {self.replacement}"
 
 
 def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -163,38 +163,41 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
         yield first, "\n".join(block)
 
 
-def uses_in_prose(file: str, line: int, text: str) -> Iterator[Use]:
+def violations_in_prose(file: str, line: int, text: str) -> Iterator[Violation]:
     """Yield the banned phrases of a text, which may contain line breaks."""
     for pattern, replacement in PHRASES.items():
         for match in re.finditer(rf"(?i)\b(?:{pattern.replace(' ', SPACE)})", text):
-            word = re.sub(SPACE, " ", match[0]).lower()
-            if (file, word) not in ALLOWED:
-                yield Use(file, line + text[: match.start()].count("\n"), word, replacement)
+            phrase = re.sub(SPACE, " ", match[0]).lower()
+            if (file, phrase) not in ALLOWED:
+                yield Violation(file, line + text[: match.start()].count("\n"), phrase, replacement)
 
 
-def uses_in_python(file: str, source: str) -> Iterator[Use]:
+def violations_in_python(file: str, source: str) -> Iterator[Violation]:
     """Yield the banned names and phrases of a module."""
     tree = ast.parse(source)
     for line, name in names(tree):
         if is_banned(name) and (file, name) not in ALLOWED:
-            yield Use(file, line, name, "a name that describes the value")
+            yield Violation(file, line, name, "a name that describes the value")
     for line, text in strings(tree, docstrings_only=file.startswith("tests/")):
-        yield from uses_in_prose(file, line, text)
+        yield from violations_in_prose(file, line, text)
     for line, text in comments(source):
-        yield from uses_in_prose(file, line, text)
+        yield from violations_in_prose(file, line, text)
 
 
-def uses_in_markdown(file: str, text: str) -> Iterator[Use]:
+def violations_in_markdown(file: str, text: str) -> Iterator[Violation]:
     """Yield the banned phrases of a page, except in code."""
     without_code = re.sub(r"(?ms)^```.*?^```", lambda block: "\n" * block[0].count("\n"), text)
-    yield from uses_in_prose(file, 1, re.sub(r"`[^`\n]*`", lambda code: " " * len(code[0]), without_code))
+    prose = re.sub(r"`[^`\n]*`", lambda code: " " * len(code[0]), without_code)
+    yield from violations_in_prose(file, 1, prose)
 
 
-def uses(path: Path) -> list[Use]:
+def violations(path: Path) -> list[Violation]:
     """List the banned names and phrases of a file."""
     file = path.resolve().relative_to(ROOT).as_posix()
     text = path.read_text(encoding="utf-8")
-    return list(uses_in_python(file, text) if path.suffix == ".py" else uses_in_markdown(file, text))
+    if path.suffix == ".py":
+        return list(violations_in_python(file, text))
+    return list(violations_in_markdown(file, text))
 
 
 def files(path: Path) -> list[Path]:
@@ -210,5 +213,6 @@ def files(path: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    all_uses = [use for word in sys.argv[1:] for file in files(Path(word)) for use in uses(file)]
-    print(*all_uses, f"{len(all_uses)} uses", sep="\n")
+    paths = [file for argument in sys.argv[1:] for file in files(Path(argument))]
+    all_violations = [violation for file in paths for violation in violations(file)]
+    print(*all_violations, f"{len(all_violations)} violations", sep="\n")

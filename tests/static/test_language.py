@@ -1,9 +1,16 @@
-"""Names and prose of the tree contain no banned word or phrase, and the checker detects them."""
+"""Names and prose in the tree contain no banned word or phrase, and the checker detects banned ones."""
 
 import pytest
 
 from tests.static import language
-from tests.static.language import ALLOWED, ROOT, files, uses, uses_in_markdown, uses_in_python
+from tests.static.language import (
+    ALLOWED,
+    ROOT,
+    files,
+    violations,
+    violations_in_markdown,
+    violations_in_python,
+)
 
 CHECKED = ["torchtune", "recipes", "configs_py", "tests", "benchmarks", "demo", "docs", "setup.py"]
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
@@ -12,7 +19,7 @@ PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 def test_tree_contains_no_banned_name_or_phrase() -> None:
     paths = [path for name in [*CHECKED, *PAGES] for path in files(ROOT / name)]
     assert len(paths) > 500
-    assert [str(use) for path in paths for use in uses(path)] == []
+    assert [str(violation) for path in paths for violation in violations(path)] == []
 
 
 @pytest.mark.parametrize(
@@ -38,23 +45,25 @@ def test_tree_contains_no_banned_name_or_phrase() -> None:
         ('if answer == "yes":\n    """The loss is not a number."""', []),
     ],
 )
-def test_banned_names_and_phrases_of_python_source_are_detected(source: str, words: list[str]) -> None:
-    assert [use.word for use in uses_in_python("torchtune/module.py", source)] == words
+def test_banned_names_and_phrases_in_python_source_are_detected(source: str, words: list[str]) -> None:
+    assert [violation.text for violation in violations_in_python("torchtune/module.py", source)] == words
 
 
 def test_docstrings_of_tests_are_checked_but_other_strings_are_not() -> None:
     source = 'def test_chat() -> None:\n    """The chat goes on."""\n    chat = "The story goes on."\n'
-    assert [use.line for use in uses_in_python("tests/test_chat.py", source)] == [2]
+    assert [violation.line for violation in violations_in_python("tests/test_chat.py", source)] == [2]
 
 
 def test_code_in_markdown_is_not_checked() -> None:
     page = "The run\ngoes on.\n\n```python\nfound = refuse()\n```\nUse `beside` here.\nIt is refused.\n"
-    result = [(use.line, use.word) for use in uses_in_markdown("docs/page.md", page)]
+    result = [(violation.line, violation.text) for violation in violations_in_markdown("docs/page.md", page)]
     assert result == [(2, "goes on"), (8, "refused")]
 
 
 def test_every_allowed_use_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = set(ALLOWED)
     monkeypatch.setattr(language, "ALLOWED", {})
-    occurring = {(use.file, use.word) for file, _ in allowed for use in uses(ROOT / file)}
+    occurring = {
+        (violation.file, violation.text) for file, _ in allowed for violation in violations(ROOT / file)
+    }
     assert allowed - occurring == set()

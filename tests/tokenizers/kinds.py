@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind, whose special tokens include `<think>`."""
+"""Small tokenizers of every kind, with writers for their files."""
 
 import base64
 import functools
@@ -80,7 +80,7 @@ def write_bpe(folder: Path) -> Path:
 
 
 @functools.cache
-def pieces() -> bytes:
+def sentencepiece_bytes() -> bytes:
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 10),
@@ -98,9 +98,9 @@ def pieces() -> bytes:
     return model.getvalue()
 
 
-def write_pieces(folder: Path) -> Path:
+def write_sentencepiece(folder: Path) -> Path:
     write(folder)
-    (folder / "tokenizer.model").write_bytes(pieces())
+    (folder / "tokenizer.model").write_bytes(sentencepiece_bytes())
     return set_config(folder, bos_token="<s>", eos_token="</s>")
 
 
@@ -148,7 +148,7 @@ def write_llama3(folder: Path) -> Path:
 KINDS = {
     "hf": Kind(HFTokenizer, write_hf, "<think>", "<tool>"),
     "bpe": Kind(BPETokenizer, write_bpe, "<think>", "<tool>"),
-    "sentencepiece": Kind(SentencePieceTokenizer, write_pieces, "<think>", "\n"),
+    "sentencepiece": Kind(SentencePieceTokenizer, write_sentencepiece, "<think>", "\n"),
     "tekken": Kind(TekkenTokenizer, write_tekken, "<think>", "\n"),
     "tiktoken": Kind(TiktokenTokenizer, write_llama3, "<|python_tag|>", "\n"),
 }

@@ -8,8 +8,15 @@ import pytest
 from tokenizers import AddedToken
 
 from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
-from tests.tokenizers.kinds import pieces, set_config, tekken, write_hf, write_pieces, write_tekken
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.kinds import (
+    sentencepiece_bytes,
+    set_config,
+    tekken,
+    write_hf,
+    write_sentencepiece,
+    write_tekken,
+)
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import ChatTemplate, Message
 from torchtune.tokenizers import BaseTokenizer, HFTokenizer, SentencePieceTokenizer, auto_tokenizer
 from torchtune.tokenizers._files import copy_tokenizer, remove_tokenizer
@@ -138,7 +145,7 @@ def test_the_legacy_file_has_the_lowest_precedence(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "tool_use"])
-def test_the_error_for_a_damaged_template_contains_its_file(name: str, folder: Path) -> None:
+def test_the_error_for_a_damaged_template_names_its_file(name: str, folder: Path) -> None:
     write_additional(folder, "default", "tool_use")
     write(folder / "additional_chat_templates", **{f"{name}__jinja": "{% for %}"})
     with pytest.raises(
@@ -151,7 +158,7 @@ def test_the_error_for_a_damaged_template_contains_its_file(name: str, folder: P
         HFTokenizer(str(folder))
 
 
-@pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
+@pytest.mark.parametrize("make", [write_hf, write_sentencepiece, write_tekken])
 def test_every_tokenizer_class_reads_stored_templates(make: Any, tmp_path: Path) -> None:
     folder = set_config(make(tmp_path), chat_template=named("default", "tool_use"))
     for tokenizer in (auto_tokenizer(str(folder)), auto_tokenizer(str(folder), chat_template="tool_use")):
@@ -242,7 +249,7 @@ def test_an_argument_takes_precedence_over_a_special_token(folder: Path) -> None
 # Stored settings that change tokens
 
 
-def limited(folder: Path, **settings: Any) -> Path:
+def write_limited(folder: Path, **settings: Any) -> Path:
     backend = tiny_tokenizer()
     backend.enable_truncation(**settings.get("truncation", {"max_length": 16}))
     backend.enable_padding(**settings.get("padding", {"length": 64, "pad_token": "<|endoftext|>"}))
@@ -261,7 +268,7 @@ def limited(folder: Path, **settings: Any) -> Path:
 )
 def test_stored_truncation_and_padding_are_not_applied(settings: dict[str, Any], tmp_path: Path) -> None:
     tokenizer, reference = (
-        HFTokenizer(str(limited(tmp_path / "a", **settings))),
+        HFTokenizer(str(write_limited(tmp_path / "a", **settings))),
         reference_tokenizer(tmp_path / "a"),
     )
     unlimited = HFTokenizer(str(set_config(write_hf(tmp_path / "b"), add_bos_token=True)))
@@ -312,8 +319,8 @@ def test_a_declared_token_is_special_even_if_the_file_treats_it_as_text(tmp_path
 
 
 def test_declared_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
-    folder = write_pieces(tmp_path)
-    assert b"\n" in pieces()
+    folder = write_sentencepiece(tmp_path)
+    assert b"\n" in sentencepiece_bytes()
     set_config(folder, additional_special_tokens=["▁these"], mask_token="▁words")
     assert {"▁these", "▁words"} <= SentencePieceTokenizer(str(folder)).special_tokens.keys()
 
@@ -321,7 +328,7 @@ def test_declared_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
 # Stop tokens
 
 
-@pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
+@pytest.mark.parametrize("make", [write_hf, write_sentencepiece, write_tekken])
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -128,7 +128,7 @@ def test_the_chat_template_is_read_from_every_supported_location(tmp_path: Path)
     assert load(tmp_path / "d", chat_template=None).chat_template is None
 
 
-def test_a_template_with_invalid_jinja_is_rejected_with_its_file(tmp_path: Path) -> None:
+def test_the_error_for_invalid_jinja_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"tokenizer_config.json: the chat template is not valid Jinja: line 2"
     ):
@@ -152,7 +152,7 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     assert load(tmp_path / "b", pad_token=None).pad_id == 2
 
 
-def test_errors_contain_the_missing_or_damaged_file(tmp_path: Path) -> None:
+def test_errors_name_the_missing_or_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.json in .*; expected a tokenizer.json or"):
         HFTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no other.json in"):
@@ -173,7 +173,7 @@ def test_errors_contain_the_missing_or_damaged_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ids", [{}, [[2]], "2", [2, None], 2.0, True, -1])
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
-def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, ids: Any) -> None:
+def test_the_error_for_an_invalid_eos_id_names_its_file(tmp_path: Path, name: str, ids: Any) -> None:
     write(
         write_folder(tmp_path, eos_token=None), **{name.replace(".", "__"): json.dumps({"eos_token_id": ids})}
     )
@@ -185,7 +185,7 @@ def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize("template", [["x"], [None], 5, {}, [{"name": "default"}], [{"template": 5}]])
-def test_a_template_of_the_wrong_type_is_rejected_with_its_file(tmp_path: Path, template: Any) -> None:
+def test_the_error_for_a_template_of_the_wrong_type_names_its_file(tmp_path: Path, template: Any) -> None:
     with pytest.raises(
         ValueError,
         match=r"^[^:]*tokenizer_config.json: chat_template is .*; expected a template, or a list of objects .*download",
@@ -193,7 +193,7 @@ def test_a_template_of_the_wrong_type_is_rejected_with_its_file(tmp_path: Path, 
         load(tmp_path, chat_template=template)
 
 
-def test_a_template_that_is_not_utf_8_is_rejected_with_its_file(tmp_path: Path) -> None:
+def test_the_error_for_a_template_that_is_not_utf_8_names_its_file(tmp_path: Path) -> None:
     (write_folder(tmp_path) / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
     with pytest.raises(ValueError, match=r"chat_template.jinja is not UTF-8 text \(.*\); download it again"):
         HFTokenizer(str(tmp_path))

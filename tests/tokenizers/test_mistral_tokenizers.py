@@ -10,7 +10,7 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from sentencepiece import SentencePieceProcessor
 
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Message, chat_prompt, chat_tokens
 from torchtune.models.mistral import mistral_tokenizer
 from torchtune.tokenizers import SentencePieceTokenizer

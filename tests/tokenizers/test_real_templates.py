@@ -43,7 +43,7 @@ TURNS = [
     Message(role="assistant", content="Because\n\nof it."),
 ]
 SYSTEM = [Message(role="system", content="Be kind.")]
-TODAY = "strftime_now"
+DATE_FUNCTION = "strftime_now"
 """The name of the function with which templates read the current date."""
 CALL = {
     "id": "abcdefghi",
@@ -70,7 +70,7 @@ TOOL = {
 }
 
 
-def agent(*, has_reasoning: bool, has_calls: bool) -> list[Any]:
+def agent_conversation(*, has_reasoning: bool, has_calls: bool) -> list[Any]:
     """Build a conversation with reasoning, tool calls, or both."""
     turns: list[Any] = [*SYSTEM, Message(role="user", content="Weather?")]
     if has_calls:
@@ -111,7 +111,7 @@ def load(folder: Path, name: str, source: str) -> HFTokenizer:
         "chat_template": source,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return HFTokenizer(str(folder), date="2024-07-26" if TODAY in source else None)
+    return HFTokenizer(str(folder), date="2024-07-26" if DATE_FUNCTION in source else None)
 
 
 @cache
@@ -129,7 +129,7 @@ def templates(folder: Path) -> dict[str, str]:
 
 def build_template(source: str) -> ChatTemplate:
     """Build a ChatTemplate with the current date, which transformers reads from the clock."""
-    date = datetime.now(tz=UTC).astimezone().date().isoformat() if TODAY in source else None
+    date = datetime.now(tz=UTC).astimezone().date().isoformat() if DATE_FUNCTION in source else None
     return ChatTemplate(source, "<bos>", "</s>", date=date)
 
 
@@ -158,7 +158,7 @@ def test_every_template_renders_as_in_transformers(llama_cpp: Path) -> None:
     n_rejected = 0
     conversations = [TURNS, SYSTEM + TURNS, TURNS[:-1], TURNS[:1]]
     conversations += [
-        agent(has_reasoning=reasoning, has_calls=calls)
+        agent_conversation(has_reasoning=reasoning, has_calls=calls)
         for reasoning in (True, False)
         for calls in (True, False)
     ]
@@ -200,7 +200,7 @@ def test_generation_blocks_match_transformers(llama_cpp: Path) -> None:
         template = build_template(source)
         for has_reasoning, has_calls in ((False, False), (True, False), (False, True), (True, True)):
             messages, tools = (
-                agent(has_reasoning=has_reasoning, has_calls=has_calls),
+                agent_conversation(has_reasoning=has_reasoning, has_calls=has_calls),
                 [TOOL] if has_calls else None,
             )
             text, spans = render(
@@ -231,13 +231,13 @@ def with_json_arguments(messages: list[Any]) -> list[Any]:
 def test_all_content_is_rendered_or_reported(llama_cpp: Path) -> None:
     for name, source in templates(llama_cpp).items():
         try:
-            check_rows_with(build_template(source))
+            check_random_conversations(build_template(source))
         except AssertionError as error:
             error.add_note(name)
             raise
 
 
-def check_rows_with(template: ChatTemplate) -> None:
+def check_random_conversations(template: ChatTemplate) -> None:
     """Check a template on random conversations."""
 
     def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:

@@ -256,7 +256,7 @@ def test_a_chat_template_in_the_config_is_used(folder: Path, tmp_path: Path) -> 
     )
 
 
-def test_errors_contain_the_missing_or_damaged_file(folder: Path, tmp_path: Path) -> None:
+def test_errors_name_the_missing_or_damaged_file(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tokenizer.model in .*; expected a tokenizer.model or"):
         SentencePieceTokenizer(str(tmp_path))
     model = (folder / "tokenizer.model").read_bytes()

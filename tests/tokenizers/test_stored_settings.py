@@ -1,4 +1,4 @@
-"""Datasets use tokenizers with stored limits, unusual end tokens, custom templates and every kind of file."""
+"""Datasets work with stored limits, unusual end tokens, custom templates and every kind of tokenizer file."""
 
 import json
 import pickle
@@ -21,8 +21,8 @@ from torchtune.tokenizers import HFTokenizer, _tiktoken, auto_tokenizer
 TASKS = [{"instruction": f"the words {i} " * 30, "output": "these digits " * (20 + i)} for i in range(4)]
 
 
-def folder_with(folder: Path, *, eos: str = "<|im_end|>", **limits: Any) -> Path:
-    """Write a tokenizer like SmolLM2's, with the given stored limits and end token."""
+def write_tokenizer(folder: Path, *, eos: str = "<|im_end|>", **limits: Any) -> Path:
+    """Write a tokenizer like SmolLM2's, with stored limits and an end token."""
     backend = tiny_tokenizer()
     backend.add_tokens([AddedToken("<think>", special=True, normalized=False)])
     if "truncation" in limits:
@@ -45,8 +45,8 @@ LIMITS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("limits", LIMITS, ids=["truncated", "padded", "both"])
 @pytest.mark.parametrize("load", [HFTokenizer, auto_tokenizer, smollm2_tokenizer])
 def test_stored_limits_do_not_change_rows(load: Any, limits: dict[str, Any], tmp_path: Path) -> None:
-    limited = load(str(folder_with(tmp_path / "limited", **limits)))
-    unlimited = load(str(folder_with(tmp_path / "free")))
+    limited = load(str(write_tokenizer(tmp_path / "limited", **limits)))
+    unlimited = load(str(write_tokenizer(tmp_path / "free")))
     reference: Any = AutoTokenizer.from_pretrained(tmp_path / "limited")
     datasets: list[Any] = [
         lazy(InstructDataset, source=TASKS),
@@ -80,7 +80,7 @@ def test_stored_limits_do_not_change_rows(load: Any, limits: dict[str, Any], tmp
 
 def test_limits_in_the_config_are_not_applied(tmp_path: Path) -> None:
     folder = set_config(
-        folder_with(tmp_path), model_max_length=16, padding_side="left", truncation_side="left"
+        write_tokenizer(tmp_path), model_max_length=16, padding_side="left", truncation_side="left"
     )
     row = InstructDataset(HFTokenizer(str(folder)), TASKS)[0]
     assert isinstance(row, Example)
@@ -92,7 +92,7 @@ def test_limits_in_the_config_are_not_applied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("generation", [{}, {"config": [0, 2]}, {"generation_config": 2}])
 def test_a_turn_end_other_than_eos_must_be_a_stop_token(generation: dict[str, Any], tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, eos="<|endoftext|>")
+    folder = write_tokenizer(tmp_path, eos="<|endoftext|>")
     for name, ids in generation.items():
         write(folder, **{f"{name}__json": json.dumps({"eos_token_id": ids})})
     tokenizer = auto_tokenizer(str(folder))
@@ -122,7 +122,7 @@ def test_a_turn_end_other_than_eos_must_be_a_stop_token(generation: dict[str, An
 
 
 def test_a_misspelled_stop_token_in_a_config_raises(tmp_path: Path) -> None:
-    component = lazy(auto_tokenizer, path=str(folder_with(tmp_path)), stop_tokens=["<|im_ende|>"])
+    component = lazy(auto_tokenizer, path=str(write_tokenizer(tmp_path)), stop_tokens=["<|im_ende|>"])
     with pytest.raises(
         ValueError, match=r"'<\|im_ende\|>' is not in the vocabulary; did you mean '<\|im_end\|>'"
     ):
@@ -139,7 +139,7 @@ THINKING = TEMPLATE.replace(
 
 
 def test_template_arguments_change_the_rendered_text(tmp_path: Path) -> None:
-    folder = set_config(folder_with(tmp_path), chat_template=THINKING)
+    folder = set_config(write_tokenizer(tmp_path), chat_template=THINKING)
     row = {
         "prompt": "the words",
         "completion": [{"role": "assistant", "content": "these", "reasoning": "digits"}],

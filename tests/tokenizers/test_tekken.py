@@ -12,7 +12,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from tests.models.tiny import write
 from tests.tokenizers.kinds import set_config, tekken, write_tekken
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Tokenizer
 from torchtune.models.mistral import mistral_tokenizer
 from torchtune.tokenizers import HFTokenizer, TekkenTokenizer, auto_tokenizer
@@ -161,13 +161,13 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         (tekken(["<s>"]), r"eos_token is '</s>', which is not in the vocabulary of tekken.json"),
     ],
 )
-def test_errors_contain_the_damaged_file(values: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_errors_name_the_damaged_file(values: dict[str, Any], expected: str, tmp_path: Path) -> None:
     write(tmp_path, tekken__json=json.dumps(values))
     with pytest.raises(ValueError, match=expected):
         TekkenTokenizer(str(tmp_path))
 
 
-def test_errors_contain_the_missing_file(tmp_path: Path) -> None:
+def test_errors_name_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no tekken.json in .*; expected a tekken.json or"):
         TekkenTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no tekken_9.json in"):

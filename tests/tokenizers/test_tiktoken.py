@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Tokenizer
 from torchtune.models.llama3 import llama3_tokenizer
 from torchtune.tokenizers import HFTokenizer, TiktokenTokenizer
@@ -111,7 +111,7 @@ def test_the_written_tokenizer_json_matches_the_original(file: Path, tmp_path: P
         (b"IQ== 0\nIg==", r"tokenizer.model, line 2: expected a token and its rank"),
     ],
 )
-def test_errors_contain_the_damaged_file(lines: bytes, message: str, tmp_path: Path) -> None:
+def test_errors_name_the_damaged_file(lines: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(lines)
     with pytest.raises(ValueError, match=message):
         TiktokenTokenizer(str(tmp_path))
@@ -127,9 +127,9 @@ def test_a_sentencepiece_file_is_recognized(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_real_file_matches_metas_code(
-    fetch: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    fetch_package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = fetch("llama-models")
+    package = fetch_package("llama-models")
     monkeypatch.syspath_prepend(str(package))
     file = package / "llama_models/llama3/tokenizer.model"
     reference = importlib.import_module("llama_models.llama3.tokenizer").Tokenizer(file)

@@ -12,7 +12,7 @@ from tokenizers import models
 from recipes.lora_finetune import LoraFinetuneConfig
 from tests.models.tiny import write
 from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, TEMPLATE, Kind, set_config, write_hf
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune import runs
 from torchtune.config import InstantiationError, instantiate, lazy
 from torchtune.data import ChatTemplate, Message
@@ -77,7 +77,7 @@ def test_an_unknown_template_is_rejected(kind: Kind, folder: Path) -> None:
             kind.load(str(folder), chat_template=name)
 
 
-def test_the_error_for_a_damaged_template_contains_its_file(kind: Kind, folder: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_template_names_its_file(kind: Kind, folder: Path, tmp_path: Path) -> None:
     custom = tmp_path / "mine.jinja"
     custom.write_text("{% for %}")
     with pytest.raises(ValueError, match=r"mine.jinja: the chat template is not valid Jinja: line 1"):
@@ -244,7 +244,7 @@ def test_auto_tokenizer_detects_the_class_and_passes_the_options(kind: Kind, fol
         assert auto_tokenizer(str(file)).fingerprint() == kind.load(str(folder)).fingerprint()
 
 
-def test_special_tokens_raise_for_kinds_other_than_sentencepiece(kind: Kind, folder: Path) -> None:
+def test_special_tokens_argument_is_only_for_sentencepiece(kind: Kind, folder: Path) -> None:
     if kind is KINDS["sentencepiece"]:
         assert "▁these" in auto_tokenizer(str(folder), special_tokens=["▁these", "none"]).special_tokens
         return

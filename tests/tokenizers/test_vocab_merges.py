@@ -12,7 +12,7 @@ import tokenizers
 
 from tests.models.tiny import TEXT, write
 from tests.tokenizers.kinds import set_config, write_bpe, write_hf
-from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.texts import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Tokenizer
 from torchtune.models.gpt2 import gpt2_tokenizer
 from torchtune.models.olmo2 import olmo2_tokenizer
@@ -245,7 +245,7 @@ def test_line_endings_and_headers_do_not_change_the_tokens(two_files: Path, tmp_
         ),
     ],
 )
-def test_errors_contain_the_damaged_file(
+def test_errors_name_the_damaged_file(
     name: str, text: str, expected: str, two_files: Path, tmp_path: Path
 ) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")

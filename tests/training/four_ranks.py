@@ -8,7 +8,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import SINGLE_RANK, batch_of, examples, perturb_adapters, place, tiny_decoder
+from tests.training.tiny import SINGLE_RANK, examples, make_batch, perturb_adapters, place, tiny_decoder
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
@@ -72,7 +72,7 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
         if world.size == 4
         else [[i for part in ROWS_BY_RANK for b in part for i in b]]
     )
-    batches = [batch_of([ROWS[i] for i in rows]) for rows in batch_rows]
+    batches = [make_batch([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     gathered = []
     for batch in batches:

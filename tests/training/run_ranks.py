@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.once import once
+from tests.shared_folder import shared_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def run_ranks(factory: pytest.TempPathFactory, program: str, size: int) -> Path:
         program: The module's name; its `main` is called with the folder.
         size: Number of ranks.
     """
-    return once(factory, f"{program}_{size}", lambda out: _run(program, size, out))
+    return shared_folder(factory, f"{program}_{size}", lambda out: _run(program, size, out))
 
 
 def _run(program: str, size: int, out: Path) -> None:

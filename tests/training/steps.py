@@ -19,7 +19,7 @@ def assert_same_step_in_bf16(actual: dict[str, Any], single: dict[str, Any], lr:
     """Compare bfloat16 steps.
 
     Gradients are rounded once per batch, and the batches depend on the number of ranks. The first step of AdamW moves
-    a parameter by lr g / (|g| + 1e-8), that is, by lr with the sign of its gradient g.
+    a parameter with gradient g by lr g / (|g| + 1e-8), which is approximately lr with the sign of g.
 
     Args:
         actual: The step on multiple ranks.
@@ -35,9 +35,9 @@ def assert_same_step_in_bf16(actual: dict[str, Any], single: dict[str, Any], lr:
         other = actual["gradients"][name]
         same = (gradient == other) | ((gradient.sign() == other.sign()) & (gradient.abs() > 1e-6))
         moved = actual["parameters"][name] - single["parameters"][name]
-        # These gradients are at least 100 times 1e-8, so each parameter moves by lr to within 1%.
+        # These gradients are at least 100 times 1e-8, so each parameter moves by lr up to an error of 1%.
         assert moved[same].abs().max() <= 0.01 * lr, name
         n_same, n = n_same + int(same.sum()), n + same.numel()
     assert n_same > 0.8 * n, (
-        "most gradients must have the same sign, as they are much larger than their rounding errors"
+        "most gradients must have the same sign, because they are much larger than their rounding errors"
     )

@@ -16,8 +16,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.tiny import (
     SINGLE_RANK,
-    batch_of,
     examples,
+    make_batch,
     perturb_adapters,
     place,
     step_loss,
@@ -37,7 +37,7 @@ SECTIONS = {
     "offload": evolve(INPUTS, offload=True),
 }
 LORA_WITH_DROPOUT = Lora(targets=["all-linear"], rank=3, dropout=0.5)
-PADDED = batch_of(examples())
+PADDED = make_batch(examples())
 PACKED = collate([examples()[:4], examples()[4:7], examples()[7:]], pad_id=0)
 
 
@@ -77,14 +77,14 @@ def test_checkpointing_is_bitwise_identical(
 
 
 def test_dropout_and_packing_affect_the_loss() -> None:
-    one, other = (
+    padded, packed = (
         loss_and_gradients(build_model(None, LORA_WITH_DROPOUT, "fp64"), b, "fp64") for b in (PADDED, PACKED)
     )
-    assert not torch.equal(one["loss"], other["loss"])
+    assert not torch.equal(padded["loss"], packed["loss"])
     no_dropout = loss_and_gradients(
         build_model(None, evolve(LORA_WITH_DROPOUT, dropout=0.0), "fp64"), PADDED, "fp64"
     )
-    assert not torch.equal(one["loss"], no_dropout["loss"])
+    assert not torch.equal(padded["loss"], no_dropout["loss"])
 
 
 class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
@@ -109,8 +109,8 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         return out
 
 
-def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> tuple[int, int]:
-    """Return the bytes stored between the forward and backward pass, and the matrix multiplications per step."""
+def measure_cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> tuple[int, int]:
+    """Return the bytes stored between the forward and backward passes, and the number of matrix products per step."""
     model = build_model(section, lora, "fp64")
     with _LiveMemory(model) as live:
         loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
@@ -123,7 +123,7 @@ def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> t
 def test_checkpointing_stores_less_and_computes_more(lora: Lora | None) -> None:
     n_bytes, n_products = {}, {}
     for name, section in {"plain": None, **SECTIONS}.items():
-        n_bytes[name], n_products[name] = cost(section, lora)
+        n_bytes[name], n_products[name] = measure_cost(section, lora)
     assert n_bytes["inputs"] < n_bytes["matmuls"] < n_bytes["plain"]
     assert n_bytes["inputs"] < n_bytes["every second"] < n_bytes["plain"]
     assert n_products["plain"] == n_products["matmuls"] < n_products["every second"] < n_products["inputs"]
@@ -136,7 +136,7 @@ def test_saved_operator_names_exist_in_torch() -> None:
     assert str(torch.ops.higher_order.flex_attention) in _SAVED_OPERATORS
 
 
-def test_a_layer_stores_only_its_input() -> None:
+def test_a_checkpointed_layer_stores_only_its_input() -> None:
     stored_bytes = []
     for n_layers in (2, 5):
         with torch.device("meta"):
@@ -210,7 +210,7 @@ def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None)
     torch._dynamo.reset()
     counters.clear()
     plain, compiled = build_model(None, lora, "fp32"), build_model(section, lora, "fp32", compile=True)
-    for batch in (batch_of(examples()[:4]), PADDED):  # two lengths
+    for batch in (make_batch(examples()[:4]), PADDED):  # two lengths
         expected, actual = (loss_and_gradients(model, batch, "fp32") for model in (plain, compiled))
         longest = max(len(example.tokens) for example in examples())
         assert_near(actual, expected, bound(torch.float32, 3 * roundings(plain.architecture, longest)))
@@ -228,10 +228,10 @@ def test_traced_layers_match_plain_layers_and_share_graphs(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile requires the C++ compiler g++")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("section", [None, INPUTS, MATMULS], ids=["plain", "inputs", "matmuls"])
 def test_compiled_layers_match_plain_layers(section: ActivationCheckpointing | None) -> None:
     assert compare_compiled(section, None) == 2
-    # With LoRA, the input of the first layer needs no gradient, unlike the inputs of the other layers.
+    # With LoRA, only the input of the first layer needs no gradient, so this layer has separate graphs.
     assert compare_compiled(section, evolve(LORA_WITH_DROPOUT, dropout=0.0)) == 4

@@ -37,20 +37,22 @@ def test_every_epoch_trains_every_row_once(results: list[dict[str, Any]]) -> Non
 
 def test_losses_and_weights_match_an_example_by_example_computation(results: list[dict[str, Any]]) -> None:
     for case, result in zip(CASES, results, strict=True):
-        losses, parameters = example_by_example(case, [numbers for _, numbers, _ in result["steps"]])
+        losses, parameters = train_example_by_example(case, [numbers for _, numbers, _ in result["steps"]])
         assert [loss for _, _, loss in result["steps"]] == pytest.approx(losses, rel=FLOAT64), case
         for name, expected in parameters.items():
             torch.testing.assert_close(result["parameters"][name], expected, rtol=FLOAT64, atol=FLOAT64)
 
 
-def example_by_example(case: Case, steps: list[list[int]]) -> tuple[list[float], dict[str, torch.Tensor]]:
+def train_example_by_example(
+    case: Case, steps: list[list[int]]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Compute the loss of each step and the final weights, one example at a time."""
     torch.manual_seed(0)
     model, data = tiny_model(), rows(case.n_rows)
     losses = []
     for numbers in steps:
         n_targets = sum(label != IGNORE_INDEX for i in numbers for label in data[i].labels[1:])
-        loss = sum(total(model, data[i]) for i in numbers) / n_targets
+        loss = sum(summed_loss(model, data[i]) for i in numbers) / n_targets
         loss.backward()
         losses.append(loss.item())
         with torch.no_grad():
@@ -61,7 +63,7 @@ def example_by_example(case: Case, steps: list[list[int]]) -> tuple[list[float],
     return losses, {name: p.detach() for name, p in model.named_parameters()}
 
 
-def total(model: Any, example: Example) -> Any:
+def summed_loss(model: Any, example: Example) -> Any:
     """Return the summed cross-entropy of an example's targets."""
     logits = model(torch.tensor([example.tokens[:-1]]))[0]
     labels = torch.tensor(example.labels[1:])

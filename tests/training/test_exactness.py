@@ -1,4 +1,4 @@
-"""All optimizations of a step together match a plain float64 implementation: losses, gradients and 50 steps."""
+"""Steps with all optimizations match a plain float64 implementation: losses, gradients and 50 training steps."""
 
 from functools import cache
 
@@ -32,29 +32,29 @@ FAMILIES: dict[str, Architecture] = {
     ),
 }
 LORA = Lora(targets=["all-linear"], rank=4, alpha=8.0)
-ROUNDED = bound(torch.float32, 3 * roundings(SMALL, 45))
+ERROR_BOUND = bound(torch.float32, 3 * roundings(SMALL, 45))
 """Bound on float32 rounding errors in losses and gradients; documents have up to 45 tokens."""
 
 
 @pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
-def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the loss compute as on a processor with or without AMX."""
+def with_or_without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loss be computed as on a processor with or without AMX."""
     monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: request.param)
 
 
 def rows(n: int, seed: int = 0) -> list[Example]:
     """Return random examples of uneven lengths; about half of the tokens are targets."""
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     result = []
     for i in range(n):
-        length = 6 + int(torch.randint(20, (), generator=draw))
-        tokens = torch.randint(61, (length,), generator=draw).tolist()
+        length = 6 + int(torch.randint(20, (), generator=generator))
+        tokens = torch.randint(61, (length,), generator=generator).tolist()
         n_masked = 1 + i % (length // 2)
         result.append(Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:]))
     return result
 
 
-def with_prefix(examples: list[Example], n: int) -> list[Example]:
+def prepend_prefix(examples: list[Example], n: int) -> list[Example]:
     """Prepend the same n tokens, without targets, to each example."""
     prefix = [i * 7 % 61 for i in range(n)]
     return [Example(prefix + e.tokens, [IGNORE_INDEX] * n + e.labels) for e in examples]
@@ -74,10 +74,10 @@ def build_model(architecture: Architecture, lora: Lora | None, dtype: str, *, le
     if lora is not None:
         lora.add_to(model)
     place(model, SINGLE_RANK, dtype=dtype, lean_layers=lean_layers)
-    draw = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            value = torch.randn(parameter.shape, generator=draw) * (0.25 if parameter.dim() > 1 else 0.1)
+            value = torch.randn(parameter.shape, generator=generator) * (0.25 if parameter.dim() > 1 else 0.1)
             parameter.copy_((value + (parameter.dim() == 1)).bfloat16())
     return model
 
@@ -86,11 +86,10 @@ def gradients(model: Decoder) -> dict[str, Tensor]:
     return {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def unbatched(
+def compute_separately(
     architecture: Architecture, lora: Lora | None, examples: list[Example], dtype: str = "fp64"
 ) -> tuple[float, dict[str, Tensor]]:
-    """Compute each example separately with plain layers and full logits; return the loss and gradients, summed in
-    float64."""
+    """Compute each example separately, with plain layers and full logits; return float64 sums of loss and gradients."""
     model = build_model(architecture, lora, dtype, lean_layers=False).to(DTYPES[dtype])
     total = 0.0
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -112,7 +111,7 @@ def unbatched(
     return total, sums
 
 
-def batched(
+def compute_packed(
     architecture: Architecture,
     lora: Lora | None,
     dtype: str,
@@ -140,21 +139,21 @@ def batched(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_match_the_plain_implementation(family: str, lora: Lora | None) -> None:
     examples = rows(14)
-    exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
-    _, plain = unbatched(FAMILIES[family], lora, examples, "fp32")
-    loss, actual = batched(FAMILIES[family], lora, "fp32", examples, lean_layers=True)
-    assert loss == pytest.approx(exact_loss, rel=ROUNDED)
-    assert_as_near(actual, plain, exact, ROUNDED)
+    exact_loss, exact = compute_separately(FAMILIES[family], lora, examples)
+    _, plain = compute_separately(FAMILIES[family], lora, examples, "fp32")
+    loss, actual = compute_packed(FAMILIES[family], lora, "fp32", examples, lean_layers=True)
+    assert loss == pytest.approx(exact_loss, rel=ERROR_BOUND)
+    assert_as_near(actual, plain, exact, ERROR_BOUND)
 
 
-@pytest.mark.usefixtures("amx")
+@pytest.mark.usefixtures("with_or_without_amx")
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_errors_are_comparable_to_the_plain_implementation(family: str, lora: Lora | None) -> None:
     examples = rows(14)
-    exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
-    plain_loss, plain = unbatched(FAMILIES[family], lora, examples, "bf16")
-    loss, actual = batched(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
+    exact_loss, exact = compute_separately(FAMILIES[family], lora, examples)
+    plain_loss, plain = compute_separately(FAMILIES[family], lora, examples, "bf16")
+    loss, actual = compute_packed(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
     assert abs(loss - exact_loss) < bound(torch.bfloat16, 1, exact_loss) + 2 * abs(plain_loss - exact_loss)
     assert_as_near(actual, plain, exact, rms_error(torch.bfloat16, 1), factor=2)
     assert distance(plain, exact) < 0.5, "the reference must not be mostly noise"
@@ -163,18 +162,18 @@ def test_bfloat16_errors_are_comparable_to_the_plain_implementation(family: str,
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shared_prefix_is_computed_once(family: str, lora: Lora | None) -> None:
-    examples = with_prefix(rows(9), 20)
+    examples = prepend_prefix(rows(9), 20)
     batches = packed(examples, 100)
     assert all(max(span.prefix_length for span in batch.spans) == 20 for batch in batches)
     assert sum(batch.tokens.numel() for batch in batches) < sum(len(e.tokens) - 1 for e in examples)
-    exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
-    loss, actual = batched(FAMILIES[family], lora, "fp64", examples, lean_layers=False, length=100)
+    exact_loss, exact = compute_separately(FAMILIES[family], lora, examples)
+    loss, actual = compute_packed(FAMILIES[family], lora, "fp64", examples, lean_layers=False, length=100)
     assert loss == pytest.approx(exact_loss, rel=FLOAT64)
     assert distance(actual, exact) < FLOAT64
-    _, plain = unbatched(FAMILIES[family], lora, examples, "fp32")
-    loss, actual = batched(FAMILIES[family], lora, "fp32", examples, lean_layers=True, length=100)
-    assert loss == pytest.approx(exact_loss, rel=ROUNDED)
-    assert_as_near(actual, plain, exact, ROUNDED)
+    _, plain = compute_separately(FAMILIES[family], lora, examples, "fp32")
+    loss, actual = compute_packed(FAMILIES[family], lora, "fp32", examples, lean_layers=True, length=100)
+    assert loss == pytest.approx(exact_loss, rel=ERROR_BOUND)
+    assert_as_near(actual, plain, exact, ERROR_BOUND)
 
 
 def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[float]:
@@ -194,7 +193,7 @@ def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[fl
 
 
 @cache
-def exact_run(family: str) -> Tensor:
+def exact_losses(family: str) -> Tensor:
     return torch.tensor(run(FAMILIES[family], "fp64", lean_layers=False), dtype=torch.float64)
 
 
@@ -206,14 +205,14 @@ def losses(family: str, dtype: str, *, lean_layers: bool) -> Tensor:
 def test_fifty_steps_match_the_plain_implementation(family: str) -> None:
     plain, actual = (losses(family, "fp32", lean_layers=lean_layers) for lean_layers in (False, True))
     # Rounding errors accumulate over fifty steps.
-    allowed = norm_bound(torch.float32, 50 * 3 * roundings(SMALL, 25))
-    assert_as_near(actual, plain, exact_run(family), allowed)
+    error_bound = norm_bound(torch.float32, 50 * 3 * roundings(SMALL, 25))
+    assert_as_near(actual, plain, exact_losses(family), error_bound)
 
 
-@pytest.mark.usefixtures("amx")
+@pytest.mark.usefixtures("with_or_without_amx")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fifty_steps_in_bfloat16_are_not_biased(family: str) -> None:
-    exact = exact_run(family)
+def test_bfloat16_losses_over_fifty_steps_are_unbiased(family: str) -> None:
+    exact = exact_losses(family)
     plain, actual = (losses(family, "bf16", lean_layers=lean_layers) for lean_layers in (False, True))
     assert_as_near(actual, plain, exact, rms_error(torch.bfloat16, 1))
     relative_error = (actual - exact) / exact.mean()

@@ -34,7 +34,7 @@ def group() -> Iterator[None]:
 
 @contextmanager
 def fake_fill(mode: FakeTensorMode) -> Iterator[None]:
-    """Make `Placement.place` fill the model with fake tensors; the device mesh uses real ones."""
+    """Let `Placement.place` fill the model with fake tensors; the device mesh requires real ones."""
     fill = placement._fill
 
     def fill_with_fake_tensors(*args: Any, **kwargs: Any) -> None:
@@ -46,7 +46,7 @@ def fake_fill(mode: FakeTensorMode) -> Iterator[None]:
         yield
 
 
-def on_meta(build: Any, lora: Lora | None) -> Decoder:
+def build_on_meta(build: Any, lora: Lora | None) -> Decoder:
     with torch.device("meta"):
         model: Decoder = build()
     if lora is not None:
@@ -56,7 +56,7 @@ def on_meta(build: Any, lora: Lora | None) -> Decoder:
 
 def measure(build: Any, lora: Lora | None, **settings: Any) -> tuple[int, int, int]:
     """Take a step on the first rank; return the bytes of its weights, gradients and optimizer state."""
-    model, mode = on_meta(build, lora), FakeTensorMode(allow_non_fake_inputs=True)
+    model, mode = build_on_meta(build, lora), FakeTensorMode(allow_non_fake_inputs=True)
     with fake_fill(mode):
         place(
             model,
@@ -69,22 +69,22 @@ def measure(build: Any, lora: Lora | None, **settings: Any) -> tuple[int, int, i
     optimizer = AdamW(trained, lr=1e-3, foreach=False, fused=False)
     with mode:
         tokens = torch.zeros(1, 16, dtype=torch.long)
-        # `step_loss` cannot be used: the number of targets that it selects depends on values, which fake tensors lack.
+        # `step_loss` cannot be used: the number of selected targets depends on values, which fake tensors do not have.
         logits = model.logits(model.hidden(tokens))  # [b, s, v]
         torch.autograd.backward(F.cross_entropy(logits[0].float(), tokens[0]))
         optimizer.step()
     gradients = [p.grad for p in trained if p.grad is not None]
     assert len(gradients) == len(trained)
     state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-    return size(list(model.parameters())), size(gradients), size(state)
+    return local_bytes(list(model.parameters())), local_bytes(gradients), local_bytes(state)
 
 
-def size(tensors: list[Any]) -> int:
-    locals_ = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
-    return sum(t.numel() * t.element_size() for t in locals_)
+def local_bytes(tensors: list[Any]) -> int:
+    shards = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+    return sum(t.numel() * t.element_size() for t in shards)
 
 
-def parts(estimate: MemoryEstimate) -> tuple[int, int, int]:
+def stored_bytes(estimate: MemoryEstimate) -> tuple[int, int, int]:
     return estimate.weights, estimate.gradients, estimate.optimizer
 
 
@@ -93,27 +93,27 @@ def parts(estimate: MemoryEstimate) -> tuple[int, int, int]:
 def test_memory_estimate_for_llama3_8b_on_64_ranks_is_exact(lora: Lora | None) -> None:
     measured = measure(llama3_8b, lora)
     estimate = estimate_memory(
-        on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
+        build_on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
     )
     assert estimate.parameters > 8e9
-    assert measured == parts(estimate)
+    assert measured == stored_bytes(estimate)
 
 
 def test_memory_estimate_is_exact_with_replicas_and_checkpointing() -> None:
     section = ActivationCheckpointing(keep="matmuls")
     measured = measure(llama3_2_1b, None, sharding=Sharding(replicas=8), activation_checkpointing=section)
     estimate = estimate_memory(
-        on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=8, enable_fsdp=True
+        build_on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=8, enable_fsdp=True
     )
-    assert measured == parts(estimate)
+    assert measured == stored_bytes(estimate)
 
 
 def test_pure_bf16_halves_the_memory_of_fp32_weights() -> None:
     measured = measure(llama3_2_1b, None, weights_dtype="bf16")
     estimate = estimate_memory(
-        on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
+        build_on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
     )
-    assert (2 * measured[0], 2 * measured[1]) == parts(estimate)[:2]
+    assert (2 * measured[0], 2 * measured[1]) == stored_bytes(estimate)[:2]
     # AdamW has a 4-byte step counter for each parameter tensor.
-    step_counter_bytes = 4 * len(list(on_meta(llama3_2_1b, None).parameters()))
+    step_counter_bytes = 4 * len(list(build_on_meta(llama3_2_1b, None).parameters()))
     assert 2 * (measured[2] - step_counter_bytes) == estimate.optimizer - step_counter_bytes

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.training.tiny import VOCAB, batch_of, examples, tiny_model
+from tests.training.tiny import VOCAB, examples, make_batch, tiny_model
 from torchtune.data import Batch, Example, collate
 from torchtune.modules import Decoder
 from torchtune.runs import published_peak
@@ -38,7 +38,7 @@ def test_matrix_flops_match_the_torch_counter(tied: bool) -> None:
         sizes = {n: a[n] for n in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "ffn_dim")}
         model = smollm2(vocab_size=VOCAB, max_seq_len=32, tied_embeddings=False, **sizes)
     rows = [Example([1] * 8, [1] * 8)] * 3
-    batch = batch_of(rows)
+    batch = make_batch(rows)
     attention = 3 * 4 * sum(pairs(n, None) for n in batch.lengths) * 16 * 2  # 16 channels, 2 layers
     actual = step_flops(model)([batch]) - attention
     assert model.embed_tokens.weight.requires_grad, (
@@ -48,7 +48,7 @@ def test_matrix_flops_match_the_torch_counter(tied: bool) -> None:
 
 
 def test_frozen_matrices_have_no_weight_gradient() -> None:
-    batch = batch_of([Example([1] * 8, [1] * 8)] * 3)
+    batch = make_batch([Example([1] * 8, [1] * 8)] * 3)
     plain, adapted = tiny_model("fp32"), tiny_model("fp32", Lora(targets=["q_proj"], rank=2))
     small = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     full = sum(p.numel() for p in plain.parameters() if p.dim() == 2)
@@ -90,5 +90,5 @@ def test_published_peaks_are_looked_up_by_cuda_device_name() -> None:
     assert peak_flops(torch.device("cpu"), "fp32") is None
     for name in PEAKS:
         assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
-            "the name contains another entry of PEAKS"
+            "the name must not contain another entry of PEAKS"
         )

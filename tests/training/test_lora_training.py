@@ -14,17 +14,17 @@ from torch.optim import AdamW
 
 from recipes import lora_finetune
 from tests.modules import adapters
-from tests.recipes.parts import PowerCut, lora_config, losses, metrics
+from tests.recipes.parts import InterruptOnce, lora_config, losses, metrics
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.run_ranks import run_ranks
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
 from tests.training.tiny import (
     SINGLE_RANK,
-    batch_of,
+    build_state,
     examples,
+    make_batch,
     perturb_adapters,
     place,
-    state_of,
     step_loss,
     tiny_batches,
     tiny_decoder,
@@ -59,8 +59,8 @@ KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in ad
 }
 all_kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
 DORA = KINDS["rslora and dora"]
-"""The adapter in tests whose plain LoRA version is in another file."""
-NORMS_IN_FP32 = bound(torch.float32, 24)
+"""The adapter of the tests that another file runs with plain LoRA."""
+NORM_BOUND = bound(torch.float32, 24)
 """Bound on the rounding errors of norms over up to 24 inputs."""
 
 
@@ -74,7 +74,7 @@ def build_model(lora: Lora | None, dtype: str = "fp32", **settings: Any) -> Deco
 
 
 def backward(model: Decoder, dtype: str) -> float:
-    loss = step_loss(LinearCrossEntropy(), dtype)(model, batch_of(examples()))
+    loss = step_loss(LinearCrossEntropy(), dtype)(model, make_batch(examples()))
     torch.autograd.backward(loss)
     return loss.item()
 
@@ -104,18 +104,18 @@ def test_adapted_model_initially_matches_its_base(tmp_path: Path, lora: Lora, dt
     settings = {"model_directory": str(tmp_path / "hf")}
     model, base = build_model(lora, dtype, **settings), build_model(None, dtype, **settings)
     if dtype == "fp32":
-        rounded = bound(torch.float32, roundings(base.architecture, 15))
-        assert backward(model, dtype) == pytest.approx(backward(base, dtype), rel=rounded)
+        error_bound = bound(torch.float32, roundings(base.architecture, 15))
+        assert backward(model, dtype) == pytest.approx(backward(base, dtype), rel=error_bound)
     else:  # magnitudes and norms have the same rounding
         assert backward(model, dtype) == backward(base, dtype)
     for _, layer, adapter in adapted_layers(model):
         if isinstance(adapter, DoRA):
             norms = layer.weight_matrix().double().norm(dim=1)
-            assert_near(adapter.lora_magnitude, norms, NORMS_IN_FP32)
+            assert_near(adapter.lora_magnitude, norms, NORM_BOUND)
 
 
 @pytest.mark.parametrize(("dtype", "frozen_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_only_adapters_have_gradients_optimizer_state_and_checkpoints(
+def test_only_adapters_have_gradients_and_optimizer_state_and_are_saved(
     tmp_path: Path, dtype: str, frozen_dtype: torch.dtype
 ) -> None:
     model = build_model(DORA, dtype)
@@ -133,7 +133,7 @@ def test_only_adapters_have_gradients_optimizer_state_and_checkpoints(
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) is (name not in expected), name
         assert p.dtype == (torch.float32 if name in expected else frozen_dtype)
-    state = state_of(tmp_path, model, optimizer, constant_with_warmup(optimizer), tiny_batches())
+    state = build_state(tmp_path, model, optimizer, constant_with_warmup(optimizer), tiny_batches())
     saved = {name for name, _ in state._tensors()}
     keys = ("step", "exp_avg", "exp_avg_sq")
     optimizer_tensors = {f"optimizer.{name}.{key}" for name in expected for key in keys}
@@ -184,14 +184,14 @@ def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
         "checkpoints.every_n_steps": 2,
         "lora": lora,
     }
-    lora_finetune.main(lora_config(tmp_path, "unbroken", **changes))
-    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    lora_finetune.main(lora_config(tmp_path, "uninterrupted", **changes))
+    cut = changes | {"metric_logger": lazy(InterruptOnce, step=5, marker=str(tmp_path / "marker"))}
     with pytest.raises(KeyboardInterrupt):
         lora_finetune.main(lora_config(tmp_path, "cut", **cut))
     lora_finetune.main(lora_config(tmp_path, "cut", **cut))
-    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "uninterrupted")
     name = "adapter_model.safetensors"
-    actual, expected = (tmp_path / run / "final" / name for run in ("cut", "unbroken"))
+    actual, expected = (tmp_path / run / "final" / name for run in ("cut", "uninterrupted"))
     assert actual.read_bytes() == expected.read_bytes()
     loss = losses(tmp_path, "cut")
     assert loss[-1] < loss[0] - 0.1
@@ -254,7 +254,7 @@ def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any],
     assert any(
         name.endswith(part if "embeddings" in case else "lora_magnitude") for name in single["parameters"]
     )
-    assert_near(actual["initial"], single["initial"], NORMS_IN_FP32 if "bf16" in case else FLOAT64)
+    assert_near(actual["initial"], single["initial"], NORM_BOUND if "bf16" in case else FLOAT64)
     if "bf16" in case:
         assert_same_step_in_bf16(actual, single)
     else:
@@ -265,11 +265,11 @@ def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results
     single = initial_adapters(SINGLE_RANK, folder / "dora")
     assert single is not None
     actual = results["from a folder"]
-    assert_near(actual, single, NORMS_IN_FP32)
+    assert_near(actual, single, NORM_BOUND)
     model = build_placed(SINGLE_RANK, dtype="bf16", model_directory=str(folder / "dora" / "base"))
     for name, layer, _ in adapted_layers(model):
         norms = layer.weight_matrix().double().norm(dim=1)
-        assert_near(actual[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
+        assert_near(actual[f"{name}.adapter.lora_magnitude"], norms, NORM_BOUND)
 
 
 def test_continued_adapter_is_loaded_into_shards(folder: Path, results: dict[str, Any]) -> None:
@@ -288,7 +288,7 @@ def lora_parameters(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 @all_kinds
-def test_training_can_continue_an_adapter(tmp_path: Path, lora: Lora) -> None:
+def test_training_can_continue_from_an_adapter(tmp_path: Path, lora: Lora) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         lora_finetune.main(
             lora_config(tmp_path, "first", lora=lora, epochs=3, optimizer=lazy(AdamW, lr=1e-2))

@@ -19,7 +19,7 @@ def meta_model() -> Decoder:
         return tiny_decoder()
 
 
-def size(tensors: list[torch.Tensor]) -> int:
+def storage_bytes(tensors: list[torch.Tensor]) -> int:
     return sum(t.untyped_storage().nbytes() for t in {t.data_ptr(): t for t in tensors}.values())
 
 
@@ -32,20 +32,20 @@ def test_estimated_bytes_match_a_real_step(optimizer: object, lora: bool) -> Non
     if lora:
         add_lora(model, ["q_proj", "v_proj"], 4, 8.0)
     trained = [p for p in model.parameters() if p.requires_grad]
-    real = optimizer.func(trained, **optimizer.keywords)  # type: ignore[attr-defined]  # a lazy
+    real = optimizer.func(trained, **optimizer.keywords)  # type: ignore[attr-defined]  # a lazy partial
     for p in trained:
         p.grad = torch.ones_like(p)
     real.step()
     model_on_meta = meta_model()
     if lora:
         add_lora(model_on_meta, ["q_proj", "v_proj"], 4, 8.0)
-    estimate = estimate_memory(model_on_meta, optimizer)  # type: ignore[arg-type]  # parametrised over kinds
+    estimate = estimate_memory(model_on_meta, optimizer)  # type: ignore[arg-type]  # parametrized over kinds
     assert estimate.parameters == sum(p.numel() for p in model.parameters())
     assert estimate.trainable == sum(p.numel() for p in trained)
-    assert estimate.weights == size([*model.parameters(), *model.buffers()])
-    assert estimate.gradients == size([p.grad for p in trained if p.grad is not None])
+    assert estimate.weights == storage_bytes([*model.parameters(), *model.buffers()])
+    assert estimate.gradients == storage_bytes([p.grad for p in trained if p.grad is not None])
     state = [v for s in real.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-    assert estimate.optimizer == size(state)
+    assert estimate.optimizer == storage_bytes(state)
     assert estimate.total == estimate.weights + estimate.gradients + estimate.optimizer
 
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import SINGLE_RANK, batch_of, examples, step_values
+from tests.training.tiny import SINGLE_RANK, examples, make_batch, step_values
 from torchtune.runs import peak_memory_bytes
 from torchtune.training import Metrics
 from torchtune.training._metrics import remove_later_lines
 from torchtune.utils.metric_logging import MetricLogger, read_metrics
 
-BATCHES = [batch_of(examples()[:2]), batch_of(examples()[3:5])]
+BATCHES = [make_batch(examples()[:2]), make_batch(examples()[3:5])]
 
 
-class Probe(MetricLogger):
+class RecordingLogger(MetricLogger):
     def __init__(self) -> None:
         self.calls: list[tuple[int, dict[str, float]]] = []
         self.closed = False
@@ -27,10 +27,10 @@ class Probe(MetricLogger):
 
 
 def run(
-    folder: Path, probe: Probe | None, first: int, last: int, log_every: int = 1
+    folder: Path, recorder: RecordingLogger | None, first: int, last: int, log_every: int = 1
 ) -> list[dict[str, float]]:
     with Metrics(
-        str(folder), [probe] if probe else [], SINGLE_RANK, first, last, log_every=log_every
+        str(folder), [recorder] if recorder else [], SINGLE_RANK, first, last, log_every=log_every
     ) as metrics:
         for step in range(first + 1, last + 1):
             metrics.log(step_values(step, BATCHES, loss=1 / step, is_last=step == last))
@@ -53,18 +53,18 @@ def test_metrics_line_contains_the_step_and_does_not_count_padding(tmp_path: Pat
 
 
 def test_logger_receives_every_nth_step_and_the_last_and_is_closed(tmp_path: Path) -> None:
-    probe = Probe()
-    lines = run(tmp_path, probe, 0, 7, log_every=3)
-    assert [step for step, _ in probe.calls] == [3, 6, 7]
-    assert probe.calls[0][1] == {name: value for name, value in lines[2].items() if name != "step"}
-    assert probe.closed
+    recorder = RecordingLogger()
+    lines = run(tmp_path, recorder, 0, 7, log_every=3)
+    assert [step for step, _ in recorder.calls] == [3, 6, 7]
+    assert recorder.calls[0][1] == {name: value for name, value in lines[2].items() if name != "step"}
+    assert recorder.closed
 
 
 def test_logger_is_closed_when_the_run_fails(tmp_path: Path) -> None:
-    probe = Probe()
-    with pytest.raises(RuntimeError), Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 1):
+    recorder = RecordingLogger()
+    with pytest.raises(RuntimeError), Metrics(str(tmp_path), [recorder], SINGLE_RANK, 0, 1):
         raise RuntimeError
-    assert probe.closed
+    assert recorder.closed
 
 
 def test_resuming_removes_lines_after_the_checkpoint(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_remove_later_lines_keeps_lines_up_to_the_step(tmp_path: Path) -> None:
 def test_a_skipped_step_has_null_metrics_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probe = Probe()
-    with Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 1) as metrics:
+    recorder = RecordingLogger()
+    with Metrics(str(tmp_path), [recorder], SINGLE_RANK, 0, 1) as metrics:
         metrics.skip(step_values(1, BATCHES), "no target token")
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["loss"], line["lr"], line["grad_norm"]) == (1, None, None, None)
-    assert "loss" not in probe.calls[0][1]
+    assert "loss" not in recorder.calls[0][1]
     assert "step 1/1: skipped (1 so far): no target token" in capsys.readouterr().err
 
 
@@ -125,8 +125,8 @@ def test_terminal_shows_a_progress_bar_with_loss_and_speed(
     assert "tokens/s, 16% padding" in stderr
 
 
-class Failing(Probe):
-    """Raises on every call after the first, and when it is closed."""
+class FailingLogger(RecordingLogger):
+    """A logger that raises on every call after the first, and when it is closed."""
 
     def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
         if self.calls:
@@ -140,19 +140,19 @@ class Failing(Probe):
 def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing, also_failing, probe = Failing(), Failing(), Probe()
-    with Metrics(str(tmp_path), [failing, also_failing, probe], SINGLE_RANK, 0, 4) as metrics:
+    failing, also_failing, recorder = FailingLogger(), FailingLogger(), RecordingLogger()
+    with Metrics(str(tmp_path), [failing, also_failing, recorder], SINGLE_RANK, 0, 4) as metrics:
         also_failing.calls.clear()
         for step in range(1, 5):
             also_failing.calls.clear()
             metrics.log(step_values(step, BATCHES, loss=1.0))
-    assert [step for step, _ in probe.calls] == [1, 2, 3, 4]
+    assert [step for step, _ in recorder.calls] == [1, 2, 3, 4]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
     stderr = capsys.readouterr().err
-    expected = "note: Failing failed at step 2; the run continues without it: ConnectionError: "
+    expected = "note: FailingLogger failed at step 2; the run continues without it: ConnectionError: "
     assert stderr.count(expected + "the server is gone (metrics.jsonl has every step)") == 1
     assert (
-        "Failing could not be closed; the run continues without it: OSError: [Errno 28] No space left"
+        "FailingLogger could not be closed; the run continues without it: OSError: [Errno 28] No space left"
         in stderr
     )
 
@@ -160,8 +160,8 @@ def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
 def test_validation_has_a_separate_line_and_is_sent_to_loggers_and_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probe = Probe()
-    with Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 2) as metrics:
+    recorder = RecordingLogger()
+    with Metrics(str(tmp_path), [recorder], SINGLE_RANK, 0, 2) as metrics:
         metrics.validated(0, 2.5, 40, {}, is_best=True)
         metrics.log(step_values(1, BATCHES, loss=2.0))
         metrics.validated(1, 1.5, 40, {}, [("Who are\nyou?", "I am " + "long " * 40)], is_best=True)
@@ -171,7 +171,7 @@ def test_validation_has_a_separate_line_and_is_sent_to_loggers_and_terminal(
     assert [line["step"] for line in table.lines] == [0, 1, 1, 2, 2]
     assert table.series("validation_loss") == [(0, 2.5), (1, 1.5)]
     assert table.lines[-1] == {"step": 2, "validation_loss": None, "validation_targets": 40}
-    assert [call for call in probe.calls if "loss" not in call[1]] == [
+    assert [call for call in recorder.calls if "loss" not in call[1]] == [
         (0, {"validation_loss": 2.5}),
         (1, {"validation_loss": 1.5}),
     ]
@@ -203,24 +203,24 @@ def test_mfu_is_the_fraction_of_the_peak(tmp_path: Path) -> None:
 
 
 def test_recipe_terms_metrics_and_values_are_written_and_sent_to_loggers(tmp_path: Path) -> None:
-    probe = Probe()
-    with Metrics(str(tmp_path), [probe], SINGLE_RANK, 0, 2) as metrics:
+    recorder = RecordingLogger()
+    with Metrics(str(tmp_path), [recorder], SINGLE_RANK, 0, 2) as metrics:
         metrics.log(step_values(1, BATCHES, reported={"reward": 0.5, "margin": float("nan")}))
         metrics.validated(1, 2.0, 40, {"reward": 0.25}, is_best=True)
     line, validation = read_metrics(tmp_path).lines
     assert (line["reward"], "margin" in line) == (0.5, False)
     assert validation["validation_reward"] == 0.25
-    assert [numbers.get("reward", numbers.get("validation_reward")) for _, numbers in probe.calls] == [
+    assert [numbers.get("reward", numbers.get("validation_reward")) for _, numbers in recorder.calls] == [
         0.5,
         0.25,
     ]
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="compares with the count of the Linux kernel"
+    not Path("/proc/self/status").exists(), reason="compares with a count by the Linux kernel"
 )
 def test_peak_process_memory_matches_the_system_count() -> None:
     peak_kib = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    # Linux updates its counts in batches of pages, and its peak includes the memory of the program before `exec`. A
+    # Linux updates its counts in batches of pages, and the peak includes the memory of the program before `exec`. A
     # wrong unit would change the result by a factor of 1,024.
     assert 0.9 < peak_memory_bytes(torch.device("cpu")) / (peak_kib * 1024) < 100

@@ -5,7 +5,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from tests.training.tiny import SINGLE_RANK, batch_of, examples, place, step_loss, tiny_decoder, tiny_model
+from tests.training.tiny import SINGLE_RANK, examples, make_batch, place, step_loss, tiny_decoder, tiny_model
 from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import Lora, full_state
@@ -14,7 +14,7 @@ from torchtune.training._placement import resolve_dtype
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
 
 
-def on_meta() -> Decoder:
+def build_on_meta() -> Decoder:
     with torch.device("meta"):
         return tiny_decoder()
 
@@ -56,11 +56,11 @@ def test_trained_parameters_are_fp32_and_frozen_parameters_have_the_compute_dtyp
 
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 def test_pure_bf16_stores_trained_parameters_and_their_gradients_in_bf16(lora: Lora | None) -> None:
-    model = on_meta()
+    model = build_on_meta()
     if lora is not None:
         lora.add_to(model)
     place(model, SINGLE_RANK, dtype="bf16", weights_dtype="bf16")
-    torch.autograd.backward(step_loss(LinearCrossEntropy(), "bf16")(model, batch_of(examples())))
+    torch.autograd.backward(step_loss(LinearCrossEntropy(), "bf16")(model, make_batch(examples())))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert len(gradients) == sum(p.requires_grad for p in model.parameters())
@@ -75,11 +75,11 @@ def test_fp16_computes_in_fp16() -> None:
 def test_random_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one, two = tiny_model("fp32"), tiny_model("fp32")
+    first, second = tiny_model("fp32"), tiny_model("fp32")
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(state(one)[name], p) for name, p in state(two).items())
+    assert all(torch.equal(state(first)[name], p) for name, p in state(second).items())
     other = tiny_model("fp32", world=evolve(SINGLE_RANK, seed=1))
-    assert not torch.equal(state(one)["embed_tokens.weight"], state(other)["embed_tokens.weight"])
+    assert not torch.equal(state(first)["embed_tokens.weight"], state(other)["embed_tokens.weight"])
 
 
 def test_base_of_an_adapted_model_is_initialized() -> None:
@@ -94,7 +94,7 @@ def test_base_of_an_adapted_model_is_initialized() -> None:
 def test_weights_are_loaded_and_adapters_start_at_zero(tmp_path: Path, dtype: str, lora: Lora | None) -> None:
     saved = tiny_model("fp32", world=evolve(SINGLE_RANK, seed=9))
     save_hf_folder(saved, tmp_path / "hf")
-    model = on_meta()
+    model = build_on_meta()
     if lora is not None:
         lora.add_to(model)
     place(model, SINGLE_RANK, dtype=dtype, model_directory=str(tmp_path / "hf"))
@@ -110,7 +110,7 @@ def test_training_does_not_change_the_memory_mapped_file(tmp_path: Path) -> None
     save_hf_folder(tiny_model("fp32"), tmp_path / "hf")
     file = tmp_path / "hf" / "model.safetensors"
     before = file.read_bytes()
-    model = on_meta()
+    model = build_on_meta()
     place(model, SINGLE_RANK, dtype="fp32", model_directory=str(tmp_path / "hf"))
     with torch.no_grad():
         for p in model.parameters():

@@ -76,7 +76,7 @@ def test_the_validation_loss_does_not_depend_on_the_number_of_ranks(
         assert losses == pytest.approx(single, rel=FLOAT64)
     samples = [read_lines(run_folder / "samples.jsonl") for run_folder in (tmp_path, folder / "validated")]
     assert samples[0] == samples[1]
-    # Only the samples of the last validator are left, as every validator starts at step 0.
+    # Only the samples of the last validator remain, because every validator starts at step 0.
     assert [line["prompt"] for line in samples[0]] == ["abc"]
 
 

@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs_py.smollm2 import smollm2_135m_full
-from tests.training.tiny import SINGLE_RANK, Broken, examples, tiny_model
+from tests.training.tiny import SINGLE_RANK, NaNLoss, examples, tiny_model
 from torchtune.data import Batch, Batches, Example
 from torchtune.distributed import checkpoint
 from torchtune.internals import skip_step_if, supports_skipping
@@ -79,7 +79,7 @@ def config(folder: Path, **changes: Any) -> FinetuneConfig:
     return evolve(smollm2_135m_full(), **(fields | changes))
 
 
-class Steps:
+class PackedRun:
     """A run whose optimizer steps have two packed micro-batches each, as in a recipe."""
 
     def __init__(
@@ -111,9 +111,9 @@ class Steps:
         self.loop_ended = threading.Event()
         self.n_tokens: list[int] = []
 
-    def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
+    def take_steps(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
         for _ in range(count):
-            micro_batches = self.batches.next_step(2)  # on the host, therefore not counted
+            micro_batches = self.batches.next_step(2)  # on the host, so these operations are not counted
             with mode or nullcontext():
                 self.step(micro_batches)
 
@@ -126,20 +126,20 @@ class Steps:
         self.optimizer.zero_grad()
         self.run.save_if_due()
 
-    def all(self) -> None:
+    def train(self) -> None:
         with self.run:
             try:
-                self.take(self.total)
+                self.take_steps(self.total)
             finally:
                 self.loop_ended.set()
 
-    def until_killed(self, count: int) -> None:
+    def train_until_killed(self, count: int) -> None:
         with self.run:
-            self.take(count)
+            self.take_steps(count)
             raise KeyboardInterrupt
 
     def fail_after(self, count: int) -> None:
-        self.take(count)
+        self.take_steps(count)
         raise RuntimeError("in the loop")
 
     def parameters(self) -> dict[str, Tensor]:
@@ -158,16 +158,17 @@ def all_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    timed = {"tokens_per_second", "peak_memory_bytes"}
-    return [{name: value for name, value in line.items() if name not in timed} for line in all_lines(folder)]
+    timing_fields = {"tokens_per_second", "peak_memory_bytes"}
+    return [
+        {name: value for name, value in line.items() if name not in timing_fields}
+        for line in all_lines(folder)
+    ]
 
 
-def test_each_step_reads_only_one_copy_one_step_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_step_is_read_once_and_one_step_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     plain = Readback.read
-    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
+    steps = PackedRun(config(tmp_path / "a"), NaNLoss(), synchronous=False)
 
     def read(copy: Readback) -> dict[str, float]:
         reads.append(steps.run.step)
@@ -175,28 +176,28 @@ def test_each_step_reads_only_one_copy_one_step_later(
 
     monkeypatch.setattr(Readback, "read", read)
     assert supports_skipping(steps.optimizer), (
-        "must be called before counting, as the first call takes a trial step"
+        "must be called before counting, because the first call takes a trial step"
     )
-    counted = SyncCounter()
+    counter = SyncCounter()
     with steps.run:
-        steps.take(5, counted)
-    assert not counted.counts
+        steps.take_steps(5, counter)
+    assert not counter.counts
     assert reads == [1, 2, 3, 4, 5], "each step must be read once, before the next step or at the end"
 
 
 def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
     x = torch.ones(3)
-    with SyncCounter() as counted:
+    with SyncCounter() as counter:
         x.sum().item()
         x[x > 0]
         bool((x > 0).all())
         torch.nonzero(x)
-    assert sum(counted.counts.values()) >= 4
-    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False, kind="plain")
-    counted = SyncCounter()
+    assert sum(counter.counts.values()) >= 4
+    steps = PackedRun(config(tmp_path / "a"), NaNLoss(), synchronous=False, kind="plain")
+    counter = SyncCounter()
     with steps.run:
-        steps.take(2, counted)
-    assert counted.counts["_local_scalar_dense"] >= 2, (
+        steps.take_steps(2, counter)
+    assert counter.counts["_local_scalar_dense"] >= 2, (
         "if the optimizer does not support skipping, the host must wait once per step"
     )
 
@@ -209,8 +210,8 @@ def test_asynchronous_and_synchronous_runs_are_identical(
     final_states = []
     for synchronous in (True, False):
         cfg = config(tmp_path / str(synchronous), non_finite="skip")
-        steps = Steps(cfg, Broken(calls), synchronous=synchronous, kind=kind)
-        steps.all()
+        steps = PackedRun(cfg, NaNLoss(calls), synchronous=synchronous, kind=kind)
+        steps.train()
         final_states.append(
             (steps.parameters(), lines(tmp_path / str(synchronous)), _moments(steps.optimizer))
         )
@@ -233,24 +234,24 @@ def _moments(optimizer: Optimizer) -> list[Tensor]:
 def test_non_finite_step_ends_the_run_with_the_previous_parameters(
     tmp_path: Path, kind: str, synchronous: bool
 ) -> None:
-    finite_run = Steps(config(tmp_path / "good"), Broken(), synchronous=True, kind=kind)
+    finite_run = PackedRun(config(tmp_path / "good"), NaNLoss(), synchronous=True, kind=kind)
     with finite_run.run:
-        finite_run.take(2)
-    bad = Steps(config(tmp_path / "bad"), Broken((5, 6)), synchronous=synchronous, kind=kind)
+        finite_run.take_steps(2)
+    bad = PackedRun(config(tmp_path / "bad"), NaNLoss((5, 6)), synchronous=synchronous, kind=kind)
     with (
         pytest.raises(FloatingPointError, match=r"step 3: the loss is nan. .*There is no checkpoint"),
         bad.run,
     ):
-        bad.take(6)
+        bad.take_steps(6)
     assert all(torch.equal(p, finite_run.parameters()[name]) for name, p in bad.parameters().items())
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_non_finite_step_is_not_checkpointed(tmp_path: Path, synchronous: bool) -> None:
     cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
-    steps = Steps(cfg, Broken((5,)), synchronous=synchronous)
+    steps = PackedRun(cfg, NaNLoss((5,)), synchronous=synchronous)
     with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
-        steps.take(6)
+        steps.take_steps(6)
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
 
 
@@ -258,7 +259,7 @@ def test_a_background_checkpoint_is_finished_before_a_non_finite_last_step_ends_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = Checkpoints(every_n_steps=2, at_epoch_ends=False, asynchronous=True)
-    steps = Steps(config(tmp_path / "a", checkpoints=rules), Broken((5,)), synchronous=False, total=3)
+    steps = PackedRun(config(tmp_path / "a", checkpoints=rules), NaNLoss((5,)), synchronous=False, total=3)
     plain = checkpoint._save_tensors
 
     def save_slowly(*args: Any) -> None:
@@ -267,7 +268,7 @@ def test_a_background_checkpoint_is_finished_before_a_non_finite_last_step_ends_
 
     monkeypatch.setattr(checkpoint, "_save_tensors", save_slowly)
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
-        steps.all()
+        steps.train()
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [2]
 
 
@@ -275,7 +276,7 @@ def test_a_background_checkpoint_is_finished_before_a_non_finite_last_step_ends_
 def test_an_error_in_the_loop_is_raised_after_the_previous_step_is_reported(
     tmp_path: Path, bad: tuple[int, ...]
 ) -> None:
-    steps = Steps(config(tmp_path / "a"), Broken(bad), synchronous=False)
+    steps = PackedRun(config(tmp_path / "a"), NaNLoss(bad), synchronous=False)
     with pytest.raises(RuntimeError, match="in the loop") as caught, steps.run:
         steps.fail_after(3)
     assert [line["step"] for line in lines(tmp_path / "a")] == ([1, 2] if bad else [1, 2, 3])
@@ -284,7 +285,7 @@ def test_an_error_in_the_loop_is_raised_after_the_previous_step_is_reported(
 
 
 def test_recipe_values_with_reserved_names_are_rejected(tmp_path: Path) -> None:
-    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
+    steps = PackedRun(config(tmp_path / "a"), NaNLoss(), synchronous=False)
     batches = [next(steps.batches)]
     sums = StepSums(batches, SINGLE_RANK)
     sums.add(steps.scorer(steps.model, batches[0]))
@@ -300,7 +301,7 @@ def test_step_ends_when_both_host_and_device_have_finished(
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     plain = Readback.read
-    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=synchronous)
+    steps = PackedRun(config(tmp_path / "a"), NaNLoss(), synchronous=synchronous)
 
     def read(copy: Readback) -> dict[str, float]:
         if is_slow:  # the device finishes step n at second 10 n, and the host waits
@@ -311,7 +312,7 @@ def test_step_ends_when_both_host_and_device_have_finished(
     with steps.run:
         for _ in range(4):
             clock[0] += 2.0
-            steps.take(1)
+            steps.take_steps(1)
     speeds = [line["tokens_per_second"] for line in all_lines(tmp_path / "a")]
     seconds = 10.0 if is_slow else 2.0
     assert speeds == [round(n_tokens / seconds, 1) for n_tokens in steps.n_tokens]
@@ -320,25 +321,25 @@ def test_step_ends_when_both_host_and_device_have_finished(
 
 def test_resuming_after_a_skipped_step_matches_an_uninterrupted_run(tmp_path: Path) -> None:
     rules = Checkpoints(every_n_steps=3, at_epoch_ends=False)
-    uninterrupted = Steps(
-        config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), synchronous=False
+    uninterrupted = PackedRun(
+        config(tmp_path / "a", non_finite="skip", checkpoints=rules), NaNLoss((5,)), synchronous=False
     )
-    uninterrupted.all()
+    uninterrupted.train()
     cut = config(tmp_path / "b", non_finite="skip", checkpoints=rules)
-    first = Steps(cut, Broken((5,)), synchronous=False)
+    first = PackedRun(cut, NaNLoss((5,)), synchronous=False)
     with pytest.raises(KeyboardInterrupt):
-        first.until_killed(4)
-    resumed = Steps(cut, Broken(), synchronous=False)
+        first.train_until_killed(4)
+    resumed = PackedRun(cut, NaNLoss(), synchronous=False)
     assert resumed.run.step == 3
     with resumed.run:
-        resumed.take(3)
+        resumed.take_steps(3)
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
     assert all(torch.equal(p, uninterrupted.parameters()[name]) for name, p in resumed.parameters().items())
 
 
 def test_learning_rate_schedule_advances_even_at_skipped_steps(tmp_path: Path) -> None:
-    steps = Steps(config(tmp_path / "a", non_finite="skip"), Broken((3,)), synchronous=True)
-    steps.all()
+    steps = PackedRun(config(tmp_path / "a", non_finite="skip"), NaNLoss((3,)), synchronous=True)
+    steps.train()
     rates = [line["lr"] for line in lines(tmp_path / "a")]
     assert rates == [None if i == 1 else pytest.approx(0.01 * (1 - i / 6)) for i in range(6)]
 
@@ -353,8 +354,8 @@ def test_fp16_overflows_are_skipped_identically_on_host_and_device(tmp_path: Pat
     final_states = []
     for synchronous in (True, False):
         cfg = config(tmp_path / str(synchronous), dtype="fp16")
-        steps = Steps(cfg, Large(LinearCrossEntropy()), synchronous=synchronous, kind="adamw", total=30)
-        steps.all()
+        steps = PackedRun(cfg, Large(LinearCrossEntropy()), synchronous=synchronous, kind="adamw", total=30)
+        steps.train()
         final_states.append(
             (lines(tmp_path / str(synchronous)), steps.run.scale.state_dict(), steps.parameters())
         )
@@ -366,7 +367,7 @@ def test_fp16_overflows_are_skipped_identically_on_host_and_device(tmp_path: Pat
     assert not all(skipped[-5:])
 
 
-def test_optimizers_that_support_skipping_skip_the_step() -> None:
+def test_optimizers_that_support_skipping_can_skip_a_step() -> None:
     for build in OPTIMIZERS.values():
         layer = nn.Linear(3, 3)
         optimizer = build(layer)

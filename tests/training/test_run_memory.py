@@ -1,4 +1,4 @@
-"""Memory estimates match torch's profiler, and out-of-memory errors have advice."""
+"""Memory estimates match torch's profiler, and out-of-memory errors contain advice."""
 
 import errno
 import gc
@@ -103,7 +103,7 @@ def compare_with_the_profiler(
     rows = torch.randint(0, 100, (8, 129)).tolist()
     batch = collate([Example(row, row) for row in rows], 0)
     with_gradients = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))
-    peak = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients exist already
+    peak = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients already exist
     assert peak > 500_000
     assert estimate.activations == pytest.approx(peak, rel=0.12)
     assert estimate.peak - estimate.weights - estimate.optimizer - estimate.heap == pytest.approx(
@@ -113,8 +113,8 @@ def compare_with_the_profiler(
 
 
 def peak_bytes(call: Callable[[], None]) -> int:
-    """Return the peak tensor memory in bytes that a call adds."""
-    gc.collect()  # reference cycles of earlier calls would lower the peak if they were freed during this call
+    """Return the peak tensor memory that a call adds, in bytes."""
+    gc.collect()  # freeing reference cycles of earlier calls during this call would lower the peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     current = peak = 0
@@ -127,13 +127,13 @@ def peak_bytes(call: Callable[[], None]) -> int:
 
 
 def test_the_peak_includes_gradients_of_earlier_micro_batches() -> None:
-    at_once, summed = (
+    single_batch, accumulated = (
         estimate_memory(meta_model(lora=False), lazy(AdamW, lr=1e-3), batch=(8, 128), accumulates=accumulates)
         for accumulates in (False, True)
     )
-    assert summed.peak == summed.total + summed.activations
-    assert summed.total < at_once.peak < summed.peak
-    assert at_once.heap == 0
+    assert accumulated.peak == accumulated.total + accumulated.activations
+    assert accumulated.total < single_batch.peak < accumulated.peak
+    assert single_batch.heap == 0
 
 
 def test_weights_that_are_not_cast_are_memory_mapped(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_settings_that_would_save_memory_are_listed_with_the_bytes_saved(tmp_pat
     assert not any("batch_size" in overrides or "fsdp" in overrides for overrides in lora)
 
 
-class Greedy(nn.Module):
+class HugeLoss(nn.Module):
     """A loss that allocates more memory than is available."""
 
     def __init__(self, reduction: str) -> None:
@@ -250,12 +250,12 @@ class Greedy(nn.Module):
         return torch.empty(2**52).sum()
 
 
-def test_out_of_memory_error_shows_the_line_and_memory_savings(tmp_path: Path) -> None:
+def test_out_of_memory_error_contains_the_line_and_memory_savings(tmp_path: Path) -> None:
     from recipes.full_finetune import main
 
     trust = only_trusting(Trust(packages=frozenset({"tests"})))
     with trust, pytest.raises(OutOfMemoryError) as caught:
-        main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
+        main(full_config(tmp_path, loss=lazy(HugeLoss), batch_size=6))
     assert re.fullmatch(
         r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when allocating 16,777,216\.00 GiB\."
         r" Estimated savings for 6 rows of 256 tokens: .*[\d.]+ MiB with batch_size=3 gradient_accumulation_steps=2;"
@@ -300,7 +300,7 @@ def test_out_of_memory_errors_are_recognized(error: Exception, is_memory: bool) 
 @pytest.mark.parametrize(
     "failure", [ImportError("half a module"), SystemError("no exception"), MemoryError()]
 )
-def test_the_error_has_advice_even_if_the_estimate_fails(
+def test_the_error_contains_advice_even_if_the_estimate_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     def fail(*_: object) -> list[tuple[str, int]]:
@@ -315,7 +315,7 @@ def test_the_error_has_advice_even_if_the_estimate_fails(
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [3_500_000, 4_500_000])
 def test_running_out_of_address_space_is_reported_with_savings(tmp_path: Path, limit: int) -> None:
-    """The estimate needs imports and much memory, even though the run has just failed to allocate."""
+    """The estimate imports modules and allocates memory, although the run has just failed to allocate memory."""
     model = ["model=torchtune.models.smollm2.smollm2", "model_directory=null", "model.vocab_size=49152"]
     model += ["model.embed_dim=1024", "model.num_layers=8", "model.num_heads=8", "model.num_kv_heads=8"]
     model += ["model.ffn_dim=4096", "model.max_seq_len=512"]

@@ -28,14 +28,14 @@ from torchtune.training import (
 )
 
 
-def only_rules(**changes: Any) -> Checkpoints:
-    """Return a `checkpoints` section that has only the given rules and retains all checkpoints."""
+def checkpoint_rules(**changes: Any) -> Checkpoints:
+    """Return a `checkpoints` section with only the given rules, which retains all checkpoints."""
     defaults: dict[str, Any] = {"every_n_steps": None, "at_epoch_ends": False, "keep": 100}
     return Checkpoints(**(defaults | changes))
 
 
 class TinyRun:
-    """A run with eleven rows in batches of two, that is, six steps per epoch."""
+    """A run with eleven rows in batches of two, which are six steps per epoch."""
 
     def __init__(self, folder: Path, section: Checkpoints, total: int = 12) -> None:
         self.folder = folder / "checkpoints"
@@ -89,7 +89,7 @@ class TinyRun:
 def test_checkpoints_are_written_when_due_and_retained_as_configured(
     tmp_path: Path, settings: dict[str, Any], saved: list[int], in_background: bool
 ) -> None:
-    run = TinyRun(tmp_path, only_rules(**settings, asynchronous=in_background))
+    run = TinyRun(tmp_path, checkpoint_rules(**settings, asynchronous=in_background))
     assert list(run.steps()) == list(range(1, 13))
     assert run.saved() == saved
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
@@ -97,13 +97,13 @@ def test_checkpoints_are_written_when_due_and_retained_as_configured(
 
 def test_background_checkpoint_matches_a_foreground_checkpoint(tmp_path: Path) -> None:
     for name, in_background in (("foreground", False), ("background", True)):
-        run = TinyRun(tmp_path / name, only_rules(every_n_steps=3, asynchronous=in_background), 9)
+        run = TinyRun(tmp_path / name, checkpoint_rules(every_n_steps=3, asynchronous=in_background), 9)
         list(run.steps())
         assert run.saved() == [3, 6, 9]
     for step in (9, 6, 3):
         foreground, background = (
-            TinyRun(tmp_path / "foreground", only_rules()),
-            TinyRun(tmp_path / "background", only_rules()),
+            TinyRun(tmp_path / "foreground", checkpoint_rules()),
+            TinyRun(tmp_path / "background", checkpoint_rules()),
         )
         for resumed in (foreground, background):
             assert resumed.run.step == step
@@ -116,7 +116,7 @@ def test_background_checkpoint_matches_a_foreground_checkpoint(tmp_path: Path) -
 def test_background_error_is_raised_and_earlier_checkpoints_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = TinyRun(tmp_path, only_rules(every_n_steps=2, asynchronous=True))
+    run = TinyRun(tmp_path, checkpoint_rules(every_n_steps=2, asynchronous=True))
     steps = run.steps()
     for _ in range(4):
         next(steps)
@@ -133,7 +133,7 @@ def test_a_run_stopped_by_a_signal_saves_a_checkpoint_and_reports_it(
     tmp_path: Path, number: signal.Signals, in_background: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    run = TinyRun(tmp_path, only_rules(asynchronous=in_background))
+    run = TinyRun(tmp_path, checkpoint_rules(asynchronous=in_background))
     steps = run.steps()
     for _ in range(3):
         next(steps)
@@ -153,7 +153,7 @@ def test_a_run_stopped_by_a_signal_saves_a_checkpoint_and_reports_it(
 
 
 def test_second_interrupt_ends_the_run_immediately(tmp_path: Path) -> None:
-    run = TinyRun(tmp_path, only_rules(every_n_steps=2))
+    run = TinyRun(tmp_path, checkpoint_rules(every_n_steps=2))
     steps = run.steps()
     for _ in range(3):
         next(steps)
@@ -165,7 +165,7 @@ def test_second_interrupt_ends_the_run_immediately(tmp_path: Path) -> None:
 
 
 def test_a_signal_at_the_last_step_ends_the_run_normally(tmp_path: Path) -> None:
-    run = TinyRun(tmp_path, only_rules(), 3)
+    run = TinyRun(tmp_path, checkpoint_rules(), 3)
     steps = run.steps()
     for _ in range(3):
         next(steps)
@@ -176,7 +176,7 @@ def test_a_signal_at_the_last_step_ends_the_run_normally(tmp_path: Path) -> None
 
 def test_a_run_in_another_thread_has_no_signal_handlers(tmp_path: Path) -> None:
     steps: list[int] = []
-    thread = threading.Thread(target=lambda: steps.extend(TinyRun(tmp_path, only_rules(), 2).steps()))
+    thread = threading.Thread(target=lambda: steps.extend(TinyRun(tmp_path, checkpoint_rules(), 2).steps()))
     thread.start()
     thread.join()
     assert steps == [1, 2]
@@ -208,8 +208,8 @@ def test_the_loss_scale_is_halved_doubled_and_restored() -> None:
 
 
 def test_resuming_past_the_configured_length_is_rejected(tmp_path: Path) -> None:
-    list(TinyRun(tmp_path, only_rules(every_n_steps=4), 8).steps())
+    list(TinyRun(tmp_path, checkpoint_rules(every_n_steps=4), 8).steps())
     with pytest.raises(
         ValueError, match="the run is already at step 8 of epoch 2, past the 5 steps of its config"
     ):
-        TinyRun(tmp_path, only_rules(), 5)
+        TinyRun(tmp_path, checkpoint_rules(), 5)

@@ -92,7 +92,7 @@ def test_decay_that_is_too_long_is_limited_to_the_steps_after_the_warm_up(
     component = lazy(warmup_stable_decay, warmup_steps=1, decay_steps=20)
     assert rates(component, 4) == rates(lazy(warmup_stable_decay, warmup_steps=1, decay_steps=3), 4)
     assert (
-        "a decay of 20 steps is too long for a run of 4 steps; shortened to the 3 after warm-up"
+        "a decay of 20 steps is too long for a run of 4 steps; shortened to the 3 steps after warm-up"
         in caplog.text
     )
 
@@ -132,14 +132,14 @@ def test_warmup_stable_decay_rises_stays_and_falls() -> None:
         rates(lazy(warmup_stable_decay, decay_steps=0), 10)
 
 
-def test_steps_do_not_make_python_repeat_library_warnings() -> None:
+def test_schedule_steps_do_not_cause_repeated_library_warnings() -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = Schedule(constant_with_warmup(optimizer), 9)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(5):
             schedule.step()
-            warnings.warn("of a library", UserWarning, stacklevel=1)
-    assert len([w for w in caught if str(w.message) == "of a library"]) <= 2, (
+            warnings.warn("from a library", UserWarning, stacklevel=1)
+    assert len([w for w in caught if str(w.message) == "from a library"]) <= 2, (
         "only the first step may repeat the warning"
     )

@@ -291,7 +291,7 @@ def test_trained_parameters_are_cast_in_score_and_prepare() -> None:
 
 
 def test_sums_added_by_layers_become_terms_of_the_next_token_score() -> None:
-    class Penalised(FeedForward):
+    class Penalized(FeedForward):
         """A feed-forward with a penalty on its outputs."""
 
         aggregate_names = ("size",)
@@ -303,13 +303,13 @@ def test_sums_added_by_layers_become_terms_of_the_next_token_score() -> None:
             return y
 
     @frozen
-    class PenalisedSpec(DenseSpec):
-        """Builds `Penalised`."""
+    class PenalizedSpec(DenseSpec):
+        """Builds `Penalized`."""
 
-        def build(self, architecture: Architecture, _index: int) -> Penalised:
-            return Penalised(architecture.embed_dim, self)
+        def build(self, architecture: Architecture, _index: int) -> Penalized:
+            return Penalized(architecture.embed_dim, self)
 
-    model = Decoder(TINY.evolve(feed_forward=PenalisedSpec, vocab_size=31)).double()
+    model = Decoder(TINY.evolve(feed_forward=PenalizedSpec, vocab_size=31)).double()
     batches = [collate(examples()[i : i + 2], 0) for i in (0, 3, 6)]
     sums, scorer = StepSums(batches, SINGLE_RANK), NextToken(LinearCrossEntropy())
     for batch in batches:

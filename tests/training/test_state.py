@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from tests.tolerance import FLOAT64
-from tests.training.tiny import state_of, step_loss, tiny_batches, tiny_model
+from tests.training.tiny import build_state, step_loss, tiny_batches, tiny_model
 from torchtune.distributed import checkpoint
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, State, cosine_with_warmup
@@ -36,7 +36,7 @@ class Run:
         )
         self.scheduler = cosine_with_warmup(self.optimizer, warmup_steps=2, total_steps=STEPS)
         self.batches = tiny_batches()
-        self.state = state_of(folder, self.model, self.optimizer, self.scheduler, self.batches)
+        self.state = build_state(folder, self.model, self.optimizer, self.scheduler, self.batches)
         self.records: list[tuple[float, float, float]] = []
 
     def train(self, last_step: int) -> "Run":
@@ -124,7 +124,7 @@ def test_the_oldest_checkpoints_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_10", "step_9"]
 
 
-def test_saving_at_the_step_of_the_resumed_checkpoint_keeps_it(tmp_path: Path) -> None:
+def test_saving_at_the_resumed_step_keeps_the_checkpoint(tmp_path: Path) -> None:
     Run(tmp_path).train(2).state.save()
     run = Run(tmp_path)
     run.state.resume()
@@ -201,7 +201,7 @@ def test_an_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None
     model = nn.Linear(2, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
     scheduler = cosine_with_warmup(optimizer, total_steps=3)
-    state = state_of(tmp_path, model, optimizer, scheduler, tiny_batches())
+    state = build_state(tmp_path, model, optimizer, scheduler, tiny_batches())
     saved = copy.deepcopy(model.state_dict())
     state.save()
     nn.init.zeros_(model.weight)
@@ -236,7 +236,7 @@ POINTS = [
     ("between tensors and other files", "_fingerprint", 1),
     ("between two checksums", "_fingerprint", 2),
     ("before the manifest", "write_text", 1),
-    ("before the folder is renamed", "rename", 2),  # the first is called within torch.distributed.checkpoint
+    ("before the folder is renamed", "rename", 2),  # the first call is in torch.distributed.checkpoint
     ("while the previous checkpoint is removed", "rmtree", 2),
 ]
 
@@ -266,8 +266,8 @@ def test_kill_during_checkpoint_writing_leaves_a_complete_checkpoint(
     assert resumed.state.resume()
     expected_step = 4 if function == "rmtree" else 2
     assert resumed.state.step == expected_step
-    assert_same(resumed.train(4).complete_state(), Run(tmp_path / "unbroken").train(4).complete_state())
-    resumed.state.save()  # the incomplete files have no effect
+    assert_same(resumed.train(4).complete_state(), Run(tmp_path / "uninterrupted").train(4).complete_state())
+    resumed.state.save()  # incomplete files must have no effect
     assert [path.name for path in (tmp_path / "checkpoints").glob("step_?")] == ["step_4"]
 
 
@@ -307,13 +307,13 @@ def test_resumed_schedule_follows_the_curve_for_its_new_length(tmp_path: Path) -
         new_run = Run(folder)
         new_run.scheduler = cosine_with_warmup(new_run.optimizer, warmup_steps=2, total_steps=total)
         parts = new_run.model, new_run.optimizer, new_run.scheduler, new_run.batches
-        new_run.state = state_of(folder, *parts, total_steps=total)
+        new_run.state = build_state(folder, *parts, total_steps=total)
         return new_run
 
     run(tmp_path / "short", 9).train(6).state.save()
     longer = run(tmp_path / "short", 30)
     assert longer.state.resume()
-    full_run = run(tmp_path / "whole", 30)
+    full_run = run(tmp_path / "full", 30)
     rates = [lr for _, lr, _ in full_run.train(12).records[6:]]
     assert [lr for _, lr, _ in longer.train(12).records] == pytest.approx(rates, rel=FLOAT64)
 
@@ -323,7 +323,7 @@ def test_resuming_a_schedule_that_cannot_change_its_length_is_rejected(tmp_path:
         run = Run(tmp_path)
         scheduler = OneCycleLR(run.optimizer, 0.1, total_steps=total)
         parts = run.model, run.optimizer, scheduler, run.batches
-        state = state_of(tmp_path, *parts, total_steps=total)
+        state = build_state(tmp_path, *parts, total_steps=total)
         if total == 9:
             state.step = 1
             state.save()
@@ -341,7 +341,7 @@ def test_resuming_adapters_on_different_base_weights_is_rejected(tmp_path: Path)
     def state() -> State:
         run = Run(tmp_path, DROPOUT)
         parts = run.model, run.optimizer, run.scheduler, run.batches
-        return state_of(tmp_path, *parts, base=str(base))
+        return build_state(tmp_path, *parts, base=str(base))
 
     first = state()
     first.step = 1
@@ -352,6 +352,6 @@ def test_resuming_adapters_on_different_base_weights_is_rejected(tmp_path: Path)
         (base / "a.safetensors").write_bytes(change)
         with pytest.raises(
             ValueError,
-            match=r"step_1 was trained with base weights that differ from .*: a.safetensors differs; restore",
+            match=r"step_1 was written with base weights that differ from .*: a.safetensors differs; restore",
         ):
             state().resume()

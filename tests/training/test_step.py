@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.tolerance import FLOAT64, assert_as_near, assert_near, bound, rms_error
-from tests.training.tiny import batch_of, examples, step_loss, tiny_model
+from tests.training.tiny import examples, make_batch, step_loss, tiny_model
 from torchtune.data import IGNORE_INDEX, Example
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, clip_gradients
@@ -22,7 +22,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_step_loss_matches_the_cross_entropy_of_the_full_logits(loss: nn.Module) -> None:
-    batch, actual, plain = batch_of(examples()), tiny_model(), tiny_model()
+    batch, actual, plain = make_batch(examples()), tiny_model(), tiny_model()
     total = step_loss(loss, "fp64")(actual, batch)
     backward(total)
     expected = F.cross_entropy(
@@ -36,19 +36,19 @@ def test_step_loss_matches_the_cross_entropy_of_the_full_logits(loss: nn.Module)
 def test_uneven_micro_batches_have_the_gradient_of_one_large_batch() -> None:
     rows, full, split = examples(), tiny_model(), tiny_model()
     loss_fn = step_loss(LOSSES[0], "fp64")
-    n_targets = batch_of(rows).n_targets
-    backward(loss_fn(full, batch_of(rows)) / n_targets)
+    n_targets = make_batch(rows).n_targets
+    backward(loss_fn(full, make_batch(rows)) / n_targets)
     parts = [rows[:1], rows[1:3], rows[3:4], rows[4:]]
-    assert len({batch_of(part).n_targets for part in parts}) == len(parts)
+    assert len({make_batch(part).n_targets for part in parts}) == len(parts)
     for part in parts:
-        backward(loss_fn(split, batch_of(part)) / n_targets)
+        backward(loss_fn(split, make_batch(part)) / n_targets)
     assert_near(gradients(split), gradients(full), FLOAT64)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_a_batch_without_a_target_has_zero_loss_and_gradients(loss: nn.Module) -> None:
     model = tiny_model()
-    total = step_loss(loss, "fp64")(model, batch_of([Example([1, 2, 3], [IGNORE_INDEX] * 3)]))
+    total = step_loss(loss, "fp64")(model, make_batch([Example([1, 2, 3], [IGNORE_INDEX] * 3)]))
     backward(total)
     assert total.item() == 0
     assert set(gradients(model)) == {name for name, _ in model.named_parameters()}
@@ -60,7 +60,7 @@ def test_a_batch_without_a_target_has_zero_loss_and_gradients(loss: nn.Module) -
 def test_bf16_gradients_are_fp32_and_as_accurate_as_in_a_bf16_model(
     loss: nn.Module, lora: Lora | None
 ) -> None:
-    batch, actual = batch_of(examples()), tiny_model("bf16", lora)
+    batch, actual = make_batch(examples()), tiny_model("bf16", lora)
     exact, plain = tiny_model("fp64", lora), tiny_model("bf16", lora).bfloat16()
     with torch.no_grad():
         for p, source in zip(exact.parameters(), actual.parameters(), strict=True):
@@ -86,7 +86,7 @@ def test_loss_on_logits_receives_fp32_logits() -> None:
             assert logits.shape[:1] == labels.shape
             return logits.sum()
 
-    step_loss(Probe(), "bf16")(tiny_model("bf16"), batch_of(examples()))
+    step_loss(Probe(), "bf16")(tiny_model("bf16"), make_batch(examples()))
 
 
 def test_clipping_scales_to_the_maximum_norm_and_returns_the_original_norm() -> None:

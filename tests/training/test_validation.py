@@ -13,13 +13,13 @@ from torch.optim import SGD, AdamW
 
 from recipes import full_finetune, lora_finetune
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
+from tests.recipes.parts import ROWS, InterruptOnce, full_config, lora_config, metrics
 from tests.tolerance import FLOAT64, bound, roundings
 from tests.training.tiny import (
     SINGLE_RANK,
     SmallTokenizer,
-    batch_of,
     examples,
+    make_batch,
     step_loss,
     tiny_model,
     tiny_validator,
@@ -40,7 +40,7 @@ def trust_the_tests() -> Iterator[None]:
         yield
 
 
-def half_held_out(**fields: Any) -> Validation:
+def hold_out_half(**fields: Any) -> Validation:
     return Validation(share=0.5, **fields)
 
 
@@ -48,7 +48,7 @@ def mean_loss_by_row(model: nn.Module) -> float:
     """Compute the mean loss over all target tokens, row by row."""
     total, n = 0.0, 0
     for row in examples():
-        batch = batch_of([row])
+        batch = make_batch([row])
         row_log_probs = torch.log_softmax(model(batch.tokens).detach()[0], dim=-1)
         for log_probs, label in zip(row_log_probs, batch.labels[0].tolist(), strict=True):
             if label >= 0:
@@ -59,7 +59,7 @@ def mean_loss_by_row(model: nn.Module) -> float:
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
 def test_the_loss_is_the_mean_over_target_tokens_at_any_batch_size(tmp_path: Path, batch_size: int) -> None:
     model = tiny_model()
-    validator = tiny_validator(tmp_path, half_held_out(), model, batch_size=batch_size)
+    validator = tiny_validator(tmp_path, hold_out_half(), model, batch_size=batch_size)
     with Metrics(str(tmp_path), [], SINGLE_RANK, 0, 99) as metrics:
         assert validator.validate(0, metrics) == pytest.approx(mean_loss_by_row(model), rel=FLOAT64)
 
@@ -73,11 +73,11 @@ class ScriptedRun:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether the run is complete."""
+        """Whether the run is complete."""
         return self.step == 99
 
     def read_numbers(self) -> None:
-        """Do nothing, as there are no values to read."""
+        """Do nothing, because there are no values to read."""
 
 
 def run_scripted(
@@ -102,7 +102,7 @@ def test_early_stopping_ends_the_run_and_the_best_model_is_saved(
 ) -> None:
     saved = []
     validator = tiny_validator(
-        tmp_path, half_held_out(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
+        tmp_path, hold_out_half(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
     )
     validator._save = lambda: saved.append(validator.best_step)
     curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # losses at steps 0, 10, ...; they rise after step 40
@@ -118,10 +118,10 @@ def test_early_stopping_ends_the_run_and_the_best_model_is_saved(
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == list(range(0, 61, 10))
 
 
-def test_without_patience_all_steps_are_taken_and_the_last_is_validated(
+def test_without_early_stopping_all_steps_are_taken_and_the_last_is_validated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validator = tiny_validator(tmp_path, half_held_out(every_n_steps=40, at_start=False), tiny_model())
+    validator = tiny_validator(tmp_path, hold_out_half(every_n_steps=40, at_start=False), tiny_model())
     assert run_scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch)[-1] == 99
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == [40, 80, 99]
 
@@ -129,7 +129,7 @@ def test_without_patience_all_steps_are_taken_and_the_last_is_validated(
 def test_a_non_finite_validation_loss_does_not_count_for_early_stopping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validator = tiny_validator(tmp_path, half_held_out(every_n_steps=1, patience=2), tiny_model())
+    validator = tiny_validator(tmp_path, hold_out_half(every_n_steps=1, patience=2), tiny_model())
     curve = [float("nan"), 1.0, float("nan"), float("inf"), 2.0, 3.0, 4.0]
     assert run_scripted(validator, curve, tmp_path, monkeypatch) == [1, 2, 3, 4, 5]
     assert (validator.best_loss, validator.best_step) == (1.0, 1)
@@ -138,7 +138,7 @@ def test_a_non_finite_validation_loss_does_not_count_for_early_stopping(
 def test_samples_are_kept_for_all_validations_except_from_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = half_held_out(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
+    section = hold_out_half(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
     (tmp_path / "samples.jsonl").write_text('{"step": 0, "prompt": "of a killed run", "answer": ""}\n')
     validator = tiny_validator(tmp_path, section, tiny_model())
     assert run_scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch) == [1, 2]
@@ -149,7 +149,7 @@ def test_samples_are_kept_for_all_validations_except_from_a_killed_run(
 def test_samples_after_the_checkpoint_are_removed_on_resuming(tmp_path: Path) -> None:
     lines = [f'{{"step": {step}, "prompt": "", "answer": ""}}\n' for step in (2, 4, 5)]
     (tmp_path / "samples.jsonl").write_text("".join(lines))
-    validator = tiny_validator(tmp_path, half_held_out(every_n_steps=7, prompts=["abc"]), tiny_model())
+    validator = tiny_validator(tmp_path, hold_out_half(every_n_steps=7, prompts=["abc"]), tiny_model())
     validator.last_step = 4  # the step of the checkpoint
     with Metrics(str(tmp_path), [], SINGLE_RANK, 4, 99) as metrics:
         run: Any = ScriptedRun(metrics, step=4)
@@ -159,10 +159,10 @@ def test_samples_after_the_checkpoint_are_removed_on_resuming(tmp_path: Path) ->
 
 def test_resuming_without_validation_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model()
-    validator = tiny_validator(tmp_path, half_held_out(), model)
+    validator = tiny_validator(tmp_path, hold_out_half(), model)
     scorer, tokenizer = NextToken(LinearCrossEntropy()), SmallTokenizer()
-    off = Validator(None, model, scorer, tokenizer, 2, SINGLE_RANK, str(tmp_path), lambda: None)
-    off.load_state_dict(validator.state_dict())
+    disabled = Validator(None, model, scorer, tokenizer, 2, SINGLE_RANK, str(tmp_path), lambda: None)
+    disabled.load_state_dict(validator.state_dict())
     assert not caplog.records
 
 
@@ -199,7 +199,7 @@ def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> No
     section = held_out(tmp_path, every_n_steps=2, patience=3, prompts=["Hi"], max_new_tokens=3)
     optimizer = lazy(SGD, lr=0.3)
     full_finetune.main(full_config(tmp_path, "a", validation=section, optimizer=optimizer, **CHANGES))
-    cut = lazy(PowerCut, step=7, mark=str(tmp_path / "mark"))
+    cut = lazy(InterruptOnce, step=7, marker=str(tmp_path / "marker"))
     cfg = full_config(tmp_path, "b", validation=section, optimizer=optimizer, **CHANGES, metric_logger=cut)
     with pytest.raises(KeyboardInterrupt):
         full_finetune.main(cfg)
@@ -213,7 +213,7 @@ def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_best_model_has_the_lowest_validation_loss(tmp_path: Path, kind: str) -> None:
-    # The training rows are memorised quickly, and held-out rows with different answers become less likely.
+    # The training rows are memorized quickly, and held-out rows with different answers become less likely.
     section = held_out(tmp_path, every_n_steps=2)
     changes: dict[str, Any] = {
         "epochs": 30,
@@ -225,7 +225,7 @@ def test_best_model_has_the_lowest_validation_loss(tmp_path: Path, kind: str) ->
     if kind == "full":
         full_finetune.main(full_config(tmp_path, "a", **changes))
     else:
-        # On a base trained for twelve steps, the loss falls by 0.008, then rises by 0.013 until the end.
+        # With a base model trained for twelve steps, the loss falls by 0.008 and then rises by 0.013 until the end.
         base_settings = {"epochs": 30, "batch_size": 6, "optimizer": lazy(AdamW, lr=1e-2, fused=True)}
         full_finetune.main(full_config(tmp_path, "base", max_steps=12, **base_settings))
         base = tmp_path / "base" / "final"
@@ -241,9 +241,9 @@ def test_best_model_has_the_lowest_validation_loss(tmp_path: Path, kind: str) ->
     dataset: Any = instantiate(section.dataset, ByteTokenizer())
     rows: list[Example] = held_out_items(dataset, None, 256)
     loss_fn = step_loss(LinearCrossEntropy(reduction="sum"), "fp32")
-    total = sum(loss_fn(model, batch_of([row])).item() for row in rows)
-    rounded = bound(torch.float32, roundings(model.architecture, max(len(row.tokens) for row in rows)))
-    assert total / sum(row.n_targets for row in rows) == pytest.approx(losses[best], rel=rounded)
+    total = sum(loss_fn(model, make_batch([row])).item() for row in rows)
+    error_bound = bound(torch.float32, roundings(model.architecture, max(len(row.tokens) for row in rows)))
+    assert total / sum(row.n_targets for row in rows) == pytest.approx(losses[best], rel=error_bound)
 
 
 def test_split_off_holds_out_a_fraction_of_the_rows() -> None:
@@ -251,7 +251,7 @@ def test_split_off_holds_out_a_fraction_of_the_rows() -> None:
     trained, held_rows = split_off(rows, 0.25, seed=3)
     assert (len(trained), len(held_rows)) == (30, 10)
     all_rows = [trained[i] for i in range(30)] + [held_rows[i] for i in range(10)]
-    numbers = [next(i for i, row in enumerate(rows) if row is one) for one in all_rows]
+    numbers = [next(i for i, row in enumerate(rows) if row is split_row) for split_row in all_rows]
     assert sorted(numbers) == list(range(40))
     assert numbers[:30] == sorted(numbers[:30])
     splits = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
@@ -260,7 +260,7 @@ def test_split_off_holds_out_a_fraction_of_the_rows() -> None:
     with pytest.raises(IndexError):
         held_rows[10]
     assert len(split_off(rows[:2], 0.99, seed=0)[0]) == 1
-    with pytest.raises(ValueError, match=r"a dataset of 1 row\(s\) is too small to hold out rows"):
+    with pytest.raises(ValueError, match="a held-out share requires at least two rows, got 1"):
         split_off(rows[:1], 0.5, seed=0)
 
 
@@ -329,11 +329,11 @@ def test_a_prompt_that_is_too_long_is_reported_before_the_run(tmp_path: Path) ->
 def test_early_stopping_is_reset_if_the_held_out_rows_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = (tiny_validator(tmp_path, half_held_out(), tiny_model()) for _ in range(2))
+    first, second = (tiny_validator(tmp_path, hold_out_half(), tiny_model()) for _ in range(2))
     first.best_loss, first.best_step, first.since_improved = 1.0, 5, 2
     second.load_state_dict(first.state_dict())
     assert (second.best_loss, second.best_step, second.since_improved) == (1.0, 5, 2)
-    other = tiny_validator(tmp_path, half_held_out(), tiny_model())
+    other = tiny_validator(tmp_path, hold_out_half(), tiny_model())
     other.load_state_dict(first.state_dict() | {"rows": [3, 4]})
     assert (other.best_loss, other.best_step, other.since_improved) == (None, None, 0)
     assert "the held-out rows have changed" in caplog.text

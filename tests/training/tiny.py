@@ -26,7 +26,6 @@ from torchtune.training import (
     Score,
     State,
     Stateful,
-    StepSums,
     StepValues,
     Term,
     Validation,
@@ -78,13 +77,13 @@ def tiny_model(
 
 
 def perturb_adapters(model: Decoder) -> None:
-    """Replace the zeros of adapters by random values, as zeros would hide half of the gradients."""
+    """Add a constant to the second matrix of each adapter, whose initial zeros would hide half of the gradients."""
     for name, p in model.named_parameters():
         if name.endswith("lora_b"):
             p.data.add_(0.01)
 
 
-def gathered_gradients(model: Decoder) -> dict[str, Tensor]:
+def gather_gradients(model: Decoder) -> dict[str, Tensor]:
     """Copy the gradients of all trained parameters, gathering sharded ones; all ranks must call this function."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {
@@ -103,7 +102,7 @@ def examples(n: int = 11) -> list[Example]:
     return rows
 
 
-def batch_of(rows: list[Example]) -> Batch:
+def make_batch(rows: list[Example]) -> Batch:
     return collate(rows, pad_id=0)
 
 
@@ -128,23 +127,14 @@ class SmallTokenizer(ByteTokenizer):
 def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]:
     """Return a function that computes the summed next-token loss of a model on a batch."""
 
-    def of_batch(model: Decoder, batch: Batch) -> Tensor:
+    def compute_loss(model: Decoder, batch: Batch) -> Tensor:
         model.compute_dtype = DTYPES[dtype]
         return NextToken(loss)(model, batch).terms["next_token"].total
 
-    return of_batch
+    return compute_loss
 
 
-def backward_of_step(model: Decoder, batches: list[Batch], world: World) -> float:
-    """Run the backward passes of an optimizer step as a recipe does; return the mean loss."""
-    sums = StepSums(batches, world)
-    scorer = NextToken(LinearCrossEntropy())
-    for batch in batches:
-        torch.autograd.backward(sums.add(scorer(model, batch)))
-    return sums.means({})["loss"].item()
-
-
-def state_of(
+def build_state(
     folder: Path,
     model: nn.Module,
     optimizer: Optimizer,
@@ -182,8 +172,8 @@ def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
     return StepValues(**(values | changes))
 
 
-class Broken(NextToken):
-    """The next-token loss, which is NaN in the given calls, counted from 1."""
+class NaNLoss(NextToken):
+    """A next-token loss that is NaN in the given calls, counted from 1."""
 
     def __init__(self, calls: tuple[int, ...] = ()) -> None:
         super().__init__(LinearCrossEntropy())

@@ -12,11 +12,11 @@ from torch.optim import AdamW
 from tests.training import two_ranks_lora
 from tests.training.tiny import (
     VOCAB,
-    batch_of,
+    build_state,
     examples,
-    gathered_gradients,
+    gather_gradients,
+    make_batch,
     place,
-    state_of,
     step_loss,
     tiny_batches,
     tiny_decoder,
@@ -64,13 +64,13 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
         if world.size == 2
         else [[i for part in ROWS_BY_RANK for b in part for i in b]]
     )
-    batches = [batch_of([ROWS[i] for i in rows]) for rows in batch_rows]
+    batches = [make_batch([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     for batch in batches:
         loss = sums.add(scorer(model, batch))
         torch.autograd.backward(loss)
     norm = clip_gradients(model, 0.1)
-    gradients = gathered_gradients(model)
+    gradients = gather_gradients(model)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
     optimizer.step()
     return {
@@ -95,7 +95,7 @@ def stop_and_resume(world: World, folder: Path) -> dict[str, Any]:
         optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
         batches = tiny_batches(1, world)
         scheduler = constant_with_warmup(optimizer)
-        state = state_of(folder, model, optimizer, scheduler, batches, world=world)
+        state = build_state(folder, model, optimizer, scheduler, batches, world=world)
         assert state.resume() is resumed
         loss_fn = step_loss(LinearCrossEntropy(), "fp32")
         for step in range(state.step, 6):
@@ -121,7 +121,7 @@ def resume_with_outdated_view(world: World, folder: Path) -> dict[str, Any]:
     optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
     parts = model, optimizer, constant_with_warmup(optimizer), tiny_batches(1, world)
     for step in (1, 2):
-        state = state_of(folder, *parts, world=world)
+        state = build_state(folder, *parts, world=world)
         state.step = step
         state.save(keep=2)
     list_steps = checkpoint.steps
@@ -129,7 +129,7 @@ def resume_with_outdated_view(world: World, folder: Path) -> dict[str, Any]:
     for visible_steps in ([1], []):
         if world.rank == 1:
             checkpoint.steps = partial(_listed_steps, visible_steps)
-        state = state_of(folder, *parts, world=world)
+        state = build_state(folder, *parts, world=world)
         state.resume()
         steps.append(state.step)
     checkpoint.steps = list_steps
@@ -156,7 +156,7 @@ _checkpoint_manifest = checkpoint._manifest
 
 
 def validate(world: World, folder: Path) -> list[float]:
-    """Answer a prompt and validate with batch sizes, some of which leave one rank without rows in the last batch."""
+    """Answer a prompt and validate with three batch sizes; some leave one rank without rows in the last batch."""
     model = tiny_model("fp64", LORA, world, enable_fsdp=world.size > 1)
     losses = []
     for batch_size in (1, 3, 9):

@@ -9,7 +9,7 @@ from attrs import asdict
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import batch_of, examples, gathered_gradients, perturb_adapters, place
+from tests.training.tiny import examples, gather_gradients, make_batch, perturb_adapters, place
 from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models.smollm2 import smollm2
@@ -66,13 +66,13 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
         if world.size == 2
         else [[i for part in ROWS_BY_RANK for b in part for i in b]]
     )
-    batches = [batch_of([ROWS[i] for i in rows]) for rows in batch_rows]
+    batches = [make_batch([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     for batch in batches:
         loss = sums.add(scorer(model, batch))
         torch.autograd.backward(loss)
     norm = clip_gradients(model, 0.1)
-    gradients = gathered_gradients(model)
+    gradients = gather_gradients(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     AdamW(trained, lr=0.01, fused=True).step()
     return {

@@ -1,4 +1,4 @@
-"""The program that `test_run_of_ranks.py` runs on each of two ranks."""
+"""The program that `test_two_rank_run.py` runs on each of two ranks."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from torch.optim import AdamW
 
 from configs_py.smollm2 import smollm2_135m_full
-from tests.training.tiny import Broken, tiny_batches, tiny_model, tiny_validator
+from tests.training.tiny import NaNLoss, tiny_batches, tiny_model, tiny_validator
 from torchtune.distributed import Stopped, World
 from torchtune.training import (
     Checkpoints,
@@ -64,7 +64,7 @@ def train(
     schedule = Schedule(linear_with_warmup(optimizer, total_steps=N_STEPS), N_STEPS)
     section = section or Validation(share=0.5, every_n_steps=2)
     validator = tiny_validator(folder, section, model, world=world)
-    scorer = Broken(bad_calls if world.rank == 1 else ())
+    scorer = NaNLoss(bad_calls if world.rank == 1 else ())
     parts = {"validator": validator}
     run = Run(cfg, model, optimizer, schedule, batches, world, parts=parts, synchronous=synchronous)
     error = ""

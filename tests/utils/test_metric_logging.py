@@ -12,11 +12,11 @@ from torchtune.utils.metric_logging import (
 
 
 def test_disk_logger_appends_one_line_per_step(tmp_path: Path) -> None:
-    logger = DiskLogger(str(tmp_path / "made"), "x.txt")
+    logger = DiskLogger(str(tmp_path / "logs"), "x.txt")
     logger.log_dict({"loss": 0.1 + 0.2, "lr": 2e-5}, 3)
     assert logger.path.read_text() == "step=3 | loss=0.30000000000000004 | lr=2e-05\n"
     logger.close()
-    reopened = DiskLogger(str(tmp_path / "made"), "x.txt")
+    reopened = DiskLogger(str(tmp_path / "logs"), "x.txt")
     reopened.log("loss", 2, 4)
     reopened.close()
     reopened.close()
@@ -24,7 +24,7 @@ def test_disk_logger_appends_one_line_per_step(tmp_path: Path) -> None:
 
 
 def test_disk_logger_creates_its_file_with_the_first_line(tmp_path: Path) -> None:
-    logger = DiskLogger(str(tmp_path / "made"))
+    logger = DiskLogger(str(tmp_path / "logs"))
     logger.close()
     assert logger.path.name == "log.txt"
     assert not logger.path.parent.exists()
@@ -48,7 +48,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_reads_the_scalars_and_a_resumed_run_replaces_repeated_steps(
     tmp_path: Path,
 ) -> None:
-    folder = tmp_path / "made"
+    folder = tmp_path / "logs"
     logger = TensorBoardLogger(str(folder))
     assert not folder.exists()
     for step in (1, 2, 3):
@@ -89,7 +89,7 @@ def test_wandb_writes_config_and_metrics_to_offline_files(tmp_path: Path) -> Non
     assert b"loss" in files[0].read_bytes()
 
 
-def test_error_for_a_missing_logger_package_explains_how_to_install_it(
+def test_error_for_a_missing_logger_package_contains_the_install_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torchtune.utils.metric_logging.find_spec", lambda name: None)
@@ -122,7 +122,7 @@ def test_metrics_are_read_back_and_unreadable_lines_are_reported(tmp_path: Path)
     assert run_metrics.broken == [6, 7, 9]
     assert run_metrics.series("loss") == [(1, 2.5), (3, 1.5)]
     assert run_metrics.series("validation_loss") == [(0, 3.0), (2, 2.0)]
-    assert run_metrics.series("nothing") == run_metrics.series("grad_norm") == []
+    assert run_metrics.series("unknown") == run_metrics.series("grad_norm") == []
     with pytest.raises(FileNotFoundError, match=r"is not a run.s folder: it contains no metrics\.jsonl"):
         read_metrics(tmp_path / "nowhere")
 

@@ -8,7 +8,7 @@ FieldErrors = Iterator[tuple[str, Exception]]
 
 
 def errors_of(field: str, check: Callable[..., object], *arguments: Any) -> FieldErrors:
-    """Call a check, and yield the field and the error if it raises one."""
+    """Call a check; if it raises an error, yield the field and the error."""
     try:
         check(*arguments)
     except (OSError, ValueError) as error:

@@ -77,7 +77,7 @@ def _check_held_out(
     assert section is not None
     if section.share is not None and rows is not None:
         _, share = split_off(rows, section.share, cfg.seed or 0)
-        held_out = None if cfg.seed is None else share  # without a seed, the held-out rows differ
+        held_out = None if cfg.seed is None else share  # without a seed, a run holds out other rows
     if held_out is None or any(
         _has_target(held_out[i], longest) for i in sample_indices(held_out, _SAMPLE_SIZE)
     ):

@@ -10,8 +10,8 @@ from torchtune.checks._field_errors import FieldErrors, errors_of
 from torchtune.config import instantiate
 from torchtune.training import FinetuneConfig, build_scheduler
 
-_MANY_STEPS = 1_000_000
-"""Assumed number of steps if only the dataset determines the length of a run; it is longer than any warm-up."""
+_ASSUMED_STEPS = 1_000_000
+"""The assumed number of steps if only the dataset determines the length of a run; it exceeds any warm-up."""
 
 
 def schedule_errors(cfg: Any) -> FieldErrors:
@@ -22,5 +22,5 @@ def schedule_errors(cfg: Any) -> FieldErrors:
         optimizer: Optimizer = instantiate(cfg.optimizer, [nn.Parameter(torch.zeros(1, 1))])
     except Exception:  # the optimizer may still accept the model's parameters, so the schedule is not checked
         return
-    steps = cfg.step_limit or _MANY_STEPS
+    steps = cfg.step_limit or _ASSUMED_STEPS
     yield from errors_of("lr_scheduler", build_scheduler, cfg.lr_scheduler, optimizer, steps)

@@ -1,4 +1,4 @@
-"""The `tune` command. Each command is a file, imported only when it is called."""
+"""The `tune` program. Each of its commands is a file that is imported only when the command is called."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ List the recipes and their configs:
 Run a recipe with a config, then with some values changed:
   tune lora_finetune --config smollm2_135m_lora
   tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4
-Show the documentation and value of every field of the config:
+Show the documentation and value of every config field:
   tune lora_finetune --config smollm2_135m_lora --help
 Run on two processes (torchrun options come before the recipe):
   tune --nproc_per_node 2 full_finetune --config smollm2_135m_full
@@ -37,18 +37,18 @@ failed, 2 invalid input.
 """
 
 
-FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema", "plot", "diff")
+LISTED_FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema", "plot", "diff")
 """The commands that `tune --help` lists first; the others follow in alphabetical order."""
 
 
 def verbs() -> dict[str, str]:
-    """Return the names of all commands, each with its line in `tune --help`, without importing them.
+    """Return the names of all commands, with their lines in `tune --help`, without importing them.
 
     A command is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
     """
     files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- see `tune cp`
     names = sorted(file[1:-3] for file in files if file.startswith("_") and file.endswith(".py"))
-    lines = {name: _summary(name) for name in dict.fromkeys((*FIRST, *names))}
+    lines = {name: _summary(name) for name in dict.fromkeys((*LISTED_FIRST, *names))}
     return {name: line for name, line in lines.items() if line}
 
 

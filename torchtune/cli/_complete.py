@@ -98,7 +98,7 @@ def _arguments_of(verb: Verb, call: Call, current: str) -> Iterator[str]:
 
 
 def _overrides(call: Call, current: str) -> Iterator[str]:
-    """Yield the override keys of a recipe (`key=`, `--key=`, `+key=`), or the values of a key that is complete."""
+    """Yield the override keys of a recipe (`key=`, `--key=`, `+key=`), or the values of a complete key."""
     schema = _schema(call.recipe)
     tree = _tree(call)
     dashes = next((prefix for prefix in ("--", "+") if current.startswith(prefix)), "")
@@ -117,7 +117,7 @@ def _schema(recipe: str) -> Schema:
 
 
 def _tree(call: Call) -> Any:
-    """Return the rendered tree of the config on the line, with the components that the line's overrides set."""
+    """Return the rendered tree of the command line's config, with the components that its overrides set."""
     from torchtune.config.model import read_yaml
 
     tree: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from torchtune.runs import recipe_names
 from torchtune.runs.command_line import Call
 
 # `tune __complete` receives the line up to the cursor and prints one candidate per line. The shell adds no space after
-# a candidate that ends in `=` or `.`, as it is unfinished. Without candidates, the shell completes file names.
+# a candidate that ends in `=` or `.`, because it is unfinished. Without candidates, the shell completes file names.
 BASH = """\
 _tune() {
     local IFS=$'\\n'

@@ -12,14 +12,14 @@ from torchtune.runs.console import print_note
 
 BASE = Option(
     "--base",
-    "base model of an adapter, in any of the other formats (default: the base model in adapter_config.json)",
+    "base model of an adapter, in any of the formats above except PEFT (default: the model in adapter_config.json)",
     "MODEL",
 )
-KEEP_ADAPTER = Option("--keep-adapter", "write a PEFT folder instead of merging the adapter into its base")
+KEEP_ADAPTER = Option("--keep-adapter", "write a PEFT folder instead of merging the adapter")
 TOKENIZER = Option(
     "--tokenizer",
-    "folder or file of a tokenizer (default: the tokenizer of the checkpoint; for an adapter, the tokenizer in its"
-    " folder, otherwise the tokenizer of its base model)",
+    "folder or file of a tokenizer (default: the checkpoint's tokenizer; for an adapter, the tokenizer in its folder"
+    " or else the tokenizer of its base model)",
     "PATH",
 )
 DTYPE = Option(
@@ -76,11 +76,11 @@ def run(call: Call) -> int:
         )
     base = merge and merge.base
     sys.stdout.write(
-        f"wrote {folder}" + (f", {source} merged into {base}\n{merge.change}\n" if merge else "\n")
+        f"wrote {folder}" + (f", with {source} merged into {base}\n{merge.change}\n" if merge else "\n")
     )
     files = ("tokenizer.json", "tokenizer.model", "adapter_config.json")
     if not any(Path(folder, name).is_file() for name in files):
-        print_note(f"{folder} has no tokenizer, like {base or source}; add a tokenizer with --tokenizer")
+        print_note(f"{folder} has no tokenizer, because {base or source} has none; add one with --tokenizer")
     return 0
 
 
@@ -123,11 +123,11 @@ VERB = Verb(
     ),
     expects="a checkpoint and a folder",
     description="""\
-Writes a Hugging Face folder (config.json, the tokenizer, safetensors). The
+Writes a Hugging Face folder: config.json, tokenizer files and safetensors. The
 checkpoint can be
 
-- a GGUF file of any supported family,
-- a folder in Meta's format: params.json, consolidated.00.pth, .01.pth and so on,
+- a GGUF file of any supported model family,
+- a folder in Meta's format, with params.json and consolidated.*.pth,
 - a Hugging Face folder; pickled weights are converted to safetensors,
 - a PEFT folder; the adapter is merged into its base model.""",
     examples=(

@@ -81,7 +81,7 @@ def copy_of(name: str, path: str) -> str:
 
 
 def _with_schema(text: str, path: str) -> str:
-    """Return rendered YAML whose first line refers to its schema, relative to the copy, or names its recipe."""
+    """Return rendered YAML whose first line is the path of its schema, relative to the copy, or the recipe's name."""
     comment, newline, body = text.partition("\n")
     recipe = comment.rpartition("$schema=schemas/")[2].removesuffix(".json")
     if recipe == comment:

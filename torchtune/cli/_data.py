@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 ROWS = Option("--rows", "number of rows to show (default: 2)", "N")
 LIMIT = Option(
     "--limit",
-    "number of rows to read for the statistics, evenly spaced over the dataset (default: all rows; for a stream, the"
+    "number of rows to read for the statistics, evenly spaced across the dataset (default: all rows; for a stream, the"
     " first 10000)",
     "N",
 )
 HTML = Option("--html", "also write an HTML page", "FILE")
 HELD_OUT = Option(
     "--held-out",
-    "evaluation rows, in the format of the dataset; the statistics then include the number of these rows that are also"
-    " in the training data (default: the validation rows of the config)",
+    "evaluation rows in the dataset's format; the statistics then report how many of these rows are also in the"
+    " training data (default: the validation rows of the config)",
     "SOURCE",
 )
 _BARS = "▁▂▃▄▅▆▇█"
@@ -33,10 +33,10 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def run(call: Call) -> int:
     """Show a run's data."""
-    from torchtune.cli._data_summary import summarise
+    from torchtune.cli._data_summary import summarize
 
     rows, limit = call.number(ROWS) or 2, call.number(LIMIT)
-    summary = summarise(call, count_ranks(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
+    summary = summarize(call, count_ranks(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
     sys.stdout.write("".join(f"{line}\n" for line in _lines(summary)))
     page = call.value(HTML)
     if page is not None:
@@ -95,10 +95,10 @@ VERB = Verb(
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ROWS, LIMIT, HTML, HELD_OUT)),),
     launch=COUNT_OPTIONS,
     description="""\
-Shows the first rows as the model will see them: target tokens, which the model
-learns to predict, are highlighted, special tokens are shown by name, and bars
-separate tokens. Then prints statistics of the dataset, and warnings about unused
-rows and columns and about likely mistakes. Does not load a model.""",
+Shows the first rows as the model will see them. Target tokens (the tokens that
+the model learns to predict) are highlighted, special tokens are shown by name,
+and bars separate tokens. Then prints statistics of the dataset, and warnings
+about unused rows, unused columns and likely mistakes. Does not load a model.""",
     examples=(
         "tune data lora_finetune --config smollm2_135m_lora",
         "tune data lora_finetune --config smollm2_135m_lora loading.packing={} --html data.html",

@@ -66,7 +66,7 @@ def _bars(summary: Summary) -> str:
         return ""
     peak = max(count for _, count in summary.histogram)
     bars = "".join(
-        f'<div style="height:{count / peak:.1%}" title="from {start}: {count}"></div>'
+        f'<div style="height:{count / peak:.1%}" title="from {start} tokens: {count}"></div>'
         for start, count in summary.histogram
     )
     ends = f"<span>{pluralize(summary.histogram[0][0], 'token')}<span>{pluralize(max(summary.report.lengths), 'token')}"

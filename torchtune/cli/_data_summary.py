@@ -20,11 +20,11 @@ _STREAM_LIMIT = 10_000
 
 @frozen
 class Summary:
-    """The rows and statistics of a run's data that are shown."""
+    """The rows and statistics of a run's data that `tune data` shows."""
 
     title: str
     rows: list[Any]
-    """Rows of the first batches: each a list of documents, which are lists of `torchtune.data.DecodedToken`."""
+    """Rows of the first batches. A row is a list of documents; a document is a list of `DecodedToken`s."""
     report: Any
     """A `torchtune.data.Report`."""
     facts: list[tuple[str, str]]
@@ -33,8 +33,8 @@ class Summary:
     """Pairs of a bin's shortest length (tokens) and the number of examples in the bin."""
 
 
-def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out: str | None) -> Summary:
-    """Read a config's data and summarise it.
+def summarize(call: Call, ranks: int, *, rows: int, limit: int | None, held_out: str | None) -> Summary:
+    """Read a config's data and summarize it.
 
     Args:
         call: The command line, with the recipe and the config.
@@ -49,7 +49,7 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     """
     recipe, _, cfg = checked_layers(call)
     if "torch" not in sys.modules or not _is_finetuning(cfg):
-        raise ConfigError([Mistake("argument", f"{recipe.name} does not read a dataset")], "the recipe")
+        raise ConfigError([Mistake("argument", f"{recipe.name} does not read a dataset")], "the command line")
     import torch
 
     from torchtune.data import as_stream, decode_tokens, report, sample_indices
@@ -90,7 +90,7 @@ def _is_finetuning(cfg: object) -> bool:
 
 
 def _training_and_validation_rows(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """Return the training rows and the validation rows of a run; None for the latter if it has no validation."""
+    """Return a run's training rows and validation rows, or None for the latter if there is no validation."""
     from torchtune.data import split_off
 
     section = cfg.validation
@@ -124,7 +124,7 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, median {lengths[n // 2]:,}"
     if counts.n_held_out:
         n_rows, n_prompts = len(counts.leaked_rows), len(counts.leaked_prompts)
-        overlap = f"{n_rows:,} also in the training data, {n_prompts:,} more with only the prompt there"
+        overlap = f"{n_rows:,} also in the training data, {n_prompts:,} with only the prompt in it"
         yield "held out", f"{pluralize(counts.n_held_out, 'row')}; {overlap}"
     if counts.n_truncated:
         yield "truncated", f"{pluralize(counts.n_truncated, 'example')} longer than the maximum length"

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    """Print the differences; the exit status is 0 with and without differences."""
+    """Print the differences; the exit status is 0 whether or not there are differences."""
     names = call.arguments
     entries, code = compare_configs(*names) if len(names) == 2 else changes_since_start(names[0])
     if call.has(JSON):
-        write_json([_row(d) for d in entries])
+        write_json([_as_dict(d) for d in entries])
         return 0
     for path, a, b in entries:
         sys.stdout.write(f"{paint(path, 'bold')}: {_text(a, 'red')} -> {_text(b, 'green')}\n")
     sys.stdout.writelines(code)
     if not entries:
-        sys.stdout.write("no difference\n")
+        sys.stdout.write("no differences\n")
     return 0
 
 
@@ -59,7 +59,7 @@ def compare_configs(left: str, right: str) -> tuple[list[Difference], list[str]]
 def _extensions(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
     """Compare the extended limits of two runs.
 
-    The learning rates of an extended run differ from a run that was started with the final limits.
+    An extended run and a run that was started with the final limits have different learning rates.
     """
     a, b = runs.extended_limits(left), runs.extended_limits(right)
     rows = [(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in dict.fromkeys([*a, *b])]
@@ -120,7 +120,7 @@ def _read(file: str) -> Any:
 
 
 def changes_since_start(folder: str) -> tuple[list[Difference], list[str]]:
-    """Compare a run's frozen config and other inputs with the current result of its command.
+    """Compare a run's frozen config and other inputs with the config and inputs that its command would use now.
 
     Returns:
         The differences, and the lines of code that have changed, in the format of `diff -u`.
@@ -132,7 +132,7 @@ def changes_since_start(folder: str) -> tuple[list[Difference], list[str]]:
     record = run_folder.read_record()
     if not record:
         advice = "pass a second config to compare it with"
-        raise ConfigError([Mistake.of_file(folder, "is not a run's folder", advice)], "the run")
+        raise ConfigError([Mistake.of_file(folder, "is not a run's folder", advice)], "the command line")
     run_config = _read(str(run_folder.config))
     output_files = run_folder.owned_paths()
     start = record.get("folder", "")
@@ -168,7 +168,7 @@ def _run_of_command(
     }
 
 
-def _row(difference: Difference) -> dict[str, Any]:
+def _as_dict(difference: Difference) -> dict[str, Any]:
     sides = {"left": difference.left, "right": difference.right}
     return {"path": difference.path, **{side: value for side, value in sides.items() if value is not ABSENT}}
 
@@ -189,8 +189,8 @@ VERB = Verb(
     expects="two configs, or a run",
     description="""\
 Compares two configs field by field. Each is a registered config, a YAML file, a
-function in a Python file, or a run's folder. With a single run, reports changes
-since it was started: in fields, defaults, versions, lines of your code, and
+function in a Python file, or a run's folder. With a single run, reports what has
+changed since it was started: fields, defaults, versions, lines of your code, and
 data.""",
     examples=(
         "tune diff smollm2_135m_lora smollm2_135m_full",

@@ -38,7 +38,7 @@ OTHER_FORMATS = ("*/*", "consolidated*")
 PARTIAL_FILES = "*.????????.incomplete"
 """Partial files in a folder's .cache; huggingface_hub 2 never reuses their names."""
 ABANDONED_SECONDS = 600.0
-"""Time since its last write after which a partial file is assumed to be left over from a killed download."""
+"""A partial file without writes for this time is assumed to be left over from a killed download."""
 TIMEOUT_SECONDS = 30.0
 """Time limit for the hub's first response; huggingface_hub itself sets no limit."""
 COPY_HINT = "or copy the folder from a machine that has it"
@@ -69,8 +69,8 @@ def run(call: Call) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; run the same command again to download the incomplete files\n")
         return 1
-    amount = f"{pluralize(len(sizes), 'file')}, {_bytes(sum(sizes.values()))}"
-    sys.stdout.write(f"wrote {amount}, to {folder}\n")
+    amount = f"{pluralize(len(sizes), 'file')} ({_bytes(sum(sizes.values()))})"
+    sys.stdout.write(f"wrote {amount} to {folder}\n")
     if "config.json" in sizes:
         directory = shlex.quote(folder)
         sys.stdout.write(f"next: tune validate <recipe> --config <config> model_directory={directory}\n")
@@ -86,7 +86,7 @@ def download(request: Request) -> dict[str, int]:
     Raises:
         ValueError: The repository's name is malformed, or the folder cannot be written.
         LookupError: There is no such repository, revision or file.
-        PermissionError: The hub requires accepting a licence, or a different token; or HF_TOKEN is malformed.
+        PermissionError: The hub requires an accepted licence or a different token, or HF_TOKEN is malformed.
         ConnectionError: The hub cannot be reached.
         OSError: The hub returned an error; a retry may succeed.
     """
@@ -145,7 +145,7 @@ def choose(request: Request, names: Sequence[str]) -> list[str]:
     chosen = [name for name in _matching(names, include) if name not in ignored]
     if not chosen:
         raise LookupError(
-            f"no file in {request.repository} to download; select files with --include: {_first_names(names)}"
+            f"no file in {request.repository} is selected; select files with --include: {_first_names(names)}"
         )
     return chosen
 
@@ -295,14 +295,14 @@ def _http_error(error: "HfHubHTTPError", request: Request) -> Exception:
         return LookupError(f"{name} has no revision {request.revision!r}")
     if status == HTTPStatus.UNAUTHORIZED:
         return PermissionError(
-            "the hub does not recognise the token in HF_TOKEN; create a new one on"
+            "the hub does not recognize the token in HF_TOKEN; create a new one on"
             " https://huggingface.co/settings/tokens"
         )
     if status == HTTPStatus.FORBIDDEN:
         default = "the token in HF_TOKEN has no read access"
         reason = next(iter((error.server_message or "").splitlines()), default)
         return PermissionError(f"the hub denies access to {name}: {reason}")
-    return OSError(f"the hub responded {status} {error.response.reason_phrase}; try again later")
+    return OSError(f"the hub responded with {status} {error.response.reason_phrase}; try again later")
 
 
 VERB = Verb(

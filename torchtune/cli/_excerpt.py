@@ -7,11 +7,11 @@ WIDTH = 110
 
 
 def excerpt(text: str, function: str) -> str:
-    """Return the source of a new Python file with one function of a file, its imports and its other dependencies.
+    """Return the source of a new Python file that contains one function of an existing file and its dependencies.
 
     Args:
-        text: The source of the original file.
-        function: The name of a top-level function in the original file.
+        text: The source of the existing file.
+        function: The name of a top-level function in the existing file.
     """
     body = ast.parse(text).body
     pieces = _pieces(body, text.splitlines())
@@ -19,9 +19,9 @@ def excerpt(text: str, function: str) -> str:
     imports = list(_imports(pieces, needed))
     statements = [piece for piece in pieces if not piece.is_import and piece.names & needed]
     parts = ["\n".join(imports).strip("\n")] if imports else []
-    for before, piece in zip([None, *statements], statements, strict=False):
-        close = not piece.is_definition and (before is None or not before.is_definition)
-        parts.append(("" if close or not parts else "\n") + piece.source)
+    for previous, piece in zip([None, *statements], statements, strict=False):
+        is_adjacent = not piece.is_definition and (previous is None or not previous.is_definition)
+        parts.append(("" if is_adjacent or not parts else "\n") + piece.source)
     return "\n\n".join(parts) + "\n"
 
 

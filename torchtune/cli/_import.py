@@ -30,7 +30,7 @@ def run(call: Call) -> int:
     text = Path(source).read_text(encoding="utf-8-sig")
     imported = Import(old, model.is_component_path)
     imported.run(sharded="_distributed" in text and "single_device" not in Path(source).name)
-    ordered = in_order(imported)
+    ordered = ordered_config(imported)
     Path(target).write_text(header(source, imported) + model.render_yaml(ordered), encoding="utf-8")
     layers = runs.load_recipe(imported.recipe).layers(target)
     remaining = None
@@ -42,7 +42,7 @@ def run(call: Call) -> int:
     hint = f", a config of {recipe}" if remaining else f"; run: tune {recipe} --config {target}"
     sys.stdout.write(f"wrote {target}{hint}\n")
     for path, reason in imported.changed.items():
-        print_note(f"{path}: {reason}", "meaning differs:")
+        print_note(f"{path}: {reason}", "changed:")
     for path, reason in imported.unmapped.items():
         print_note(f"{path}: {reason}", "not converted:")
     if remaining is not None:
@@ -50,7 +50,7 @@ def run(call: Call) -> int:
     return 0
 
 
-def in_order(imported: "Import") -> dict[str, Any]:
+def ordered_config(imported: "Import") -> dict[str, Any]:
     """Return the new config with its fields in the order of the recipe's config class."""
     config_class = runs.load_recipe(imported.recipe).config_class
     assert config_class is not None
@@ -60,7 +60,7 @@ def in_order(imported: "Import") -> dict[str, Any]:
 def header(file: str, imported: "Import") -> str:
     """Return the comments at the top of an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {imported.recipe}"]
-    lines += [f"Meaning differs: {path}: {reason}" for path, reason in imported.changed.items()]
+    lines += [f"Changed: {path}: {reason}" for path, reason in imported.changed.items()]
     lines += [f"Not converted: {path}: {reason}" for path, reason in imported.unmapped.items()]
     return "".join(f"# {line}\n" for line in lines)
 
@@ -76,10 +76,10 @@ VERB = Verb(
     ),
     expects="a YAML file of the original torchtune and -o NEW.yaml",
     description="""\
-Converts a YAML config of the original torchtune (0.1 to 0.6) to this format, and
-lists the fields that have no equivalent, with the reason. Overrides use the
-original's field names and are applied before the conversion. For an axolotl,
-LLaMA-Factory or TRL config, prints the equivalent of each key.""",
+Converts a YAML config of the original torchtune (0.1 to 0.6) to a config of this
+project, and lists the fields that have no equivalent, with the reason. Overrides
+use the original's field names and are applied before the conversion. For an
+axolotl, LLaMA-Factory or TRL config, prints the equivalent of each key.""",
     examples=(
         "tune import 7B_lora.yaml -o my_run.yaml",
         "tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml",

@@ -1,7 +1,7 @@
 """Build JSON Schemas for recipes' YAML configs, which let editors complete fields and report mistakes as you type.
 
 The schemas follow draft 7 (https://json-schema.org/draft-07), which YAML language servers support. A schema accepts
-every config that the engine accepts. It also accepts some mistakes, which only the engine can find: contradictions,
+every config that torchtune accepts. It also accepts some mistakes that only torchtune itself can find: contradictions,
 references to missing fields, and components of packages that are not allowed.
 """
 
@@ -19,9 +19,9 @@ from torchtune.config.model import (
     COMPONENT_KEY,
     HELPER_PREFIX,
     MISSING,
-    OWN_PACKAGES,
     REQUIRED,
     SCALARS,
+    TORCHTUNE_PACKAGES,
     Arguments,
     Field,
     RejectedError,
@@ -89,7 +89,7 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
 
 def _shared_definitions() -> dict[str, Schema]:
     own_packages = "|".join(
-        (*OWN_PACKAGES, "torch", *sorted(n for n in sys.stdlib_module_names if not n.startswith("_")))
+        (*TORCHTUNE_PACKAGES, "torch", *sorted(n for n in sys.stdlib_module_names if not n.startswith("_")))
     )
     return {
         "reference": {
@@ -180,7 +180,7 @@ class _Writer:
         return {"type": "array", "items": self.type_schema(args[0]) if args else {}}
 
     def _section(self, cls: type) -> Schema:
-        """Return a section's schema; its fields are not required, as a base config may set them."""
+        """Return a section's schema; its fields are not required, because a base config may set them."""
         name = f"{cls.__module__}.{cls.__qualname__}"
         if name not in self.definitions:
             self.definitions[name] = {}  # a section may contain itself
@@ -212,7 +212,7 @@ class _Writer:
             for path, ref in refs.items()
         ]
         arguments = sorted({n for ref in refs.values() for n in self._resolve(ref)["properties"]})
-        # Without a dotpath, the mapping changes arguments of the component in the base config, which is unknown here.
+        # Without a dotpath, the mapping changes arguments of the base config's component, which the schema cannot know.
         changes = {"propertyNames": {"enum": [n for n in arguments if n != COMPONENT_KEY]}}
         is_open = any(self._resolve(ref)["additionalProperties"] for ref in refs.values())
         partial: Schema = {"if": {"not": {"required": [COMPONENT_KEY]}}, "then": {} if is_open else changes}

@@ -27,7 +27,7 @@ _FIRST_MESSAGE = 2.0
 def watch_launcher(options: Sequence[str], n_nodes: int) -> Iterator[None]:
     """Watch the launcher until it has started its ranks.
 
-    The launcher waits for the other nodes in C++, where Python cannot handle signals, so that a thread handles them.
+    The launcher waits for the other nodes in C++, where Python cannot handle signals, so a thread handles them.
 
     Args:
         options: The launcher's options, for messages.
@@ -72,10 +72,10 @@ def _watch(read: int, started: Path, nodes: str) -> None:
             waited = time.monotonic() - start_time
             if waited > join_timeout():
                 advice = "start the other nodes, check that they can reach this one, or raise --join-timeout"
-                _exit(f"not all of {nodes} joined within {join_timeout():g} s; {advice}", 2)
+                _exit(f"fewer than {nodes} joined within {join_timeout():g} s; {advice}", 2)
             if waited > message_delay:
                 message_delay *= 2
-                sys.stderr.write(f"waiting for all of {nodes} to join; press Ctrl-C to stop\n")
+                sys.stderr.write(f"waiting for {nodes} to join; press Ctrl-C to stop\n")
                 sys.stderr.flush()
 
 

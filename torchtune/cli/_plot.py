@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 OUTPUT = Option(
     "-o, --output",
     "a folder for plot.png and plot.html, a path without extension (.png and .html are appended), or the path of a"
-    " single .png or .html file"
-    " (default: the run's folder; for several runs, their common parent folder)",
+    " single .png or .html file (default: the run's folder; for several runs, their common parent folder)",
     "FOLDER or FILE",
 )
 SMOOTH = Option(
     "--smooth",
     "number of steps in the moving average, which is drawn as a thick curve; 1 for no smoothing (default: depends on"
-    " the longest run). The page has a slider for it",
+    " the longest run). The HTML page has a slider for this value",
     "N",
 )
 

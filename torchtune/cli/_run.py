@@ -30,7 +30,7 @@ def run(call: Call) -> int:
     _check_name(call)
     recipe, layers = runs.layers_of(call)
     print_notes(layers)
-    command = ["tune", *call.words]
+    command = ["tune", *call.argv]
     runs.set_join_timeout(call)
     if call.launch:
         return _launch(call, recipe, layers, command)
@@ -126,7 +126,7 @@ def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
         if launch.nproc_per_node < 1:
             reject("there must be at least one process")
     except (SystemExit, ValueError, AssertionError) as error:
-        advice = "options before the recipe go to torchrun, options after it to tune"
+        advice = "options before the recipe go to torchrun, and options after it go to tune"
         message = str(error) or "torchrun rejects these values"
         raise ConfigError.of_argument(" ".join(options), message, advice) from error
     finally:
@@ -183,16 +183,16 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     """
     import signal
 
-    echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
+    secondary = {rank for rank, f in failures.items() if f.error_file_data.get("is_secondary")}
     terminated = {
         rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)
     }
-    first = {rank: f for rank, f in failures.items() if rank not in echoes | terminated}
+    first = {rank: f for rank, f in failures.items() if rank not in secondary | terminated}
     first = first or {rank: f for rank, f in failures.items() if rank not in terminated} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
-    if rank in echoes:
+    if rank in secondary:
         reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
     elif record.get("sentence"):
         reason = record["sentence"]
@@ -215,11 +215,11 @@ VERB = Verb(
     launch=LAUNCH_OPTIONS,
     show_recipe_help=show_help,
     description="""\
-Checks a config, writes it with all defaults (frozen) to its output_dir, and runs
-a recipe with it. The word `run` is optional. To resume an interrupted run,
-repeat the same command. Options of torchrun come before the recipe; all of its
-options are accepted, not only the ones below. With a recipe, --help lists the
-fields of its config.""",
+Checks a config, freezes it (writes it to its output_dir with all default values)
+and runs the recipe. The word `run` is optional. To resume an interrupted run,
+repeat the same command. torchrun options come before the recipe; all of them are
+accepted, not only the ones below. With a recipe, --help lists the fields of its
+config.""",
     examples=(
         "tune run lora_finetune --config smollm2_135m_lora",
         "tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4",

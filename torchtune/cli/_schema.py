@@ -10,7 +10,7 @@ from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import ALLOW, Call, Option
 
-ALL = Option("--all", "write the schemas that the files in configs_yaml/ refer to", required=True)
+ALL = Option("--all", "write the schemas of all registered recipes; -o then sets the folder", required=True)
 
 
 def run(call: Call) -> int:
@@ -56,9 +56,9 @@ VERB = Verb(
     description="""\
 Writes a JSON Schema for a recipe's YAML configs, which lets an editor complete
 fields, show their documentation and underline mistakes. The files in
-configs_yaml/, and copies made with `tune cp`, already refer to their schemas in
-the first line; --all writes these schemas. At the top of your own files, add the
-line in the second example below.""",
+configs_yaml/, and copies created with `tune cp`, already refer to their schemas
+in the first line; --all writes these schemas. At the top of your own files, add
+the line in the second example below.""",
     examples=(
         "tune schema ./my_recipe.py -o my_recipe.json",
         "# yaml-language-server: $schema=my_recipe.json",

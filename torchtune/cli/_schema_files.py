@@ -1,4 +1,4 @@
-"""Locate and build the schema files that YAML configs refer to in the first line: `configs_yaml/schemas/<recipe>.json`.
+"""Locate and build the schemas that YAML configs refer to in their first line: `configs_yaml/schemas/<recipe>.json`.
 
 The files are generated from the code and are not in git: `scripts/install.sh` and the wheel build write them. A wheel
 that was built without torch contains empty schemas, which accept every config and are replaced on first use.
@@ -32,14 +32,14 @@ def is_built(file: str) -> bool:
 
 
 def _build() -> None:
-    """Build the schemas in a separate process, as this requires torch, which the calling command does not import."""
+    """Build the schemas in a separate process: building requires torch, which the calling command does not import."""
     import subprocess
     from pathlib import Path
 
     target = schema_folder() if os.path.isdir(schema_folder()) else folder_of("configs_yaml")  # noqa: PTH112
     if not os.access(target, os.W_OK):
         return
-    sys.stderr.write("building the schemas of configs_yaml/ for editors and completion (once only)\n")
+    sys.stderr.write("building the config schemas for editors and shell completion (only once)\n")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     call = [sys.executable, "-P", "-m", "torchtune.cli", "schema", "--all"]

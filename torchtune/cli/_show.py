@@ -30,7 +30,7 @@ def run(call: Call) -> int:
 
 
 def with_origins(layers: "model.Layers") -> list[dict[str, Any]]:
-    """Return every leaf with the location that set it; for a list, the location that last changed it."""
+    """Return every leaf with the location where it was set or, for a list, last changed."""
     rows = []
     for path, value in leaves(layers.resolve()):
         origin = layers.last_origin(path) if isinstance(value, list) else layers.origin(path)
@@ -48,7 +48,7 @@ def _json_compatible(tree: Any) -> Any:
 
 
 def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for every leaf: its path, its value and the location that set it."""
+    """Yield a line for every leaf: its path, its value and the location where it was set."""
     texts = [f"{row['path']}: {model.inline_yaml(row['value'])}" for row in rows]
     width = min(max(map(len, texts)), 80) + 2
     for text, row in zip(texts, rows, strict=True):
@@ -67,6 +67,6 @@ VERB = Verb(
     "show",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ORIGINS, JSON)),),
-    description="Prints a config with all overrides and ${...} references resolved.",
+    description="Prints a config with all overrides applied and all ${...} references resolved.",
     examples=("tune show lora_finetune --config smollm2_135m_lora --origins",),
 )

@@ -143,7 +143,7 @@ def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
         if folder.exists() or not isinstance(error.__cause__, FileNotFoundError):
             mistakes.add("model", error)
         else:
-            print_note(f"the model is not checked, as its folder does not exist yet: {error.__cause__}")
+            print_note(f"the model is not checked, because its folder does not exist yet: {error.__cause__}")
     except ValueError as error:  # the adapters do not match the model
         mistakes.add("lora", error)
     except FileNotFoundError as error:  # the adapter to continue training is missing
@@ -152,7 +152,7 @@ def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
 
 
 def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
-    """Build the tokenizer and the datasets like a run, if their files are local, and check a sample of rows.
+    """Build the tokenizer and the datasets as a run would, if their files are local, and check a sample of rows.
 
     Returns:
         The length (tokens) of the longest example in a sample of the training rows; None if the rows are not local.
@@ -187,14 +187,14 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
 
 
 def _sample(rows: Any) -> list[Any]:
-    """Encode a sample of rows, evenly spaced over a dataset."""
+    """Encode a sample of rows, evenly spaced across a dataset."""
     from torchtune.data import sample_indices
 
     return [rows[i] for i in sample_indices(rows, _SAMPLE_SIZE)]
 
 
 def _longest(sample: list[Any]) -> int | None:
-    """Return the length of the longest example in tokens; None without examples."""
+    """Return the length of the longest example in tokens; None if there are no examples."""
     from torchtune.data import SkippedRow, as_items
 
     items = (item for e in sample if not isinstance(e, SkippedRow) for item in as_items(e))
@@ -202,7 +202,7 @@ def _longest(sample: list[Any]) -> int | None:
 
 
 def _has_tokenizer_folder(cfg: Any) -> bool:
-    """Return whether the tokenizer's folder exists, so that a missing file in it is a mistake."""
+    """Return whether the tokenizer's folder exists; if it does, a missing file in it is a mistake."""
     folder = dict(_folders(cfg)).get("tokenizer_directory")
     return isinstance(folder, str) and Path(folder).is_dir()
 
@@ -302,11 +302,12 @@ def _summary(estimate: dict[str, int] | None, separator: str = "\n    ") -> str:
         parameters += f", {n_trained:,} trained ({n_trained / n_parameters:.2%})"
         memory += f" + {size_text(estimate['gradients'])} of gradients"
         memory += f" + {size_text(estimate['optimizer'])} of optimizer state = {size_text(estimate['total'])}"
-    title = f"memory on each of {estimate['ranks']} ranks" if estimate["ranks"] > 1 else "memory"
+    title = f"memory on each of the {estimate['ranks']} ranks" if estimate["ranks"] > 1 else "memory"
     activations = "activations"
     if estimate["activations"]:
         batch = _batch(estimate)
-        batch += "" if estimate["is_length_known"] else "; an assumed length, as the data do not exist yet"
+        if not estimate["is_length_known"]:
+            batch += "; the length is assumed, because the data does not exist yet"
         activations = f"about {size_text(estimate['activations'])} of activations ({batch})"
     return f"{ok}: {parameters}{separator}{title}: {memory}, plus {activations}"
 
@@ -347,11 +348,11 @@ VERB = Verb(
     ),
     launch=COUNT_OPTIONS,
     description="""\
-Reports every mistake in a config. If it has none, prints `ok` and the memory
+Reports every mistake in a config. For a valid config, prints `ok` and the memory
 that each rank needs: weights, gradients and optimizer state (computed without
 allocating the model), and an estimate of the activations' peak memory. Reads the
-tokenizer and a sample of rows if they are local files. Compares the names, shapes
-and dtypes of weights in local files with the model.""",
+tokenizer and a sample of rows if they are local files. Checks that the names,
+shapes and dtypes of weights in local files match the model.""",
     examples=(
         "tune validate lora_finetune --config smollm2_135m_lora",
         "tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune",

@@ -42,7 +42,7 @@ class Argument(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form of a command's command line, shown as one usage line."""
+    """A combination of arguments and options that a command accepts, shown as one usage line."""
 
     arguments: tuple[Argument, ...] = ()
     options: tuple[Option, ...] = ()

@@ -54,7 +54,7 @@ def run_rank(argv: Sequence[str]) -> int:
             sys.stderr.write(failure.text)
         else:
             sentence = "" if failure.details else failure.message
-            record = {"message": failure.text, "sentence": sentence, "is_echo": _is_echo(error)}
+            record = {"message": failure.text, "sentence": sentence, "is_secondary": _is_secondary(error)}
             record["timestamp"] = int(time.time())  # torchrun requires a timestamp and a message
             Path(file).write_text(json.dumps(record), encoding="utf-8")
         sys.stdout.flush()
@@ -82,7 +82,7 @@ def _exit_with_parent(parent: int) -> None:
     os._exit(INTERRUPTED)
 
 
-def _is_echo(error: Exception) -> bool:
+def _is_secondary(error: Exception) -> bool:
     """Return whether an error of gloo, nccl or the store is a consequence of the end of another rank."""
     import torch.distributed as dist
 

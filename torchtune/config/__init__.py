@@ -1,7 +1,7 @@
 """Typed configs: attrs classes with lazy components, checked before anything is built.
 
-Config files need only the names exported here. `torchtune.config.model` exports the names that higher layers use.
-Imports are lazy, to keep `tune ls` fast.
+Config files need only the names that this package exports. `torchtune.config.model` exports the names that higher
+layers use. Imports are lazy, to keep `tune ls` fast.
 """
 
 from typing import TYPE_CHECKING

@@ -27,7 +27,7 @@ from torchtune.config._types import accepts_null, describe, is_any_type, members
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
-"""A placeholder for the default of a field without one."""
+"""A placeholder for the default of a field that has no default."""
 
 
 @attrs.frozen
@@ -111,7 +111,7 @@ def structure_section(tree: Any, cls: type, conv: cattrs.Converter) -> Any:
     """Convert a mapping to an object of a config class.
 
     Raises:
-        RejectedError: With every unknown key, missing field, wrong value and failed validator.
+        RejectedError: The mapping is not valid; contains every unknown key, missing field and invalid value.
     """
     if not isinstance(tree, Mapping):
         got = "null" if tree is None else repr(tree)
@@ -180,8 +180,8 @@ def converter_mistake(field: Field, value: Any) -> Mistake | None:
 
 def _with_rule(field: Field, mistake: Mistake) -> Mistake:
     """Return a mistake with the field's rule added to the expected type: `an int above 0`."""
-    is_own_type = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
-    return mistake._replace(expected=expectation(field)) if is_own_type else mistake
+    has_wrong_type = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
+    return mistake._replace(expected=expectation(field)) if has_wrong_type else mistake
 
 
 def expectation(field: Field) -> str:

@@ -2,7 +2,7 @@
 
 To type checkers, `lazy` *is* `functools.partial`, which mypy and pyright special-case, so that editors report a wrong
 keyword or type. At run time, `lazy` is a subclass that adds equality, read-only keywords, a readable repr and the
-location of the line that created it.
+location of the call that created the component.
 """
 
 import functools
@@ -95,7 +95,7 @@ else:
 
 
 def _create(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return a new lazy for `lazy` or `nested`, with the location of the call."""
+    """Return a new component for `lazy` or `nested`, with the location of the call."""
     frame = calling_frame(2)
     flat = flattened(functools.partial(func, *args, **kwargs))
     component = functools.partial.__new__(cls, flat.func, *flat.args, **flat.keywords)
@@ -111,14 +111,14 @@ def nested(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Describe a component that is an argument of another component.
 
     To type checkers, `nested(...)` has the return type of `func`, as the outer signature requires. At run time, it is a
-    lazy, which `instantiate` builds before the outer component.
+    lazy component, which `instantiate` builds before the outer component.
     """
     component: T = _create(lazy, func, args, kwargs)
     return component
 
 
 def ref(path: str) -> Any:
-    """Return a reference to a config field, like `${path}` in YAML; type checkers accept it for a field of any type.
+    """Return a reference to a config field, like `${path}` in YAML; type checkers accept it for any field.
 
     Args:
         path: Dotted path from the config's root, such as `model_directory` or `dataset.source`.
@@ -132,7 +132,7 @@ def is_component(value: object) -> bool:
 
 
 def written_at(component: object) -> tuple[CodeType, int] | None:
-    """Return the code object and instruction offset of the call that created a lazy component; otherwise None."""
+    """Return the code object and instruction offset of the call that created a component; None if unknown."""
     return getattr(component, "written_at", None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import cattrs
 
-from torchtune._own_packages import is_own
+from torchtune._bundled_packages import is_torchtune
 from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import Mistake, RejectedError, mistakes_at, nearest, reject, unknown_name
@@ -75,7 +75,7 @@ def _dotpath_of(tree: Any, expected: Any) -> str:
             return dotpath
         mistake = Mistake("wrong_type", path=(COMPONENT_KEY,), expected="a dotpath", got=yaml_repr(dotpath))
         raise RejectedError(mistake)
-    got = "a mapping without it" if isinstance(tree, Mapping) else yaml_repr(tree)
+    got = f"a mapping without {COMPONENT_KEY}" if isinstance(tree, Mapping) else yaml_repr(tree)
     kind += f", written as a mapping with {COMPONENT_KEY}"
     raise RejectedError(Mistake("wrong_type", expected=kind, got=got))
 
@@ -183,7 +183,7 @@ def result_mismatch(fn: Callable[..., Any], expected: Any) -> str | None:
         return "is not allowed: a recipe cannot be used as a component"
     result = result_type(fn)
     if is_any_type(expected):
-        is_torchtune_builder = is_own(fn.__module__) and is_kind(_origin_of(result))
+        is_torchtune_builder = is_torchtune(fn.__module__) and is_kind(_origin_of(result))
         if is_user_code(fn) or (inspect.isclass(fn) and is_kind(fn)) or is_torchtune_builder:
             return None
         return "is not allowed: a field without a type accepts only models, datasets, optimizers and similar components"
@@ -240,7 +240,7 @@ def _is_one_of(t: Any, expected: Any) -> bool:
 
 
 def _protocol_methods(protocol: type) -> set[str]:
-    """Return the methods that a protocol requires; attributes cannot be checked, as they exist only on instances."""
+    """Return the methods that a protocol requires; attributes exist only on instances and are not checked."""
     classes = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False) and c.__name__ != "Protocol"]
     methods = {name for c in classes for name, value in vars(c).items() if inspect.isfunction(value)}
     return {name for name in methods if not name.startswith("_") or name == "__call__"}

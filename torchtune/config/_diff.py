@@ -19,7 +19,7 @@ class Difference(NamedTuple):
 
 
 def differences(left: Any, right: Any) -> list[Difference]:
-    """Return the leaves that differ between two trees, in the order of the left tree; leaves that it lacks are last."""
+    """Return the leaves that differ between two trees: those of the left tree in its order, then all others."""
     a, b = dict(leaves(left)), dict(leaves(right))
     rows = [(path, a.get(path, ABSENT), b.get(path, ABSENT)) for path in dict.fromkeys([*a, *b])]
     # Compared by repr, so that 1, 1.0 and true differ, as in YAML.

@@ -24,8 +24,8 @@ def documentation(fn: Callable[..., Any]) -> dict[str, str]:
     """
     constructor = [fn.__init__] if inspect.isclass(fn) else []
     options = unpacked_in(fn)
-    declaring = [cls for cls in (fn, options) if is_section(cls) or typing.is_typeddict(cls)]
-    docs = {name: _plain(text) for cls in declaring for name, text in field_docs(cls).items()}
+    declaring_classes = [cls for cls in (fn, options) if is_section(cls) or typing.is_typeddict(cls)]
+    docs = {name: _plain(text) for cls in declaring_classes for name, text in field_docs(cls).items()}
     for documented in (fn, *constructor, options):
         for name, text in _arguments(documented).items():
             docs.setdefault(name, text)

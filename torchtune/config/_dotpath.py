@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from torchtune.config._mistakes import Mistake, RejectedError, did_you_mean, reject
-from torchtune.config._trust import OWN_PACKAGES, Trust, current_trust, object_rejection, path_rejection
+from torchtune.config._trust import TORCHTUNE_PACKAGES, Trust, current_trust, object_rejection, path_rejection
 
 
 def locate(path: str) -> Callable[..., Any]:
@@ -37,7 +37,7 @@ def _locate(path: str, trust: Trust) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the object at a dotpath, cached for each state of trust."""
+    """Return the object at a dotpath; results are cached for each set of trusted packages and folders."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise _unknown(path, f"{path!r} is not a dotpath", "use the form package.module.Name")
@@ -78,14 +78,14 @@ def _import(path: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        suggestion = did_you_mean(module, OWN_PACKAGES)
+        suggestion = did_you_mean(module, TORCHTUNE_PACKAGES)
         raise _unknown(path, f"{path}: no module {error.name!r}", suggestion) from error
     except (Exception, SystemExit) as error:
         raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error
 
 
 def _import_submodule(path: str, module: str) -> None:
-    """Import a module if it exists; raise if it exists but fails to import."""
+    """Import a module if it exists; raise an error if it exists but cannot be imported."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -105,7 +105,7 @@ def _failed_import(path: str, module: str, reason: str) -> RejectedError:
 
 
 def _public_name(path: str, parts: list[str]) -> str:
-    """Return a suggestion of a public name in the package that contains a private segment, without private imports."""
+    """Suggest a public name in the package above the first private segment, without importing private modules."""
     public = parts[: next(i for i, part in enumerate(parts) if part.startswith("_"))]
     try:
         holder, last = _walk(path, public) if len(public) > 1 else (None, "")
@@ -122,7 +122,7 @@ def dotpath(obj: Callable[..., Any]) -> str:
     """Return the shortest public dotpath that resolves to this object.
 
     Raises:
-        ValueError: The object has no public dotpath. It is, for example, a lambda, a local function or private.
+        ValueError: The object has no public dotpath, for example because it is a lambda, local or private.
     """
     module = str(getattr(obj, "__module__", None) or "")
     name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", repr(obj)))
@@ -133,7 +133,7 @@ def dotpath(obj: Callable[..., Any]) -> str:
     if module == "__main__":
         module = _main_stem(name)
     if not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError(f"{name} is defined in {module!r}, not a valid module name; rename the file")
+        raise ValueError(f"{name} is defined in {module!r}, an invalid module name; rename the file")
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
         prefix = ".".join(parts[:length])

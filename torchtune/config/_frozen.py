@@ -58,14 +58,14 @@ def _fill(t: Any, tree: Any, path: Path, frozen: Frozen) -> None:
 
 
 def _describe(default: Any) -> str:
-    """Return a description, identical in every process, of a default that YAML cannot represent."""
+    """Describe a default that YAML cannot represent; the description is identical in every process."""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
         return "computed from other fields"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(default))
 
 
 def render(config: Any) -> str:
-    """Return a config object as YAML: every field, and the arguments set for its components; references are kept.
+    """Return a config object as YAML: all fields, and the arguments that its components set. References are kept.
 
     Raises:
         ConfigError: The config contains a value that YAML cannot represent.

@@ -48,7 +48,7 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     Args:
         component: A lazy component, a `functools.partial`, or a mapping with `_component_`; None returns None.
         *args: Positional arguments, appended to the component's positional arguments, as when calling a partial.
-        **kwargs: Keyword arguments, which override the config's.
+        **kwargs: Keyword arguments, which override those in the config.
 
     Raises:
         InstantiationError: The component cannot be built. The message names the component, its location and the
@@ -67,7 +67,7 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _located(error: InstantiationError, component: Any) -> InstantiationError:
-    """Add a component's location to an error that has no location from a nested component."""
+    """Add a component's location to an error, unless the error has the location of a nested component."""
     if error.location is None:
         error.location, error.path = _source_of(component)
     return error
@@ -103,7 +103,7 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
     try:
-        # A callable builds arguments declared as Component itself, for example to pass further arguments to them.
+        # A callable itself builds the arguments that it declares as Component, for example to add arguments.
         lazy_params = {name for name, p in parameters(fn).items() if contains_components(p.type)}
         built = {
             key: value if key in kwargs or key in lazy_params else _build_nested(value, (key,))

@@ -1,6 +1,6 @@
 """Interpolation: `${a.b}` refers to the value at a.b.
 
-A single reference keeps the type of its target; references within text become text. `$${` is a literal `${`.
+A value that is one reference has the type of its target; references within text become text. `$${` is a literal `${`.
 """
 
 import re
@@ -16,7 +16,7 @@ T = TypeVar("T")
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
 REQUIRED_NAME: Final = "required"
-"""The name in `${required}`, a placeholder for a value that the user must set, unless a field has this name."""
+"""The name in `${required}`, which marks a value that the user must set, unless there is a field of this name."""
 
 MAX_WORK: Final = 2**22
 """The maximum number of values and characters that all references of a config may expand to."""
@@ -34,7 +34,7 @@ def is_reference(value: object) -> bool:
 
 
 def reference_target(value: object) -> Path | None:
-    """Return the path that a value refers to, or None if it is not exactly one reference."""
+    """Return the path that a value refers to, or None if the value is not exactly one reference."""
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) and not isinstance(value, Text) else None
     return _path_of(match[1]) if match and match[1] is not None else None
 
@@ -46,7 +46,7 @@ def _path_of(name: str) -> tuple[str, ...]:
 def resolve_tree(
     tree: Any, root: Any = None, missing: Collection[str] = (), computed: Collection[str] = ()
 ) -> tuple[Any, list[Mistake]]:
-    """Replace every reference in a tree by the value it refers to.
+    """Replace every reference in a tree with the value that it refers to.
 
     Args:
         tree: The tree to resolve.
@@ -166,7 +166,7 @@ class _Resolver:
         return resolved
 
     def _count(self, amount: int) -> None:
-        """Count expanded values; raise above the limit, because 30 levels of two references give a billion values."""
+        """Count expanded values up to a limit, because 30 levels of two references expand to a billion values."""
         self.work += amount
         if self.work > MAX_WORK:
             raise _broken(f"references expand to more than {MAX_WORK:,} values", "use fewer references")

@@ -1,4 +1,4 @@
-"""Layers of a config, lowest first: class defaults, a Python config or YAML files, the command line.
+"""Layers of a config, lowest first: class defaults, a Python config or YAML files, and the command line.
 
 The origin of every leaf is recorded. When a component is replaced, all its arguments are dropped.
 """
@@ -23,7 +23,7 @@ from torchtune.config._yaml import Document
 HELPER_PREFIX = "x-"
 """The prefix of top-level keys that are not fields, but define YAML anchors.
 
-Docker Compose and OpenAPI use the same prefix. GitLab's leading dot would be an empty name in a dotted path.
+Docker Compose and OpenAPI use the same prefix. A leading dot, as in GitLab, would be an empty name in a dotted path.
 """
 
 Origins = Callable[[Path], Location]
@@ -60,11 +60,11 @@ class Layers:
     """The files and config functions, lowest layer first."""
     depth: int = 0
     incomplete: bool = False
-    """True if a layer could not be read, so that missing fields are not reported in addition."""
+    """True if a layer could not be read; missing fields are then not reported."""
     programs: list[str] = field(factory=list)
     """Python files whose execution produced the config."""
     has_unspecified_seed: bool = False
-    """True if the seed was null and has been drawn at random; a resumed run's original seed replaces it."""
+    """True if the seed was null and has been drawn at random; a resumed run uses its original seed instead."""
 
     @classmethod
     def of_defaults(cls, config_class: type | None) -> "Layers":
@@ -193,9 +193,8 @@ class Layers:
         unset = {name: f.default is REQUIRED for name, f in known_fields.items() if name not in self.tree}
         missing = [name for name, is_required in unset.items() if is_required]
         resolved, mistakes = resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
-        invalid_references = expand_paths(
-            self.config_class or Any, resolved
-        )  # references may resolve to invalid paths
+        # References may resolve to invalid paths.
+        invalid_references = expand_paths(self.config_class or Any, resolved)
         return resolved, [*mistakes, *(invalid_paths or invalid_references)]
 
     def build(self, subject: str = "the config") -> Any:
@@ -220,15 +219,15 @@ class Layers:
                 and not (self.incomplete and m.kind == "missing")
             ]
         mistakes = self._without_consequences([m for m in mistakes if (m.location, m.path) not in reported])
-        mistaken_paths = {m.path for m in mistakes}
-        unresolved = [m for m in unresolved if m.kind != "consequence" and m.caused_by not in mistaken_paths]
+        faulty_paths = {m.path for m in mistakes}
+        unresolved = [m for m in unresolved if m.kind != "consequence" and m.caused_by not in faulty_paths]
         self.mistakes += [*map(self.located, unresolved), *mistakes]
         self.check(subject)
         return config
 
     def _without_consequences(self, mistakes: list[Mistake]) -> list[Mistake]:
         """Remove mistakes whose value is only a reference to another value with a mistake."""
-        mistaken_paths = {tuple(map(str, m.path)) for m in mistakes}
+        faulty_paths = {tuple(map(str, m.path)) for m in mistakes}
 
         def is_caused_elsewhere(mistake: Mistake) -> bool:
             for length in range(1, len(mistake.path) + 1):
@@ -238,7 +237,7 @@ class Layers:
                     return False
                 target = reference_target(value)
                 if target:
-                    return (*target, *map(str, mistake.path[length:])) in mistaken_paths
+                    return (*target, *map(str, mistake.path[length:])) in faulty_paths
             return False
 
         return [m for m in mistakes if not is_caused_elsewhere(m)]
@@ -302,7 +301,7 @@ class Layers:
         return self.last_origin(path) if isinstance(holder, list) else self.origin(path)
 
     def _last_of(self, path: Path, names: tuple[str, ...]) -> Location:
-        """Return the highest origin of the named fields of a config class or section; no names select all fields."""
+        """Return the highest origin of the named fields of a section or config; without names, of all fields."""
         holder = value_at(self.tree, path)
         involved = names or (holder if isinstance(holder, Mapping) else ())
         return max([self.origin(path), *(self.last_origin((*path, *as_path(n))) for n in involved)])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-from torchtune._own_packages import folder_of
+from torchtune._bundled_packages import folder_of
 from torchtune._pluralize import pluralize
 
 # Named tuples rather than attrs classes, because importing attrs would dominate the run time of `tune ls`.
@@ -15,19 +15,19 @@ Path = tuple[str | int, ...]
 Kind = Literal[
     "missing",  # a required field is not set
     "unknown",  # not the name of a field, argument or key
-    "wrong_type",  # a value of a type other than the declared one
+    "wrong_type",  # a value whose type is not the declared type
     "rule",  # a value that a validator rejects
     "contradiction",  # a combination of fields that the config class rejects
     "reference",  # a `${...}` that cannot be resolved
     "component",  # a component that its field does not accept, or that cannot be built with its arguments
     "unwritable",  # a Python value that YAML cannot represent
     "source",  # a file that cannot be read or is not a config
-    "failure",  # a user's Python code that raised
+    "failure",  # user code that raised an exception
     "argument",  # an invalid command-line argument
     "run",  # a device or output folder that is not usable for the run
     "consequence",  # caused by another mistake, and not reported
 ]
-"""The category of a mistake. Code should check this and the other fields, never the message text."""
+"""The kind of a mistake. Code must check this and the other fields, never the message text."""
 
 Painter = Callable[[str, str], str]
 """A function that styles one part of the output, given its text and name (`head`, `location`, `path`, `sentence`)."""
@@ -111,7 +111,7 @@ def printable(text: str) -> str:
 
 
 class ConfigError(ValueError):
-    """An error with all mistakes in a config.
+    """An error that contains all mistakes in a config.
 
     Attributes:
         mistakes: Every mistake, in reading order.
@@ -148,7 +148,7 @@ class InstantiationError(ValueError):
 
     Attributes:
         message: The component, the argument, and the reason.
-        location: The location of the component's definition; None if not known (yet).
+        location: The location of the component's definition; None if unknown.
         path: The component's field path.
     """
 
@@ -182,10 +182,10 @@ def unknown_name(name: str, known_names: Iterable[object], path: Path = (), owne
     """Return the mistake for an unknown field, argument or key.
 
     Args:
-        name: The name.
+        name: The unknown name.
         known_names: The valid names.
         path: The path of the name, relative to the current value.
-        owner: The component that the argument was passed to.
+        owner: The component that the argument was passed to; empty for a field.
     """
     from torchtune._hints import hint_for  # imported here, because `tune ls` does not need it
 
@@ -225,7 +225,7 @@ def dotted(path: Iterable[Any]) -> str:
 
 
 def display_path(file: str) -> str:
-    """Return a file's path for display: relative if it is below the working directory or this project's folder."""
+    """Return a file's path for display: relative to the working directory or torchtune's folder if possible."""
     path = file if ".." in file else os.path.normpath(file)  # pathlib would make `tune diff` 10% slower
     for root in (os.getcwd(), folder_of("")):  # noqa: PTH109
         if path.startswith(os.path.join(root, "")):  # noqa: PTH118

@@ -62,7 +62,7 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
     """Return the slots directly below a value.
 
     Args:
-        t: The declared type of the value; `Any` for an undeclared type.
+        t: The declared type of the value; `Any` if no type is declared.
         tree: The current value; None if it is not set.
     """
     if is_component_tree(tree):
@@ -108,7 +108,7 @@ def type_of_unlisted_name(t: Any, tree: Any, name: str) -> Any:
 
 
 def is_data(t: Any) -> bool:
-    """Return whether a mapping of this type is data, which a higher layer replaces instead of merging.
+    """Return whether a mapping of this type is data, which a higher layer replaces rather than extends.
 
     Sections and mappings whose values are components or sections are merged.
     """
@@ -168,7 +168,7 @@ def _has_values(t: Any) -> bool:
 def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type | None:
     """Return the config class in a type such as `Validation | None`.
 
-    If there are multiple, return the one with the most fields that match or resemble the names in `tree` and `key`.
+    Of several config classes, return the one with the most fields that match or resemble the names in `tree` and `key`.
     """
     sections = sections_of(t)
     names = [str(n) for n in (*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key]))]

@@ -20,7 +20,7 @@ class _NotPassed:
 
 
 NOT_PASSED: Final = _NotPassed()
-"""Not representable in YAML, so that a frozen config omits the keyword."""
+"""A default that YAML cannot represent, so that a frozen config omits the keyword."""
 
 
 @frozen
@@ -38,7 +38,7 @@ class Passed:
     """Keyword arguments that the recipe always passes, with their values; a config may set only the same value."""
 
     def __init__(self, positional: int = 0, *names: str, **fixed: object) -> None:
-        self.__attrs_init__(positional, names, tuple(fixed.items()))  # type: ignore[attr-defined]  # made by attrs
+        self.__attrs_init__(positional, names, tuple(fixed.items()))  # type: ignore[attr-defined]  # from attrs
 
     def filled_parameters(self, params: "dict[str, Parameter]") -> set[str]:
         """Return the names of the parameters for which the recipe passes an argument."""
@@ -104,7 +104,7 @@ def unpacked(hint: Any) -> type | None:
 
 
 def _keyword_params(options: Any) -> Iterator[Parameter]:
-    """Yield the keys of a TypedDict as keyword parameters; optional ones default to None if allowed, or NOT_PASSED."""
+    """Yield the keys of a TypedDict as parameters; an optional key defaults to None if allowed, else NOT_PASSED."""
     for name, hint in type_hints(options).items():
         required, inner_hint = name in options.__required_keys__, hint
         while typing.get_origin(inner_hint) in (Required, NotRequired):
@@ -170,7 +170,7 @@ def parameters(fn: Callable[..., Any]) -> dict[str, Parameter]:
 
 
 def parameters_of(fn: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a callable's parameters; names accepted only by `**kwargs` are not included."""
+    """Return the names of a callable's parameters; names accepted only through `**kwargs` are not included."""
     return tuple(parameters(fn))
 
 

@@ -378,7 +378,7 @@ def _is_class(t: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(t, type) and issubclass(t, kind)
 
 
-# cattrs tries the last registered factory first.
+# cattrs tries the most recently registered factory first.
 _FACTORIES: list[tuple[Callable[[Any], bool], Callable[..., Hook]]] = [
     (lambda _: True, _nested_component),
     (is_section, _section),

@@ -8,7 +8,7 @@ from torchtune.config._mistakes import Path
 
 
 class Broken:
-    """A placeholder for a value with an already reported mistake, to avoid follow-up mistakes.
+    """A placeholder for a value whose mistake is already reported, to avoid follow-up mistakes.
 
     Arithmetic with the placeholder, for example in a config function, returns the placeholder.
     """

@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 
 from attrs import define, evolve, field
 
-from torchtune._own_packages import PACKAGES, is_own, prefer_project_packages
+from torchtune._bundled_packages import BUNDLED_PACKAGES, is_torchtune, prefer_project_packages
 from torchtune.config._mistakes import did_you_mean
 
-OWN_PACKAGES: Final = ("torchtune", *PACKAGES)
+TORCHTUNE_PACKAGES: Final = ("torchtune", *BUNDLED_PACKAGES)
 WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.runs.", "torchtune.cli.")
 """Packages of torchtune that process configs and contain no components."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
@@ -34,7 +34,7 @@ TORCH_KINDS: Final = frozenset(
 )
 """Base classes of the components that a field without a type accepts.
 
-Such a field also accepts torchtune functions that return instances. Packages register more as `COMPONENT_KINDS`.
+Such a field also accepts torchtune's functions that return instances. Packages register more in `COMPONENT_KINDS`.
 """
 
 
@@ -54,7 +54,7 @@ class Trust:
     folders: tuple[str, ...] = ()
     """Folders of the Python files that the user passed on the command line."""
     files: tuple[str, ...] = ()
-    """These Python files; fields without a type accept their functions."""
+    """The Python files that the user passed; fields without a type accept functions from these files."""
 
 
 @define
@@ -94,7 +94,7 @@ def trust_folder_of(file: str | Path) -> None:
 
 @contextmanager
 def only_trusting(trust: Trust) -> Iterator[None]:
-    """Trust exactly `trust` inside the context; for tests and embedding programs."""
+    """Trust exactly `trust` within the context; for tests and for programs that embed torchtune."""
     before, _current.trust = _current.trust, trust
     try:
         yield
@@ -103,7 +103,7 @@ def only_trusting(trust: Trust) -> Iterator[None]:
 
 
 def path_rejection(path: str) -> Rejection | None:
-    """Return the reason why a dotpath must not be imported, or None, without importing anything.
+    """Return the reason why a dotpath must not be imported, or None; nothing is imported.
 
     Args:
         path: A public dotpath of at least two segments.
@@ -111,7 +111,7 @@ def path_rejection(path: str) -> Rejection | None:
     first = path.partition(".")[0]
     if path.startswith(WITHOUT_COMPONENTS):
         return Rejection(f"{'.'.join(path.split('.')[:2])} contains no components")
-    if is_own(first) or first in current_trust().packages:
+    if is_torchtune(first) or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
@@ -122,22 +122,23 @@ def path_rejection(path: str) -> Rejection | None:
         return Rejection(f"{first!r} is in the standard library; use a component of a trusted package")
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
-    if first in OWN_PACKAGES:
-        reason = f"is another project's package here, not torchtune.{first}"
+    if first in TORCHTUNE_PACKAGES:
+        reason = f"is a package of another project, not torchtune.{first}"
         return Rejection(f"{first!r} {reason}", f"if you trust its code, add --allow {first}")
-    suggestion = did_you_mean(first, (*OWN_PACKAGES, "torch"))
+    suggestion = did_you_mean(first, (*TORCHTUNE_PACKAGES, "torch"))
     return Rejection(f"{first!r} is not trusted", suggestion or f"if you trust its code, add --allow {first}")
 
 
 def object_rejection(obj: Any) -> str | None:
-    """Return the reason why an object is not trusted, judged by the module that defines it, or None."""
+    """Return the reason why the module that defines an object is not trusted, or None."""
     module = getattr(obj, "__module__", None) or ""
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):
         return f"it is defined in {module!r}, which contains no components"
     is_torch = any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES)
-    # The folder is checked last, because resolving its path is slow.
-    if is_own(first) or is_torch or first in current_trust().packages or _in_trusted_folder(_file_of(obj)):
+    if is_torchtune(first) or is_torch or first in current_trust().packages:
+        return None
+    if _in_trusted_folder(_file_of(obj)):  # checked last, because resolving its path is slow
         return None
     return f"it is defined in {module or 'no module'!r}, which is not trusted"
 
@@ -155,7 +156,7 @@ def _file_of(obj: Any) -> str | None:
 
 
 def is_kind(obj: Any) -> bool:
-    """Return whether a class is a subclass of a component kind of torch or of a registered component kind."""
+    """Return whether a class is a subclass of one of torch's component kinds or of a registered kind."""
     bases = getattr(obj, "__mro__", ())
     return any(
         f"{c.__module__}.{c.__qualname__}" in TORCH_KINDS or c in _registered(c.__module__) for c in bases

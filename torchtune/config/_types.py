@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
     LocalPath: TypeAlias = str
 else:
     LocalPath = str | os.PathLike[str]
-    """The type of a field that is a path to a file or folder; type checkers see `str`, as the value is a string.
+    """The type of a field that is a path to a file or folder; type checkers see `str`, because values are strings.
 
     `pathlib.Path` and `str | os.PathLike[str]` also declare paths, in fields and component arguments. In all of them, a
     leading `~` is expanded to a home folder and a trailing slash is removed.
@@ -90,7 +90,7 @@ def push_down(t: Any, passed_args: Passed | None = None) -> Any:
         return t
     inner = tuple(push_down(arg, passed_args) for arg in args)
     if is_union(t):
-        return Union[inner]  # noqa: UP007 -- made from a tuple of members
+        return Union[inner]  # noqa: UP007 -- built from a tuple of members
     return typing.get_origin(t)[inner]
 
 
@@ -124,7 +124,7 @@ def is_collection_type(t: Any) -> bool:
 
 
 def _is_abstract_or_builtin(origin: type) -> bool:
-    """Return whether a collection class is builtin or abstract; a Dataset, for example, is iterable but a component."""
+    """Return whether a collection class is builtin or abstract; others, such as a Dataset, are components."""
     return origin in (list, tuple, set, frozenset) or origin.__module__ == "collections.abc"
 
 
@@ -147,7 +147,7 @@ def is_storable(t: Any) -> bool:
 def members(t: Any) -> tuple[Any, ...]:
     """Return the members of a union that YAML can represent, or the type itself.
 
-    For `float | Tensor`, this is `float`. If null is the only such member, all are returned, for nested components.
+    For `float | Tensor`, this is `float`. If only null is, all members are returned: the others may be components.
     """
     if not is_union(t):
         return (t,)
@@ -160,7 +160,7 @@ def storable(t: Any) -> Any:
     t = strip(t) if not is_component_type(t) else t
     args = typing.get_args(t)
     if is_union(t):
-        return Union[tuple(storable(m) for m in args)]  # noqa: UP007 -- made from a tuple of members
+        return Union[tuple(storable(m) for m in args)]  # noqa: UP007 -- built from a tuple of members
     if args and is_collection_type(t):
         items = tuple(a if a is Ellipsis else storable(a) for a in args)
         return typing.get_origin(t)[items]

@@ -51,7 +51,7 @@ def unstructure(value: Any) -> Any:
     """Convert a config object to a tree of mappings, lists and scalars.
 
     Raises:
-        RejectedError: With every value that YAML cannot represent.
+        RejectedError: YAML cannot represent the object; contains a mistake for each value that is the reason.
     """
     tree, mistakes = unstructure_partially(value)
     if mistakes:
@@ -85,7 +85,7 @@ def _with_broken(tree: Any, broken: set[Path], path: Path) -> Any:
 
 
 def _plain_values(tree: Any) -> Any:
-    """Replace enum members that are also strings or numbers by their values, since cattrs keeps such members."""
+    """Replace enum members that are also strings or numbers with their values, because cattrs keeps them."""
     if isinstance(tree, dict):
         result = {_key_text(key): _plain_values(value) for key, value in tree.items()}
         mistake = Mistake("unwritable", "two keys have the same text in YAML")
@@ -165,7 +165,7 @@ def _tree_of_field(section: Any, name: str) -> Any:
 
 
 def _section_mismatches(t: Any, value: Any, path: Path) -> typing.Iterator[Mistake]:
-    """Yield a mistake for each section of a class that is not in the declared type."""
+    """Yield a mistake for each section whose class is not part of the declared type."""
     kind = type(value)
     if is_section(kind):
         expected_classes = sections_of(t)

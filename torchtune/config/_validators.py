@@ -22,8 +22,8 @@ class FieldError(ValueError):
 
     Attributes:
         message: The problem and how to fix it.
-        fields: The fields that the rule involves, starting with its own field. A validator's mistake is reported at its
-            own field if that is set; any other mistake is reported at the involved field that was set last.
+        fields: The fields that the rule involves, starting with a validator's own field. A validator's mistake is
+            reported at that field if it is set; any other mistake is reported at the field that was set last.
     """
 
     def __init__(self, message: str, *fields: str) -> None:
@@ -68,12 +68,12 @@ class Rule:
 
 @frozen
 class Arguments:
-    """An attrs validator for a component, with rules by argument name, checked for the arguments set in the config."""
+    """An attrs validator for a component: rules by argument name, for the arguments that the config sets."""
 
     rules: dict[str, Rule]
 
     def __call__(self, _instance: object, attribute: "Attribute[Any]", value: Any) -> None:
-        """Check the arguments of one component.
+        """Check a component's arguments.
 
         Raises:
             FieldError: An argument violates its rule. The message contains the argument, the rule and the value.

@@ -44,7 +44,7 @@ def plain_scalar(text: str) -> Any:
     `1e-4` is a float; `no`, `12:30` and `1_000` are text. See section 10.3.2 of https://yaml.org/spec/1.2.2/.
 
     Raises:
-        ValueError: The scalar is an int with more digits than Python can parse, or a float above the maximum.
+        ValueError: The scalar is an int with more digits than Python can parse, or a finite float that is too large.
     """
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
@@ -124,8 +124,8 @@ class _Reader:
         self.nodes = 0
         self.merging: list[Any] = []
         """The mappings whose entries are being collected; each one is being merged into the previous one."""
-        self.wrong: set[tuple[int, str]] = set()
-        """The mistakes recorded for each node, because an anchored node is read once per alias."""
+        self.recorded: set[tuple[int, str]] = set()
+        """The mistakes that are already recorded, because an anchored node is read once per alias."""
 
     def read(self, node: Any, path: Path) -> Any:
         """Return a node's value.
@@ -139,7 +139,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
-            self._tag(node, path)
+            self._reject_tag(node, path)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         return [self._item(item, (*path, i)) for i, item in enumerate(node.value)]
@@ -165,15 +165,15 @@ class _Reader:
         entries: dict[str, tuple[Any, Any]] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._wrong(key_node, path, "a key must be text")
+                self._record(key_node, path, "a key must be text")
                 continue
             if key_node.tag not in (_PLAIN, _STR):
-                self._tag(key_node, path)
+                self._reject_tag(key_node, path)
             key = key_node.value
             if key in entries:
                 message = f"duplicate key {key!r}, first on line {_line(entries[key][0])}"
                 advice = "merge a list: <<: [*a, *b]" if key == MERGE_KEY else "keep one of them"
-                self._wrong(key_node, (*path, key), message, advice)
+                self._record(key_node, (*path, key), message, advice)
             else:
                 entries[key] = key_node, value_node
         if MERGE_KEY not in entries or entries[MERGE_KEY][0].tag != _PLAIN:
@@ -192,12 +192,12 @@ class _Reader:
             if not isinstance(source, yaml.MappingNode):
                 got = f"{source.value!r}" if isinstance(source, yaml.ScalarNode) else "a list"
                 advice = "use *name, or [*name, *other]"
-                self._wrong(key_node, path, f"expected mappings to merge, got {got}", advice)
+                self._record(key_node, path, f"expected mappings to merge, got {got}", advice)
             elif source in self.merging:
-                self._wrong(key_node, path, "a mapping cannot be merged into itself")
+                self._record(key_node, path, "a mapping cannot be merged into itself")
             else:
                 if source.tag != f"{_TAG}map":
-                    self._tag(source, path)
+                    self._reject_tag(source, path)
                 for key, entry in self._entries(source, path).items():
                     self._count()
                     merged.setdefault(key, entry)
@@ -209,22 +209,22 @@ class _Reader:
         try:
             value = plain_scalar(node.value)
         except ValueError as error:
-            self._wrong(node, path, str(error))
+            self._record(node, path, str(error))
             return None
         if node.tag == _PLAIN:
             return value
         if isinstance(value, _SCALARS.get(node.tag, ())):
             return float(str(value)) if node.tag == f"{_TAG}float" else value
-        self._tag(node, path)
+        self._reject_tag(node, path)
         return None
 
-    def _tag(self, node: Any, path: Path) -> None:
+    def _reject_tag(self, node: Any, path: Path) -> None:
         message = f"the tag {node.tag!r} is not supported"
-        self._wrong(node, path, message, "use plain values and _component_")
+        self._record(node, path, message, "use plain values and _component_")
 
-    def _wrong(self, node: Any, path: Path, message: str, suggestion: str = "") -> None:
-        if (id(node), message) not in self.wrong:
-            self.wrong.add((id(node), message))
+    def _record(self, node: Any, path: Path, message: str, suggestion: str = "") -> None:
+        if (id(node), message) not in self.recorded:
+            self.recorded.add((id(node), message))
             mistake = Mistake.of_file(self.out.name, message, suggestion, _line(node))
             self.out.mistakes.append(mistake._replace(path=path))
 
@@ -260,7 +260,7 @@ def parse_yaml(text: str, name: str) -> Document:
 def _parsed(text: str, name: str) -> Document:
     """Parse text once, even if its file is read multiple times, because parsing is slower than reading."""
     if len(text) > MAX_BYTES:
-        raise _error(name, f"{len(text):,} characters", f"a config has at most {MAX_BYTES:,}")
+        raise _error(name, f"contains {len(text):,} characters; the maximum is {MAX_BYTES:,}")
     try:
         node = yaml.compose(text.removeprefix("\ufeff"), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -320,7 +320,7 @@ def _represent_float(dumper: Any, value: float) -> Any:
     if not math.isfinite(value):
         text = {"inf": ".inf", "-inf": "-.inf"}.get(text, ".nan")
     if "e" in text and "." not in text.partition("e")[0]:
-        text = text.replace("e", ".0e", 1)  # YAML 1.1 requires the point
+        text = text.replace("e", ".0e", 1)  # YAML 1.1 requires the decimal point
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
@@ -335,7 +335,7 @@ _UNLIMITED = 2**31 - 1
 
 
 def inline_yaml(tree: Any) -> str:
-    """Return a value as one line of YAML, as it may follow a key: `[q_proj, v_proj]`, `1.0e-05`."""
+    """Return a value as one line of YAML that can follow a key: `[q_proj, v_proj]`, `1.0e-05`."""
     text: str = yaml.dump(
         tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=_UNLIMITED, default_flow_style=True
     )

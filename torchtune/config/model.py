@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from torchtune.config._tree import is_index as is_index
     from torchtune.config._tree import leaves as leaves
     from torchtune.config._tree import value_at as value_at
-    from torchtune.config._trust import OWN_PACKAGES as OWN_PACKAGES
+    from torchtune.config._trust import TORCHTUNE_PACKAGES as TORCHTUNE_PACKAGES
     from torchtune.config._trust import current_trust as current_trust
     from torchtune.config._trust import is_user_code as is_user_code
     from torchtune.config._trust import trust_folder_of as trust_folder_of

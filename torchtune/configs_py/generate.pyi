@@ -1,4 +1,4 @@
-"""For type checkers: our names, or Any if the user's project has its own package `configs_py`."""
+"""Stub for type checkers: torchtune's configs, or Any if the user's project has its own `configs_py` package."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Text to batches: chat templates, masked examples, packing, collation and shuffling."""
+"""From text to batches: chat templates, masked examples, packing, collation and shuffling."""
 
 from torchtune.data._batch import IGNORE_INDEX, Batch, Span
 from torchtune.data._batches import Batches

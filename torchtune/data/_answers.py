@@ -22,7 +22,7 @@ class ChatRenderer:
     tokenizer: Tokenizer
     conversation: Conversation
     layout: "Layout" = field(init=False)
-    """Positions of the messages in the text that `answered` returned."""
+    """Positions of the messages in the text that `render_all` returned."""
     _openings: dict[str, str] = field(factory=dict)
     """The text of a prompt after its last message (the generation prompt), by the role of that message."""
     _notes: list[Note] = field(factory=list)
@@ -41,8 +41,8 @@ class ChatRenderer:
         """Render the first n messages and the generation prompt."""
         return self.conversation.render(n, add_generation_prompt=True)
 
-    def continued(self) -> Rendered:
-        """Render all messages up to the end of the last message's content, leaving its turn open.
+    def continuation_prompt(self) -> Rendered:
+        """Render all messages up to the end of the last message's content, leaving the last turn open.
 
         The text ends where transformers' `continue_final_message` cuts it: before the message's trailing space if the
         template strips it.
@@ -75,18 +75,18 @@ class ChatRenderer:
         return Rendering.build(self.tokenizer, self.conversation, rendered)
 
     def notes(self, rendering: Rendering) -> tuple[Note, ...]:
-        """Return notes on parts of the conversation that are missing from the text, or changed in it.
+        """Return notes on parts of the conversation that the text omits or changes.
 
         Raises:
             ValueError: part of the assistant's output is missing.
         """
         return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes, *self._notes)
 
-    def answered(self) -> tuple[Rendered, list[tuple[int, int]]]:
-        """Render all messages.
+    def render_all(self) -> tuple[Rendered, list[tuple[int, int]]]:
+        """Render all messages, and locate the start of each answer.
 
         Returns:
-            The text, and for each assistant turn its message index and the character at which its answer begins.
+            The text; and for each assistant turn, its message index and the character index at which its answer begins.
         """
         messages = self.conversation.messages
         rendered = self.conversation.render(len(messages))
@@ -120,9 +120,9 @@ class ChatRenderer:
         if begin is None or not (
             opening.startswith(separator) or self._ends_with_opening(prompt, last, separator)
         ):
-            raise ValueError(_rewritten(opening, full.text[question_end : question_end + len(opening)]))
+            raise ValueError(_prompt_mismatch(opening, full.text[question_end : question_end + len(opening)]))
         if separator != opening and opening.startswith(separator):
-            # For example, the prompt opens a reasoning block and this answer has none.
+            # For example, the prompt opens a reasoning block, but this answer has no reasoning.
             end -= len(opening) - len(separator)
             self._note_opening(opening[len(separator) :], full.text[begin:])
         shift = end - begin
@@ -145,12 +145,12 @@ class ChatRenderer:
         self._notes.append(Note(text, quote_excerpt(answer)))
 
     def _start(self, turn: int) -> int:
-        """Return the character at which the answer of a turn begins."""
+        """Return the character index at which the answer of a turn begins."""
         text = self.layout.text
         begin = self.layout.starts.get(turn)
         if turn == 0:
             if begin is None:
-                raise ValueError(_rewritten("", text))
+                raise ValueError(_prompt_mismatch("", text))
             return begin
         previous_end = self.layout.end_of(turn - 1)
         role = self.layout.role_of(turn - 1)
@@ -162,11 +162,12 @@ class ChatRenderer:
             self._openings[role] = opening
         if text.startswith(opening, previous_end):
             return previous_end + len(opening)
-        # The generation prompt may be longer than the text before earlier answers, for example by a reasoning block.
+        # The generation prompt may be longer than the text before earlier answers, for example if it opens a reasoning
+        # block.
         if begin is not None and opening.startswith(text[previous_end:begin]):
             self._note_opening(opening[begin - previous_end :], text[begin:])
             return begin
-        raise ValueError(_rewritten(opening, text[previous_end : previous_end + len(opening)]))
+        raise ValueError(_prompt_mismatch(opening, text[previous_end : previous_end + len(opening)]))
 
 
 class Layout:
@@ -182,7 +183,7 @@ class Layout:
         self._conversation = conversation
         self._ends: dict[int, int] = {}
         self.starts: dict[int, int] = {}
-        """The character at which each message begins, excluding its role."""
+        """The character index at which each message begins, excluding its role."""
         self._starts_with_role: dict[int, int] = {}
         self._assistant_spans: list[tuple[int, int, int]] = []
         for start, end, i, _ in rendered.origins:
@@ -197,13 +198,13 @@ class Layout:
         self._assistant_spans.sort()
 
     def end_of(self, index: int) -> int:
-        """Return the character at which a message, or the nearest earlier message with text, ends."""
+        """Return the character index at which a message ends, or the nearest earlier message that has text."""
         while index >= 0 and index not in self._ends:
             index -= 1
         return self._ends.get(index, 0)
 
     def next_start(self, index: int) -> int:
-        """Return the character at which the next message begins, including its role, or the text's end."""
+        """Return the character index at which the next message begins, including its role, or the text's length."""
         following = index + 1
         while following < len(self._conversation.messages) and following not in self._starts_with_role:
             following += 1
@@ -225,11 +226,12 @@ class Layout:
         return self._assistant_spans[max(0, i - 1)][2]
 
 
-def _rewritten(prompt: str, text: str) -> str:
+def _prompt_mismatch(prompt: str, text: str) -> str:
+    """Return the error message for a prompt that is rendered differently when an answer follows."""
     return (
         "the chat template renders the prompt differently when an answer follows, so the answer's tokens cannot be"
         " located; put {% generation %} and {% endgeneration %} around answers in the template; it renders"
-        f" {prompt!r} before an answer, and {text!r} with the answer"
+        f" {prompt!r} without an answer, and {text!r} with the answer"
     )
 
 

@@ -34,7 +34,7 @@ class Batch:
     """The input of one forward and backward pass: token sequences side by side in batch rows of equal length.
 
     Sequences are indexed from 0, batch row by batch row and from left to right, as in `lengths`. In a batch of pairs,
-    sequence 2i is the chosen one of pair i, and sequence 2i + 1 the rejected one.
+    pair i has its chosen answer in sequence 2i and its rejected answer in sequence 2i + 1.
 
     Every batch satisfies:
 
@@ -57,7 +57,7 @@ class Batch:
     counts: Mapping[str, int]
     """Divisors of the batch's loss terms, by name (`Item.counts`), summed over its items."""
     lengths: tuple[int, ...] = ()
-    """Number of input tokens in each sequence; a shared prefix counts in every sequence that has it."""
+    """Number of input tokens in each sequence; a shared prefix is counted in every sequence that has it."""
     n_shared: int = 0
     """Number of these tokens that are part of an earlier sequence and therefore not repeated in the batch."""
     spans: tuple[Span, ...] = ()
@@ -101,7 +101,7 @@ class Batch:
         Args:
             device: The target device; tensors that are already on it are not copied.
             as_one: Copy all tensors through one buffer. On CUDA this is one asynchronous copy from pinned memory: later
-                work on the same stream waits for it, the host does not. None: on CUDA only.
+                work on the same stream waits for it, but the host does not. None: on CUDA only.
         """
         device = torch.device(device)
         tensors = self._tensors()
@@ -137,7 +137,7 @@ def _moved_as_one(tensors: Sequence[Tensor], device: torch.device) -> list[Tenso
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=is_pinned)
     for view, tensor in zip(_views(buffer, tensors, sizes), tensors, strict=True):
         view.copy_(tensor)
-    # torch does not reuse the pinned buffer before the copy has finished, even though it is freed here.
+    # torch does not reuse the pinned buffer before the copy has finished, even if no reference to it remains.
     return _views(buffer.to(device, non_blocking=is_pinned, copy=True), tensors, sizes)
 
 

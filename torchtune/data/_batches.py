@@ -51,9 +51,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     an epoch has the remaining rows. All ranks get the same number of micro-batches; a rank without rows gets a filler,
     which is computed but has no effect on the loss (`Batch.is_filler`).
 
-    Rows are encoded in packing windows of up to `window` rows. Documents are packed, or rows grouped by length, within
-    a window, which bounds the memory. Notes on rows (skipped, truncated and so on) are counted; each is logged when it
-    first occurs, and with its total at the end of each epoch.
+    Rows are encoded, then packed or grouped by length, in packing windows of up to `window` rows, which bounds the
+    memory. Notes on rows (skipped, truncated and so on) are counted; each is logged when it first occurs, and with its
+    total at the end of each epoch.
 
     A position in the stream is a window and a batch row in it. Resuming encodes only that window, not earlier ones,
     and may use a different number of ranks or a different batch size.
@@ -98,7 +98,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     # The position: a window, the documents left over from earlier windows, and the number of rows taken from both.
     _window_index: int = field(default=-1, init=False)
     _row: int = field(default=0, init=False)
-    _waited: list[Document] = field(factory=list, init=False)
+    _leftover: list[Document] = field(factory=list, init=False)
     # The contents of the window.
     _kind: type[Item] | None = field(default=None, init=False)
     _items: dict[Document, ItemT_co] = field(factory=dict, init=False)
@@ -126,7 +126,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._arrangement = Arrangement(self.packed_length, self.fit, self.group_by_length, seed)
         self._limit = LengthLimit(sequence=self.longest, item=self.packed_length)
         self._prefetcher = Prefetcher(self._windows, self.workers)
-        self._prefetcher.begin(0)  # immediately: workers take seconds to import, while the model is loaded
+        self._prefetcher.begin(0)  # early: workers take seconds to start, during which the model is loaded
         names = ("shuffle", "seed", "longest", "packed_length", "fit", "group_by_length")
         settings = {name: getattr(self, name) for name in names}
         self._stream = {"n_rows": n_rows, "window_size": self.window, **settings}
@@ -140,8 +140,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def steps_in(self, epochs: int, n_micro_batches: int = 1) -> int:
         """Count the optimizer steps of a number of epochs, from the start of the stream.
 
-        The count is exact for datasets of up to 512 rows, and if rows are not packed and each yields one example.
-        Otherwise 512 rows, evenly spaced over the dataset (the first rows of a stream), are encoded to estimate it.
+        The count is exact for datasets of up to 512 rows, and for rows that are not packed and yield one example each.
+        Otherwise, 512 rows, evenly spaced over the dataset (the first rows of a stream), are encoded to estimate it.
 
         Args:
             epochs: Number of epochs.
@@ -171,7 +171,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         return 1 - sum(rows) / positions
 
     def _sampled_rows(self) -> list[int]:
-        """Return the positions used in each batch row built from the sampled rows."""
+        """Return the number of positions used in each batch row built from the sampled rows."""
         lengths = self._sampled_lengths()
         flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
         rows, _ = self._arrangement.rows(flat, 0, is_last=True)
@@ -199,7 +199,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._record_totals()
 
     def __next__(self) -> Batch:
-        """Return this rank's batch of the next optimizer step, if steps have one micro-batch."""
+        """Return this rank's batch of the next optimizer step, for steps of a single micro-batch."""
         return self.next_step(1)[0]
 
     def next_step(self, n_micro_batches: int) -> list[Batch]:
@@ -216,7 +216,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         ]
 
     def _batch(self, rows: Sequence[list[tuple[Document, ItemT_co]]]) -> Batch:
-        """Collate this rank's part of a micro-batch's rows; the parts of two ranks differ by at most one row."""
+        """Collate this rank's part of a micro-batch's rows; the parts of ranks differ in size by at most one row."""
         first, end = (rank * len(rows) // self.size for rank in (self.rank, self.rank + 1))
         is_filler = first == end
         share = rows[:1] if is_filler else rows[first:end]
@@ -255,14 +255,14 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream, and the settings that the stream depends on."""
-        positions = [position for position, _ in self._waited]
+        positions = [position for position, _ in self._leftover]
         if self._window_index >= 0:
             window = self._windows.positions(self._window_index)
             positions += [window[0], window[-1]]
         return {
             "window": self._window_index,
             "row": self._row,
-            "waited": [list(document) for document in self._waited],
+            "waited": [list(document) for document in self._leftover],
             "bookmarks": self._windows.bookmarks(positions),
             "tally": {**self._counts.state_dict(), "seen": self._n_rows_read, "given": self._n_batch_rows},
             **self._stream,
@@ -299,30 +299,30 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._rows = []
         self._waiting = []
         if self._window_index >= 0:
-            waited = [(int(position), int(i)) for position, i in state["waited"]]
-            self._arrange({document: self._encode(document) for document in waited}, self._window_index)
+            leftover = [(int(position), int(i)) for position, i in state["waited"]]
+            self._arrange({document: self._encode(document) for document in leftover}, self._window_index)
             self._row = state["row"]
 
     def _next_window(self) -> None:
         """Advance to the next window."""
         window_index = self._window_index + 1
-        waited = {document: self._items[document] for document in self._waiting}
-        window, truncated = self._arrange(waited, window_index)
+        leftover = {document: self._items[document] for document in self._waiting}
+        window, truncated = self._arrange(leftover, window_index)
         self._window_index = window_index
         self._row = 0
         self._count_notes(window, truncated)
 
     def _arrange(
-        self, waited: dict[Document, ItemT_co], window_index: int
+        self, leftover: dict[Document, ItemT_co], window_index: int
     ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | SkipReason]]:
-        """Arrange a window's documents and left-over ones into rows; return the window and its truncated items."""
+        """Arrange a window's documents and leftover ones into rows; return the window and its truncated items."""
         window = self._prefetcher.read(window_index)
         self._windows.add_bookmarks(window.bookmarks)
         truncated = {document: truncate(item, self._limit) for document, item in window.items.items()}
         self._kind = common_type(window.items.values(), self._kind)
-        self._waited = list(waited)
+        self._leftover = list(leftover)
         usable = {document: item for document, item in truncated.items() if not isinstance(item, SkipReason)}
-        self._items = {**waited, **usable}
+        self._items = {**leftover, **usable}
         lengths = {document: item.length for document, item in self._items.items()}
         is_last = self._windows.ends_epoch(window_index)
         self._rows, self._waiting = self._arrangement.rows(lengths, window_index, is_last=is_last)

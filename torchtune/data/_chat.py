@@ -38,7 +38,7 @@ class ChatTokens:
     turns: list[int]
     """Message index of each span."""
     notes: tuple[Note, ...] = ()
-    """Parts of the conversation that are missing from the tokens, or changed in them."""
+    """Notes on parts of the conversation that the tokens omit or change."""
 
 
 def chat_prompt(
@@ -65,7 +65,7 @@ def chat_prompt(
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
     rendering = renderer.rendering(
-        renderer.continued() if continue_final_message else renderer.prompt(len(messages))
+        renderer.continuation_prompt() if continue_final_message else renderer.prompt(len(messages))
     )
     for note in renderer.notes(rendering):
         _logger.warning("prompts %s; first occurrence: %s", note.text, note.example)
@@ -83,9 +83,9 @@ def chat_tokens(
 
     If the template has `{% generation %}` blocks, answers are the tokens in these blocks. Otherwise an answer begins
     after the generation prompt and ends with the first stop id. The tokens are the tokens of the full text, with two
-    exceptions that make training start from the same prompt as generation: a token that spans the boundary of prompt
-    and answer is split there, and if a template renders the turns before the last answer differently when that answer
-    is present (Mistral's drops the system turn), they are rendered as in the prompt.
+    exceptions that make training start from the same prompt as generation: a token that spans the boundary between
+    prompt and answer is split; and if a template renders the turns before the last answer differently when that answer
+    is present (Mistral's template drops the system turn), they are rendered as in the prompt.
 
     Args:
         tokenizer: The tokenizer, with a chat template.
@@ -99,7 +99,7 @@ def chat_tokens(
             with a stop id.
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
-    rendered, starts = renderer.answered()
+    rendered, starts = renderer.render_all()
     rendering = renderer.rendering(rendered)
     if turns == "last":
         starts = starts[-1:]
@@ -123,7 +123,7 @@ def _up_to_stop_tokens(rendering: Rendering, layout: Layout, starts: Sequence[tu
     Args:
         rendering: The conversation.
         layout: Positions of its messages.
-        starts: The message index of each answer, and the character at which it begins.
+        starts: The message index of each answer, and the character index at which it begins.
     """
     limits = [layout.next_start(turn) for turn, _ in starts]
     tokens, begins = rendering.encode_at([start for _, start in starts])
@@ -186,7 +186,7 @@ def chat_example(
         tools: JSON schemas of the tools that the assistant may call.
         train_on_input: Train on all tokens, not only on the answers.
         turns: The answers that are targets.
-        is_target: For each assistant turn, False to exclude it from the targets. None: all may be targets.
+        is_target: Whether each assistant turn may be a target, in order. None: all may be targets.
 
     Raises:
         ValueError: as for `chat_tokens`, or there is no assistant turn.
@@ -231,7 +231,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
     if bos_id is not None and chat.tokens[:2] == [bos_id, bos_id]:
         raise ValueError(
             "the chat template begins a conversation with BOS twice, which the model has never seen; remove one"
-            " from the template"
+            " BOS from the template"
         )
     if tokenizer.bos_id is not None and chat.tokens[0] != tokenizer.bos_id:
         _logger.warning(

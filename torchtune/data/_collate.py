@@ -49,8 +49,8 @@ def join_sequences(
     """Concatenate token sequences into batch rows, padded on the right to the longest row.
 
     A sequence's last token is predicted but never fed to the model, so a sequence of n tokens occupies n - 1
-    positions.
-    Padding is on the right, where causal attention does not see it, so rows with a single sequence need no mask.
+    positions. Padding is on the right, where causal attention does not see it, so rows with a single sequence need no
+    mask.
 
     Args:
         rows: The sequences of each row; every row has at least one.

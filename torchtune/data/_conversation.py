@@ -14,7 +14,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Message fields that contain an assistant's reasoning, the standard one first."""
 
 TOOLS = -1
-"""The message index that denotes the tools."""
+"""The message index of sources that belong to tools."""
 
 
 @frozen
@@ -24,7 +24,7 @@ class Source:
     message: int
     """Index of the message, or TOOLS."""
     part: str
-    """The part of a message or tool that it belongs to, such as `content` or `tool_calls[0].arguments`."""
+    """The part of a message or tool to which this source belongs, such as `content` or `tool_calls[0].arguments`."""
     path: str
     """Dotted path, such as `messages.1.tool_calls.0.function.name`."""
     text: str

@@ -12,7 +12,7 @@ from torchtune.data._special_text import text_notes
 from torchtune.data._tokenizer import Tokenizer
 
 _MIN_SHARED_PREFIX = 16
-"""Length of the shortest prefix that is shared (tokens); its keys and values are copied for every example."""
+"""Minimum length of a shared prefix (tokens). Sharing has a cost: the keys and values are copied for every example."""
 
 
 @frozen
@@ -107,7 +107,7 @@ def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_in
     """Encode a prompt directly followed by its answer, with BOS and EOS.
 
     Args:
-        tokenizer: The tokenizer of both.
+        tokenizer: The tokenizer for both.
         prompt: The input.
         answer: The answer; the model also learns to predict EOS after it.
         train_on_input: Train on the prompt too, not only on the answer.

@@ -1,4 +1,4 @@
-"""Notes on rows that are encoded in a way their author may not expect, or skipped."""
+"""Notes on rows that are skipped, or encoded in a way that their author may not expect."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -59,7 +59,7 @@ class NoteCounts:
     def lines(self, n_rows: int) -> list[str]:
         """Return a line of text per note, with the number of rows out of `n_rows` and the first row."""
         return [
-            f"{n:,} of {pluralize(n_rows, 'row')} {agreeing(text, n)}; first occurrence: {self.first[text]}"
+            f"{n:,} of {pluralize(n_rows, 'row')} {conjugate(text, n)}; first occurrence: {self.first[text]}"
             for text, n in self.rows.items()
         ]
 
@@ -87,7 +87,7 @@ _SINGULAR = {
 }
 
 
-def agreeing(text: str, n: int) -> str:
+def conjugate(text: str, n: int) -> str:
     """Put a plural predicate in the singular if n is 1."""
     if n != 1:
         return text
@@ -97,7 +97,7 @@ def agreeing(text: str, n: int) -> str:
 
 
 EXCERPT_LENGTH = 80
-"""Maximum characters of an excerpt."""
+"""Maximum length of an excerpt (characters)."""
 
 
 def quote_excerpt(text: str, position: int = 0) -> str:

@@ -47,18 +47,18 @@ class Order:
             row = self._mixed(row)
         return row
 
-    def _mixed(self, number: int) -> int:
-        """Apply the Feistel network, a permutation of all numbers with its bit width."""
+    def _mixed(self, index: int) -> int:
+        """Apply the Feistel network, a permutation of all integers with its bit width."""
         low_mask, high_mask = (1 << self._low) - 1, (1 << self._high) - 1
-        high, low = number >> self._low, number & low_mask
+        high, low = index >> self._low, index & low_mask
         for i in range(0, 8, 2):
             high ^= _hash(low ^ self._keys[i]) & high_mask
             low ^= _hash(high ^ self._keys[i + 1]) & low_mask
         return (high << self._low) | low
 
 
-def _hash(number: int) -> int:
-    """Hash a 64-bit number with the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return number ^ (number >> 31)
+def _hash(value: int) -> int:
+    """Hash a 64-bit integer with the finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

@@ -19,7 +19,7 @@ class Pair(Item):
     target: the prompt up to its last token is computed once, and both answers attend to it. Values and gradients are
     the same as for two separate rows; with dropout, both answers use the same masks for the prompt.
 
-    In a batch of pairs, sequence 2i is the chosen one of pair i, and sequence 2i + 1 the rejected one.
+    In a batch of pairs, pair i has its chosen answer in sequence 2i and its rejected answer in sequence 2i + 1.
     """
 
     chosen: Example

@@ -26,7 +26,7 @@ _START = (
 
 
 class Prefetcher(Generic[ItemT]):
-    """Reads windows in order, with worker processes encoding the next ones in advance.
+    """Reads windows in order; worker processes encode the next windows in advance.
 
     A window that no worker has started to encode is read in this process. Workers communicate through pipes: they
     share no CUDA context, do not import the program that started them, and exit with it. If a worker dies, the
@@ -46,7 +46,7 @@ class Prefetcher(Generic[ItemT]):
         self._thread = threading.local()
         weakref.finalize(self, _end, self._processes)
         if workers:
-            self._start()
+            self._create_pool()
 
     def begin(self, index: int) -> None:
         """Start prefetching at window `index`; cancel all other requests."""
@@ -80,7 +80,7 @@ class Prefetcher(Generic[ItemT]):
             pool.shutdown(wait=True)
             _end(self._processes)  # a worker that was still starting
 
-    def _start(self) -> None:
+    def _create_pool(self) -> None:
         """Create the pool, whose threads each start a worker at their first request."""
         try:
             pickled_windows = pickle.dumps(self._windows)
@@ -91,7 +91,7 @@ class Prefetcher(Generic[ItemT]):
             )
             return
         # One thread per worker; a thread's first request waits until its worker has started.
-        self._pool = ThreadPoolExecutor(self._n_workers, "prefetch", self._open, (pickled_windows,))
+        self._pool = ThreadPoolExecutor(self._n_workers, "prefetch", self._start_worker, (pickled_windows,))
 
     def _request(self, first: int) -> None:
         """Request the windows starting at `first`."""
@@ -99,9 +99,9 @@ class Prefetcher(Generic[ItemT]):
             return
         for index in range(first, first + _WINDOWS_PER_WORKER * self._n_workers):
             if index not in self._requests:
-                self._requests[index] = self._pool.submit(self._reply, index)
+                self._requests[index] = self._pool.submit(self._fetch, index)
 
-    def _open(self, pickled_windows: bytes) -> None:
+    def _start_worker(self, pickled_windows: bytes) -> None:
         """Start this thread's worker."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(  # noqa: S603 - our own program.
@@ -109,7 +109,7 @@ class Prefetcher(Generic[ItemT]):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            process_group=0,  # Ctrl-C reaches only the main process, which decides what to do
+            process_group=0,  # Ctrl-C reaches only the main process, which handles it
         )
         self._processes.append(process)
         assert process.stdin is not None
@@ -120,7 +120,7 @@ class Prefetcher(Generic[ItemT]):
             send(process.stdin, pickled_windows)
             receive(process.stdout)
 
-    def _reply(self, index: int) -> Window[ItemT]:
+    def _fetch(self, index: int) -> Window[ItemT]:
         """Get a window from this thread's worker."""
         process = self._thread.process
         try:
@@ -155,7 +155,7 @@ def send(pipe: IO[bytes], message: bytes) -> None:
 
 
 def receive(pipe: IO[bytes]) -> bytes | None:
-    """Read a message; None if the other side has exited."""
+    """Read a message; return None if the other process has exited."""
     size = pipe.read(8)
     if len(size) < 8:
         return None

@@ -1,7 +1,7 @@
 """Prompts for models without a chat template."""
 
 
-def alpaca_prompt(instruction: str, input: str = "") -> str:  # noqa: A002 - the dataset's name for it.
+def alpaca_prompt(instruction: str, input: str = "") -> str:  # noqa: A002 - the name of the dataset's column.
     """Return a prompt in the format of Stanford Alpaca; the answer follows it directly.
 
     Both variants are quoted from "Data Release" in the README of https://github.com/tatsu-lab/stanford_alpaca.

@@ -29,7 +29,7 @@ class Rendering:
     special: tuple[Span, ...]
     """Spans of special tokens."""
     notes: tuple[Note, ...]
-    """Notes on text that is encoded in a way its author may not expect."""
+    """Notes on text that is encoded in a way that its author may not expect."""
     _special_tokens: SpecialTokens
 
     @classmethod
@@ -94,12 +94,12 @@ class Rendering:
         return result, counts
 
     def ends(self, tokens: Sequence[int], starts: Sequence[int], limits: Sequence[int]) -> list[int | None]:
-        """Return the end of each answer (tokens): after its first stop id, or None if it has none.
+        """Return the token index at which each answer ends: after its first stop id, or None without a stop id.
 
         Args:
             tokens: The tokens that `encode_at` returned.
-            starts: The token at which each answer begins.
-            limits: The character at which the next message begins; a later stop id does not belong to the answer.
+            starts: The token index at which each answer begins.
+            limits: The character index at which the next message begins; a later stop id does not belong to the answer.
         """
         special_ids = self._special_tokens.all_ids
         special = [i for i, token in enumerate(tokens) if token in special_ids]
@@ -123,7 +123,7 @@ class Rendering:
         starts = [start for start, _ in self.special]
         indices = [i for i, token in enumerate(tokens) if token in special_ids]
         if [tokens[i] for i in indices] != [ids[self.text[slice(*span)]] for span in self.special]:
-            starts, indices = [], []  # spans and tokens cannot be matched: a single segment
+            starts, indices = [], []  # spans and tokens cannot be matched, so the text is one segment
         yield from zip(
             [0, *starts], [*starts, len(self.text)], [0, *indices], [*indices, len(tokens)], strict=True
         )
@@ -137,7 +137,7 @@ class Rendering:
         counts: list[int] = []
         for boundary in boundaries:
             next_tokens = self._encode_from(start, previous, boundary)
-            if tokens[count : count + len(next_tokens)] == next_tokens:  # from one boundary to the next
+            if tokens[count : count + len(next_tokens)] == next_tokens:  # no token spans the boundary
                 count += len(next_tokens)
             else:
                 head = [*tokens[:n_before_split], *self._encode_from(start, last_split, boundary)]
@@ -188,7 +188,7 @@ class _SourceSpans:
         self._starts = [start for start, *_ in self._spans]
 
     def example(self, match: re.Match[str]) -> str:
-        """Return the path of a match in the conversation and the text around it; empty if the template added it."""
+        """Return the path of a match and the text around it, or an empty string if the template added the match."""
         last = bisect.bisect_left(self._starts, match.end()) - 1
         if last < 0 or self._spans[last][1] <= match.start():
             return ""

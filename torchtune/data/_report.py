@@ -10,12 +10,12 @@ from torchtune._pluralize import pluralize
 from torchtune.data._batch import IGNORE_INDEX
 from torchtune.data._example import Example
 from torchtune.data._item import Item, SkippedRow, as_items
-from torchtune.data._notes import NoteCounts, agreeing
+from torchtune.data._notes import NoteCounts, conjugate
 from torchtune.data._rows import Rows, is_plain_text, location_of
 from torchtune.data._tokenizer import Tokenizer
 
 MAX_UNKNOWN_FRACTION = 0.01
-"""A greater fraction of unknown tokens is likely a mistake."""
+"""Maximum fraction of unknown tokens that is not reported."""
 
 
 @frozen
@@ -32,8 +32,7 @@ class DecodedToken:
 def decode_tokens(tokenizer: Tokenizer, example: Example) -> list[DecodedToken]:
     """Decode an example token by token.
 
-    The last token of a character that spans several tokens has the character as its text; the earlier ones have the
-    replacement character.
+    If a character spans several tokens, the text of each of these tokens contains the replacement character.
     """
     names = {i: text for text, i in tokenizer.special_tokens.items()}
     return [
@@ -71,7 +70,7 @@ class Report:
     leaked_prompts: list[str] = field(factory=list)
     """Locations of held-out rows whose prompt is in the dataset, but with a different answer."""
     warnings: list[str] = field(factory=list)
-    """Likely mistakes."""
+    """Likely problems in the data."""
 
 
 def report(
@@ -81,7 +80,7 @@ def report(
     longest: int | None = None,
     held_out: Rows[Item] | None = None,
 ) -> Report:
-    """Read some rows of a dataset, and report statistics and likely mistakes.
+    """Read some rows of a dataset, and report statistics and likely problems.
 
     Args:
         dataset: The dataset.
@@ -162,18 +161,18 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
         *counts.notes.lines(counts.n_read),
     ]
     if suspect_counts["bos"]:
-        predicate = agreeing("begin with BOS twice, which the model has never seen", suspect_counts["bos"])
+        predicate = conjugate("begin with BOS twice, which the model has never seen", suspect_counts["bos"])
         warnings.append(f"{suspect_counts['bos']} of {examples} {predicate}")
     if suspect_counts["end"]:
-        predicate = agreeing("do not end with a stop token", suspect_counts["end"])
+        predicate = conjugate("do not end with a stop token", suspect_counts["end"])
         warnings.append(
-            f"{suspect_counts['end']} of {examples} {predicate}, so the model does not learn to stop there (truncated"
-            " answers, or plain text)"
+            f"{suspect_counts['end']} of {examples} {predicate}, so the model does not learn to stop there (they are"
+            " probably truncated answers or plain text)"
         )
     if suspect_counts["unknown"] > MAX_UNKNOWN_FRACTION * counts.n_tokens:
         fraction = suspect_counts["unknown"] / counts.n_tokens
         warnings.append(
-            f"{fraction:.1%} of all tokens are unknown to the tokenizer; it was probably made for a different language"
+            f"{fraction:.1%} of all tokens are unknown to the tokenizer, which was probably built for another language"
         )
     if suspect_counts["all"] == n:
         warnings.append("every token is a target: the model is trained on the prompts too")
@@ -185,9 +184,9 @@ def _warnings(counts: Report, suspect_counts: Counter[str]) -> list[str]:
             rows = pluralize(counts.n_held_out, "held-out row")
             n_leaked = len(locations)
             warnings.append(
-                f"{n_leaked} of {rows} {agreeing(predicate, n_leaked)}; first occurrence: {locations[0]}"
+                f"{n_leaked} of {rows} {conjugate(predicate, n_leaked)}; first occurrence: {locations[0]}"
             )
     if counts.n_duplicates > n // 100:
-        predicate = agreeing("repeat an earlier example", counts.n_duplicates)
+        predicate = conjugate("repeat an earlier example", counts.n_duplicates)
         warnings.append(f"{counts.n_duplicates} of {examples} {predicate}")
     return warnings

@@ -71,7 +71,7 @@ class Streamed(Protocol):
 
 
 def location_of(dataset: object, row: int) -> str:
-    """Return the location of a row, or its number if the dataset does not locate its rows."""
+    """Return the location of a row, or `row N` if the dataset does not locate its rows."""
     return dataset.location(row) if isinstance(dataset, Located) else f"row {row + 1}"
 
 

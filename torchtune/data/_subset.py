@@ -49,7 +49,7 @@ class Subset(Generic[ItemT]):
 
 @define
 class _Complement:
-    """The integers below n without some excluded ones, in ascending order; only the excluded ones are stored."""
+    """The integers below n except the excluded ones, in ascending order; only the excluded ones are stored."""
 
     n: int
     excluded: list[int]
@@ -83,11 +83,11 @@ def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[Ite
     n = len(dataset)
     if as_stream(dataset) is not None:
         raise ValueError(
-            "validation.share: no rows of a streamed dataset can be held out, because it is read sequentially; set"
-            " validation.dataset instead"
+            "validation.share: rows of a streamed dataset cannot be held out, because streams are read sequentially;"
+            " set validation.dataset instead"
         )
     if n < 2:
-        raise ValueError(f"validation.share: a dataset of {n} row(s) is too small to hold out rows")
+        raise ValueError(f"validation.share: a held-out share requires at least two rows, got {n}")
     order = Order(n, seed, "held out")
     held_out = sorted(order[i] for i in range(min(max(1, round(share * n)), n - 1)))
     return Subset(dataset, _Complement(n, held_out)), Subset(dataset, held_out)

@@ -42,7 +42,7 @@ class Rendered:
 
     text: str
     origins: tuple[Origin, ...] = ()
-    """Where each part of the traced messages and tools occurs in the text."""
+    """The locations of traced messages and tools in the text."""
     answers: tuple[Span, ...] = ()
     """The template's `{% generation %}` blocks (characters), which the model generates; empty if the template has no
     such blocks."""

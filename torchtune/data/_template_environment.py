@@ -32,10 +32,10 @@ TIME_LIMIT = 10.0
 """Time limit of a template for one conversation (seconds of this thread's processor time)."""
 
 MAX_REPEATED = 10**7
-"""Maximum length of the product of a string or list and a number."""
+"""Maximum length of a repeated string or list, such as `"-" * 80`."""
 
 MAX_BITS = 10**5
-"""Maximum size of a power (binary digits)."""
+"""Maximum size of a power (bits)."""
 
 MAX_WIDTH = 10**4
 """Maximum width to which a filter pads or wraps text (characters)."""
@@ -56,7 +56,7 @@ class Compiled:
 
     template: Template
     variables: frozenset[str]
-    """Variables that it reads but does not set."""
+    """Variables that the template reads but does not set."""
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Run the template within the time limit; the text is `Traced` if its variables are.
@@ -167,7 +167,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Safe(Markup, Sourced):
-    """Text marked by the filter `safe`; Jinja escapes text that is added to it for HTML."""
+    """Text marked by the filter `safe`; Jinja HTML-escapes text that is added to it."""
 
     @classmethod
     def computed_from(cls, text: str, *values: object) -> "_Safe":
@@ -238,7 +238,7 @@ def _check_size(operator: str, left: Any, right: Any) -> None:
                 and isinstance(times, int)
                 and len(items) * times > MAX_REPEATED
             ):
-                raise ValueError(f"repeating {len(items)} items {times} times is too large")
+                raise ValueError(f"the result of repeating {len(items)} items {times} times is too large")
 
 
 def _clock(date: str | None) -> Callable[[str], str]:

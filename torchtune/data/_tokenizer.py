@@ -8,7 +8,7 @@ from torchtune.data._template import ChatTemplate
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to token ids and back; `torchtune.models` has the implementations."""
+    """Converts text to token ids and back; the implementations are in `torchtune.tokenizers`."""
 
     @property
     def vocab_size(self) -> int:
@@ -32,11 +32,11 @@ class Tokenizer(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Ids by text of the tokens that `encode_template` recognizes and `encode` does not."""
+        """Ids of the tokens that `encode_template` recognizes and `encode` does not, by text."""
 
     @property
     def content_tokens(self) -> frozenset[str]:
-        """Special tokens that are recognized in messages and plain text; all others are encoded as plain text there."""
+        """Special tokens that are recognized in messages and plain text; all others are encoded as plain text."""
 
     @property
     def chat_template(self) -> ChatTemplate | None:
@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         """
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: special tokens become their ids, and none are added.
+        """Encode text that a chat template rendered; special tokens are recognized, and no token is added.
 
         Args:
             text: The rendered text.

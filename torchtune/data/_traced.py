@@ -14,7 +14,7 @@ Origin = tuple[int, int, int, int]
 the part begins, or CHANGED."""
 
 CHANGED = -1
-"""The part differs from its source, for example in upper case."""
+"""The part differs from its source, for example in uppercase."""
 
 
 class Traced(str):
@@ -42,7 +42,9 @@ class Traced(str):
         return self
 
     def __add__(self, other: Any) -> str:
-        if not isinstance(other, str) or hasattr(other, "__html__"):  # it escapes the text added to it
+        if not isinstance(other, str) or hasattr(
+            other, "__html__"
+        ):  # such text escapes text that is added to it
             return NotImplemented
         other_origins = _shifted(other.origins, len(self)) if isinstance(other, Traced) else ()
         return Traced(str.__add__(self, other), self.origins + other_origins)
@@ -83,34 +85,34 @@ class Traced(str):
         return Traced(str.__getitem__(self, slice(start, end)), tuple(origins))
 
     def strip(self, chars: str | None = None, /) -> str:
-        """Like `str.strip`."""
+        """Apply `str.strip`, and keep origins."""
         start = len(self) - len(str.lstrip(self, chars))
         return self.substring(start, max(start, len(str.rstrip(self, chars))))
 
     def lstrip(self, chars: str | None = None, /) -> str:
-        """Like `str.lstrip`."""
+        """Apply `str.lstrip`, and keep origins."""
         return self.substring(len(self) - len(str.lstrip(self, chars)), len(self))
 
     def rstrip(self, chars: str | None = None, /) -> str:
-        """Like `str.rstrip`."""
+        """Apply `str.rstrip`, and keep origins."""
         return self.substring(0, len(str.rstrip(self, chars)))
 
     def removeprefix(self, prefix: str, /) -> str:
-        """Like `str.removeprefix`."""
+        """Apply `str.removeprefix`, and keep origins."""
         return self.substring(len(self) - len(str.removeprefix(self, prefix)), len(self))
 
     def removesuffix(self, suffix: str, /) -> str:
-        """Like `str.removesuffix`."""
+        """Apply `str.removesuffix`, and keep origins."""
         return self.substring(0, len(str.removesuffix(self, suffix)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
-        """Like `str.replace`."""
+        """Apply `str.replace`, and keep origins."""
         if not old:
             return changed(str.replace(self, old, new, count), self, new)
         return joined(self.split(old, count), new)
 
     def join(self, iterable: Iterable[str], /) -> str:
-        """Like `str.join`."""
+        """Apply `str.join`, and keep origins."""
         return joined(iterable, self)
 
 
@@ -144,7 +146,7 @@ def _changing_method(name: str) -> Callable[..., str]:
 
 def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     method.__name__ = name
-    method.__doc__ = f"Like `str.{name}`."
+    method.__doc__ = f"Apply `str.{name}`, and keep origins."
     return method
 
 
@@ -158,7 +160,7 @@ for _name in (
 
 
 class Sourced:
-    """A value other than text that carries its sources."""
+    """A value that carries its sources, without their positions in it."""
 
     sources: tuple[int, ...] = ()
 
@@ -183,7 +185,7 @@ class TracedFloat(TracedNumber, float):
 class JsonObject(dict[Any, Any]):
     """An object that can also be used as its JSON text, like a tool call's arguments in OpenAI's format.
 
-    Most templates treat arguments as an object (`arguments | tojson`), some treat them as text.
+    Most templates treat arguments as an object (`arguments | tojson`), but some treat them as text.
     """
 
     text: str

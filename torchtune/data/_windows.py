@@ -12,7 +12,7 @@ from torchtune.data._order import Order
 from torchtune.data._rows import Rows, as_stream
 
 _FIRST_SIZE = 256
-"""Number of rows in an epoch's first window, small to start quickly; each later window is twice as large."""
+"""Number of rows in an epoch's first window, which is small for a quick start; then it doubles up to `Windows.size`."""
 
 
 @frozen
@@ -30,7 +30,7 @@ class Window(Generic[ItemT]):
 
 @define
 class Windows(Generic[ItemT]):
-    """The windows of all epochs by index; an epoch begins with a new window.
+    """The windows of all epochs, by index; every epoch begins with a new window.
 
     A sequential dataset (`Streamed`) is shuffled within blocks of rows.
 

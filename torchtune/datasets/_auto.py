@@ -48,8 +48,8 @@ def auto_dataset(  # noqa: PLR0913 -- the settings that all layouts share.
         columns: Names of the columns of tasks and answers, as in `InstructDataset`, which then reads the rows. Null:
             the layout is detected from the first row.
         max_seq_len: Maximum length of an example (tokens). Null: no limit.
-        on_error: What to do with an invalid row: "raise" an error, or "skip" and count it.
-        ignore_columns: Columns that are intentionally unused, and are not reported.
+        on_error: How to handle an invalid row: "raise" an error, or "skip" and count it.
+        ignore_columns: Columns that are intentionally unused and therefore not reported.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.

@@ -7,7 +7,7 @@ from torchtune.datasets._tables import Row, lone_surrogate
 
 
 class ReadRow(dict[str, Any]):
-    """A row that records the columns that were read, so that unread ones can be reported."""
+    """A row that records the columns that were read, so that unread columns can be reported."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
@@ -28,7 +28,7 @@ class ReadRow(dict[str, Any]):
         return super().items()
 
     def unread(self) -> tuple[str, ...]:
-        """Return the columns that are not empty and were not read."""
+        """Return the columns that have a value but were not read."""
         others = self.keys() - self.read
         if not others:
             return ()
@@ -46,9 +46,11 @@ def check_characters(name: str, value: Any) -> None:
     Raises:
         ValueError: A string contains an unpaired surrogate, which no tokenizer can encode.
     """
-    half = lone_surrogate(value)
-    if half:
-        raise ValueError(f"{name}: contains {half!a}, an unpaired surrogate, which is not a valid character")
+    surrogate = lone_surrogate(value)
+    if surrogate:
+        raise ValueError(
+            f"{name}: contains {surrogate!a}, an unpaired surrogate, which is not a valid character"
+        )
 
 
 def column(row: Row, name: str, field_name: str, setting: str = "columns") -> str:
@@ -114,7 +116,7 @@ def checked_columns(
     the field `input`.
 
     Args:
-        columns: Column names by field, where they differ.
+        columns: Column names by field, for columns that are not named after their field.
         names: The fields.
         required: The fields that must have a column.
 

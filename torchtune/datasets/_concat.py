@@ -27,8 +27,8 @@ class ConcatDataset(Dataset[Encoded[Example]]):
     Args:
         tokenizer: Passed to each dataset; the recipe passes it.
         datasets: The datasets, configured without a tokenizer.
-        weights: How many times an epoch contains each dataset's rows: 2 repeats every row, 0.5 uses half of the rows,
-            the same half in every epoch. Null: 1 for each dataset.
+        weights: Number of times that an epoch contains each dataset's rows: 2 uses every row twice, 0.5 uses half of
+            the rows (the same half in every epoch). Null: 1 for each dataset.
 
     Raises:
         ValueError: There are no datasets, the numbers of weights and datasets differ, a weight is not
@@ -53,7 +53,7 @@ class ConcatDataset(Dataset[Encoded[Example]]):
         self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
         if any(as_stream(part) is not None for part in self._parts):
             raise ValueError(
-                "datasets: a streamed dataset cannot be concatenated; remove load_options.streaming from each"
+                "datasets: a streamed dataset cannot be concatenated; remove load_options.streaming from every dataset"
             )
         self._orders = [Order(len(part), 0, f"part {i}") for i, part in enumerate(self._parts)]
         sizes = [max(1, round(w * len(part))) for w, part in zip(weights, self._parts, strict=True)]

@@ -17,7 +17,7 @@ COLUMNS = ("messages", "conversations", "conversation")
 
 @frozen
 class Conversation:
-    """Turns, the tools that they may call, and which of the assistant's turns are targets."""
+    """Turns, the tools that they may call, and flags that mark the assistant's target turns."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None
@@ -35,8 +35,8 @@ class ChatDataset(RowDataset[Conversation, Example]):
     each as text or a list of turns; only the completion is trained on. A column `tools` may list the tools that can
     be called, and a column `system` may contain the system turn of a conversation that lacks one. An assistant turn
     that is empty, or has `"weight": 0` or `"train": false`, is not a target. Tool calls, `reasoning_content` and all
-    other fields of a turn are passed to the template. Parts that it does not render are reported; if these are the
-    assistant's tool calls or reasoning, ValueError is raised.
+    other fields of a turn are passed to the template. Parts that the template does not render are reported; if
+    they include the assistant's tool calls or reasoning, ValueError is raised.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
@@ -72,7 +72,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         return Conversation(messages, tools, target_flags, turns.notes)
 
     def _encode(self, parsed: Conversation, /) -> Example | SkipReason:
-        everything = self.train_on == "everything"  # including empty answers and those with weight 0
+        everything = self.train_on == "everything"  # including empty answers and answers with weight 0
         example = chat_example(
             self.tokenizer,
             parsed.messages,

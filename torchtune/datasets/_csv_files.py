@@ -68,7 +68,7 @@ class Csv(Records):
             raise ValueError(
                 f"{path}: the first line names only one column, {names[0]!r}; fields seem to be separated by"
                 f" {_SEPARATORS[separators[0]]}, but a {ending(path)} file uses {_SEPARATORS[self._separator]}; "
-                + _other_format(separators[0])
+                + _separator_fix(separators[0])
             )
         unnamed = [i for i, name in enumerate(names, 1) if not name.strip()]
         if unnamed:
@@ -78,7 +78,8 @@ class Csv(Records):
             )
 
 
-def _other_format(separator: str) -> str:
+def _separator_fix(separator: str) -> str:
+    """Return advice for a file that uses a different separator."""
     if separator == "\t":
         return "rename the file to end in .tsv"
     return "rename the file to end in .csv" if separator == "," else "save it with commas"
@@ -129,7 +130,7 @@ def _lines(file: TextFile) -> Iterator[bytes]:
 
 
 def _field_error(file: TextFile, begin: int, end: int, separator: str) -> ValueError:
-    """Build the error for the record between two positions, which has a field that cannot be parsed."""
+    """Build the error for a field that cannot be parsed, in the record between two positions."""
     text = file.read(begin, end).decode("latin-1")
     quoted_or_plain = re.compile(rf'"(?:[^"]+|"")*+"(?={separator}|[\r\n]|$)|(?!")[^{separator}\r\n]*')
     position = 0

@@ -23,7 +23,7 @@ _READER_SETTINGS = {
     "encoding",
     "field",
 }
-"""Settings for the readers of `datasets` that a configuration may have, but our readers do not support."""
+"""Settings that a configuration may contain for the readers of `datasets`, but that our readers do not support."""
 
 
 @frozen
@@ -146,7 +146,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """Read the YAML between the two lines of dashes at the start of a README.md, if there is any."""
+    """Read the YAML header of a README.md, between two lines of dashes; return an empty dict without a header."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     dashes = [i for i, line in enumerate(lines) if line.rstrip() == "---"]
     if len(dashes) < 2 or dashes[0] != 0:

@@ -63,7 +63,7 @@ def check_downloaded(path: Path) -> None:
     """Check that a file is not a Git LFS pointer.
 
     Raises:
-        ValueError: The file is a pointer; the message says how to download the data.
+        ValueError: The file is a pointer; the message explains how to download the data.
     """
     if path.is_dir():
         return

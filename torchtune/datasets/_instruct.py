@@ -161,7 +161,7 @@ def _input(row: Row, names: dict[str, str]) -> str:
             column(row, name, "input")
         if any("input" in other.lower() for other in row if other not in names.values()):
             raise ValueError(
-                f"no column 'input', but a similar one that would not be read; {columns_of(row)}; to read it, set"
+                f"no column 'input', but a similar column, which would not be read; {columns_of(row)}; to read it, set"
                 " dataset.columns={input: NAME}"
             )
     return optional_text(row, name)

@@ -44,7 +44,7 @@ class JsonList(Records):
     """A file that contains one list of rows."""
 
     def location(self, index: int) -> str:
-        """Return a row's number, counted from 1, and its line unless that is the first."""
+        """Return a row's number, counted from 1, and its line number if the line is not the first."""
         line = self.line(index)
         return f"{self.file.path}: row {index + 1}" + (f" (line {line})" if line > 1 else "")
 

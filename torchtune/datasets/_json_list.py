@@ -13,7 +13,7 @@ _BLANKS = " \t\n\r"
 _NEAR_END = 16
 """An error this close to the end of the text in memory may only mean that the text is incomplete (characters)."""
 
-# Numbers are only skipped, so `len` takes the place of their conversion.
+# Values are skipped, not used, so numbers are passed to `len` rather than converted.
 _DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 

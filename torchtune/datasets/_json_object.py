@@ -29,7 +29,7 @@ def _advice(value: dict[str, Any]) -> str:
     lists = [key for key, item in value.items() if _is_rows(item)]
     if lists:
         key = max(lists, key=lambda name: len(value[name]))
-        others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)
+        others = "".join(f", {name!r} a list of {len(value[name]):,}" for name in lists if name != key)
         return (
             f"its key {key!r} contains a list of {pluralize(len(value[key]), 'object')}{others}: if those are the rows,"
             f" save only that list: json.dump(value[{key!r}], file); {row_advice}"

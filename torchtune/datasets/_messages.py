@@ -21,7 +21,7 @@ _ROLES = {
     "function_response": "tool",
     "tool_response": "tool",
 }
-"""Other names of roles: ShareGPT's, as LLaMA-Factory's data/README.md lists them, OpenAI's older `function`, and
+"""Other names for roles: ShareGPT's (listed in LLaMA-Factory's data/README.md), OpenAI's older `function`, and
 ms-swift's."""
 
 _CALLS = ("function_call", "tool_call")
@@ -30,7 +30,7 @@ _CALLS = ("function_call", "tool_call")
 KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _FLAGS = ("train", "training", "loss")
-"""Boolean fields that say whether a turn is a target: axolotl's and ms-swift's."""
+"""Boolean fields of axolotl and ms-swift that determine whether a turn is a target."""
 
 
 EMPTY_ANSWERS = Note("have empty answers, which are not trained on")
@@ -57,7 +57,7 @@ def read_turns(value: Any, name: str) -> Turns:
         name: The name of the conversation in error messages, such as the column's name.
 
     Raises:
-        ValueError: The value is not a conversation; the message says which turn is invalid, and why.
+        ValueError: The value is not a conversation; the message names the invalid turn and the reason.
     """
     turns = _turn_list(value, name)
     messages, target_flags, notes = [], [], []

@@ -46,7 +46,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     system: str | None = None
     """A system turn for conversations without one."""
     max_seq_len: int | None = field(default=None, kw_only=True)
-    """Longest prompt with one answer (tokens); a longer one is truncated on the right. Null: any length."""
+    """Maximum length of a prompt with one answer (tokens); a longer one is truncated on the right. Null: no limit."""
     truncate: Truncate = field(default="right", init=False)
     _names: dict[str, str] = field(init=False)
 

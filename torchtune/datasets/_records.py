@@ -27,7 +27,7 @@ _NOT_TEXT = {
     b"PAR1": "a Parquet file; rename it to end in .parquet",
     b"ARROW1": "an Arrow file; rename it to end in .arrow",
 }
-"""The format of a file that begins with these bytes, and how to fix it."""
+"""Descriptions of files that begin with these bytes, with a fix for each."""
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 """Positions in a file (bytes)."""
@@ -36,7 +36,7 @@ Offsets = np.ndarray[Any, np.dtype[np.int64]]
 class TextFile:
     """A file of UTF-8 text, decompressed into a temporary file if it is compressed.
 
-    It is read, not memory-mapped: the touched pages of a mapping count as this process's memory.
+    The file is read rather than memory-mapped, because the touched pages of a mapping count as memory of the process.
 
     Args:
         path: The user's file, named in error messages.

@@ -91,7 +91,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     """How to handle an example that is too long: truncate it on the "right" or "left", or "drop" it. An example that
     loses all its targets is skipped too."""
     on_error: OnError = field(default="raise", kw_only=True)
-    """What to do with an invalid row: "raise" an error, or "skip" and count it."""
+    """How to handle an invalid row: "raise" an error, or "skip" and count it."""
     ignore_columns: list[str] | None = field(default=None, kw_only=True)
     """Columns to ignore without reporting them as unused."""
     logged_notes: frozenset[str] = field(default=frozenset(), init=False)
@@ -290,7 +290,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
             self[first]
 
     def _check_kind(self, index: int, row: ReadRow) -> None:
-        """Check that a row is not from a preference dataset, whose bad answers would be trained on as good ones.
+        """Check that a row is not from a preference dataset, whose rejected answers would be trained on as well.
 
         Raises:
             ValueError: The row has a label or a rejected answer that is not read.

@@ -38,7 +38,7 @@ def open_source(
 ) -> Table:
     """Open a source. Rows are read on demand.
 
-    Text files are read by our own readers: the readers of `datasets` give neither row nor column in errors, copy each
+    Text files are read by our own readers: the readers of `datasets` report neither row nor column in errors, copy each
     file into a cache first, and send usage statistics over the network.
 
     Args:
@@ -160,7 +160,7 @@ def _single(path: Path, split: str, source: str) -> DataFile:
 
 
 def _choose_matching(pattern: str, split: str) -> Sequence[DataFile]:
-    """Return the files of a split that match a pattern. A pattern may name it instead, as in `test-*.jsonl`."""
+    """Return the files of a split that match a pattern. The pattern itself may name the split: `test-*.jsonl`."""
     files = matching_files(pattern)
     named_splits = families_in(wildcard_part(pattern))
     if (

@@ -40,7 +40,7 @@ class SplitPart:
         return self.start is None and self.stop is None
 
     def select(self, table: Table) -> Table:
-        """Return these rows of the split's table.
+        """Return the selected rows of the split's table.
 
         Raises:
             ValueError: The range is empty.

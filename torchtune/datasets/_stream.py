@@ -44,12 +44,12 @@ class StreamTable(NumberedTable):
     def __getitem__(self, index: int, /) -> Row:
         block, i = divmod(index, self.block)
         if block != self._current_block:
-            self._go_to(block)
+            self._seek(block)
         if i >= len(self._rows):
             n = self._current_block * self.block + len(self._rows)
             raise RowError(
-                f"{self.location(index)}: the stream has {n if self._rows else 'fewer'} rows, not {self._n_rows};"
-                " correct load_options.rows"
+                f"{self.location(index)}: the stream has {f'only {n} of' if self._rows else 'fewer than'}"
+                f" {self._n_rows} rows; correct load_options.rows"
             )
         return self._rows[i]
 
@@ -66,7 +66,8 @@ class StreamTable(NumberedTable):
         for block, bookmark in bookmarks.items():
             self._store(block, bookmark)
 
-    def _go_to(self, block: int) -> None:
+    def _seek(self, block: int) -> None:
+        """Read a block into memory."""
         nearest = max(i for i in self._bookmarks if i <= block)
         if self._iterator is None or not nearest <= self._next_block <= block:
             self._stream.load_state_dict(copy.deepcopy(self._bookmarks[nearest]))

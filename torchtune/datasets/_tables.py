@@ -34,7 +34,7 @@ class Table(Protocol):
 
 @define(eq=False, repr=False, slots=False)
 class NumberedTable(Table):
-    """A table whose rows are located by their number."""
+    """A table whose rows have a number as their location."""
 
     name: str
     """The name of the table in messages."""
@@ -136,17 +136,17 @@ def to_row(value: Any, table: Table, index: int) -> Row:
 
 
 def check_text(row: Row, table: Table, index: int) -> None:
-    """Raise RowError if a row contains an unpaired surrogate, such as U+D83D, which no tokenizer can encode.
+    """Check that a row contains no unpaired surrogate, such as U+D83D, which no tokenizer can encode.
 
     Raises:
-        RowError: A column, or something nested in it, contains one.
+        RowError: A column, or a value nested in it, contains an unpaired surrogate.
     """
     for name, value in row.items():
-        half = lone_surrogate(name) or lone_surrogate(value)
-        if half:
+        surrogate = lone_surrogate(name) or lone_surrogate(value)
+        if surrogate:
             raise RowError(
-                f"{table.location(index)}: column {name!r} contains {half!a}, an unpaired surrogate, which is not a"
-                " valid character; fix or remove it (the text was probably truncated in the middle of an emoji)"
+                f"{table.location(index)}: column {name!r} contains {surrogate!a}, an unpaired surrogate, which is not"
+                " a valid character; fix or remove it (the text was probably truncated in the middle of an emoji)"
             )
 
 

@@ -1,4 +1,4 @@
-"""Join the process group of a run, reporting missing ranks; a signal interrupts the wait."""
+"""Join the process group of a run and report missing ranks; a signal interrupts the wait."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from torchtune.runs import join_timeout
 _POLL_INTERVAL = 0.2
 """Time between checks for ranks that have joined (seconds)."""
 _FIRST_REPORT = 2.0
-"""Wait after which missing ranks are first reported (seconds); the interval doubles with each report."""
+"""Time after which missing ranks are first reported (seconds); this time doubles with each report."""
 _STORE_TIMEOUT = timedelta(seconds=30)
 """Timeout of requests to the key-value store."""
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -22,7 +22,7 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 def join_ranks(backend: str, rank: int, size: int) -> None:
-    """Join the process group of a run, described by torchrun's environment variables such as WORLD_SIZE.
+    """Join the process group of a run, which torchrun's environment variables, such as WORLD_SIZE, describe.
 
     Until all ranks have joined, Ctrl-C ends this process at once; torch's own wait cannot be interrupted.
 
@@ -65,7 +65,7 @@ def _is_listening(host: str, port: int) -> bool:
 
 
 class _Wait:
-    """Waits for missing ranks, reports them at growing intervals, and raises ValueError at the time limit.
+    """Waits for missing ranks, reports them at increasing intervals, and raises ValueError at the time limit.
 
     Args:
         rank: The index of this rank.

@@ -10,7 +10,7 @@ import torch
 def random_state(device: torch.device) -> dict[str, Any]:
     """Return the random states of Python, of numpy if it is imported, and of torch on the CPU and on `device`.
 
-    The result can be saved by `torch.save` and read with `torch.load(weights_only=True)`.
+    The result can be saved with `torch.save` and loaded with `torch.load(weights_only=True)`.
     """
     state: dict[str, Any] = {"python": random.getstate(), "cpu": torch.get_rng_state()}
     if device.type == "cuda":

@@ -25,7 +25,7 @@ _POLL_INTERVAL = 200
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was stopped by a signal, and can be resumed; the message names the checkpoint.
+    """A signal stopped the run, which can be resumed; the message names the checkpoint.
 
     Args:
         message: The message for the user.
@@ -42,8 +42,8 @@ class StopRequests:
 
     Use it as a context manager around the loop; elsewhere, signals have their usual effect. With multiple ranks,
     torch's launcher also sends SIGTERM to the remaining ranks after one has died. They may be waiting for the dead rank
-    in a collective, which Python code cannot interrupt, so after SIGTERM a thread ends the process once a rank on this
-    machine has died.
+    in a collective, which Python code cannot interrupt. Therefore, after SIGTERM, a thread ends the process once a rank
+    on this machine has died.
 
     Args:
         world: The ranks of this run.
@@ -83,7 +83,7 @@ class StopRequests:
         """Start a thread that handles SIGTERM even while the main thread waits in a collective."""
         hostname = socket.gethostname()
         ranks = self._world.gather((hostname, os.getpid()))
-        # A process that seems not to exist runs in another PID namespace, whose PIDs are not valid here.
+        # A process that does not seem to exist runs in another PID namespace, whose PIDs are not valid in this one.
         self._peers = [pid for host, pid in ranks if host == hostname and _exists(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)

@@ -40,7 +40,7 @@ class World:
 
     @property
     def sum_dtype(self) -> torch.dtype:
-        """The dtype of sums over micro-batches and ranks: float64, except on Apple's GPUs, which lack it."""
+        """The dtype of sums over micro-batches and ranks: float64, or float32 on Apple's GPUs, which lack float64."""
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     def tensor(self, values: Sequence[float]) -> Tensor:
@@ -70,7 +70,7 @@ class World:
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return for each flag whether it is set on any rank; all ranks must call this."""
+        """Return, for each flag, whether the flag is set on any rank; all ranks must call this."""
         if self.size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int32)
@@ -90,7 +90,7 @@ class World:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return this rank's device for a config's `device`; for cuda, the GPU with the index of the local rank.
+    """Return this rank's device for a config's `device`; for cuda, the GPU whose index is the local rank.
 
     Raises:
         FieldError: The device is unknown or not available.

@@ -1,4 +1,4 @@
-"""Write and read checkpoint folders: renamed into place once complete, and read only if their checksums match.
+"""Write and read checkpoint folders, which are complete once renamed, and read only if their checksums match.
 
     checkpoints/step_40/
         __<rank>_0.distcp, .metadata   tensors, by torch.distributed.checkpoint
@@ -6,9 +6,9 @@
         rank_<rank>.pt                 values of one rank, such as its random state
         manifest.json                  size and CRC-32 of each file; written last
 
-torch.distributed.checkpoint is used even on a single rank: a checkpoint can then be read on any number of ranks, and
-no rank gathers a sharded model. Building an optimizer imports torch._dynamo anyway; the additional import takes 0.1 s:
-`python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`.
+torch.distributed.checkpoint is used even on a single rank, so that a checkpoint can be read on any number of ranks and
+no rank gathers a sharded model. Building an optimizer imports torch._dynamo anyway; the additional import takes 0.1 s
+(`python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`).
 """
 
 import errno
@@ -59,7 +59,7 @@ def write(
 ) -> None:
     """Write a checkpoint; all ranks must call this and share a file system.
 
-    If a process is killed while writing, no folder of that name exists.
+    If a process is killed while writing, no folder with the name of `folder` exists.
 
     Args:
         folder: The folder to write; it must not exist.
@@ -98,7 +98,7 @@ def write(
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; if the process is killed meanwhile, it is either still complete or already renamed."""
+    """Remove a checkpoint; if the process is killed meanwhile, the folder is either complete or already renamed."""
     renamed = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(renamed, ignore_errors=True)
     folder.rename(renamed)
@@ -106,14 +106,14 @@ def remove(folder: Path) -> None:
 
 
 def remove_incomplete(checkpoints: Path) -> None:
-    """Remove the checkpoints that killed runs have partially written or removed."""
+    """Remove the checkpoints that killed runs wrote or removed only partially."""
     for ending in ("part", "removed"):
         for path in checkpoints.glob(f"step_*.{ending}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(folder: Path, world: World) -> None:
-    """Check every file of a checkpoint against its manifest; all ranks must call this, and share the work.
+    """Check every file of a checkpoint against the manifest; all ranks must call this, and share the work.
 
     Raises:
         DamagedCheckpointError: A file is missing or differs; the message names the first such file.
@@ -167,10 +167,10 @@ def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn the errors that torch raises on a full disk into an `OSError`, and remove the partial checkpoint.
+    """Convert the errors that torch raises on a full disk into an `OSError`, and remove the partial checkpoint.
 
-    The zip writer discards the file's error and raises a `RuntimeError` that mentions inline_container.cc;
-    torch.distributed.checkpoint wraps it in a `BaseException` with one error per rank.
+    torch's zip writer discards the original error and raises a `RuntimeError` that mentions inline_container.cc, which
+    torch.distributed.checkpoint wraps in a `BaseException` with one error per rank.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 

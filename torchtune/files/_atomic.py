@@ -22,13 +22,13 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     Raises:
         FileExistsError: `folder` is a file, `folder` is not empty and `overwrite` is False, or a file has the name of
             the temporary folder.
-        ValueError: `folder` cannot be renamed, as it is the root, a mount point, the current directory, or a parent of
-            the current directory.
+        ValueError: `folder` cannot be renamed, because it is the root, a mount point, the current directory, or a
+            parent of the current directory.
     """
     import shutil
 
     target = resolve_folder(folder)
-    _check_free(target, overwrite=overwrite)
+    _check_available(target, overwrite=overwrite)
     partial = _remove_leftover(partial_path(target))
     partial.mkdir(parents=True)
     try:
@@ -36,7 +36,7 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _check_free(target, overwrite=overwrite)
+    _check_available(target, overwrite=overwrite)
     if target.is_dir() and any(target.iterdir()):
         replaced = _remove_leftover(target.with_name(f"{target.name}.torchtune-replaced"))
         target.rename(replaced)
@@ -57,8 +57,8 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
     """Resolve the symlinks of a folder, which need not exist.
 
     Raises:
-        ValueError: The symlinks form a loop, or the folder cannot be renamed, as it is the root, a mount point, the
-            current directory, or a parent of the current directory.
+        ValueError: The symlinks form a loop, or the folder cannot be renamed, because it is the root, a mount point,
+            the current directory, or a parent of the current directory.
     """
     try:
         target = Path(folder).resolve()
@@ -100,7 +100,7 @@ def _contains_current_directory(target: Path) -> bool:
         return False
 
 
-def _check_free(target: Path, *, overwrite: bool) -> None:
+def _check_available(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target} is a file; expected a folder, or a path that does not exist")
     if target.is_dir() and not overwrite and any(target.iterdir()):

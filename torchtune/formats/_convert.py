@@ -8,8 +8,8 @@ import torch
 from attrs import evolve, frozen
 
 from torchtune.files import partial_path, resolve_folder
+from torchtune.formats._checkpoint import Checkpoint, Progress, write_checkpoint
 from torchtune.formats._logits import LogitChange, logit_change
-from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
 from torchtune.formats._tensor_files import first_names
 from torchtune.formats._vocabulary import with_vocabulary
 from torchtune.formats._with_tokenizer import with_tokenizer
@@ -28,7 +28,7 @@ StrPath = str | os.PathLike[str]
 
 @frozen
 class Merge:
-    """An adapter that was merged into its base."""
+    """The result of merging an adapter into its base."""
 
     base: Path
     """The file or folder of the base model."""
@@ -50,8 +50,8 @@ def convert(
 ) -> "Merge | None":
     """Convert a checkpoint of any supported format to a Hugging Face folder, tensor by tensor.
 
-    The format is detected: a GGUF file; or a folder of Meta (params.json and consolidated.00.pth), Hugging Face
-    (config.json) or PEFT (adapter_config.json). A PEFT adapter is merged into its base.
+    The format is detected: a GGUF file, or a folder in the format of Meta (params.json and consolidated.00.pth),
+    Hugging Face (config.json) or PEFT (adapter_config.json). A PEFT adapter is merged into its base.
 
     Args:
         source: The file or folder.
@@ -64,18 +64,18 @@ def convert(
         dtype: The dtype of the weights. None: as in the source, or bfloat16 for GGUF files.
         add_tokens: Special tokens to add to the tokenizer. The embedding table and the output head get a row for each,
             the mean of the existing rows.
-        vocab_size: Rows of the embedding table and the output head; at least the current number. None: the current
-            number, or the number that the added tokens need.
+        vocab_size: Number of rows of the embedding table and the output head; at least the current number. None: the
+            current number, or more if the added tokens need more.
         progress: Called after each tensor with the number of converted tensors and the total number.
 
     Returns:
-        The merged base and the change of the logits; None if nothing was merged.
+        The base of the merged adapter and the change in the logits; None if nothing was merged.
 
     Raises:
         FileNotFoundError: The source, its base or one of their files is missing.
         FileExistsError: The target exists and is not empty.
         OSError: There is not enough disk space for the target.
-        ValueError: The source has an unknown format, is damaged or is not supported; or an argument has no effect on
+        ValueError: The source has an unknown format, is damaged or is not supported; or an argument does not apply to
             it.
     """
     _check_exist(source, base, tokenizer)
@@ -84,7 +84,7 @@ def convert(
     tokenizer = None if tokenizer is None else Path(tokenizer)
     is_adapter = (source / ADAPTER_CONFIG).is_file()
     if is_adapter and base is None and not keep_adapter:
-        base = _base_of(source)
+        base = _find_base(source)
     _check_paths(target, source, base, tokenizer)
     if not is_adapter:
         for value, option in ((base, "base (--base)"), (keep_adapter, "keep_adapter (--keep-adapter)")):
@@ -146,7 +146,7 @@ def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
     return evolve(checkpoint, weights=weights)
 
 
-def _base_of(adapter: Path) -> Path:
+def _find_base(adapter: Path) -> Path:
     """Return the base model that an adapter names."""
     base = read_peft_config(adapter).get("base_model_name_or_path")
     if base and Path(base).exists():

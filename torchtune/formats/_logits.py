@@ -8,10 +8,10 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._open import open_hf
-from torchtune.formats.hf._weights import weights_of
+from torchtune.formats.hf._weights import iter_weights
 from torchtune.modules import Decoder
 from torchtune.tokenizers import auto_tokenizer, has_tokenizer
 
@@ -48,12 +48,13 @@ def logit_change(before: Checkpoint, folder: str | os.PathLike[str]) -> LogitCha
     Only the weights of one layer at a time are in memory.
 
     Args:
-        before: The checkpoint; its weights may be computed when they are read, such as merged weights.
+        before: The checkpoint; its weights may be computed when they are read, as merged weights are.
         folder: The Hugging Face folder.
     """
     after = open_hf(Path(folder))
     tokens = _tokens(Path(folder), after.model)
-    change = logits_of(after.model, after.weights, tokens) - logits_of(before.model, before.weights, tokens)
+    before_logits, after_logits = (compute_logits(c.model, c.weights, tokens) for c in (before, after))
+    change = after_logits - before_logits
     narrowest = min(after.weights.dtypes.values(), key=lambda dtype: dtype.itemsize)
     return LogitChange(change.abs().max().item(), change.abs().mean().item(), len(tokens), narrowest)
 
@@ -68,7 +69,7 @@ def _tokens(folder: Path, model: Decoder) -> list[int]:
 
 
 @torch.no_grad()
-def logits_of(model: Decoder, weights: TensorSource, tokens: Sequence[int]) -> Tensor:
+def compute_logits(model: Decoder, weights: TensorSource, tokens: Sequence[int]) -> Tensor:
     """Compute logits `[s, v]` in float32, with only the weights of one part of the model at a time in memory.
 
     Args:
@@ -90,7 +91,7 @@ def logits_of(model: Decoder, weights: TensorSource, tokens: Sequence[int]) -> T
 
 
 def _load(model: Decoder, weights: TensorSource, part: str) -> None:
-    for name, tensor in weights_of(model, weights, f"{part}."):
+    for name, tensor in iter_weights(model, weights, f"{part}."):
         path, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.float(), requires_grad=False))
 

@@ -1,6 +1,6 @@
 """Detect checkpoints with quantized weights, whose tensors contain codes instead of floating-point values.
 
-The names match the ones that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
+The names match the names that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
 compressed-tensors, EETQ, HQQ, AQLM, optimum-quanto, torchao, NVIDIA's ModelOpt and MLX.
 """
 
@@ -69,7 +69,7 @@ def check_unquantized_tensors(path: Path, source: TensorSource, model_names: Col
 
     Args:
         path: The file or folder, for the message.
-        source: The tensors, under the model's names if they have one.
+        source: The tensors; those that the model has are under the model's names.
         model_names: The tensor names of the model.
 
     Raises:
@@ -100,7 +100,7 @@ def _source_names(source: TensorSource, names: list[str]) -> str:
 
 
 def _method(settings: Any) -> str | None:
-    """Return the method and the bits of a quantization; None if the settings disable it."""
+    """Return the method and the number of bits as text; None if the settings disable quantization."""
     if not isinstance(settings, Mapping):
         return str(settings) if settings else None
     if not settings:

@@ -20,7 +20,7 @@ _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 """Floating-point dtypes by their safetensors names; tensors of other dtypes are quantized and need a scale."""
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Names of weight files, or with `.index.json` of their index; safetensors is preferred to pickles."""
+"""Names of weight files; the index of a sharded model adds `.index.json`. Safetensors are preferred to pickles."""
 
 
 @frozen(kw_only=True)
@@ -38,7 +38,7 @@ class TensorSource:
         ValueError: The tensor is damaged.
     """
     source_names: Mapping[str, str] = field(factory=dict)
-    """Names of tensors in the source, for messages, where they differ."""
+    """For messages: the names of tensors in the source, where they differ."""
 
     def source_name(self, name: str) -> str:
         """Return the name of a tensor in the source, for messages."""
@@ -81,7 +81,7 @@ class _File:
 
 
 def folder_tensors(folder: Path) -> TensorSource:
-    """Open the weight files of a Hugging Face folder, as `one_file` does.
+    """Open the weight files of a Hugging Face folder, as `file_tensors` does.
 
     Raises:
         FileNotFoundError: The folder has no weights, or a file is missing.
@@ -89,7 +89,7 @@ def folder_tensors(folder: Path) -> TensorSource:
     """
     for name in _WEIGHT_FILES:
         if (folder / name).is_file():
-            return one_file(folder / name)
+            return file_tensors(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
             return _indexed(folder, index)
@@ -98,12 +98,12 @@ def folder_tensors(folder: Path) -> TensorSource:
     )
 
 
-def one_file(path: Path) -> TensorSource:
+def file_tensors(path: Path) -> TensorSource:
     """Open a single file: safetensors or, with any other suffix, a pickle of tensors.
 
-    The file is memory-mapped, so that only tensors in use take memory. It is mapped again after every 16 MB that are
-    read, so that pages that were copied elsewhere do not stay resident; a tensor that is still in use keeps the mapping
-    that it was read from.
+    The file is memory-mapped, so only tensors in use take memory. After every 16 MB read, it is mapped again, so that
+    pages whose contents were copied do not stay resident. A tensor that is still in use keeps the mapping that it was
+    read from.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -135,7 +135,7 @@ def _indexed(folder: Path, index: Path) -> TensorSource:
     for file_name in sorted(set(weight_map.values())):
         if Path(file_name).name != file_name:
             raise ValueError(f"{index} names {file_name!r}; expected a file in the same folder")
-        file = one_file(folder / file_name)
+        file = file_tensors(folder / file_name)
         files |= dict.fromkeys(file.shapes, file)
     absent = sorted(weight_map.keys() - files.keys())
     if absent:
@@ -182,5 +182,5 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def first_names(names: list[str], separator: str = ", ") -> str:
-    """Join the first three names, followed by the number of others."""
+    """Join up to three names, followed by the number of remaining names."""
     return separator.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

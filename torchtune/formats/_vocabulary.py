@@ -8,7 +8,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats.hf._weights import expected_shapes, hf_name
 from torchtune.modules import Decoder
 from torchtune.tokenizers import SpecialIds, add_special_tokens
@@ -26,7 +26,7 @@ def with_vocabulary(
     Args:
         checkpoint: The checkpoint; it needs a tokenizer if tokens are added.
         tokens: Special tokens; tokens that the tokenizer already has are ignored.
-        vocab_size: Rows of the new table. None: the current number, or more if the tokenizer has more ids.
+        vocab_size: Number of rows of the new table. None: the current number, or more if the tokenizer has more ids.
 
     Raises:
         FileNotFoundError: Tokens are added, but the checkpoint has no tokenizer.

@@ -6,7 +6,7 @@ from pathlib import Path
 from attrs import evolve
 
 from torchtune.files import read_json, write_json
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.tokenizers import (
     GENERATION_CONFIG,
     SpecialIds,

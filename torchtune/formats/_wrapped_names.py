@@ -6,7 +6,7 @@ _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoi
 """Segments that DataParallel, torch.compile, FSDP 1 and activation checkpointing add anywhere in a name."""
 
 _DECODER_ATTRIBUTES = frozenset({"base_model", "model", "transformer"})
-"""Attributes in which classes of transformers, PEFT and Lightning store the decoder: leading segments of names."""
+"""Leading segments of names: the attributes in which classes of transformers, PEFT and Lightning store the decoder."""
 
 
 def unwrapped(name: str) -> str:
@@ -35,7 +35,7 @@ def matched_names(
     Args:
         file_names: The tensor names of the file.
         model_names: The tensor names of the model.
-        unwrap: Removes the segments of wrappers from a name.
+        unwrap: A function that removes the segments of wrappers from a name.
 
     Returns:
         A dictionary from the model's names to the file's names; a name without a match is mapped to itself.

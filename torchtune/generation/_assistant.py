@@ -44,7 +44,7 @@ class AnswerOptions(SamplingOptions, total=False):
     prefill: str
     """Text that an answer begins with and includes; the `answer` of a `Prompt` takes precedence."""
     seed: int | None
-    """Random seed; None draws a new seed for each call from torch's default generator."""
+    """Random seed; None: each call draws a new seed from torch's default generator."""
 
 
 @frozen(kw_only=True)
@@ -67,10 +67,10 @@ class _Settings:
 
 
 class Assistant:
-    """Answers questions with a model, in one string or as a stream.
+    """Answers questions with a model, as a string or a stream.
 
     Args:
-        model: The model, with its weights loaded. It is in evaluation mode while it answers.
+        model: The model, with its weights loaded; it is in evaluation mode while it answers.
         tokenizer: The model's tokenizer.
         template: The format of questions.
         system: System prompt for conversations without one.
@@ -131,7 +131,7 @@ class Assistant:
         return EncodedPrompt(tokens, self._encoded_prefill(question.prefill, tokens))
 
     def _encoded_prefill(self, prefill: str, tokens: list[int]) -> str:
-        """Return the prefill as encoded: without trailing white space if the template strips it."""
+        """Return the prefill as it is encoded: without trailing white space if the template strips it."""
         is_stripped = prefill[-1:].isspace() and not self.tokenizer.decode(tokens[-8:]).endswith(prefill[-1])
         return prefill.rstrip() if is_stripped else prefill
 
@@ -143,7 +143,7 @@ class Assistant:
         Args:
             question: The question.
             index: The question's index in a series; the random numbers depend on it and on the seed.
-            options: Override the assistant's options.
+            options: Options that override the assistant's.
 
         Raises:
             ValueError: The question and the longest answer together exceed the model's `max_seq_len`, or as in
@@ -255,5 +255,5 @@ class Assistant:
             self.n_tokens += 1
             self.seconds += time.perf_counter() - started
             yield token
-            started = time.perf_counter()  # The caller's time between two tokens is not counted.
+            started = time.perf_counter()  # Exclude the time that the caller spends between two tokens.
         self.seconds += time.perf_counter() - started

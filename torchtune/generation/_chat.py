@@ -7,22 +7,22 @@ from contextlib import suppress
 from torchtune.data import Message
 from torchtune.generation._assistant import Assistant
 
-HINT = "/new starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer\n"
+HINT = "/new starts over, /exit or Ctrl-D ends the chat, Ctrl-C stops an answer\n"
 
 
 def chat(assistant: Assistant, max_new_tokens: int) -> None:
     """Answer each typed line, turn by turn, until `/exit` or the end of the input.
 
-    Lines from a pipe are answered as well, and echoed before their answers.
+    Lines from a pipe are also answered; each is echoed before its answer.
 
     Args:
-        assistant: Generates the answers.
-        max_new_tokens: Maximum length of an answer, in tokens; less if the model's `max_seq_len` leaves no room.
+        assistant: The assistant that answers.
+        max_new_tokens: Maximum length of an answer, in tokens; reduced if the model's `max_seq_len` leaves less room.
     """
     if sys.stdin.isatty():
         sys.stderr.write(HINT)
-        with suppress(ImportError):  # Not available on every system.
-            import readline  # noqa: F401 -- adds a history and arrow keys to `input`
+        with suppress(ImportError):  # readline is not available on every system.
+            import readline  # noqa: F401 -- adds history and arrow keys to `input`
     turns: list[Message] = []
     for number, line in enumerate(typed_lines()):
         if line in ("/exit", "/new"):
@@ -42,7 +42,7 @@ def chat(assistant: Assistant, max_new_tokens: int) -> None:
 
 
 def print_stream(pieces: Iterable[str]) -> str:
-    """Print an answer as it is generated, and return it; Ctrl-C stops it."""
+    """Print an answer as it is generated, and return it; Ctrl-C stops the answer."""
     answer = ""
     with suppress(KeyboardInterrupt):
         for piece in pieces:
@@ -61,7 +61,7 @@ def typed_lines() -> Iterator[str]:
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             return
-        if not sys.stdin.isatty():  # A terminal echoes its input, a pipe does not.
+        if not sys.stdin.isatty():  # A terminal echoes its input, but a pipe does not.
             sys.stdout.write(f"{line}\n")
         if line:
             yield line

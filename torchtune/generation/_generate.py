@@ -1,4 +1,4 @@
-"""Autoregressive decoding of one prompt or of a batch of prompts."""
+"""Autoregressive decoding of a prompt or a batch of prompts."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions, ro
 from torchtune.modules import Decoder, KVCache
 
 PREFILL = 2048
-"""Prompt tokens per prefill chunk: enough to keep a GPU busy, and a bound on the activation memory of long prompts."""
+"""Prompt tokens per prefill chunk: enough to keep a GPU busy, but few enough to limit activation memory."""
 
 
 def generate(
@@ -27,11 +27,11 @@ def generate(
     """Continue a prompt, yielding each token as soon as it is chosen.
 
     Args:
-        model: The model, which is in evaluation mode until the last token.
+        model: The model, which is in evaluation mode until the last token is generated.
         tokens: Token ids of the prompt, at least one.
         max_new_tokens: Maximum number of generated tokens.
         stop_ids: Ids that end the answer; they are not yielded.
-        generator: Source of random numbers; None is torch's default generator.
+        generator: Source of random numbers; None: torch's default generator.
         options: Fields of `Sampling`; the default is greedy decoding.
 
     Raises:
@@ -53,7 +53,7 @@ def generate(
     return (token for batch in token_batches for _, token in batch)
 
 
-def generate_batch(  # noqa: PLR0913 -- all but three are options
+def generate_batch(  # noqa: PLR0913 -- all except three are options
     model: Decoder,
     prompts: Sequence[list[int]],
     *,
@@ -63,10 +63,10 @@ def generate_batch(  # noqa: PLR0913 -- all but three are options
     seed: int | None = None,
     first_index: int = 0,
 ) -> list[list[int]]:
-    """Continue several prompts in one batch; their lengths may differ.
+    """Continue several prompts, whose lengths may differ, in one batch.
 
     Each answer equals the answer to the prompt on its own, up to the rounding of batched matrix products: batch rows
-    have their own positions and random numbers, and do not attend to each other. Finished rows leave the batch.
+    have separate positions and random numbers, and do not attend to each other. Finished rows are removed.
 
     If the model is sharded, all ranks must pass the same prompts and, unless decoding is greedy, the same seed.
 
@@ -109,7 +109,7 @@ def row_generators(seed: int, count: int, first_index: int = 0) -> list[torch.Ge
 def resolve_seed(seed: int | None, sampling: Sampling) -> int:
     """Return the seed, or draw one from torch's default generator unless decoding is greedy.
 
-    Greedy decoding thus leaves the random numbers of a training run unchanged.
+    Greedy decoding draws no seed, so it leaves the random numbers of a training run unchanged.
     """
     if seed is None and sampling.temperature > 0:
         return int(torch.randint(2**63 - 1, ()))
@@ -148,8 +148,8 @@ def check_prompt(
         )
 
 
-@torch.no_grad()  # Not inference_mode: FSDP keeps buffers of its first forward pass and later trains with them.
-def decode_steps(  # noqa: PLR0913 -- all but three are options
+@torch.no_grad()  # With inference_mode, FSDP could not train with the buffers of its first forward pass.
+def decode_steps(  # noqa: PLR0913 -- all except three are options
     model: Decoder,
     prompts: Sequence[list[int]],
     *,
@@ -167,12 +167,12 @@ def decode_steps(  # noqa: PLR0913 -- all but three are options
         max_new_tokens: Maximum number of generated tokens for each prompt.
         stop_ids: Ids that end an answer; they are not yielded.
         sampling: Options for choosing tokens.
-        generators: One for each prompt.
-        is_finished: Returns whether the prompt with an index needs no further token; called after its token was
-            yielded.
+        generators: One random number generator for each prompt.
+        is_finished: Returns whether the prompt with an index needs no further token; called after the prompt's token
+            is yielded.
 
     Yields:
-        The prompt's index and the next token of every unfinished row.
+        The index of the prompt and the next token, for every unfinished row.
     """
     if not prompts:
         return
@@ -181,7 +181,7 @@ def decode_steps(  # noqa: PLR0913 -- all but three are options
     longest = max(lengths)
     with eval_mode(model):
         cache = KVCache(model.architecture.num_layers, longest + max_new_tokens, grows=True)
-        # Padding is masked until it is overwritten. It repeats the row's last token, which marks no new token as seen.
+        # Padding is masked until it is overwritten. It repeats the row's last token, so it marks no other id as seen.
         padded = [tokens + tokens[-1:] * (longest - len(tokens)) for tokens in prompts]
         tokens = torch.tensor(padded, device=model.head_weight.device)  # [b, s]
         hidden = _prefill(model, tokens, lengths, cache)  # [b, d]
@@ -222,7 +222,7 @@ def _prefill(model: Decoder, tokens: Tensor, lengths: Sequence[int], cache: KVCa
 
 
 def _next_hidden(model: Decoder, tokens: Tensor, positions: Sequence[int], cache: KVCache) -> Tensor:
-    """Append one token `[b]` to each row at the row's own position; return the hidden states `[b, d]`."""
+    """Append one token `[b]` to each row, at the row's next position; return the hidden states `[b, d]`."""
     token_positions = None
     if set(positions) != {cache.length}:  # Rows of equal length need no mask.
         token_positions = torch.tensor(positions, device=tokens.device)[:, None]  # [b, 1]

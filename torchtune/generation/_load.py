@@ -15,7 +15,7 @@ from torchtune.tokenizers import auto_tokenizer
 StrPath = str | os.PathLike[str]
 
 
-def load(  # noqa: PLR0913 -- each is an independent option of loading
+def load(  # noqa: PLR0913 -- the arguments are independent
     folder: StrPath,
     *,
     adapter: StrPath | None = None,
@@ -40,7 +40,7 @@ def load(  # noqa: PLR0913 -- each is an independent option of loading
 
     Raises:
         FileNotFoundError: The folder or a file in it is missing.
-        ValueError: The model is not supported, its run has not written weights yet, or as in `Assistant`.
+        ValueError: The model is not supported, the run has not written weights yet, or as in `Assistant`.
     """
     folders = locate_model(folder, adapter)
     torch_device = torch.device(device_type(device))

@@ -1,4 +1,4 @@
-"""Read prompts from files, format and tokenize them."""
+"""Read prompts from files, format them, and tokenize them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ class Prompt:
     """A prompt: text or the turns of a conversation, and optionally the beginning of the answer."""
 
     turns: Sequence[Message]
-    """The turns, oldest first; the last one is not the assistant's."""
+    """The turns, oldest first; the last turn is not the assistant's."""
     input: str = ""
     """Input of the last turn, such as text to summarize; may be empty."""
     tools: list[dict[str, Any]] | None = None
@@ -49,15 +49,15 @@ class Prompt:
 
 
 def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool = False) -> list[Prompt]:
-    """Read the prompts of a file, in any format and row shape that datasets support.
+    """Read prompts from a file, in any format and row shape that datasets support.
 
     Args:
         path: A file of rows that `torchtune.datasets.open_source` reads: `.txt` with one prompt per line, `.json`,
             `.jsonl`, `.csv`, Parquet and others. A row contains text (`prompt` or `text`); an `instruction`, optionally
             with `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or turns in `prompt`),
-            optionally with `tools` and `system`, whose final answer is dropped. Any row may have a `prefill`, text that
-            the answer begins with. Other fields are kept in `Prompt.row`.
-        continue_final_message: Continue the final answer of a conversation instead of dropping it.
+            optionally with `tools` and `system`. The final answer of a conversation is dropped. Any row may have a
+            `prefill`, the text that the answer begins with. `Prompt.row` contains all fields of the row.
+        continue_final_message: Whether to continue the final answer of a conversation instead of dropping it.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -164,8 +164,8 @@ def pick_template(tokenizer: Tokenizer, template: Template, system: str | None =
         The template, never `auto`.
 
     Raises:
-        ValueError: The template is `chat` and the tokenizer has no chat template or one that does not end answers, the
-            template does not support `system`, or the name is unknown.
+        ValueError: The template is `chat`, but the tokenizer has no chat template or one that does not end answers; the
+            template does not support `system`; or its name is unknown.
     """
     if template not in get_args(Template):
         raise ValueError(f"template: expected one of {', '.join(get_args(Template))}, got {template!r}")

@@ -34,7 +34,7 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float
     """Divisor of the logits; 0, the default, is greedy decoding."""
     top_k: int | None
-    """Sample from the k likeliest tokens; None: from all tokens."""
+    """Sample from the k most likely tokens; None: from all tokens."""
     top_p: float | None
     """Sample from the smallest set of tokens with this total probability; None: from all tokens."""
     min_p: float | None
@@ -47,22 +47,22 @@ class SamplingOptions(TypedDict, total=False):
 class Sampling:
     """Options for choosing tokens.
 
-    The fields change the logits in the order of transformers, with the same results: repetition penalty, temperature,
-    top-k, top-p, min-p.
+    The options are applied to the logits in the same order as in transformers, with the same results: repetition
+    penalty, temperature, top-k, top-p, min-p.
 
     Raises:
         ValueError: An option is out of range or has no effect.
     """
 
     repetition_penalty: float = field(default=1.0, validator=_is_penalty)
-    """Divides positive and multiplies negative logits of tokens that occur in the prompt or the answer (CTRL,
-    arXiv 1909.05858, section 4.1); 1 disables it."""
+    """Divisor of the positive and factor of the negative logits of tokens that occur in the prompt or the answer (CTRL,
+    arXiv 1909.05858, section 4.1); 1 disables the penalty."""
     temperature: float = field(default=0.0, validator=_is_temperature)
     """Divisor of the logits; 0 is greedy decoding."""
     top_k: int | None = field(default=None, validator=_is_count)
-    """Sample from this many of the likeliest tokens, including ties with the last one; None: from all."""
+    """Sample from this number of the most likely tokens, and from ties with the last of them; None: from all."""
     top_p: float | None = field(default=None, validator=_is_fraction)
-    """Sample from the smallest set of likeliest tokens with this total probability (arXiv 1904.09751); None: all."""
+    """Sample from the smallest set of most likely tokens with this total probability (arXiv 1904.09751); None: all."""
     min_p: float | None = field(default=None, validator=_is_fraction)
     """Sample from tokens with at least this fraction of the highest probability (arXiv 2407.01082); None: all."""
 
@@ -81,9 +81,9 @@ class Sampling:
 
         Args:
             logits: `[b, v]`.
-            seen_tokens: `[b, v]`, True for the tokens of prompt and answer; required only by a repetition penalty.
+            seen_tokens: `[b, v]`, True for tokens of the prompt and the answer; only a repetition penalty requires it.
             generators: One per batch row; each draws one number unless the temperature is 0. Numbers are drawn on the
-                generator's device, so that CPU generators give the same answers on every device.
+                generator's device, so CPU generators give the same answers on every device.
 
         Returns:
             Token ids `[b]`.
@@ -91,7 +91,7 @@ class Sampling:
         scores = self.scores(logits, seen_tokens)
         if self.temperature == 0:
             return scores.argmax(dim=-1)
-        # Sums over a large vocabulary need float64; Apple's GPUs have float32 at most.
+        # Sums over a large vocabulary need float64; Apple's GPUs support float32 at most.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
         cumulative = torch.softmax(scores.to(dtype), dim=-1).cumsum(dim=-1)  # [b, v]
         cumulative = cumulative / cumulative[:, -1:]  # ends in 1, above every drawn number
@@ -134,7 +134,7 @@ class Sampling:
             return scores
         ascending, order = scores.sort(dim=-1)
         is_excluded = torch.softmax(ascending, dim=-1).cumsum(dim=-1) <= 1 - self.top_p
-        is_excluded[:, -1] = False  # The likeliest token always stays.
+        is_excluded[:, -1] = False  # The most likely token is never excluded.
         return scores.masked_fill(is_excluded.scatter(-1, order, is_excluded), -math.inf)
 
     def _min_p(self, scores: Tensor) -> Tensor:
@@ -145,14 +145,14 @@ class Sampling:
 
 
 GREEDY = Sampling()
-"""Greedy decoding, which always chooses the likeliest token."""
+"""Greedy decoding, which always chooses the most likely token."""
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:
     """Return a CPU generator for one batch row.
 
-    It depends only on the seed and the row's index, so that an answer does not depend on other rows of the batch. The
-    seed and the index are hashed, so that row 1 of seed 0 differs from row 0 of seed 1.
+    The generator depends only on the seed and the row's index, so an answer does not depend on other rows of the batch.
+    The seed and the index are hashed together, so that row 1 of seed 0 differs from row 0 of seed 1.
 
     Args:
         seed: Seed of the batch.

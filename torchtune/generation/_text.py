@@ -10,15 +10,16 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 class AnswerText:
     """Decodes an answer's tokens incrementally; each piece of text is returned once it can no longer change.
 
-    A character may take several tokens, and a token's text may depend on the tokens before it: at the beginning of a
-    text, where SentencePiece drops a space, and within a character. Each new token is therefore decoded together with
-    the tokens of the last piece, rather than with the whole answer.
+    A character may consist of several tokens, and a token's text may depend on the tokens before it: at the beginning
+    of a text, where SentencePiece drops a space, and within a character. Therefore, each new token is decoded together
+    with the tokens of the last piece; decoding the whole answer is not necessary.
 
-    The text ends before the stop string that is completed first; if several end together, before the longest one. Stop
-    strings are searched for in the text, not in the tokens, and text that may begin a stop string is held back.
+    The text ends before the stop string that is completed first; if several are completed together, it ends before the
+    longest one. Stop strings are searched for in the text, not in the tokens, and text that may begin a stop string is
+    held back.
 
-    The joined pieces equal the tokens decoded at once, with one exception: if bytes that form no character follow
-    characters that are also encoded as bytes, some tokenizers would replace those characters as well.
+    The joined pieces equal the text of all tokens decoded at once, with one exception: if invalid bytes follow
+    characters that are also encoded as bytes, some tokenizers would replace these characters as well.
 
     Args:
         tokenizer: The tokenizer.
@@ -35,7 +36,7 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tail = list(after)
-        # The number of the tail's tokens whose text was already returned, and that text.
+        # The number of tokens in the tail whose text was already returned, and their text.
         self._num_emitted = len(self._tail)
         self._emitted = tokenizer.decode(self._tail) if self._tail else ""
         self._held = ""
@@ -51,7 +52,8 @@ class AnswerText:
         last = self._tail[self._num_emitted :]
         piece = self._after_emitted(text, last)
         last_text = self._tokenizer.decode(last)
-        # If the last tokens decode the same on their own, they are enough context; their leading space was emitted.
+        # If the last tokens decode to the same text on their own, except for a leading space, which was emitted, they
+        # are enough context for the next token.
         if last_text and text.endswith(last_text):
             self._tail = last
             text = last_text
@@ -60,7 +62,7 @@ class AnswerText:
         return self._until_stop(piece)
 
     def end(self) -> str:
-        """Return the text that is still held back after the last token."""
+        """Return the text that is held back after the last token."""
         if self.is_finished:
             return ""
         remaining = self._after_emitted(self._tokenizer.decode(self._tail), self._tail[self._num_emitted :])
@@ -74,7 +76,7 @@ class AnswerText:
         return self._tokenizer.decode(last)
 
     def _until_stop(self, piece: str, *, is_last: bool = False) -> str:
-        """Return the held text and a piece, up to a stop string or, before the last piece, a possible start of one."""
+        """Return the held text and a piece, up to a stop string or, unless `is_last`, the possible start of one."""
         text = self._held + piece
         starts = {stop: text.find(stop) for stop in self._stop}
         ends = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
@@ -87,7 +89,7 @@ class AnswerText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Count the characters at the end of the text that begin a stop string."""
+    """Return the number of characters at the end of a text that begin a stop string."""
     return next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
 
 
@@ -119,7 +121,7 @@ def _pieces(ids: Iterable[int], text: AnswerText) -> Iterator[str]:
         if text.is_finished:
             break
     if isinstance(ids, Generator):
-        ids.close()  # Restores the model's training mode.
+        ids.close()  # This restores the model's training mode.
     remaining = text.end()
     if remaining:
         yield remaining

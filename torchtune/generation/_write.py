@@ -16,15 +16,15 @@ def write_answers(
     batch_size: int,
     output_file: str | None,
 ) -> None:
-    """Answer prompts in batches, and write each batch as soon as it is complete.
+    """Answer prompts in batches, and write the answers of each batch as soon as it is complete.
 
     Args:
-        assistant: Generates the answers.
+        assistant: The assistant that answers the prompts.
         prompts: The prompts.
         encoded: The prompts, encoded by `Assistant.encode_all`.
-        batch_size: Prompts answered at once.
-        output_file: JSON Lines file that the prompts' rows are appended to, each with its answer as `generated`; None:
-            standard output.
+        batch_size: Number of prompts answered at once.
+        output_file: JSON Lines file to which each prompt's row is appended, with the answer in the field `generated`;
+            None: standard output.
     """
     for start in range(0, len(encoded), batch_size):
         batch = slice(start, start + batch_size)

@@ -1,7 +1,7 @@
-"""Code that relies on internals of other libraries; each use declares a tested version, a gain, a probe and a fallback.
+"""Features that rely on internals of other libraries, each with a tested version, a probe and a fallback.
 
-The environment variable `TUNE_PLAIN=1` disables all of these uses. Names are imported on first use, so that importing a
-name loads only the libraries that it needs.
+The environment variable `TUNE_PLAIN=1` disables all of these features. Names are imported on first use, so that
+importing a name loads only the libraries that it needs.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from torchtune.internals._all import INTERNALS as INTERNALS
+    from torchtune.internals._all import PROBED_FEATURES as PROBED_FEATURES
     from torchtune.internals._aten import ACTIVATION_BACKWARD as ACTIVATION_BACKWARD
     from torchtune.internals._aten import activation_backward as activation_backward
     from torchtune.internals._attrs import Call as Call
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torchtune.internals._attrs import watch_methods as watch_methods
     from torchtune.internals._frames import calling_frame as calling_frame
     from torchtune.internals._glibc import limit_heap_growth as limit_heap_growth
-    from torchtune.internals._internal import OUTCOMES as OUTCOMES
-    from torchtune.internals._internal import Internal as Internal
+    from torchtune.internals._probed_feature import OUTCOMES as OUTCOMES
+    from torchtune.internals._probed_feature import ProbedFeature as ProbedFeature
     from torchtune.internals._torch_memory import LIVE_BYTES as LIVE_BYTES
     from torchtune.internals._torch_memory import LiveBytes as LiveBytes
     from torchtune.internals._torch_memory import fake_tensors as fake_tensors

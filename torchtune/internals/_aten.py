@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchtune.internals._internal import Internal
+from torchtune.internals._probed_feature import ProbedFeature
 
 
 def activation_backward(grad: Tensor, x: Tensor, activation: str) -> Tensor:
@@ -30,10 +30,11 @@ def _agrees_with_autograd() -> bool:
     return True
 
 
-ACTIVATION_BACKWARD = Internal(
+ACTIVATION_BACKWARD = ProbedFeature(
     name="activation backward",
-    written_for="torch 2.13.0",
-    gain='memory of lean layers: the line "plain layers" of python -m benchmarks.training MODEL ROWS --ablate',
+    tested_with="torch 2.13.0",
+    benefit='lean layers use less memory, as measured in the line "plain layers" of '
+    "python -m benchmarks.training MODEL ROWS --ablate",
     fallback="plain layers are used, as with lean_layers=false",
     probe=_agrees_with_autograd,
 )

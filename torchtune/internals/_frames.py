@@ -3,7 +3,7 @@
 import sys
 from types import FrameType
 
-from torchtune.internals._internal import Internal
+from torchtune.internals._probed_feature import ProbedFeature
 
 
 def calling_frame(depth: int) -> FrameType | None:
@@ -21,10 +21,11 @@ def _finds_line() -> bool:
     return list(frame.f_code.co_positions())[instruction // 2][0] == expected
 
 
-CALLS = Internal(
+CALLS = ProbedFeature(
     name="calling lines",
-    written_for="Python 3.11",
-    gain="the line of each argument of a component: tune show lora_finetune --config smollm2_135m_lora --origins",
-    fallback="locations of values and mistakes are the first line of their config function",
+    tested_with="Python 3.11",
+    benefit="origins contain the line of each argument of a component: "
+    "tune show lora_finetune --config smollm2_135m_lora --origins",
+    fallback="values and mistakes are located at the first line of their config function",
     probe=_finds_line,
 )

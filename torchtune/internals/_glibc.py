@@ -3,7 +3,7 @@
 import os
 import sys
 
-from torchtune.internals._internal import Internal
+from torchtune.internals._probed_feature import ProbedFeature
 
 TUNABLES = (
     "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:"
@@ -30,8 +30,8 @@ layer.
 def limit_heap_growth() -> None:
     """Limit the kernel caches, and restart this process with `TUNABLES`, which glibc reads only when a process starts.
 
-    Existing environment variables are kept. If GLIBC_TUNABLES is set, even if empty, or the C library is not glibc, the
-    process is not restarted.
+    Existing environment variables are kept. The process is not restarted if GLIBC_TUNABLES is set, even to an
+    empty value, or if the C library is not glibc.
     """
     if KERNEL_CACHES.is_enabled():
         for name, capacity in CACHES.items():
@@ -58,18 +58,18 @@ def _has_tunables() -> bool:
     return tuple(map(int, _glibc_version().split("."))) >= (2, 26)
 
 
-HEAP = Internal(
+HEAP = ProbedFeature(
     name="heap settings",
-    written_for="glibc 2.36",
-    gain='memory: the line "glibc\'s default heap" of '
+    tested_with="glibc 2.36",
+    benefit='runs use less memory, as measured in the line "glibc\'s default heap" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora fp32" --ablate',
     fallback="the process is not restarted, and its memory grows by up to a third",
     probe=_has_tunables,
 )
-KERNEL_CACHES = Internal(
+KERNEL_CACHES = ProbedFeature(
     name="kernel caches",
-    written_for="torch 2.13.0",
-    gain='memory: the line "1,024 kernels cached" of '
+    tested_with="torch 2.13.0",
+    benefit='runs use less memory, as measured in the line "1,024 kernels cached" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora bf16" --ablate',
     fallback="each cache holds up to 1,024 kernels",
     probe=lambda: True,  # a variable that a library no longer reads is harmless

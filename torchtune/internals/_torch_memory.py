@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchtune.internals._internal import Internal
+from torchtune.internals._probed_feature import ProbedFeature
 
 
 def fake_tensors() -> AbstractContextManager[object]:
-    """Return a context in which new tensors have shapes but no data; existing tensors can be used within it."""
+    """Return a context in which new tensors have shapes but no data, and existing tensors can be used."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's methods are untyped
     """Counts the bytes of live tensors that were created within this context.
 
     Args:
-        excluded: Tensors that are not counted, including their views.
+        excluded: Tensors that, like their views, are not counted.
     """
 
     def __init__(self, excluded: Iterable[Tensor]) -> None:
@@ -81,10 +81,10 @@ def _counts_live_tensors() -> bool:
     return (live.peak, live.current, second.numel()) == (64, 32, 8)
 
 
-LIVE_BYTES = Internal(
+LIVE_BYTES = ProbedFeature(
     name="memory of activations",
-    written_for="torch 2.13.0",
-    gain="activations in estimates: tune validate --memory lora_finetune --config smollm2_135m_lora",
+    tested_with="torch 2.13.0",
+    benefit="memory estimates include activations: tune validate --memory lora_finetune --config smollm2_135m_lora",
     fallback="estimates count only weights, gradients and optimizer state",
     probe=_counts_live_tensors,
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from torchtune.internals._internal import Internal
+from torchtune.internals._probed_feature import ProbedFeature
 
 
 def avoid_dynamo_import() -> None:
@@ -68,10 +68,10 @@ def _steps_without_compiler() -> bool:
     return is_updated and ("torch._dynamo" in sys.modules) == was_imported
 
 
-OPTIMIZER_STEP = Internal(
+OPTIMIZER_STEP = ProbedFeature(
     name="optimizer step",
-    written_for="torch 2.13.0",
-    gain='time to the first step: the line "torch\'s unmodified optimizer" of '
+    tested_with="torch 2.13.0",
+    benefit='the first step starts sooner, as measured in the line "torch\'s unmodified optimizer" of '
     "python -m benchmarks.training MODEL ROWS --ablate",
     fallback="torch imports its compiler, which takes a second and 60 MB",
     probe=_steps_without_compiler,
@@ -116,11 +116,11 @@ def _skips_step() -> bool:
     return values[0].tolist() == [1.0, 1.0] and values[1].tolist() != [1.0, 1.0] and step == 1.0
 
 
-SKIPPED_STEP = Internal(
+SKIPPED_STEP = ProbedFeature(
     name="skipped optimizer step",
-    written_for="torch 2.13.0",
-    gain="on a GPU (not yet run on one), no wait for the device before an update; cost on a CPU: the line "
-    '"metrics read one step later" of python -m benchmarks.training MODEL ROWS --ablate',
+    tested_with="torch 2.13.0",
+    benefit="the host does not wait for a GPU before an update (not yet run on a GPU); the cost on a CPU is "
+    'measured in the line "metrics read one step later" of python -m benchmarks.training MODEL ROWS --ablate',
     fallback="the host waits for one flag per step",
     probe=_skips_step,
 )

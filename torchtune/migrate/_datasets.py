@@ -16,7 +16,7 @@ Tree = dict[str, Any]
 
 @frozen
 class _Builder:
-    """The equivalent of a dataset builder in the original torchtune."""
+    """The equivalent of one of the original torchtune's dataset builders."""
 
     component: str
     """The equivalent dataset class in this library."""
@@ -63,11 +63,11 @@ class ImportedDataset:
     """The result of converting a dataset."""
 
     new: Tree | None = None
-    """The component; None if there is no equivalent."""
+    """The new component; None if there is no equivalent."""
     unmapped: dict[str, str] = field(factory=dict)
     """Arguments without an equivalent, with the reason; the key `""` refers to the whole dataset."""
     changed: str = ""
-    """The difference from the original's meaning; empty if there is no difference."""
+    """How the behavior differs from the original; empty if it is the same."""
     packing: Tree | None = None
     """The section `packing`; None without packing."""
 
@@ -131,12 +131,12 @@ def _rows(remaining: Tree, builder: _Builder) -> Tree:
     arguments = dict(builder.rows)
     if source is not None:
         arguments = {"source": source} | {name: arguments[name] for name in ("column",) if name in arguments}
-    given_options = {"name": remaining.pop("subset", None), "data_files": files}
-    given_options |= {
+    requested_options = {"name": remaining.pop("subset", None), "data_files": files}
+    requested_options |= {
         name: remaining.pop(name) for name in ("name", "revision", "data_dir") if name in remaining
     }
     options = arguments.pop("load_options", {}) | {
-        n: value for n, value in given_options.items() if value is not None
+        n: value for n, value in requested_options.items() if value is not None
     }
     if options:
         arguments["load_options"] = options

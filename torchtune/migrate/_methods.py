@@ -36,11 +36,11 @@ _BY_COMPONENT: Final = {
 """Parts of the dotpath of a loss, dataset or quantizer, each with the method that it implies."""
 
 
-def other_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the method of an original config if it is neither supervised fine-tuning nor generation.
+def unsupported_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the method of an original config that no recipe supports.
 
     Returns:
-        The field that implies the method, and the method; None if a recipe supports the config.
+        The field that implies the method, and the method; None for supervised fine-tuning and generation.
     """
     for key, method in _BY_KEY.items():
         if tree.get(key) is not None:

@@ -9,7 +9,7 @@ _PACKAGES: Final = {
     "gemma2": "gemma",
     "qwen2_5": "qwen2",
 }
-"""Model families of the original whose builders are in another package here."""
+"""Model families of the original whose builders are in a different package of this library."""
 _RENAMED: Final = {
     "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
     "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",
@@ -20,7 +20,7 @@ _RENAMED: Final = {
     "qwen2_5_7b_base": "torchtune.models.qwen2.qwen2_7b",
     "qwen2_5_7b_instruct": "torchtune.models.qwen2.qwen2_7b",
 }
-"""Builders with a different name here."""
+"""Builders with a different name in this library."""
 
 
 def candidate_models(family: str, name: str) -> list[str]:

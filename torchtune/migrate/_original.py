@@ -30,7 +30,7 @@ SAME_FIELDS: Final = (
     "temperature",
     "top_k",
 )
-"""Fields with the same meaning here."""
+"""Fields with the same meaning in this library."""
 
 SWITCHES: Final = {
     "resume_from_checkpoint": "a run resumes when it is started again with the same output_dir",
@@ -54,7 +54,7 @@ UNNEEDED: Final = {
     "model_type",
     "cudnn_deterministic_mode",
 }
-"""Fields that need no equivalent: they are always enabled here, or do not affect results."""
+"""Fields that need no equivalent: they are always enabled in this library, or do not affect results."""
 
 LOSSES: Final = {
     "torchtune.modules.loss.CEWithChunkedOutputLoss",
@@ -73,10 +73,10 @@ LOGGERS: Final = {
     "TensorBoardLogger": ("log_dir",),
     "WandBLogger": ("log_dir", "project", "entity", "group", "name", "mode"),
 }
-"""Loggers with the same name here, each with the arguments that have the same meaning."""
+"""Loggers with the same name in this library, each with the arguments that have the same meaning."""
 MLP: Final = ["gate_proj", "up_proj", "down_proj"]
 TARGETS: Final = {"output_proj": "o_proj"}
-"""Linear layers with different names here."""
+"""Linear layers with different names in this library."""
 
 
 @define
@@ -95,15 +95,15 @@ class Import:
     new: Tree = field(factory=dict)
     unmapped: dict[str, str] = field(factory=dict)
     changed: dict[str, str] = field(factory=dict)
-    """Fields whose equivalent has a different meaning, by path, with the difference."""
+    """Converted fields whose behavior differs from the original, by path, with the difference."""
     converted: set[str] = field(factory=set)
     """Fields of the original that have been converted."""
     max_seq_len: int | None = None
-    """The length to which the original's tokenizer truncated rows; here, the dataset truncates them."""
+    """The length to which the original's tokenizer truncated rows; in this library, the dataset truncates them."""
     truncate: str | None = None
     """The end at which the original's tokenizer truncated rows."""
     checkpoint_output: str | None = None
-    """The output folder of the original's checkpointer; here, all files are written to `output_dir`."""
+    """The output folder of the original's checkpointer; in this library, all files are written to `output_dir`."""
 
     @property
     def recipe(self) -> str:
@@ -189,7 +189,7 @@ class Import:
         self.new["lora"] = lora
 
     def checkpointer(self) -> None:
-        """Convert the folder that weights are read from; here, they are written to `output_dir`."""
+        """Convert the folder that weights are read from; new weights are always written to `output_dir`."""
         path, arguments = self.component("checkpointer")
         self.new["model_directory"] = arguments.pop("checkpoint_dir", None)
         for name in ("checkpoint_files", "model_type", "safe_serialization", "should_load_recipe_state"):
@@ -314,7 +314,7 @@ class Import:
         return imported
 
     def loss(self) -> None:
-        """Convert the loss, whose reduction and ignored label are fixed here."""
+        """Convert the loss; its reduction and its ignored label are fixed in this library."""
         path, arguments = self.component("loss")
         for name in ("reduction", "ignore_index", "num_output_chunks", "tp_enabled", "mask_ignored_tokens"):
             arguments.pop(name, None)
@@ -358,7 +358,7 @@ class Import:
             self.report_unmapped("metric_logger", arguments)
         elif path:
             self.unmapped["metric_logger"] = (
-                f"{path} has no equivalent; metrics.jsonl has the metrics of every step"
+                f"{path} has no equivalent; metrics.jsonl contains the metrics of every step"
             )
 
     def generation(self) -> None:
@@ -379,7 +379,7 @@ class Import:
                 self.unmapped[name] = f"{value} has no equivalent; use template=alpaca or template=chat"
 
     def keep_component(self, name: str, path: str, arguments: Tree) -> None:
-        """Keep a component of another library, such as torch, or a component with the same name here."""
+        """Keep a component of another library, such as torch, or one whose name is unchanged."""
         if path.startswith("torchtune.") and not self.exists(path):
             self.unmapped[name] = f"{path} has no equivalent"
             return

@@ -26,8 +26,9 @@ _UNNEEDED: Final = {
     "trust_remote_code": "model folders cannot contain code",
     "use_fast_tokenizer": "the tokenizer is read from its files",
 }
-_WHOLE_BATCH: Final = (
-    "includes all ranks and accumulated micro-batches there; set batch_size to the rows of one micro-batch"
+_GLOBAL_BATCH: Final = (
+    "includes all ranks and accumulated micro-batches in this config; in torchtune, set batch_size to the number of"
+    " rows in one micro-batch"
 )
 
 
@@ -41,7 +42,7 @@ def project_of(tree: Mapping[str, Any]) -> str | None:
 
 
 def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield each key that is set, with its equivalent here.
+    """Yield each key that is set, with its equivalent in this library.
 
     Args:
         tree: The config of the other project.
@@ -57,8 +58,8 @@ def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
         is_supported = value in _SUPERVISED
         return "is supported by the fine-tuning recipes" if is_supported else f"no recipe supports {value}"
     if key == "batch_size":
-        return _WHOLE_BATCH
+        return _GLOBAL_BATCH
     if key in _UNNEEDED:
         return f"is not needed: {_UNNEEDED[key]}"
-    fallback = "has the same name here" if key in known_fields else "has no equivalent"
+    fallback = "has the same name in torchtune" if key in known_fields else "has no equivalent"
     return hint_for(key, known_fields) or fallback

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import Document, field_names, parse_yaml, read_yaml, resolved_tree
-from torchtune.migrate._methods import other_method
+from torchtune.migrate._methods import unsupported_method
 from torchtune.migrate._projects import explain_keys, project_of
 from torchtune.runs import load_recipe
 
 _KEPT_REFERENCES: Final = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")
-"""References to fields whose names stay the same; other references are replaced with their values."""
+"""References to fields that keep their names; other references are replaced with their values."""
 
 
 def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
             value = section.get(name)
             section[name] = section = value if isinstance(value, dict) else {}
         section[last] = parse_yaml(text, override).value
-    unsupported = other_method(tree)
+    unsupported = unsupported_method(tree)
     if unsupported is not None:
         field, method = unsupported
         message = f"configs for {method} cannot be imported"
@@ -71,7 +71,7 @@ def _check_origin(document: Document, file: str) -> None:
 
 
 def _explanations(document: Document, project: str) -> Sequence[Mistake]:
-    """Return a mistake for the whole config, and one for each key that has an equivalent here, which it names."""
+    """Return a mistake for the whole config, and one for each key that is set, with the key's equivalent."""
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
     message = (

@@ -13,7 +13,7 @@ _RENAMED: Final = {
     "phi4_tokenizer": "torchtune.models.phi3.phi3_tokenizer",
     "qwen2_5_tokenizer": "torchtune.models.qwen2.qwen2_tokenizer",
 }
-"""Tokenizers with a different name here."""
+"""Tokenizers with a different name in this library."""
 _IMAGE_KEYWORDS: Final = ("vision", "clip", "flux", "llava", "multimodal", "cauldron", "vqa")
 
 

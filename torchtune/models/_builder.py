@@ -1,4 +1,4 @@
-"""Functions that build models, with a fixed size or with any size."""
+"""Functions that build models of a fixed size or of any size."""
 
 import inspect
 import sys
@@ -62,7 +62,7 @@ def _builder(checkpoint: str, architecture: Architecture) -> Builder:
     return cast("Builder", function)
 
 
-def defaults_of(build: Callable[..., Decoder]) -> dict[str, Any]:
+def default_arguments(build: Callable[..., Decoder]) -> dict[str, Any]:
     """Return the default values of a builder's arguments, except None."""
     parameters = inspect.signature(build).parameters
     return {name: p.default for name, p in parameters.items() if p.default is not None}
@@ -73,7 +73,7 @@ def with_defaults(build: Callable[P, Decoder], like: Builder, summary: str) -> C
 
     Args:
         build: The builder to copy. A default of None is kept.
-        like: The builder that has the sizes.
+        like: The builder whose sizes become the defaults.
         summary: First line of the docstring.
     """
     assert isinstance(build, FunctionType)

@@ -60,7 +60,7 @@ class Family:
     """Whether GGUF files, like Meta's checkpoints, order the rows of q_proj and k_proj so that jointly rotated channels
     are adjacent."""
     fixed: dict[str, Any] = field(factory=dict)
-    """Required config.json values, because the decoder supports no others."""
+    """Required values in config.json; the decoder supports no others."""
     ignored: frozenset[str] = frozenset()
     """Keys of `fixed` that are not written."""
     read: Callable[[Config], dict[str, Any]] = lambda _: {}
@@ -78,11 +78,11 @@ class Family:
     names: tuple[tuple[str, str], ...] = ()
     """Parts of weight names, each with its counterpart in checkpoints, where they differ."""
     obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
-    """Suffixes of the names of tables in old checkpoints that are not loaded."""
+    """Suffixes of tensor names: tables that old checkpoints contain and that are not loaded."""
     tied: bool = False
-    """Whether embeddings are tied if config.json does not define it."""
+    """Whether embeddings are tied if config.json does not specify it."""
     ffn_factor: int | None = None
-    """Ratio of the feed-forward's inner width to the model's width if config.json does not define it."""
+    """Ratio of the feed-forward width to the model's width if config.json does not specify it."""
     transposed: frozenset[str] = frozenset()
     """Suffixes of the checkpoint names of layers whose weights are stored transposed."""
 
@@ -92,7 +92,7 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
 
     Args:
         config: Contents of config.json. Releases before 5 wrote `rope_theta` and `rope_scaling`, later ones
-            `rope_parameters`, which may have an entry for each type of layer.
+            write `rope_parameters`, which may have an entry for each type of layer.
         kind: Type of layer.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Check a tokenizer against a model's embedding."""
+"""Check that a model's embedding has a row for every token id."""
 
 from torchtune.data import Message, Tokenizer, chat_prompt
 from torchtune.modules import Decoder
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: Decoder) -> None:
-    """Raise if a tokenizer may return ids for which the model has no embedding.
+    """Check that the model has an embedding for every id that a tokenizer may return.
 
     Special tokens that neither texts nor the chat template use may exceed the embedding, such as the image tokens of
     Gemma 3 in the text-only models.
@@ -22,13 +22,14 @@ def check_vocabulary(tokenizer: Tokenizer, model: Decoder) -> None:
     if first_missing is not None:
         token = names.get(first_missing) or tokenizer.decode([first_missing])
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} ids and the model's embedding {n}, with no row for {token!r}"
-            f" ({first_missing}); use the tokenizer that belongs to the model, or weights with a larger embedding"
+            f"the tokenizer has {tokenizer.vocab_size} ids, but the model's embedding has {n} rows, with no row for"
+            f" {token!r} ({first_missing}); use the tokenizer that belongs to the model, or weights with a larger"
+            " embedding"
         )
 
 
 def _used_ids(tokenizer: Tokenizer) -> set[int | None]:
-    """Return the ids of special tokens around texts, including those that the chat template contains or composes."""
+    """Return the ids of the special tokens that are added to texts or that the chat template contains or composes."""
     used_ids = {tokenizer.eos_id, tokenizer.pad_id, tokenizer.bos_id, *tokenizer.stop_ids}
     if tokenizer.chat_template is None:
         return used_ids

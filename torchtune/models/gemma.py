@@ -1,4 +1,4 @@
-"""Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms and GEGLU; later soft caps or windows."""
+"""Gemma (text): scaled embeddings, offset norms and GEGLU; Gemma 2 and 3 add sliding windows, Gemma 2 soft caps."""
 
 import math
 import os
@@ -15,13 +15,13 @@ from torchtune.modules import Architecture
 from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, check_options, load_tokenizer
 
 
-def _of_width(checkpoint: str, like: Builder, embed_dim: int) -> Callable[..., Builder]:
+def _size_with_width(checkpoint: str, like: Builder, embed_dim: int) -> Callable[..., Builder]:
     """Declare a size with a different width; embeddings are scaled by the square root of the width."""
     return partial(size(checkpoint, like), embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim))
 
 
 # arXiv 2403.08295, table 1.
-gemma_2b = _of_width("google/gemma-2b", llama2_7b, 2048)(
+gemma_2b = _size_with_width("google/gemma-2b", llama2_7b, 2048)(
     family="gemma",
     activation="gelu_tanh",
     norm_offset=1.0,
@@ -35,11 +35,11 @@ gemma_2b = _of_width("google/gemma-2b", llama2_7b, 2048)(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-gemma_7b = _of_width("google/gemma-7b", gemma_2b, 3072)(
+gemma_7b = _size_with_width("google/gemma-7b", gemma_2b, 3072)(
     num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576
 )
 # arXiv 2408.00118, table 1 and section 2.
-gemma2_2b = _of_width("google/gemma-2-2b", gemma_2b, 2304)(
+gemma2_2b = _size_with_width("google/gemma-2-2b", gemma_2b, 2304)(
     family="gemma2",
     norm_layout="both",
     window=4096,
@@ -51,14 +51,14 @@ gemma2_2b = _of_width("google/gemma-2-2b", gemma_2b, 2304)(
     num_kv_heads=4,
     ffn_dim=9216,
 )
-gemma2_9b = _of_width("google/gemma-2-9b", gemma2_2b, 3584)(
+gemma2_9b = _size_with_width("google/gemma-2-9b", gemma2_2b, 3584)(
     num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336
 )
-gemma2_27b = _of_width("google/gemma-2-27b", gemma2_9b, 4608)(
+gemma2_27b = _size_with_width("google/gemma-2-27b", gemma2_9b, 4608)(
     attention_scale=144**-0.5, num_layers=46, num_heads=32, num_kv_heads=16, head_dim=128, ffn_dim=36_864
 )
-# arXiv 2503.19786, section 2: query and key norms instead of soft caps, five sliding-window layers per full one.
-gemma3_1b = _of_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
+# arXiv 2503.19786, section 2: query and key norms instead of soft caps, five local layers per global layer.
+gemma3_1b = _size_with_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
     family="gemma3_text",
     qk_norm="head",
     attention_softcap=None,
@@ -73,7 +73,7 @@ gemma3_1b = _of_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
     ffn_dim=6912,
     max_seq_len=32_768,
 )
-gemma3_270m = _of_width("google/gemma-3-270m", gemma3_1b, 640)(num_layers=18, ffn_dim=2048)
+gemma3_270m = _size_with_width("google/gemma-3-270m", gemma3_1b, 640)(num_layers=18, ffn_dim=2048)
 
 
 _TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
@@ -85,8 +85,8 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
     """Load the tokenizer of Gemma 1, 2 or 3.
 
     Args:
-        path: The model's tokenizer.json or tokenizer.model, or its folder. The turn and image tokens are special here,
-            even though the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
+        path: The model's tokenizer.json or tokenizer.model, or its folder. The turn and image tokens are special, even
+            though the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
         **options: Options that all tokenizers accept.
     """
     check_options(options)
@@ -97,7 +97,7 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
 def _gemma(config: Config) -> dict[str, Any]:
     activation = config.get("hidden_activation")
     if activation is None and config["model_type"] == "gemma" and config.get("hidden_act") != "gelu":
-        activation = config.get("hidden_act")  # Gemma 1's first configs have gelu for the tanh approximation
+        activation = config.get("hidden_act")  # Gemma 1's first configs call the tanh approximation "gelu"
     if activation not in (None, "gelu_pytorch_tanh"):
         raise ValueError(f"the activation is {activation!r}, but only 'gelu_pytorch_tanh' is supported")
     return {

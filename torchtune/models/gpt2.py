@@ -1,4 +1,4 @@
-"""GPT-2 models: layer norms, learned positions, biases, and feed-forwards without a gate."""
+"""GPT-2 models: layer norms, learned positions, biases, and ungated feed-forward layers."""
 
 import os
 from typing import Any, Unpack

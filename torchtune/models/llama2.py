@@ -3,7 +3,7 @@
 import os
 from typing import Unpack
 
-from torchtune.models._builder import defaults_of, name_builders, size
+from torchtune.models._builder import default_arguments, name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
 from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, auto_tokenizer
@@ -22,7 +22,7 @@ def llama2(
     norm_eps: float = 1e-5,
     tied_embeddings: bool = False,
 ) -> Decoder:
-    """Build a Llama of any size, with random weights; the defaults are the sizes of Llama 2 7B.
+    """Build a Llama model of any size, with random weights; the defaults are the sizes of Llama 2 7B.
 
     Args:
         vocab_size: Number of token ids.
@@ -31,14 +31,15 @@ def llama2(
         num_heads: Number of query heads per layer.
         num_kv_heads: Number of key-value heads per layer, a divisor of num_heads.
         head_dim: Width of one head, even; null: embed_dim / num_heads.
-        ffn_dim: Inner width of the feed-forward.
+        ffn_dim: Inner width of the feed-forward layers.
         max_seq_len: Maximum sequence length (tokens).
         rope_base: Base of the rotary frequencies.
         norm_eps: Constant added to the mean square in every norm.
         tied_embeddings: Whether the output head is the embedding table.
 
     Raises:
-        ValueError: A size is not above 0, the numbers of heads are not divisible, or the width of a head is odd.
+        ValueError: A size is not above 0, num_kv_heads does not divide num_heads, num_heads does not divide embed_dim,
+            or the width of a head is odd.
     """
     if head_dim is None and embed_dim % num_heads:
         raise ValueError(
@@ -61,7 +62,7 @@ def llama2(
     )
 
 
-llama2_7b = size("meta-llama/Llama-2-7b-hf")(**defaults_of(llama2), head_dim=128)
+llama2_7b = size("meta-llama/Llama-2-7b-hf")(**default_arguments(llama2), head_dim=128)
 llama2_13b = size("meta-llama/Llama-2-13b-hf", llama2_7b)(
     num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824
 )

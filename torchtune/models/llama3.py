@@ -1,4 +1,4 @@
-"""Llama 3, 3.1, 3.2 and 3.3 models: Llama 2 with a larger vocabulary, grouped heads and slower rotary frequencies."""
+"""Llama 3, 3.1, 3.2 and 3.3 models: Llama 2 with more tokens, grouped-query attention and a larger RoPE base."""
 
 import os
 from typing import Unpack

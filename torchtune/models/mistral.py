@@ -1,4 +1,4 @@
-"""Mistral models: Llama 2 with grouped heads and a sliding window (arXiv 2310.06825)."""
+"""Mistral models: Llama 2 with grouped-query attention and a sliding window (arXiv 2310.06825)."""
 
 import os
 from typing import Unpack

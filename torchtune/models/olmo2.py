@@ -1,4 +1,4 @@
-"""OLMo 2 models: Llamas with norms after attention and feed-forward, and query and key norms (arXiv 2501.00656)."""
+"""OLMo 2 models: Llama with norms after attention and feed-forward, and query and key norms (arXiv 2501.00656)."""
 
 import os
 from typing import Unpack

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4 models: Llamas whose checkpoints fuse q, k and v, and also gate and up, into one weight each."""
+"""Phi-3 and Phi-4 models: Llama models whose checkpoints fuse q, k and v, and gate and up, into one weight each."""
 
 import os
 from typing import Unpack

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 models: Llamas with query, key and value biases (arXiv 2407.10671, section 2.2)."""
+"""Qwen2 and Qwen2.5 models: Llama with query, key and value biases (arXiv 2407.10671, section 2.2)."""
 
 import os
 from typing import Any, Unpack
@@ -57,7 +57,7 @@ def read_qwen(config: Config) -> dict[str, Any]:
     """
     if config.get("use_sliding_window"):
         raise ValueError(
-            "use_sliding_window is true, but sliding layers above max_window_layers are not supported"
+            "use_sliding_window is true, but sliding windows in layers above max_window_layers are not supported"
         )
     return read_rope(config)
 

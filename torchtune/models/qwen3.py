@@ -1,4 +1,4 @@
-"""Qwen3 dense models: Llamas with norms of each query and key head (arXiv 2505.09388, section 2)."""
+"""Qwen3 dense models: Llama with norms of each query and key head (arXiv 2505.09388, section 2)."""
 
 import os
 from typing import Unpack

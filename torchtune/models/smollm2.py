@@ -1,4 +1,4 @@
-"""SmolLM2 models: Llamas with grouped key-value heads and tied embeddings."""
+"""SmolLM2 models: Llama with grouped-query attention and tied embeddings."""
 
 import os
 from typing import Unpack
@@ -28,7 +28,7 @@ smollm2_1_7b = size("HuggingFaceTB/SmolLM2-1.7B", smollm2_135m)(
 smollm2 = with_defaults(
     llama2,
     smollm2_135m,
-    "Build a SmolLM2 of any size, with random weights; the defaults are the sizes of the 135M model.",
+    "Build a SmolLM2 model of any size, with random weights; the defaults are the sizes of the 135M model.",
 )
 
 

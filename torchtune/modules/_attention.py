@@ -40,7 +40,7 @@ class GroupedQuerySpec(AttentionSpec):
     num_heads: int = field(validator=gt(0))
     """Query heads per layer."""
     num_kv_heads: int = field(validator=[gt(0), _is_divisor_of_num_heads])
-    """Key-value heads per layer; if fewer than `num_heads`, attention is grouped-query attention (arXiv 2305.13245)."""
+    """Key-value heads per layer; fewer than `num_heads` results in grouped-query attention (arXiv 2305.13245)."""
     head_dim: int = field(validator=[gt(0), _is_even])
     """Width of one head."""
     qkv_bias: bool = False
@@ -60,7 +60,7 @@ class GroupedQuerySpec(AttentionSpec):
 
     @property
     def rotary_dim(self) -> int:
-        """Number of channels per head that are rotated, which is all of them."""
+        """Number of rotated channels per head; all channels are rotated."""
         return self.head_dim
 
     @property

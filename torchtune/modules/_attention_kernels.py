@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from torchtune.modules._hardware import Hardware
 
@@ -41,7 +41,7 @@ Masking = Literal["causal", "all", "mask", "window", "documents", "prefixes"]
 """
 
 
-@frozen(kw_only=True)
+@define(kw_only=True, eq=False)
 class AttentionCall:
     """The properties of a call of attention that decide which kernels can compute it."""
 

@@ -7,12 +7,12 @@ them.
 from typing import TYPE_CHECKING
 
 import torch
-from attrs import field, frozen
+from attrs import define
 from torch import Tensor
 
 from torchtune.modules._attention_kernels import Kernel, Masking
 from torchtune.modules._flex_attention import block_mask
-from torchtune.modules._hardware import Hardware, hardware_of
+from torchtune.modules._hardware import Hardware
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torchtune.modules._parts import AttentionSpec
 
 
-@frozen(eq=False)
+@define(eq=False)
 class AttentionMask:
     """The keys that queries attend to in the layers of one sliding window, and the kernel that computes them."""
 
@@ -43,12 +43,14 @@ class AttentionMask:
     """Size of the sliding window, in keys, for `per_document` and `varlen`."""
 
 
-@frozen(eq=False)
+@define(eq=False)
 class PassShape:
     """Shape of a forward pass, which determines the keys that queries attend to."""
 
     tokens: Tensor
     """Token ids `[b, s]`."""
+    hardware: Hardware
+    """The hardware that the pass runs on."""
     positions: Tensor | None = None
     """`[b or 1, s]`, the slots of the tokens in the cache; None: consecutive."""
     start: int = 0
@@ -57,11 +59,6 @@ class PassShape:
     """Whether there is a cache."""
     documents: "Documents | None" = None
     """The documents of packed rows."""
-    hardware: Hardware = field(init=False)
-    """The hardware that the pass runs on."""
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "hardware", hardware_of(self.tokens.device))
 
     def masking(self, window: int | None) -> Masking:
         """Return the masking of layers with a sliding window."""

@@ -32,6 +32,6 @@ class PassContext:
 
 
 def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
-    """Add sums to totals by name; the mapping is changed in place, its tensors are not."""
+    """Add sums to totals by name; the mapping is changed in place, but its tensors are not."""
     for name, value in sums.items():
         totals[name] = totals[name] + value if name in totals else value

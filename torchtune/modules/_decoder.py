@@ -11,6 +11,7 @@ from torchtune.modules._attention_mask import PassShape
 from torchtune.modules._context import PassContext, add_up
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
+from torchtune.modules._hardware import hardware_of
 from torchtune.modules._kv_cache import KVCache
 from torchtune.modules._linear import Embedding, Linear
 from torchtune.modules._parts import HasReset
@@ -73,9 +74,9 @@ class Decoder(nn.Module):
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs x `[..., d']` and a weight W `[v, d']` such that `x W^T` are the logits before the soft cap.
 
-        x and W are the hidden states and the output head. If the head has an adapter, the factors of its update are
-        appended to both, so that the small update is not rounded to the precision of the head. This copies the head,
-        and the copy has a gradient of the same size.
+        Without an adapter, x and W are the hidden states and the output head. With an adapter, the factors of its
+        update are appended to both, so that the small update is not rounded to the precision of the head. Appending
+        copies the head, and the copy has a gradient of the same size.
 
         Args:
             hidden: Hidden states `[..., d]` after the final norm.
@@ -140,7 +141,7 @@ class Decoder(nn.Module):
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1] if documents is None else documents.longest, cache)
-        shape = PassShape(tokens, positions, start, cache is not None, documents)
+        shape = PassShape(tokens, hardware_of(tokens.device), positions, start, cache is not None, documents)
         if positions is None:
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
         x = self.embed_tokens(tokens)  # [b, s, d]

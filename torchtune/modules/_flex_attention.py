@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128
-"""Block size in tokens, the kernels' default."""
+"""Block size in tokens, which is the kernels' default."""
 
 
 def flex_attend(

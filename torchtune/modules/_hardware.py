@@ -6,7 +6,6 @@ a CPU (`assume_hardware`).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -37,6 +36,8 @@ class Hardware:
 
 _ASSUMED: list[Hardware] = []
 """Hardware that `assume_hardware` sets; the last one applies."""
+_PROBED: dict[torch.device, Hardware] = {torch.device("cpu"): Hardware("cpu")}
+"""Hardware of each device used so far."""
 
 
 def hardware_of(device: torch.device) -> Hardware:
@@ -57,8 +58,10 @@ def assume_hardware(hardware: Hardware) -> Iterator[None]:
         _ASSUMED.pop()
 
 
-@cache
 def _probe(device: torch.device) -> Hardware:
-    if device.type != "cuda":
-        return Hardware(device.type)
-    return Hardware("cuda", torch.cuda.get_device_capability(device), find_spec("triton") is not None)
+    if device not in _PROBED:
+        capability, has_triton = (0, 0), True
+        if device.type == "cuda":
+            capability, has_triton = torch.cuda.get_device_capability(device), find_spec("triton") is not None
+        _PROBED[device] = Hardware(device.type, capability, has_triton)
+    return _PROBED[device]

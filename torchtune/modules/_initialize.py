@@ -51,5 +51,5 @@ def _local_shard(parameter: "DTensor", full: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
-    """Return whether a tensor is a DTensor, without importing that class, which takes a second."""
+    """Return whether a tensor is a DTensor, without importing that class; the import takes a second."""
     return hasattr(tensor, "placements")

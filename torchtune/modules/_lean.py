@@ -9,7 +9,7 @@ gradients are equal up to the order of summation; `tests/modules/test_lean.py` c
 | gated feed-forward | gate, activated gate, up, their product if `down_proj` is trained | gate, up, the same product |
 | linear layer with LoRA | its input, the inner product | the same; avoids full-size temporary tensors |
 | RMS norm of a bfloat16 input | its input in float32 | its input |
-| rotary positions | nothing, but six copies of the queries are made | nothing, and one copy is made |
+| rotary positions | nothing, but the queries are copied six times | nothing, and the queries are copied once |
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Lean:
 def lean(model: nn.Module) -> None:
     """Enable the lean implementation of a model's layers, in place; modules and parameters keep their names.
 
-    Does nothing if `ACTIVATION_BACKWARD` is disabled.
+    This function does nothing if `ACTIVATION_BACKWARD` is disabled.
     """
     for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
         if isinstance(module, Lean):

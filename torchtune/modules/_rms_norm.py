@@ -22,7 +22,7 @@ class RMSNormSpec(NormSpec):
 
 
 class RMSNorm(Lean, nn.Module):
-    """Scale vectors to a root mean square of one, then by a learned weight (arXiv 1910.07467, equation 4).
+    """Scales vectors to a root mean square of one, and then by a learned weight (arXiv 1910.07467, equation 4).
 
     The norm is computed in float32 or wider, regardless of the input's dtype.
 

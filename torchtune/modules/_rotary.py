@@ -22,9 +22,9 @@ class RopeScaling:
     factor: float = field(validator=gt(0))
     """Divisor of the low frequencies."""
     low_freq_factor: float = field(default=1.0, validator=gt(0))
-    """Frequencies with fewer turns than this over the original length are low."""
+    """Frequencies that make fewer turns than this number over the original length are low."""
     high_freq_factor: float = field(default=4.0, validator=gt(0))
-    """Frequencies with more turns than this over the original length are high."""
+    """Frequencies that make more turns than this number over the original length are high."""
     original_max_seq_len: int = field(default=8192, validator=gt(0))
     """Maximum sequence length in pre-training (tokens)."""
 

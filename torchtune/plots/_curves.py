@@ -23,7 +23,7 @@ class Panel:
     scale: float = 1.0
     """The factor that converts values to the unit."""
     is_noisy: bool = True
-    """Whether a moving average is drawn too."""
+    """Whether a moving average is also drawn."""
     marks: str = ""
     """A second metric with the same unit, whose values are drawn as points."""
     is_common: bool = True
@@ -71,7 +71,7 @@ class Curve:
 def panels_of(runs: Sequence[PlottedRun]) -> list[Panel]:
     """Return the loss panel and all panels for which any run has values: common metrics, then recipe metrics.
 
-    Recipe metrics are loss terms, metrics, and numbers passed to `Run.update`.
+    Recipe metrics are a recipe's loss terms and metrics, and numbers passed to `Run.update`.
     """
     panels = [*PANELS, *(_panel_of(name) for name in _recipe_metrics(runs))]
     return [panel for panel in panels if panel.metric == "loss" or _has_values(runs, panel)]
@@ -105,7 +105,7 @@ def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
     Args:
         series: Steps and values. Values outside the range of float32 are clipped to it.
         scale: The factor by which the values are multiplied.
-        n_columns: The width of the plot in pixels. If there are more than two points per column, the curve only keeps
+        n_columns: The width of the plot in pixels. If there are more than two points per column, the curve keeps only
             its first and last point, and the minimum and maximum of each column. Columns have equal widths.
     """
     scaled = [(step, _bounded(value * scale)) for step, value in series]
@@ -116,7 +116,7 @@ def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
 
 
 def _bounded(value: float) -> float:
-    """Return a clipped value, so that axes, which compute powers and differences of their limits, do not overflow."""
+    """Clip a value so that axes, which compute powers and differences of their limits, do not overflow."""
     return max(-_LARGEST, min(_LARGEST, value)) if abs(value) >= _SMALLEST else 0.0
 
 

@@ -1,6 +1,6 @@
 """Draw the image of `tune plot`: the loss above a table of the runs, with the other common metrics on the right.
 
-Recipe metrics are between the loss and the table, two per line.
+Panels of recipe metrics are between the loss and the table, two per row.
 """
 
 import io
@@ -50,7 +50,7 @@ _STYLE: dict[Any, Any] = {
 
 
 @frozen
-class Look:
+class CurveStyle:
     """The style of a run's curves."""
 
     colour: str
@@ -58,9 +58,9 @@ class Look:
     """A matplotlib line style."""
 
 
-def looks(n: int) -> list[Look]:
-    """Return `n` styles; colours repeat with other line styles."""
-    return [Look(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in range(n)]
+def curve_styles(n: int) -> list[CurveStyle]:
+    """Return `n` styles; when all colours are used, they repeat with the next line style."""
+    return [CurveStyle(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in range(n)]
 
 
 def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
@@ -70,7 +70,7 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
         runs: At least one run.
         smooth: Number of steps in the moving average, which is drawn as a thick curve.
     """
-    # Otherwise, matplotlib logs the fonts that it finds, and warns about a read-only home folder.
+    # By default, matplotlib logs the fonts that it finds, and warns about a read-only home folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,7 +90,7 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
         loss_height = height - rows - PANEL_HEIGHT * n_panel_rows
         _draw_panels(figure, panels, runs, smooth, height, loss_height)
         table = _add_axes(figure, (72, height - rows + 6, 1010, rows - 6), height)
-        draw_table(table, canvas, runs, looks(len(runs)))
+        draw_table(table, canvas, runs, curve_styles(len(runs)))
         with io.BytesIO() as file:
             figure.savefig(file, format="png")
             return file.getvalue()
@@ -138,14 +138,15 @@ def _draw(
 ) -> None:
     n_columns = 450 if is_small else 950
     curves = [curve_of(run.metrics.series(panel.metric), panel.scale, n_columns) for run in runs]
+    styles = curve_styles(len(runs))
     faint = 0.32 if len(runs) <= 8 else 0.15
-    for number, (curve, look) in enumerate(zip(curves, looks(len(runs)), strict=True)):
+    for number, (curve, style) in enumerate(zip(curves, styles, strict=True)):
         order = 3 + (len(runs) - number) / len(runs)  # the first run is on top
-        _draw_curve(axes, curve, look, smooth if panel.is_noisy else 1, order=order, faint=faint)
+        _draw_curve(axes, curve, style, smooth if panel.is_noisy else 1, order=order, faint=faint)
     if panel.marks:
-        for run, look in reversed(list(zip(runs, looks(len(runs)), strict=True))):
+        for run, style in reversed(list(zip(runs, styles, strict=True))):
             marks = curve_of(run.metrics.series(panel.marks), panel.scale, n_columns).points
-            _draw_marks(axes, marks, look, 6.5 if len(runs) < 8 else 4)
+            _draw_marks(axes, marks, style, 6.5 if len(runs) < 8 else 4)
     _label(axes, panel, runs, has_step_label=has_step_label)
     is_log = panel.metric == "grad_norm" and needs_log_axis(curves)
     _scale(axes, is_log=is_log, n_ticks=5 if is_small else 9)
@@ -178,13 +179,13 @@ def _scale(axes: "Axes", *, is_log: bool, n_ticks: int) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=n_ticks, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(lambda value, _: tick(value))
+    axes.yaxis.set_major_formatter(lambda value, _: tick_label(value))
 
 
-def tick(value: float) -> str:
+def tick_label(value: float) -> str:
     """Format a number as an axis label: `6,000`, `0.25`, `2e-5`.
 
-    >>> tick(0.1 + 0.2), tick(2e-5)
+    >>> tick_label(0.1 + 0.2), tick_label(2e-5)
     ('0.3', '2e-5')
     """
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -193,18 +194,20 @@ def tick(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _draw_curve(axes: "Axes", curve: Curve, look: Look, smooth: int, *, order: float, faint: float) -> None:
+def _draw_curve(
+    axes: "Axes", curve: Curve, style: CurveStyle, smooth: int, *, order: float, faint: float
+) -> None:
     n = len(curve.points)
     if smooth > 1 and n > 1:
-        _draw_line(axes, curve.points, look, linestyle="-", linewidth=0.7, alpha=faint, zorder=order - 1)
-        _draw_line(axes, smoothed(curve.columns, smooth), look, linewidth=1.9, zorder=order)
+        _draw_line(axes, curve.points, style, linestyle="-", linewidth=0.7, alpha=faint, zorder=order - 1)
+        _draw_line(axes, smoothed(curve.columns, smooth), style, linewidth=1.9, zorder=order)
     elif n > 1:
-        _draw_line(axes, curve.points, look, linewidth=1.5, zorder=order - 1)
+        _draw_line(axes, curve.points, style, linewidth=1.5, zorder=order - 1)
     elif n == 1:
-        _draw_line(axes, curve.points, look, marker="o", markersize=5, clip_on=False, zorder=order - 1)
+        _draw_line(axes, curve.points, style, marker="o", markersize=5, clip_on=False, zorder=order - 1)
 
 
-def _draw_marks(axes: "Axes", series: Sequence[tuple[int, float]], look: Look, size: float) -> None:
+def _draw_marks(axes: "Axes", series: Sequence[tuple[int, float]], style: CurveStyle, size: float) -> None:
     if series:
         size = size if len(series) < 60 else 3.5
         edge = {
@@ -212,9 +215,11 @@ def _draw_marks(axes: "Axes", series: Sequence[tuple[int, float]], look: Look, s
             "markeredgewidth": 1,
             "clip_on": False,
         }  # a point may be on the axis
-        _draw_line(axes, series, look, linewidth=0.8, marker="o", markersize=size, zorder=5, **edge)
+        _draw_line(axes, series, style, linewidth=0.8, marker="o", markersize=size, zorder=5, **edge)
 
 
-def _draw_line(axes: "Axes", points: Sequence[tuple[float, float]], look: Look, **style: Any) -> None:
+def _draw_line(
+    axes: "Axes", points: Sequence[tuple[float, float]], style: CurveStyle, **options: Any
+) -> None:
     xs, ys = zip(*points, strict=True)
-    axes.plot(xs, ys, color=look.colour, **{"linestyle": look.dash, **style})
+    axes.plot(xs, ys, color=style.colour, **{"linestyle": style.dash, **options})

@@ -20,14 +20,14 @@ _SHOWN_COLUMNS = (1, 2, 3, 6)
 """Columns of `row_of` to show in addition to the run's name and the differing fields; other columns have panels."""
 
 
-def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Sequence[Any]) -> None:
+def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], styles: Sequence[Any]) -> None:
     """Draw a table with a row for each run, and as many of the differing fields as fit.
 
     Args:
         axes: The axes to fill; their size must be final.
         canvas: The canvas that measures text.
         runs: The runs, one per row of the table.
-        looks: The styles of the runs' curves: `colour` and `dash`.
+        styles: The styles of the runs' curves: `colour` and `dash`.
     """
     box = axes.get_window_extent()
     axes.set_axis_off()
@@ -45,9 +45,9 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
             axes.text(start, _ROW * (row + 0.5), cell, va="center", fontsize=_SIZE, color=colour)
         left = start + width + _GAP
         n_drawn += 1
-    for row, look in enumerate(looks, start=1):
+    for row, style in enumerate(styles, start=1):
         axes.plot(
-            [0, _SWATCH - 10], [_ROW * (row + 0.5)] * 2, color=look.colour, linestyle=look.dash, linewidth=2
+            [0, _SWATCH - 10], [_ROW * (row + 0.5)] * 2, color=style.colour, linestyle=style.dash, linewidth=2
         )
     axes.plot([0, box.width], [_ROW, _ROW], color="#c9ced4", linewidth=0.8)
     if n_drawn < len(columns):

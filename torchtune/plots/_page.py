@@ -10,7 +10,7 @@ from typing import Any
 
 from torchtune.plots._curves import Curve, curve_of, last_step, needs_log_axis, panels_of
 from torchtune.plots._run import PlottedRun
-from torchtune.plots._samples import samples_of
+from torchtune.plots._samples import render_samples
 from torchtune.plots._table import HEADERS, differing_leaves, row_of
 
 N_COLOURS = 6
@@ -30,7 +30,7 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] 
     Args:
         runs: At least one run.
         smooth: Initial number of steps in the moving average, which is drawn as a thick curve.
-        image_files: Images of the same curves in the same folder.
+        image_files: Names of images of the same curves in the same folder.
     """
     folder = Path(__file__).parent
     style, script = ((folder / f"_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -47,8 +47,9 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] 
         "<noscript><p class=note>The curves require JavaScript, which is disabled"
         f"{hint}. The tables work without it.</p></noscript>"
         '<div id="switches" class="switches"></div><div id="panels" class="panels"></div>'
-        f"<h2>Runs</h2>{_runs(runs)}{''.join(_differences(runs))}{''.join(samples_of(runs))}"
-        f'<script id="data" type="application/json">{_json(data_of(runs, smooth))}</script>'
+        f"<h2>Runs</h2>{_render_runs(runs)}"
+        f"{''.join(_render_differences(runs))}{''.join(render_samples(runs))}"
+        f'<script id="data" type="application/json">{_json(page_data(runs, smooth))}</script>'
         f"<script>{script}</script></html>\n"
     )
 
@@ -65,7 +66,7 @@ def _json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
+def page_data(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
     """Return the data for the script.
 
     Curves are lists of steps and values with seven digits, the precision of float32. Downsampled curves
@@ -98,7 +99,7 @@ def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
                 "name": run.name,
                 "colour": number % N_COLOURS,
                 "dash": _dash(number),
-                "curves": {name: _numbers(curve) for name, curve in run_curves.items()},
+                "curves": {name: _curve_data(curve) for name, curve in run_curves.items()},
             }
             for number, (run, run_curves) in enumerate(zip(runs, curves, strict=True))
         ],
@@ -109,7 +110,7 @@ def _dash(number: int) -> str:
     return DASHES[number // N_COLOURS % len(DASHES)]
 
 
-def _numbers(curve: Curve) -> dict[str, Any]:
+def _curve_data(curve: Curve) -> dict[str, Any]:
     series: dict[str, Any] = {"points": [[step, _rounded(value)] for step, value in curve.points]}
     if any(column.count > 1 for column in curve.columns):
         series["columns"] = [[c.step, _rounded(c.mean), c.count] for c in curve.columns]
@@ -120,17 +121,20 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _runs(runs: Sequence[PlottedRun]) -> str:
-    heads = "".join(f"<th{_class(head)}>{head}" for head in HEADERS)
+def _render_runs(runs: Sequence[PlottedRun]) -> str:
+    heads = "".join(f"<th{_class_attribute(head)}>{head}" for head in HEADERS)
     rows = "".join(
         f"<tr><th>{_swatch(number)}{escape(name)}"
-        + "".join(f"<td{_class(head)}>{escape(cell)}" for head, cell in zip(HEADERS[1:], cells, strict=True))
+        + "".join(
+            f"<td{_class_attribute(head)}>{escape(cell)}"
+            for head, cell in zip(HEADERS[1:], cells, strict=True)
+        )
         for number, (name, *cells) in enumerate(map(row_of, runs))
     )
     return f"<div class=scroll><table><thead><tr>{heads}</thead><tbody>{rows}</tbody></table></div>"
 
 
-def _class(head: str) -> str:
+def _class_attribute(head: str) -> str:
     return " class=number" if head in _NUMBERS else ""
 
 
@@ -139,7 +143,7 @@ def _swatch(number: int) -> str:
     return f'<svg class="swatch" aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" {stroke}/></svg>'
 
 
-def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
+def _render_differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
     if len(runs) < 2:
         return
     yield "<h2>Config differences</h2>"
@@ -155,12 +159,14 @@ def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
     values = [[escape(value) for value in leaf.values] for leaf in leaves]
     paths = [escape(leaf.path) for leaf in leaves]
     if len(runs) > max(6, len(leaves)):
-        yield _matrix("run", paths, names, list(zip(*values, strict=True)))
+        yield _render_table("run", paths, names, list(zip(*values, strict=True)))
     else:
-        yield _matrix("field", names, paths, values)
+        yield _render_table("field", names, paths, values)
 
 
-def _matrix(corner: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _render_table(
+    corner: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
     """Return an HTML table; all arguments except `corner` contain HTML."""
     body = "".join(
         f"<tr><th>{name}{''.join(f'<td class=value><div>{cell}</div>' for cell in row)}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchtune.utils.metric_logging import RunMetrics
 
 _PLOT_SUFFIXES = (".png", ".html")
-"""Extensions of files that `tune plot` writes to a folder of runs, so that `runs/*` matches them the next time."""
+"""Extensions of the files that `tune plot` writes; in a folder of runs, `runs/*` matches them the next time."""
 
 
 @frozen
@@ -86,8 +86,8 @@ def _names(named: Sequence[tuple[str, Path]]) -> list[str]:
     """Return a name for each run: its label or, without a label, the distinctive part of its path."""
     labels = [label for label, _ in named if label]
     if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise ValueError(f"two runs have the label {twice!r}; use different labels")
+        duplicate = next(label for label in labels if labels.count(label) > 1)
+        raise ValueError(f"two runs have the label {duplicate!r}; use different labels")
     short = iter(_distinct([path for label, path in named if not label]))
     names = [label or next(short) for label, _ in named]
     return [
@@ -160,7 +160,7 @@ def _has_runs(folder: Path) -> bool:
 
 
 def _config(file: Path) -> tuple[dict[str, Any], str]:
-    """Return a frozen config, and the reason if it is unreadable; both are empty if the file does not exist."""
+    """Return a frozen config, and an error message if it cannot be read; both are empty if the file does not exist."""
     if not file.exists():
         return {}, ""
     try:
@@ -198,5 +198,5 @@ def _lines(numbers: Sequence[int]) -> str:
 
 
 def _printable(name: str) -> str:
-    """Return a name without unprintable characters, which are replaced, for a terminal or an image."""
+    """Replace the unprintable characters of a name, which is shown in a terminal or an image."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

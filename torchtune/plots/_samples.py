@@ -12,7 +12,7 @@ _LONGEST = 4_000
 """Maximum number of characters in an answer; longer answers are truncated."""
 
 
-def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
+def render_samples(runs: Sequence[PlottedRun]) -> Iterator[str]:
     """Yield the HTML of the tables; yield nothing if no run has answers."""
     answers = {
         (sample.prompt, sample.step, number): sample.answer

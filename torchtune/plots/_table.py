@@ -34,10 +34,10 @@ def row_of(run: PlottedRun) -> list[str]:
         _steps(run, len(loss)),
         f"{loss[-1][1]:.4f}" if loss else NO_VALUE,
         f"{best[1]:.4f} at step {best[0]:,}" if best else NO_VALUE,
-        # The median is shown, as the first steps are slow.
+        # The median is shown because the first steps are slow.
         f"{statistics.median(value for _, value in speed):,.0f}" if speed else NO_VALUE,
         f"{max(value for _, value in memory) / 2**30:.2f} GiB" if memory else NO_VALUE,
-        state_of(run),
+        run_state(run),
     ]
 
 
@@ -49,7 +49,7 @@ def _steps(run: PlottedRun, n_with_loss: int) -> str:
     return f"{max(steps):,}" + (f" ({skipped:,} skipped)" if skipped else "")
 
 
-def state_of(run: PlottedRun) -> str:
+def run_state(run: PlottedRun) -> str:
     """Return a run's progress as text; without a record, it is unknown whether the run has finished."""
     if "finished" in run.record:
         return "finished"

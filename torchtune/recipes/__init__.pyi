@@ -1,4 +1,4 @@
-"""For type checkers: our names, or Any if the user's project has its own package `recipes`."""
+"""Stub for type checkers: torchtune's recipes, or Any if the user's project has its own `recipes` package."""
 
 from typing import Any
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from torchtune._own_packages import folder_of as folder_of
+    from torchtune._bundled_packages import folder_of as folder_of
     from torchtune.runs._alternatives import alternative_for as alternative_for
     from torchtune.runs._argument_origins import located_at_arguments as located_at_arguments
     from torchtune.runs._choices import components_for as components_for
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torchtune.runs._locate import check_model_folder as check_model_folder
     from torchtune.runs._locate import locate_model as locate_model
     from torchtune.runs._locate import missing_model_message as missing_model_message
-    from torchtune.runs._locate import result_of as result_of
+    from torchtune.runs._locate import weights_folder as weights_folder
     from torchtune.runs._locate import weights_in as weights_in
     from torchtune.runs._locate import weights_note as weights_note
     from torchtune.runs._missing_model import missing_model_hint as missing_model_hint

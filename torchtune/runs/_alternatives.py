@@ -1,11 +1,11 @@
-"""Words that users may try with `tune` but that are not commands, recipes or configs, each with an alternative."""
+"""Names that users may try with `tune` although no command, recipe or config has them, with alternatives."""
 
 import re
 from typing import Final, NamedTuple
 
 
 class Task(NamedTuple):
-    """A task that users may request by a name that is not a command, recipe or config."""
+    """A task that users may request by a name that no command, recipe or config has."""
 
     keywords: str
     """Names for the task, separated by spaces."""
@@ -55,7 +55,7 @@ UNSUPPORTED: Final = (
     ),
     Task(
         "sweep search hpo tuner optuna multirun",
-        "each command is one run",
+        "each command starts one run",
         "start runs in a shell loop over overrides, and compare them with tune plot",
     ),
     Task(
@@ -91,7 +91,7 @@ OTHER_NAMES: Final = (
     Task(
         "chat talk ask infer inference predict answer complete",
         "alpaca_generate answers prompts",
-        "tune alpaca_generate --config generate model_directory=runs/mine prompt='Who are you?', or no prompt, to chat",
+        "tune alpaca_generate --config generate model_directory=runs/mine prompt='Who are you?' (omit prompt to chat)",
     ),
     Task("merge fuse merge_lora", "tune convert merges adapters", "tune convert runs/mine/final merged"),
     Task(
@@ -151,9 +151,9 @@ _METHODS: Final = UNSUPPORTED[:5]
 """Training methods that other projects use in recipe names, such as `lora_dpo_single_device`."""
 
 
-def alternative_for(word: str) -> tuple[str, str] | None:
+def alternative_for(name: str) -> tuple[str, str] | None:
     """Return the status of the task with this name, and an alternative; None if the name is unknown."""
-    name = re.sub(r"[-.\s]", "_", word.lower())
+    name = re.sub(r"[-.\s]", "_", name.lower())
     for task in (*UNSUPPORTED, *OTHER_NAMES):
         if name in task.keywords.split():
             return task.summary, task.alternative

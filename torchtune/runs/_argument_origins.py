@@ -15,7 +15,7 @@ from torchtune.config.model import (
 )
 
 MAX_REFERENCES: Final = 30
-"""The maximum length of a chain of references that is followed; circular references are rejected earlier."""
+"""The maximum number of references to follow in a chain; circular references are rejected earlier."""
 
 
 def located_at_arguments(error: InstantiationError, layers: Layers) -> InstantiationError:
@@ -51,7 +51,7 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
 
 
 def _is_mentioned(value: object, message: str) -> bool:
-    """Return whether a message mentions a value as a separate word or path; very short values are ignored."""
+    """Return whether a message mentions a value outside longer names and paths; very short values are ignored."""
     text = value if isinstance(value, str) else ""
     return len(text) > 2 and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w/-])", message) is not None
 

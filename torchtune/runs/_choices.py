@@ -10,7 +10,7 @@ from typing import Any, Final
 from torchtune.config import Mistake, Passed
 from torchtune.config.model import (
     COMPONENT_KEY,
-    OWN_PACKAGES,
+    TORCHTUNE_PACKAGES,
     Layers,
     Path,
     RejectedError,
@@ -43,9 +43,9 @@ PACKAGES: Final = (
     "torchtune.training",
     "torchtune.utils.metric_logging",
 )
-"""Packages whose components are listed by schemas, help and suggestions."""
+"""Packages whose components are listed in schemas, help pages and suggestions."""
 MAX_LISTED: Final = 8
-"""The maximum number of components that help and messages list by name; the others are counted."""
+"""The maximum number of components that help pages and messages list by name; the rest are counted."""
 MAX_SUGGESTED: Final = 4
 """The maximum number of components in a suggestion."""
 
@@ -73,21 +73,21 @@ def similar_components(name: str, paths: Sequence[str]) -> list[str]:
     Only exact matches are returned if there are any; otherwise parts that contain the name, prefixes first; otherwise
     the longest part in the name, such as `AdamW` in `adamw_torch`; otherwise the part with the closest spelling.
     """
-    word = _normalized(name)
+    target = _normalized(name)
     normalized = {path: _normalized(path) for path in sorted(paths, key=_is_from_torch)}
-    equal = [path for path, last in normalized.items() if last == word]
-    if equal or len(word) < 2:
+    equal = [path for path, last in normalized.items() if last == target]
+    if equal or len(target) < 2:
         return equal
-    containing = [path for path, last in normalized.items() if word in last]
+    containing = [path for path, last in normalized.items() if target in last]
     if containing:
         return sorted(
             containing,
-            key=lambda path: (not normalized[path].startswith(word), _is_from_torch(path), len(path)),
+            key=lambda path: (not normalized[path].startswith(target), _is_from_torch(path), len(path)),
         )
-    contained = [path for path, last in normalized.items() if len(last) > 2 and last in word]
+    contained = [path for path, last in normalized.items() if len(last) > 2 and last in target]
     if contained:
         return [max(contained, key=lambda path: len(normalized[path]))]
-    similar = difflib.get_close_matches(word, normalized.values(), 1, 0.6)
+    similar = difflib.get_close_matches(target, normalized.values(), 1, 0.6)
     return [path for path, last in normalized.items() if last in similar][:1]
 
 
@@ -143,9 +143,9 @@ def _suggestion(mistake: Mistake, allowed: Sequence[str]) -> str:
     For names in the user's packages, the mistake's own suggestion is kept.
     """
     name = mistake.got.strip("'")
-    is_of_user = "." in name and name.partition(".")[0] not in (*OWN_PACKAGES, "torch")
+    is_users_component = "." in name and name.partition(".")[0] not in (*TORCHTUNE_PACKAGES, "torch")
     similar = similar_components(name, allowed or [path for path, _ in components_for(Any, Passed())])
-    if is_of_user or not (similar or allowed):
+    if is_users_component or not (similar or allowed):
         return mistake.suggestion
     if similar:
         *others, last = [repr(path) for path in similar[:MAX_SUGGESTED]]

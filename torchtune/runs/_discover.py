@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune._own_packages import prefer_project_packages
+from torchtune._bundled_packages import prefer_project_packages
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
 from torchtune.runs._folder import RunFolder
@@ -68,7 +68,7 @@ def recipe_for(config: str | type) -> str:
         if config in names:
             return recipe
     if not isinstance(config, str):
-        return _of_class(config.__name__, str(config))
+        return _recipe_of_class(config.__name__, str(config))
     if ".py" not in config and not config.endswith((".yaml", ".yml")):
         if not Path(config).is_dir():
             config_source(config)  # raises with a suggestion, because the name is not registered
@@ -84,24 +84,24 @@ def recipe_for(config: str | type) -> str:
     except OSError as error:
         raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
     classes = {returns for name, returns in functions.items() if function in ("", name)}
-    return _own_recipe(file, classes) or _of_class(classes.pop() if len(classes) == 1 else "", config)
+    return _user_recipe(file, classes) or _recipe_of_class(classes.pop() if len(classes) == 1 else "", config)
 
 
-def _own_recipe(file: str, names: set[str]) -> str | None:
+def _user_recipe(file: str, names: set[str]) -> str | None:
     """Return the file of the user's recipe whose config class is returned by functions in `file`, or None."""
     module = load_module(file)
     for name in names:
         cls = getattr(module, name, None)
-        home = sys.modules.get(getattr(cls, "__module__", ""))
-        if home is None:
+        defining_module = sys.modules.get(getattr(cls, "__module__", ""))
+        if defining_module is None:
             continue
-        for value in vars(home).values():
+        for value in vars(defining_module).values():
             if isinstance(value, Recipe) and value.config_class is cls and value.name not in recipe_names():
-                return str(home.__file__)
+                return str(defining_module.__file__)
     return None
 
 
-def _of_class(name: str, config: str) -> str:
+def _recipe_of_class(name: str, config: str) -> str:
     for recipe, loaded in _recipes([])[0].items():
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe

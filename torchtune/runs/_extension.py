@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-LENGTHS: Final = ("epochs", "max_steps", "max_steps_per_epoch")
+LIMIT_FIELDS: Final = ("epochs", "max_steps", "max_steps_per_epoch")
 """Fields that limit the length of a fine-tuning run."""
 
 
 def is_any_raised(previous: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     """Return whether any limit is higher in the current config; null means no limit."""
-    return any(_is_raised(previous.get(name), current.get(name)) for name in LENGTHS)
+    return any(_is_raised(previous.get(name), current.get(name)) for name in LIMIT_FIELDS)
 
 
 def _is_raised(previous: Any, current: Any) -> bool:
@@ -24,7 +24,7 @@ def reached_limit(previous: Mapping[str, Any], current: Mapping[str, Any], step:
         current: The config for the extension.
         step: The number of optimizer steps of the finished run.
     """
-    epochs, max_steps, per_epoch = (current.get(name) for name in LENGTHS)
+    epochs, max_steps, per_epoch = (current.get(name) for name in LIMIT_FIELDS)
     if max_steps is not None:
         return ("max_steps",) if max_steps <= step else ()
     if _steps_of(epochs, per_epoch, step) <= step:
@@ -44,7 +44,7 @@ def extended_limits(record: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the limits of an extended run by field: the original value, then the value for each extension."""
     limits: dict[str, list[Any]] = {}
     for entry in record.get("extended", ()):
-        for name in LENGTHS:
+        for name in LIMIT_FIELDS:
             before, after = entry[name]
             limits.setdefault(name, [before]).append(after)
     return {name: values for name, values in limits.items() if any(value != values[0] for value in values)}

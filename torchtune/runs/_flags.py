@@ -75,9 +75,9 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
     group = _group(
         layers.config_class or Any, layers.tree, "config", description, only_defaults=only_defaults
     )
-    named: Any = {"prog": prog, "description": description}
+    options: Any = {"prog": prog, "description": description}
     with contextlib.suppress(SystemExit):  # tyro exits after printing
-        tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **named)
+        tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **options)
 
 
 def _typed(parsed: Mapping[str, Any], path: Path) -> Any:
@@ -113,7 +113,7 @@ def _registry() -> Any:
 
 
 def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = False) -> type[_Group]:
-    """Return a group with a flag for each slot of a value; `only_defaults` if no config sets any of them."""
+    """Return a group with a flag for each slot of a value; `only_defaults` means that no config sets any slot."""
     from tyro.constructors import StructConstructorSpec
 
     fields = []

@@ -17,7 +17,7 @@ from torchtune._pluralize import pluralize
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
-from torchtune.runs._extension import LENGTHS, is_any_raised, reached_limit
+from torchtune.runs._extension import LIMIT_FIELDS, is_any_raised, reached_limit
 from torchtune.runs._provenance import KINDS, altered_inputs, environment_changes, provenance
 from torchtune.runs._record import record, timestamp
 from torchtune.runs._resume import Resume
@@ -46,7 +46,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         """The frozen config."""
         self.record = self.path / "run.json"
-        """The record: everything else that the run depends on, and the times of its start and finish."""
+        """The record: the inputs of the run other than its config, and the times of its start and finish."""
         self.metrics = self.path / "metrics.jsonl"
         """One JSON object for each optimizer step."""
         self.samples = self.path / "samples.jsonl"
@@ -210,7 +210,7 @@ class RunFolder:
         write_text(self.config, frozen.render())
 
     def _copy_code(self) -> None:
-        """Copy the code listed in the record; copies from an earlier start are renamed if they differ."""
+        """Copy the code listed in the record; earlier copies are renamed if they differ."""
         for name, entry in self.read_record().get("code", {}).items():
             copy, source = self.code / name, Path(entry["path"])
             if copy.exists() and copy.read_bytes() != source.read_bytes():
@@ -219,7 +219,7 @@ class RunFolder:
             shutil.copyfile(source, copy)
 
     def _resume(self, layers: "Layers", command: list[str], allowed: Resume) -> None:
-        """Resume the run in the folder; reject a finished run, and one with a different config, code or data."""
+        """Resume the run in the folder; reject a run that has finished, or whose config, code or data are different."""
         from torchtune.config.model import drop_paths, freeze, may_change, resolved_tree
 
         previous = read_yaml(str(self.config)).value
@@ -227,10 +227,10 @@ class RunFolder:
             raise _output_dir_error(layers, f"{self.config} is not a config", allowed.new_run_hint)
         if layers.has_unspecified_seed:  # another node may have started this run after `choose_seed`
             layers.tree["seed"] = previous.get("seed")
-        frozen, free = freeze(layers), {"output_dir", *may_change(layers.config_class)}
+        frozen, exempt = freeze(layers), {"output_dir", *may_change(layers.config_class)}
         # The folder may have moved, or its path may be spelled differently; references to the folder must not differ.
         same_folder = {"output_dir": str(self.path)}
-        sides = [drop_paths(resolved_tree(tree | same_folder), free) for tree in (previous, frozen.tree)]
+        sides = [drop_paths(resolved_tree(tree | same_folder), exempt) for tree in (previous, frozen.tree)]
         changes = differences(*sides)
         if changes and not self._has_progress():
             self._start(layers, command)
@@ -262,7 +262,7 @@ class RunFolder:
         write_text(self.config, frozen.render())
 
     def _check_extension(self, layers: "Layers", previous: Mapping[str, Any], allowed: Resume) -> None:
-        """Raise if a finished run is not to be extended, or cannot be extended."""
+        """Raise an error if extending a finished run was not requested, or is not possible."""
         from torchtune.config.model import resolved_tree
 
         previous, current = resolved_tree(previous), resolved_tree(layers.tree)
@@ -305,8 +305,8 @@ class RunFolder:
             accepted = {d.path: [d.left, d.right] for d in altered if ABSENT not in (d.left, d.right)}
             saved["accepted"] = [*saved.get("accepted", ()), {"when": timestamp(), "changes": accepted}]
         if saved.pop("finished", None):
-            lengths = {name: [previous.get(name), tree.get(name)] for name in LENGTHS}
-            entry = {"when": timestamp(), "step": self.newest_step, **lengths}
+            limits = {name: [previous.get(name), tree.get(name)] for name in LIMIT_FIELDS}
+            entry = {"when": timestamp(), "step": self.newest_step, **limits}
             saved["extended"] = [*saved.get("extended", ()), entry]
         # The recorded command must be the one that produced the current frozen config.
         saved |= {name: current[name] for name in ("command", "folder", "allow", "trusted_folders")}

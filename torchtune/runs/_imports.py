@@ -13,7 +13,7 @@ def with_imports(
 ) -> list[Path]:
     """Return `files` and the user's files that they import, directly or indirectly, including imports in functions.
 
-    Modules that are only imported later in a run are thus included. Computed names (`importlib`) are not followed.
+    This includes modules that are imported only later in a run. Computed names (`importlib`) are not followed.
 
     Args:
         files: Files of any kind; Python files are parsed.

@@ -26,7 +26,7 @@ def checked_layers(call: Call) -> tuple[Recipe[Any], Layers, Any]:
     """Return a call's recipe, layers and checked config object; print the config's notes.
 
     Raises:
-        ConfigError: The config has mistakes; contains all of them.
+        ConfigError: The config has mistakes; all are listed.
     """
     recipe, layers = layers_of(call)
     print_notes(layers)

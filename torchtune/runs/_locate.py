@@ -1,4 +1,4 @@
-"""Find a model's weights, given a Hugging Face folder, an adapter's folder or a run's folder."""
+"""Find a model's weights in a Hugging Face folder, an adapter's folder or a run's folder."""
 
 import os
 import shlex
@@ -38,16 +38,17 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 
     Raises:
         FileNotFoundError: The folder or an adapter's base is missing, or `adapter` contains no adapter.
-        ValueError: A run has written no weights yet, an adapter does not specify its base, or both are adapters.
+        ValueError: A run has written no weights yet, an adapter does not specify its base, or both arguments are
+            adapters.
     """
-    weights = result_of(folder)
+    weights = weights_folder(folder)
     if adapter is None:
         return ModelFolders(_base_of(weights), weights) if _is_adapter(weights) else ModelFolders(weights)
     if _is_adapter(weights):
         raise ValueError(
             f"{folder} and {adapter} are both adapters; pass the base model instead of {folder}, or omit one of them"
         )
-    adapter_weights = result_of(adapter)
+    adapter_weights = weights_folder(adapter)
     if not _is_adapter(adapter_weights):
         raise FileNotFoundError(
             f"{adapter} is not an adapter: there is no {_ADAPTER_CONFIG} in {adapter_weights}; omit the base"
@@ -55,7 +56,7 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
     return ModelFolders(weights, adapter_weights)
 
 
-def result_of(folder: StrPath) -> Path:
+def weights_folder(folder: StrPath) -> Path:
     """Return the folder of weights in a run's folder; any other folder is returned unchanged.
 
     If a run has both `best/` and `final/`, `best/` is used, and `weights_note` reports this.
@@ -81,13 +82,13 @@ def result_of(folder: StrPath) -> Path:
 
 
 def weights_note(folder: StrPath) -> str | None:
-    """Return a note that says which of a run's weights are used; None if no note is needed.
+    """Return a note on which of a run's weights are used; None if no note is needed.
 
     Args:
         folder: As in `locate_model`.
     """
     run = RunFolder(folder)
-    if not run.best.is_dir() or result_of(folder) != run.best:
+    if not run.best.is_dir() or weights_folder(folder) != run.best:
         return None
     if not run.final.is_dir():
         return f"using {run.best}, the model with the lowest validation loss so far; the run has not finished"
@@ -107,11 +108,11 @@ def check_full_model(folder: StrPath) -> None:
     if (folder / _CONFIG).is_file():
         return
     if _is_adapter(folder):
-        raise ValueError(f"{folder} is an adapter, not a full model; {_uses_of(folder)}")
+        raise ValueError(f"{folder} is an adapter, not a full model; {_adapter_advice(folder)}")
     weights = weights_in(folder)
     if weights and _is_adapter(weights[0]):
         raise ValueError(
-            f"{folder} is the folder of a run that trained an adapter, not a full model; {_uses_of(weights[0])}"
+            f"{folder} is the folder of a run that trained an adapter, not a full model; {_adapter_advice(weights[0])}"
         )
     if weights:
         raise ValueError(
@@ -125,7 +126,7 @@ def weights_in(folder: StrPath) -> list[Path]:
     return [path for path in (run.final, run.best) if path.is_dir()] if run.has_begun else []
 
 
-def _uses_of(adapter: Path) -> str:
+def _adapter_advice(adapter: Path) -> str:
     """Return advice for using an adapter where a full model is expected."""
     base = read_json(adapter / _ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE"
     return (
@@ -141,7 +142,7 @@ def check_model_folder(folder: StrPath) -> None:
         FileNotFoundError: The folder is missing or contains no model; the message explains how to get one.
         ValueError: A run has written no weights yet.
     """
-    path = result_of(folder)
+    path = weights_folder(folder)
     if not (path / _CONFIG).is_file() and not _is_adapter(path):
         raise FileNotFoundError(missing_model_message(path))
 
@@ -185,14 +186,16 @@ def _base_of(adapter: Path) -> Path:
     named = read_json(path).get("base_model_name_or_path")
     if not isinstance(named, str | None):
         raise unexpected_value(path, "base_model_name_or_path", named, "a folder or a Hugging Face model id")
-    advice = f"pass both: the base as model_directory and {adapter} as adapter_directory (adapter, in Python)"
+    advice = (
+        f"pass both: the base as model_directory and {adapter} as adapter_directory (`adapter` in Python)"
+    )
     if not named:
         raise ValueError(f"{adapter / _ADAPTER_CONFIG} does not name the base model; {advice}")
     started_in = RunFolder(adapter.parent).read_record().get("folder")
     for start in ("", started_in if isinstance(started_in, str) else ""):
         base = Path(start, named)
         if base.is_dir():
-            return result_of(base)
+            return weights_folder(base)
     missing = f"{adapter / _ADAPTER_CONFIG} names the base model {named!r}, but there is no such folder"
     suggestion = did_you_mean_path(named, Path.is_dir)
     command = download_command(named)

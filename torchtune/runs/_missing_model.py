@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from torchtune._own_packages import folder_of
+from torchtune._bundled_packages import folder_of
 from torchtune._similar_paths import similar_path
 
 StrPath = str | os.PathLike[str]

@@ -28,7 +28,7 @@ class Reserve:
     """Reserved address space, which is released to explain an error after memory ran out.
 
     The space is never accessed, so it uses no memory. It matters only if the address space of a process is limited
-    (`ulimit -v`): without it, the explanation would run out of memory, like the run.
+    (`ulimit -v`): without it, the explanation would run out of memory as well.
     """
 
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ from torchtune.runs.command_line import Suggest, suggest_run_option
 
 
 @define
-class Overriding:
+class OverrideApplier:
     """Applies overrides to layers: first structural changes, outermost first, then values."""
 
     layers: Layers
@@ -230,7 +230,7 @@ class Overriding:
         """Return the type and the field path for the parts of a dotted path.
 
         Raises:
-            RejectedError: There is no such field; the message has a suggestion.
+            RejectedError: There is no such field; the mistake contains a suggestion.
         """
         t: Any = self.layers.config_class or Any
         tree: Any = self.layers.tree
@@ -273,7 +273,7 @@ class Overriding:
             if is_reference(tree):
                 description = f"the reference {tree}"
             elif tree is None and not is_any_type(component_type_of(self._type_of(path)) or Any):
-                description = f"null; set its component first, {dotted(path)}=package.module.Name"
+                description = f"null (set its component first: {dotted(path)}=package.module.Name)"
             return reject("unknown", f"{dotted(path)} is {description}; it has no {part!r}", path=full_path)
         sections = sections_of(self._type_of(path))
         names = [*known_names, *(n for cls in sections for n in field_names(cls))]
@@ -322,8 +322,8 @@ class Overriding:
 
 def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
     """Apply overrides, given as pairs of field path and text; mistakes are added to the layers."""
-    overriding = Overriding(layers)
-    overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
+    applier = OverrideApplier(layers)
+    applier.set_values(applier.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
 
 
 def _default_of(slot: Slot | None) -> Any:

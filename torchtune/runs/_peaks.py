@@ -2,7 +2,7 @@
 
 _TERA = 1e12
 
-# Dense peaks in FLOP/s: bf16 and fp16 on tensor cores, fp32 without tensor cores, as TF32 is off. Source: NVIDIA's data
+# Dense peaks in FLOP/s: bf16 and fp16 on tensor cores, fp32 without them, because TF32 is off. Source: NVIDIA's data
 # sheet of each card. The first name contained in the CUDA device name is used, so longer names come first.
 PEAKS: dict[str, tuple[float, float]] = {
     "B200": (2250 * _TERA, 80 * _TERA),

@@ -1,4 +1,4 @@
-"""The inputs of a run in addition to its config: the user's code, the data, and package versions."""
+"""The inputs of a run other than its config: the user's code, the data, and package versions."""
 
 import glob
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune._own_packages import folder_of, own_name
+from torchtune._bundled_packages import bundled_name, folder_of
 from torchtune._pluralize import pluralize
 from torchtune.config.model import COMPONENT_KEY, Difference, current_trust, differences
 from torchtune.runs._imports import with_imports
@@ -33,7 +33,7 @@ _SELF = ("torch", "torchtune", "recipes", "configs_py")
 
 
 def provenance(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence[Path]) -> dict[str, Any]:
-    """Return a run's code, data and the versions of its components' packages, as JSON-compatible values.
+    """Return a run's code, its data and the versions of its components' packages, as JSON-compatible values.
 
     Args:
         layers: The checked config; its components have been imported.
@@ -53,8 +53,8 @@ def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence
     """Return the user's files that a run reads or imports, by the names of their copies.
 
     These are the recipe, the program that runs it, the config's files, the modules of its components, modules imported
-    from the folder of a file that the user passed, and all modules that these files import, even later. Installed
-    packages are recorded by version instead.
+    from the folder of a file that the user passed, and all modules that these files import, even if a run imports them
+    later. Installed packages are recorded by version instead.
     """
     trust = current_trust()
     folders = [Path(folder) for folder in trust.folders]
@@ -84,7 +84,7 @@ def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence
 
 
 def _is_torchtune_file(file: Path) -> bool:
-    return own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
+    return bundled_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
 
 
 def _is_below(file: Path, paths: Iterable[str | Path]) -> bool:
@@ -236,7 +236,7 @@ def altered_inputs(previous: Mapping[str, Any], current: Mapping[str, Any]) -> l
 
     Returns:
         The differences, with paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and
-        `versions.torch`. Only entries in both records are compared, and only the Python files among the code.
+        `versions.torch`. Only entries in both records are compared; of the code, only Python files are compared.
     """
     return [
         difference

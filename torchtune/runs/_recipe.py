@@ -24,7 +24,7 @@ from torchtune.runs._choices import note_unknown_components
 from torchtune.runs._device import check_device
 from torchtune.runs._finish import finish_run
 from torchtune.runs._folder import RunFolder, choose_seed
-from torchtune.runs._overrides import Overriding
+from torchtune.runs._overrides import OverrideApplier
 from torchtune.runs._recording import recording
 from torchtune.runs._registry import config_names
 from torchtune.runs._resume import RESUME_ONLY, Resume
@@ -206,7 +206,7 @@ def _lacks_multiple_fields(layers: Layers) -> bool:
 def _report_missing_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
     """Add a mistake for the missing config, and drop mistakes in fields that the config would have set."""
     layers.mistakes = [m for m in layers.mistakes if len(m.path) < 2 or m.path[0] in layers.tree]
-    available = f"configs of {recipe} are {', '.join(configs)}"
+    available = f"the configs of {recipe} are {', '.join(configs)}"
     example = f"pass {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
     layers.mistakes.append(Mistake.of_argument(CONFIG.text, f"no config given; {available}", example))
     layers.incomplete = True
@@ -216,7 +216,7 @@ def _check_device(cfg: Any, layers: Layers) -> None:
     """Check that this machine has the config's device.
 
     Raises:
-        ConfigError: The device is not available; the message says how to fix it.
+        ConfigError: The device is not available; the message explains how to fix this.
     """
     device = settings_of(cfg).device
     if device is None or device in ("auto", "cpu"):
@@ -233,14 +233,14 @@ def apply_overrides(layers: Layers, args: Sequence[str], suggest: Suggest = sugg
     overrides, mistakes = tokenize_overrides(
         args, suggest, field_names(layers.config_class) if layers.config_class else ()
     )
-    overriding = Overriding(layers, suggest)
+    applier = OverrideApplier(layers, suggest)
     layers.mistakes += mistakes
-    value_overrides = overriding.apply(overrides)
+    value_overrides = applier.apply(overrides)
     if value_overrides:
         from torchtune.runs._flags import match_flags
 
         typed = match_flags(layers, value_overrides)
-        overriding.set_values([o.with_text(typed.get(o.key, o.text)) for o in value_overrides])
+        applier.set_values([o.with_text(typed.get(o.key, o.text)) for o in value_overrides])
 
 
 def parse(main: Callable[[C], None]) -> Recipe[C]:

@@ -37,7 +37,7 @@ def gpus() -> list[str]:
         return []
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 -- its tool
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 -- NVIDIA's tool
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in run.stdout.splitlines() if line.strip()]

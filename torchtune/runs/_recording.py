@@ -41,7 +41,7 @@ Locator = Callable[[Any, Path], Location | None]
 
 
 class IncompleteError(Exception):
-    """A config function omits a required field, so that no object can be built; a recorded mistake names the field."""
+    """A config function omits a required field, so no object can be built; a recorded mistake names the field."""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from torchtune._own_packages import folder_of
+from torchtune._bundled_packages import folder_of
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import did_you_mean
 
@@ -27,12 +27,12 @@ class Source(NamedTuple):
 
 def recipe_names() -> Sequence[str]:
     """Return the registered recipes."""
-    return list(_registry()._RECIPE_LIST)  # noqa: SLF001 -- the specification's name
+    return list(_registry()._RECIPE_LIST)  # noqa: SLF001 -- the name is fixed
 
 
 def config_names() -> Mapping[str, Sequence[str]]:
     """Return the names of the configs of every recipe, by recipe."""
-    return dict(_registry()._CONFIG_LISTS)  # noqa: SLF001 -- the specification's name
+    return dict(_registry()._CONFIG_LISTS)  # noqa: SLF001 -- the name is fixed
 
 
 def _registry() -> Any:
@@ -48,7 +48,7 @@ def recipe_file(name: str) -> str:
     """
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
-    return os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib takes 10% of `tune ls`
+    return os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib would slow `tune ls` by 10%
 
 
 def recipe_source(name: str) -> Source:
@@ -121,7 +121,7 @@ def _parsed(text: str, file: str) -> ast.Module:
 
 
 def _first_line(node: ast.Module | ast.FunctionDef) -> str:
-    """Return the first line of a docstring, uncleaned, because cleaning imports `inspect`, 10% of `tune ls`'s time."""
+    """Return the first line of a docstring, uncleaned: cleaning would import `inspect` and slow `tune ls` by 10%."""
     return (ast.get_docstring(node, clean=False) or "").strip().partition("\n")[0]
 
 

@@ -16,7 +16,7 @@ class Resume:
     accept_changes: bool = False
     """Resume a run even though its code, data or packages have changed."""
     from_python: bool = False
-    """True if messages must show the options as Python arguments rather than as flags."""
+    """Whether messages show the options as Python arguments rather than as flags."""
 
     def spelling(self, name: str) -> str:
         """Return an option as the user types it: a flag, or a Python argument."""

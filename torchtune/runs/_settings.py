@@ -14,7 +14,7 @@ class RunSettings:
     device: str | None
     """A `Device`."""
     seed: int | None
-    """The seed of all random numbers in the run; if None, a seed is drawn."""
+    """The seed of all random numbers in the run; if None, a random seed is chosen."""
 
 
 def settings_of(cfg: object) -> RunSettings:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torchtune._bundled_packages import bundled_name, is_torchtune, prefer_project_packages, shadowing_hint
 from torchtune._home import expand_path
-from torchtune._own_packages import is_own, own_name, prefer_project_packages, second_name_hint
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     BASE_KEY,
@@ -59,7 +59,7 @@ def _add(layers: Layers, name: str, including_files: tuple[str, ...]) -> None:
 
     Args:
         layers: The layers to extend.
-        name: The config's name, as in the command line or in the last file of `including_files`.
+        name: The config's name, as on the command line or in the last file of `including_files`.
         including_files: The chain of YAML files that led to this config through `_base_`.
     """
     file, function = _file_of(name, os.path.dirname(including_files[-1]) if including_files else "")  # noqa: PTH120
@@ -94,7 +94,7 @@ def _file_of(name: str, folder: str) -> tuple[str, str | None]:
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
             return str(RunFolder(name).config), None
         if os.path.exists(name):  # noqa: PTH110
-            raise ConfigError.of_argument(name, "expected a file.yaml, a file.py:function or a run's folder")
+            raise ConfigError.of_argument(name, "expected file.yaml, file.py:function or a run's folder")
     source = config_source(name)
     return source.file, None if source.file.endswith(".yaml") else source.name
 
@@ -144,7 +144,7 @@ def _note_misspelled_base(layers: Layers, document: Document, known_fields: Mapp
 def _with_base_location(location: Location, mistake: Mistake) -> Mistake:
     """Add the location of `_base_` to a mistake in a base config, unless the mistake has a field path.
 
-    If the mistake has no line either, this location becomes its own.
+    If the mistake has no line either, it is reported at this location.
     """
     if mistake.path:
         return mistake
@@ -207,7 +207,7 @@ def _check_fit(
 
 def _may_replace(config_class: type, cls: type) -> bool:
     """Return whether a config class may belong to a copied recipe: it has the same name, or is defined by the user."""
-    return config_class.__qualname__ == cls.__qualname__ or not is_own(config_class.__module__)
+    return config_class.__qualname__ == cls.__qualname__ or not is_torchtune(config_class.__module__)
 
 
 def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[str]:
@@ -244,9 +244,7 @@ def _failure(error: BaseException, file: str) -> list[Mistake]:
         f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()
     ]
     location = Location(0, (frames[-1].lineno or 0) if frames else 0, display_path(file), "file")
-    return [
-        Mistake("failure", f"{type(error).__name__}: {error}", second_name_hint(error), location=location)
-    ]
+    return [Mistake("failure", f"{type(error).__name__}: {error}", shadowing_hint(error), location=location)]
 
 
 def add_object(layers: Layers, config: Any, recorded: Locator, fallback: Location) -> None:
@@ -299,8 +297,8 @@ def _function(module: ModuleType, file: str, function: str) -> Any:
     returning = [n for n in public if is_section(result_type(callables[n]))] or public
     if len(returning) == 1:
         return callables[returning[0]]
-    names = f", one of {', '.join(returning)}" if returning else "; the file has no public functions"
-    message = f"expected {file}:FUNCTION{names}"
+    names = f"FUNCTION is one of {', '.join(returning)}" if returning else "the file has no public functions"
+    message = f"expected {file}:FUNCTION; {names}"
     raise ConfigError.of_file(display_path(file), message)
 
 
@@ -339,8 +337,8 @@ def _loaded_from(path: Path) -> ModuleType | None:
 
 
 def _import_member(path: Path) -> ModuleType | None:
-    """Import a file under its full name in its package, such as `configs_py.smollm2`; None if it is in no package."""
-    torchtune_name = own_name(path)
+    """Import a file under its full name in its package, such as `configs_py.smollm2`; None if it has no package."""
+    torchtune_name = bundled_name(path)
     if torchtune_name is not None:
         return importlib.import_module(torchtune_name)
     parts, folder = [path.stem], path.parent

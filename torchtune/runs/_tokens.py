@@ -12,7 +12,7 @@ from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
 MAX_SHOWN_LENGTH: Final = 120
-"""The maximum number of characters of a value in its location."""
+"""The maximum number of characters of a value that its location shows."""
 HYDRA_PREFIXES: Final = ("~", "++")
 """Prefixes of keys in Hydra overrides, which torchtune does not support."""
 FLOW: Final = ("[", "{")
@@ -82,15 +82,15 @@ def tokenize_overrides(
                     if "=" not in after and not after.startswith("--"):
                         next(arguments)
             continue
-        word = typed.removeprefix(f"{OVERRIDE_FLAG}=")
-        key, equals, text = word.removeprefix("--").partition("=")
-        if word.startswith("--") and not equals:
+        arg = typed.removeprefix(f"{OVERRIDE_FLAG}=")
+        key, equals, text = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                mistakes.append(_without_value(word, suggest, known_fields))
+                mistakes.append(_without_value(arg, suggest, known_fields))
                 continue
             text, equals = next(arguments)[1], "="
         if not equals or not key or key.startswith(HYDRA_PREFIXES):
-            mistakes.append(_no_override(word, suggest))
+            mistakes.append(_not_an_override(arg, suggest))
         elif not all(key.removeprefix("+").split(".")):
             mistakes.append(Mistake.of_argument(typed, f"{key!r} is not a field path: it has an empty part"))
         else:
@@ -98,12 +98,12 @@ def tokenize_overrides(
     return overrides, mistakes
 
 
-def _no_override(word: str, suggest: Suggest) -> Mistake:
+def _not_an_override(arg: str, suggest: Suggest) -> Mistake:
     """Return the mistake for an argument that is neither a flag nor an override."""
-    hint = hint_for(word) if word.startswith(("-", *HYDRA_PREFIXES)) else None
-    suggestion = hint or (suggest(word, "") if word.startswith("-") else "")
+    hint = hint_for(arg) if arg.startswith(("-", *HYDRA_PREFIXES)) else None
+    suggestion = hint or (suggest(arg, "") if arg.startswith("-") else "")
     return Mistake.of_argument(
-        word, "expected key=value", suggestion or "quote values that contain spaces: 'prompt=What is it?'"
+        arg, "expected key=value", suggestion or "quote values that contain spaces: 'prompt=What is it?'"
     )
 
 

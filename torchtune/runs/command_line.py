@@ -6,8 +6,8 @@ Every call of `tune` imports this module, so it must not import anything slow.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from torchtune._bundled_packages import prefer_project_packages
 from torchtune._home import expand_path
-from torchtune._own_packages import prefer_project_packages
 from torchtune.config import ConfigError, Mistake
 
 RECIPES: Final = "recipes"
@@ -83,12 +83,12 @@ LAUNCH_OPTIONS: Final = (
     Option("--rdzv_id", "job id, the same on all machines", "ID"),
     Option("--master_addr", "address of rank 0's machine, if no rendezvous backend is set", "HOST"),
     Option("--master_port", "port on that machine", "PORT"),
-    Option("--standalone", "run on a single machine, on any free port"),
+    Option("--standalone", "run on a single machine, with any free port"),
     Option("--max_restarts", "maximum number of restarts after a rank fails", "N"),
-    Option("--log_dir", "folder for the log files of the ranks", "FOLDER"),
+    Option("--log_dir", "folder for the ranks' log files", "FOLDER"),
     Option(
         "--tee, -t",
-        "streams to print to the console and also write to log files; 3: stdout and stderr",
+        "streams to print and to write to log files; 3: stdout and stderr",
         "STREAMS",
     ),
 )
@@ -145,7 +145,7 @@ def similar_option(flag: str, names: Sequence[str]) -> str:
 class Call(NamedTuple):
     """A parsed command line."""
 
-    words: Sequence[str]
+    argv: Sequence[str]
     """All arguments, as typed."""
     arguments: list[str]
     """The positional arguments; the first one is the recipe, if any."""
@@ -204,12 +204,12 @@ class Call(NamedTuple):
         """
         text = self.value(option)
         if text is not None and not (text.isdecimal() and int(text)):
-            raise ConfigError.of_argument(option.text, f"expected a number above 0, got {text!r}")
+            raise ConfigError.of_argument(option.text, f"expected an integer above 0, got {text!r}")
         return None if text is None else int(text)
 
 
 def parse_command_line(
-    words: Sequence[str],
+    argv: Sequence[str],
     options: Sequence[Option],
     *,
     allow_torchrun: bool = False,
@@ -218,20 +218,20 @@ def parse_command_line(
     """Parse a command line; mistakes are collected in the result.
 
     Args:
-        words: The arguments after the program and its command.
+        argv: The arguments after the program and its command.
         options: The accepted options, in addition to `--help`. If they include OVERRIDE, the first positional argument
             is a recipe and the others are overrides.
         allow_torchrun: Pass unknown options before the recipe to torchrun.
         suggest: Returns a suggestion for an unknown option.
     """
-    call = Call(words, [], {}, [], [], [], suggest)
+    call = Call(argv, [], {}, [], [], [], suggest)
     known_options = {
         name: option for option in (*options, HELP) for name in option.names if option is not OVERRIDE
     }
-    remaining = list(words)
+    remaining = list(argv)
     while remaining:
-        word = remaining.pop(0)
-        name, equals, text = word.partition("=")
+        arg = remaining.pop(0)
+        name, equals, text = arg.partition("=")
         option = known_options.get(name)
         if option is not None and option.value:
             if (
@@ -243,18 +243,18 @@ def parse_command_line(
                 text = remaining.pop(0)
             _set(call, option, name, text)
         elif option is not None and equals:
-            call.mistakes.append(Mistake.of_argument(word, f"{name} does not accept a value"))
+            call.mistakes.append(Mistake.of_argument(arg, f"{name} does not accept a value"))
         elif option is not None:
             call.options.setdefault(option.names[0], [])
         elif allow_torchrun and name.startswith("-") and not call.arguments and name != OVERRIDE.text:
             has_value = not equals and name[:2] + name[2:].replace("-", "_") not in LAUNCH_SWITCHES
-            call.launch.extend([word, *([remaining.pop(0)] if has_value and remaining else [])])
+            call.launch.extend([arg, *([remaining.pop(0)] if has_value and remaining else [])])
         elif OVERRIDE in options and (name.startswith("-") or equals or call.arguments):
-            call.overrides.append(word)
+            call.overrides.append(arg)
         elif name.startswith("-"):
-            call.mistakes.append(Mistake.of_argument(word, "unknown option", suggest(name, "")))
+            call.mistakes.append(Mistake.of_argument(arg, "unknown option", suggest(name, "")))
         else:
-            call.arguments.append(_expanded(call, word, word))
+            call.arguments.append(_expanded(call, arg, arg))
     _prefer_packages_of(call)
     return call
 
@@ -281,10 +281,10 @@ def _set(call: Call, option: Option, name: str, text: str) -> None:
         values.append(_expanded(call, f"{name} {text}", text))
 
 
-def _expanded(call: Call, word: str, text: str) -> str:
+def _expanded(call: Call, argument: str, text: str) -> str:
     """Expand a `~` that the shell has not expanded: in `--config=~/x.yaml`, in quotes, or in arguments from Python."""
     try:
         return expand_path(text) if text.startswith("~") else text
     except ValueError as error:
-        call.mistakes.append(Mistake.of_argument(word, str(error)))
+        call.mistakes.append(Mistake.of_argument(argument, str(error)))
         return text

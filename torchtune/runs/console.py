@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
-from torchtune._own_packages import PACKAGES, folder_of
+from torchtune._bundled_packages import BUNDLED_PACKAGES, folder_of
 from torchtune.config import ConfigError, InstantiationError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _is_user_facing(error: BaseException | None) -> bool:
 
 
 def _is_torchtune_file(file: str) -> bool:
-    return file.startswith(tuple(map(folder_of, ("torchtune", *PACKAGES))))
+    return file.startswith(tuple(map(folder_of, ("torchtune", *BUNDLED_PACKAGES))))
 
 
 def _passed_user_file(files: Sequence[str]) -> bool:

@@ -61,7 +61,7 @@ def functions_of(module: ModuleType) -> list[Callable[[], Any]]:
     """Return the public functions of a module that return a config, in source order, for `pytest.mark.parametrize`.
 
     Raises:
-        ValueError: The module has no such function; a test parametrized over them would pass without testing anything.
+        ValueError: The module has no such function; a test parametrized with an empty list would test nothing.
     """
     functions = [
         function

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from torchtune.runs import locate_model, result_of
+from torchtune.runs import locate_model, weights_folder
 from torchtune.tokenizers._base import BaseTokenizer
 from torchtune.tokenizers._bpe import MERGES, VOCABULARY, BPETokenizer
 from torchtune.tokenizers._files import missing_tokenizer_error, vocabulary_file
@@ -55,7 +55,7 @@ def load_tokenizer(
         path: A tokenizer's file or folder, as in `auto_tokenizer`.
         options: Options that all tokenizers accept.
         special_tokens: As in `auto_tokenizer`.
-        split: The word splitting of a vocab.json with a merges.txt (`BPETokenizer`).
+        split: How a vocab.json with a merges.txt splits text into words (`BPETokenizer`).
 
     Raises:
         FileNotFoundError: As in `auto_tokenizer`.
@@ -77,7 +77,7 @@ def _file(path: Path) -> Path:
     """Return the vocabulary file of a tokenizer, given the file or its folder."""
     if not path.is_dir():
         return path
-    folder = result_of(path)
+    folder = weights_folder(path)
     file = vocabulary_file(folder)
     if file is None:
         folder = locate_model(folder).base

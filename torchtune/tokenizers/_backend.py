@@ -35,7 +35,7 @@ class BackendTokenizer(BaseTokenizer):
         self, path: Path, config: TokenizerConfig, options: TokenizerOptions, **settings: Any
     ) -> None:
         super().__init__(path, config, options, **settings)
-        self._marked: dict[str, _Marked] = {}
+        self._marked: dict[str, _MarkedBackend] = {}
         self._plain = self._load()
         self._plain.encode_special_tokens = True  # spelled-out special tokens are ordinary text
         vocabulary = self._plain.get_vocab()
@@ -62,7 +62,7 @@ class BackendTokenizer(BaseTokenizer):
         self.bos_id = self._id("bos_token") if self._adds_bos() else None
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
+        """Encode text that a chat template rendered; special tokens are recognized, and no token is added.
 
         Args:
             text: The text.
@@ -72,7 +72,7 @@ class BackendTokenizer(BaseTokenizer):
             return list(self._special.encode(text, add_special_tokens=False).ids)
         mark = unused_character([text])
         if mark not in self._marked:
-            self._marked[mark] = _Marked(self._load(), mark)
+            self._marked[mark] = _MarkedBackend(self._load(), mark)
         return self._marked[mark].encode(text, plain)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -168,7 +168,7 @@ def _without_special_flags(backend: "Backend", tokens: Collection[str]) -> "Back
     return copy
 
 
-class _Marked:
+class _MarkedBackend:
     """A tokenizer that recognizes special tokens only between marks.
 
     Args:

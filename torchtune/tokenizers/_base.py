@@ -11,7 +11,7 @@ from torchtune.data import ChatTemplate
 from torchtune.tokenizers._chat_templates import ADDITIONAL_CHAT_TEMPLATES, read_chat_template
 from torchtune.tokenizers._config import TokenizerConfig
 from torchtune.tokenizers._files import SIDE_FILES
-from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text, unknown_token
+from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text, unknown_token_error
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG
 
 
@@ -32,7 +32,7 @@ class BaseTokenizer(ABC):
     vocab_size: int
     special_tokens: Mapping[str, int]
     content_tokens: frozenset[str]
-    """Special tokens that texts may contain."""
+    """Special tokens that are also recognized in messages and plain text."""
     unknown_id: int | None
     """Id for text that no token can represent; None if every text can be represented."""
     bos_id: int | None
@@ -66,7 +66,7 @@ class BaseTokenizer(ABC):
 
     @abstractmethod
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
+        """Encode text that a chat template rendered; special tokens are recognized, and no token is added.
 
         Args:
             text: The text.
@@ -97,7 +97,7 @@ class BaseTokenizer(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the arguments: the libraries do not pickle the set of special tokens that stay text."""
-        kind: Callable[..., BaseTokenizer] = type(self)  # its path is a string
+        kind: Callable[..., BaseTokenizer] = type(self)  # subclasses accept a path of type str
         return partial(kind, str(self._path), **self._settings, **self._options), ()
 
     @abstractmethod
@@ -121,7 +121,7 @@ class BaseTokenizer(ABC):
         for token in self._options.get("stop_tokens") or ():
             token_id = self._token_id(token)
             if token_id is None:
-                raise unknown_token("stop_tokens", token, names)
+                raise unknown_token_error("stop_tokens", token, names)
             stops.add(token_id)
         return stops
 
@@ -136,7 +136,7 @@ class BaseTokenizer(ABC):
             if token in self.special_tokens:
                 continue
             if self._token_id(token) is None:
-                raise unknown_token("special_tokens_in_content", token, self.special_tokens)
+                raise unknown_token_error("special_tokens_in_content", token, self.special_tokens)
             raise ValueError(
                 f"special_tokens_in_content: {token!r} is not a special token, so it does not need to be listed;"
                 " remove it"

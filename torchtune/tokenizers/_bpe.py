@@ -78,7 +78,7 @@ class BPETokenizer(BackendTokenizer):
         self._merges_file = tokenizer_file(folder, MERGES)
         file = tokenizer_file(folder, VOCABULARY)
         config = TokenizerConfig.for_file(file)
-        self._class = _class_of(config, split)
+        self._class = _tokenizer_class(config, split)
         self._vocabulary = _read_vocabulary(file)
         vocabulary = {*self._vocabulary, *config.added_tokens()}
         tokens = {name: text for name, text in self._class.special_tokens.items() if text in vocabulary}
@@ -100,7 +100,7 @@ class BPETokenizer(BackendTokenizer):
         return [self._path, self._merges_file]
 
 
-def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
+def _tokenizer_class(config: TokenizerConfig, split: str | None) -> BPEClass:
     """Return the tokenizer class, which defines the word splitting and the default special tokens."""
     file = config.folder / "tokenizer_config.json"
     name = config.values.get("tokenizer_class")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""Words of cl100k (tiktoken's openai_public.py); `%s` is the pattern of numbers."""
+"""Word pattern of cl100k (tiktoken's openai_public.py); `%s` is replaced by the pattern of numbers."""
 
 
 @frozen

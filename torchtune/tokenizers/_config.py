@@ -50,13 +50,13 @@ class AddedToken:
     id: int
     special: bool = True
     lstrip: bool = False
-    """Whether it includes the white space before it."""
+    """Whether the token includes the white space before it."""
     rstrip: bool = False
-    """Whether it includes the white space after it."""
+    """Whether the token includes the white space after it."""
     single_word: bool = False
-    """Whether it is recognized only as a full word."""
+    """Whether the token is recognized only as a whole word."""
     normalized: bool = False
-    """Whether it is searched for in the normalised text."""
+    """Whether the token is searched for in the normalized text."""
 
     def backend(self, text: str) -> "BackendToken":
         """Return the token as an `AddedToken` of the `tokenizers` library."""
@@ -143,8 +143,8 @@ class TokenizerConfig:
     def adds_space_to_every_segment(self) -> bool:
         """Return whether SentencePiece prepends a space to each text between special tokens, not only the first.
 
-        As in transformers 5, `legacy` decides. Without a tokenizer_config.json, each text gets the space, as in the
-        code of the models' authors.
+        As in transformers 5, this depends on `legacy`. Without a tokenizer_config.json, the space is always prepended,
+        as in the code of the models' authors.
         """
         return bool(self.values.get("legacy", not self._file.is_file()))
 

@@ -56,7 +56,7 @@ def did_you_mean(name: str, known_names: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def unknown_token(option: str, token: str, known_tokens: Iterable[str]) -> ValueError:
+def unknown_token_error(option: str, token: str, known_tokens: Iterable[str]) -> ValueError:
     """Return the error for a token of an option that is not in the vocabulary."""
     suggestion = did_you_mean(token, known_tokens)
     return ValueError(

@@ -70,28 +70,28 @@ class SentencePieceTokenizer(BaseTokenizer):
         in_template |= {text: added[text] for text in special}
         in_text = {text: token for text, token in outside.items() if not token.special}
         in_content = {text: in_template[text] for text in self.content_tokens}
-        self._in_template = _Tokens({**in_template, **in_text})
-        self._in_text = _Tokens(in_text) if in_text else None
-        self._in_content = _Tokens({**in_text, **in_content})
+        self._in_template = _TokenFinder({**in_template, **in_text})
+        self._in_text = _TokenFinder(in_text) if in_text else None
+        self._in_content = _TokenFinder({**in_text, **in_content})
         self._outside |= {token.id: text for text, token in in_content.items()}
         self._adds_space_to_every_segment = config.adds_space_to_every_segment()
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
+        """Encode text that a chat template rendered; special tokens are recognized, and no token is added.
+
+        The model prepends a space to text, even after a special token, as in the training of Llama 2. If there is a
+        tokenizer_config.json, the model does so after special tokens only if that file contains `"legacy": true`.
 
         Args:
             text: The text.
             plain: Start and end, in characters, of the spans in which special tokens stay text.
-
-        The model prepends a space to text, even after a special token, as in the training of Llama 2. If there is a
-        tokenizer_config.json, the model does so after special tokens only if that file contains `"legacy": true`.
         """
         return self._split(text, self._in_template, plain)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids into text; special tokens other than `content_tokens` and unknown ids are skipped.
 
-        As in transformers, only the first text has its leading space removed.
+        As in transformers, a leading space is removed only from the first text.
         """
         n = self._model.vocab_size()
         special = {i for text, i in self.special_tokens.items() if text not in self.content_tokens}
@@ -151,25 +151,25 @@ class SentencePieceTokenizer(BaseTokenizer):
             return unknown
         raise self._not_in_vocabulary(name, text)
 
-    def _split(self, text: str, tokens: "_Tokens", plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+    def _split(self, text: str, tokens: "_TokenFinder", plain: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Encode the parts between the tokens separately."""
         ids: list[int] = []
         position = 0
         for start, end, number in tokens.find(text):
             if not any(start < e and s < end for s, e in plain):
-                ids += [*self._part(text[position:start], position), number]
+                ids += [*self._encode_part(text[position:start], position), number]
                 position = end
-        return ids + self._part(text[position:], position)
+        return ids + self._encode_part(text[position:], position)
 
-    def _part(self, text: str, position: int) -> list[int]:
+    def _encode_part(self, text: str, position: int) -> list[int]:
         is_first = position == 0 or self._adds_space_to_every_segment
         model = self._model if is_first and not text.startswith(" ") else self._inner
         ids: list[int] = model.encode(text)
         return ids
 
 
-class _Tokens:
-    """A search for tokens in texts, longest first, including the white space that belongs to each."""
+class _TokenFinder:
+    """Finds tokens in texts, longest first, including the white space that belongs to each token."""
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
         self._ids = {text: token.id for text, token in tokens.items()}

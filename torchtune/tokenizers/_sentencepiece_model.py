@@ -1,9 +1,9 @@
-"""Edits of a serialized SentencePiece model, which the library does not support.
+"""Edit a serialized SentencePiece model in ways that the library does not support.
 
 A model is a protocol buffer (`src/sentencepiece_model.proto` of https://github.com/google/sentencepiece). In
-`ModelProto`, field 1 is a piece (repeated) and field 3 the normaliser's settings; in a piece, field 1 is the text and
-field 3 the type. If a field occurs twice, the last value counts and messages are merged, so that edits can be appended
-to the existing bytes.
+`ModelProto`, field 1 is a piece (repeated) and field 3 the normalizer's settings; in a piece, field 1 is the text and
+field 3 the type. If a field occurs twice, the last value takes precedence and messages are merged, so edits
+can be appended to the existing bytes.
 """
 
 from collections.abc import Collection, Iterator
@@ -16,7 +16,7 @@ _LENGTH_DELIMITED = 2
 _CONTROL = b"\x18\x03"
 """Field 3 of a piece: the type of control pieces, which are never recognized in text."""
 _NO_SPACE_PREFIX = b"\x1a\x02\x18\x00"
-"""Field 3 of a model, with field 3 of its normaliser: add_dummy_prefix = false."""
+"""Field 3 of a model, with field 3 of its normalizer: add_dummy_prefix = false."""
 
 
 def without_space_prefix(model: bytes) -> bytes:
@@ -42,7 +42,7 @@ def as_control(model: bytes, texts: Collection[str]) -> bytes:
 
 
 def is_plain_bpe(model: bytes) -> bool:
-    """Return whether a model is BPE without text normalisation, such as Llama 2's.
+    """Return whether a model is BPE without text normalization, such as Llama 2's.
 
     Raises:
         ValueError: The bytes are not a SentencePiece model, or are damaged.

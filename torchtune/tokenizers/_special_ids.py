@@ -40,7 +40,7 @@ class SpecialIds(dict[str, Any]):
         return SpecialIds({name: value for name, value in self.items() if value not in (None, [])})
 
     def completed(self, tokenizer: Tokenizer) -> "SpecialIds":
-        """Add a tokenizer's ids if there is no EOS id; transformers would assume Llama 2's EOS id."""
+        """Add a tokenizer's ids if there is no EOS id, since transformers would then assume Llama 2's."""
         return self if self.eos_ids() else SpecialIds({**self.from_tokenizer(tokenizer), **self.non_null()})
 
     def joined(self, others: "SpecialIds") -> "SpecialIds":

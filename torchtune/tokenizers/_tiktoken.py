@@ -57,7 +57,7 @@ def is_tiktoken(path: Path) -> bool:
 
 
 def read_tiktoken(path: Path) -> "Backend":
-    """Build Llama 3's tokenizer.
+    """Build a tokenizer from Llama 3's tokenizer.model.
 
     Raises:
         ValueError: The file is damaged, or belongs to a different model.

@@ -52,10 +52,10 @@ class ActivationCheckpointing:
 def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> None:
     """Change layers, in place, to recompute activations in the backward pass instead of storing them.
 
-    Results are bitwise identical, dropout included. A forward pass without gradients, or with a cache, is unchanged.
+    Results are bitwise identical, even with dropout. A forward pass without gradients, or with a cache, is unchanged.
 
     Args:
-        model: The model; the attribute `run` of its layers is replaced; modules and parameters keep their names.
+        model: The model; the attribute `run` of its layers is replaced, and modules and parameters keep their names.
         section: The layers to checkpoint, and the tensors that they store.
     """
     for layer in list(model.layers)[:: section.every_n_layers]:
@@ -66,8 +66,8 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
 def compile_layers(model: Decoder) -> None:
     """Compile each layer with `torch.compile`, in place; compilation happens in the first steps.
 
-    Call it after `checkpoint_activations`, so that the compiler sees the recomputation, and before FSDP, so that
-    FSDP's hooks are not compiled.
+    Call this after `checkpoint_activations`, so that the compiler sees the recomputation, and before applying FSDP, so
+    that FSDP's hooks are not compiled.
     """
     for layer in model.layers:
         assert isinstance(layer, DecoderLayer)
@@ -93,7 +93,7 @@ def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> 
         def run(x: Tensor) -> Any:
             return torch.func.functional_call(recomputed, cast_parameters, (x, context))
 
-        # All layers share the rotary angles and masks, so a layer stores only x.
+        # All layers share the rotary angles and masks, so each layer stores only x.
         with save_on_cpu(pin_memory=x.is_cuda) if section.offload else nullcontext():
             return checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **options)
 
@@ -130,7 +130,7 @@ _SAVED_OPERATORS = {
 }
 """Names of the operators whose outputs are expensive to compute and cheap to store.
 
-Flex attention is compiled even if the layer is not. As the policy does not see operators inside compiled code, such a
+Flex attention is compiled even if its layer is not. The policy does not see operators inside compiled code, so such a
 layer recomputes flex attention.
 """
 

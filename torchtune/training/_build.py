@@ -101,7 +101,7 @@ def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
 
 
 def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[Any]) -> Schedule:
-    """Build the learning rate schedule; the run's length is determined by its batches and the config's limits.
+    """Build the learning rate schedule for the length of the run, which the batches and the config's limits determine.
 
     Raises:
         InstantiationError: The scheduler rejects its arguments.

@@ -16,7 +16,7 @@ class Checkpoints:
     at_epoch_ends: bool = True
     """Write a checkpoint at the end of each epoch."""
     asynchronous: bool = False
-    """Write checkpoints in the background; requires CPU memory for a copy of the trained state while writing."""
+    """Write checkpoints in the background, which requires CPU memory for a copy of the trained state."""
     keep: int = field(default=1, validator=above(0))
     """Number of most recent checkpoints to retain."""
     keep_every_n_steps: int | None = field(default=None, validator=above(0))

@@ -1,4 +1,4 @@
-"""The config fields that all fine-tuning recipes share; each recipe's config class adds its own."""
+"""The config fields that all fine-tuning recipes share; each recipe's config class adds further fields."""
 
 from typing import Annotated, Any, Literal
 
@@ -112,7 +112,7 @@ class FinetuneConfig:
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Number of passes over the dataset. The last optimizer step of an epoch may have fewer rows."""
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Limits the run to `epochs` times this many optimizer steps; null: no limit. The limit does not
+    """Limit the run to `epochs` times this number of optimizer steps; null: no limit. The limit does not
     restart the dataset: the next epoch continues with the following rows."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
     """Total number of optimizer steps, regardless of `epochs`; null: determined by `epochs`."""
@@ -129,7 +129,7 @@ class FinetuneConfig:
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
     """Maximum L2 norm of the gradient; a larger gradient is scaled down to it; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
-    """What to do if the loss or gradient is NaN or infinite. stop: end the run; skip: skip the step, up to nine in a
+    """Action if the loss or gradient is NaN or infinite. stop: end the run; skip: skip the step, up to nine in a
     row."""
 
     validation: Annotated[Validation | None, MayChange()] = field(
@@ -144,7 +144,7 @@ class FinetuneConfig:
     log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Number of optimizer steps between calls to the loggers; `metrics.jsonl` always contains every step."""
     profiling: Annotated[Profiling | None, MayChange()] = None
-    """The steps that torch.profiler records; null: none."""
+    """The steps that torch.profiler records; null: no profiling."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)
     """Intervals and retention of checkpoints."""
 

@@ -25,11 +25,11 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     """Return a function that counts the FLOPs of the forward and backward passes over batches.
 
-    Each matrix weight requires two FLOPs per token in the forward pass, two for the gradient of its input, and two
-    more for its own gradient if it is trained. The output head is counted at every token; the embedding is not
+    Each element of a weight matrix requires two FLOPs per token in the forward pass, two for the gradient of the input
+    and, if it is trained, two for its own gradient. The output head is counted at every token; the embedding is not
     counted. Attention requires four FLOPs per query-key pair and head channel in the forward pass and eight in the
-    backward pass; only pairs that the mask allows are counted. Padding and recomputation are not counted (model FLOPs
-    as in PaLM, arXiv 2204.02311, appendix B, which ignores the mask).
+    backward pass; only pairs that the mask allows are counted. Padding and recomputation are not counted. These are
+    model FLOPs as in PaLM (arXiv 2204.02311, appendix B), except that PaLM ignores the mask.
 
     Args:
         model: The model, with `requires_grad` set as in training. Weights that only some tokens use, such as experts,

@@ -1,4 +1,4 @@
-"""The global batch size, compared with the saved run's when a run resumes."""
+"""The global batch size, which is compared with the saved run's when a run resumes."""
 
 import logging
 from typing import Any
@@ -16,8 +16,8 @@ class GlobalBatch:
     """The number of rows per optimizer step on all ranks; logs a warning if it changes when a run resumes.
 
     Args:
-        batch_size: Rows of a micro-batch on each rank.
-        accumulation: Micro-batches per optimizer step on each rank.
+        batch_size: Number of rows per micro-batch on each rank.
+        accumulation: Number of micro-batches per optimizer step on each rank.
         world: The ranks of this run.
     """
 
@@ -27,7 +27,7 @@ class GlobalBatch:
 
     @property
     def n_rows(self) -> int:
-        """Rows of an optimizer step on all ranks."""
+        """Number of rows per optimizer step on all ranks."""
         return self._batch_size * self._accumulation * self._world.data_size
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class GlobalBatch:
         return {"n_rows": self.n_rows, "ranks": self._world.data_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare the size with the saved run's, and log a change with the setting that restores the saved size."""
+        """Compare the size with the saved run's; log any change, and the setting that restores the saved size."""
         saved, per_micro_batch = state["n_rows"], self._batch_size * self._world.data_size
         if saved == self.n_rows or not self._world.is_main:
             return

@@ -18,9 +18,9 @@ class Packing:
     length: int = field(default=2048, validator=above(1))
     """Length of a pack (tokens); longer examples are truncated on the right."""
     fit: Literal["best", "first"] = "best"
-    """Packing strategy. best: longest examples first, each into the fullest pack with room; first: in order."""
+    """Packing strategy. best: longest examples first, each into the fullest pack with room for it; first: in order."""
     window: int = field(default=1024, validator=above(0))
-    """Number of examples packed together (packing window); a larger window leaves less padding and uses more memory."""
+    """Number of examples packed together (packing window); larger windows leave less padding but use more memory."""
     share_prefixes: bool = True
     """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients do
     not change, except that the examples then share the dropout masks of the prefix."""
@@ -28,7 +28,7 @@ class Packing:
 
 def _check_not_packed(section: "Loading", _: object, value: bool) -> None:
     if value and section.packing is not None:
-        message = "has no effect with packing, as all packs have the same length; set only one of them"
+        message = "has no effect with packing, because all packs have the same length; set only one of them"
         raise FieldError(message, "group_by_length", "packing")
 
 
@@ -39,7 +39,7 @@ class Loading:
     packing: Packing | None = None
     """Pack multiple examples into each batch row; null: one example per row, padded to the longest in the batch."""
     group_by_length: bool = field(default=False, validator=_check_not_packed)
-    """Batch unpacked examples of similar length. This reduces padding and makes the order less random."""
+    """Batch unpacked examples of similar length, which reduces padding but makes the order less random."""
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
     """Number of processes on each rank that encode rows in advance; 0: encode rows when they are needed."""
     token_cache: Annotated[LocalPath | None, MayChange()] = None
@@ -64,7 +64,7 @@ class Loading:
             tokenizer: The tokenizer, for its padding id.
             model: The model, which limits the length of sequences; it may be on the meta device.
             world: The ranks of this run.
-            batch_size: Rows of a micro-batch on each rank.
+            batch_size: Number of rows per micro-batch on each rank.
             shuffle: Whether to shuffle the rows in every epoch.
             output_dir: The run's folder; its `run.json` records the numbers of truncated and skipped rows. None: they
                 are not recorded.

@@ -12,7 +12,7 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) added to frozen weights."""
 
     targets: list[str] = field(factory=lambda: ["q_proj", "v_proj"], validator=not_empty())
-    """Layers to adapt: names or patterns such as `layers.[0-9].*.q_proj`; `all-linear`: all linear layers except the
+    """Layers to adapt: names or patterns such as `layers.[0-9].*.q_proj`. `all-linear`: all linear layers except the
     output head (`lm_head`); `embed_tokens`: the embedding."""
     rank: int = field(default=8, validator=above(0))
     """Rank (inner dimension) of an adapter."""
@@ -29,8 +29,8 @@ class Lora:
     """Names or patterns of modules to train in full and save with the adapters, such as `embed_tokens` and `lm_head`
     after adding tokens."""
     adapter_directory: LocalPath | None = None
-    """PEFT folder of an adapter to continue training, such as a run's `final/`. The fields above must match it. Null: a
-    new adapter."""
+    """PEFT folder of an adapter to train further, such as a run's `final/`. The fields above must match the adapter.
+    Null: a new adapter."""
 
     def add_to(self, model: Decoder) -> None:
         """Add the adapters and freeze all other parameters, in place; the model may be on the meta device.

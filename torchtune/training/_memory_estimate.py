@@ -20,7 +20,7 @@ from torchtune.training._placement import DTYPES, Placement, set_dtype
 
 @frozen
 class MemoryEstimate:
-    """The memory of one rank, without the allocator's cache."""
+    """The memory of one rank, not including the allocator's cache."""
 
     parameters: int
     """Number of model parameters, summed over all ranks."""
@@ -41,11 +41,11 @@ class MemoryEstimate:
     heap: int = 0
     """Approximate bytes of heap fragmentation and of compiled bfloat16 kernels, on a CPU."""
     peak: int = 0
-    """Approximate peak bytes of a step; may be below the sum, as gradients are allocated as activations are freed."""
+    """Approximate peak bytes of a step; may be below the sum, because gradients replace activations over time."""
 
     @property
     def total(self) -> int:
-        """Bytes on one rank, without activations."""
+        """Bytes on one rank, not including activations."""
         return self.weights + self.gradients + self.optimizer
 
 
@@ -156,14 +156,14 @@ class _Workload:
     def measure(self, parts: int) -> _PassMemory:
         """Measure the memory of the passes if FSDP splits each parameter into `parts` shards.
 
-        The passes run on fake tensors through a few layers, and the result is extrapolated to all layers, which are
-        alike. Trained parameters wider than the compute precision are cast: all of them for the whole pass or, with
-        FSDP, two layers and the root module at a time.
+        The passes run on fake tensors through the first few layers, and the result is extrapolated to all layers, which
+        have the same shapes. Trained parameters wider than the compute precision are cast: all of them for the whole
+        pass or, with FSDP, two layers and the root module at a time.
         """
         model, compute = self.model, self.compute
         n = len(model.layers)
         period = 1 if self.section is None else self.section.every_n_layers
-        # Do not extrapolate from 0, as the first layer may save less than the other layers.
+        # Do not extrapolate from 0 layers, because the first layer may save less than the others.
         n_small, n_large = min(2 * period, n), min(3 * period, n)
         saved, layers, embedding = self._peaks(n_small)
         if n_large > n_small:
@@ -186,7 +186,7 @@ class _Workload:
         rank = 0 if adapter is None else adapter.rank
         float_bytes = torch.promote_types(self.compute, torch.float32).itemsize
         positions = math.prod(self.batch)
-        # A softcap also stores its slope and one temporary tensor.
+        # A soft cap also stores the slopes and one temporary tensor.
         per_logit = float_bytes * (1 if a.final_softcap is None else 3)
         if compute_bytes < float_bytes:
             per_logit += compute_bytes  # cast for the matrix products
@@ -263,7 +263,7 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
 
 
 _PEAKS: dict[str, tuple[int, int, int]] = {}
-"""Cached results of `_peaks`, each of which takes about a second, by all values that determine them."""
+"""Cached results of `_peaks`, by all values that determine them; computing a result takes about a second."""
 _CHUNK = LinearCrossEntropy().chunk_size
 _HEAP = 0.27
 """Fragmentation of glibc's heap as a fraction of activations, measured with the settings of `tune`."""
@@ -294,7 +294,7 @@ def _state_bytes(component: Component[Optimizer], trained: list[nn.Parameter], p
 
 def _states(component: Component[Optimizer], parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
     """Yield the tensors of each parameter's state after a step."""
-    # The for-loop kernels have the same state, and run on the meta device.
+    # The for-loop implementation has the same state, and runs on the meta device.
     plain: dict[str, Any] = {n: False for n in ("fused", "foreach") if n in parameters_of(component.func)}
     optimizer = instantiate(component, parameters, **plain)
     for parameter in parameters:

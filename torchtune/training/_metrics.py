@@ -30,20 +30,20 @@ class Metrics:
     `<output_dir>/metrics.jsonl` has one JSON object per step:
 
     - `step`: the optimizer step, counted from 1.
-    - `loss`: mean over all ranks; each term is divided by its count, usually the step's target tokens.
+    - `loss`: mean over all ranks; each term is divided by its count, usually the number of target tokens in the step.
     - `lr`: learning rate of the first parameter group.
     - `grad_norm`: L2 norm of the gradient before clipping.
-    - `tokens_per_second`: tokens of all ranks, without padding, divided by the time since the previous step.
+    - `tokens_per_second`: tokens of all ranks, not including padding, divided by the time since the previous step.
     - `padding_share`: fraction of the positions that are padding, from 0 to 1.
     - `peak_memory_bytes`: peak memory of rank 0, allocated on its GPU or resident in its process.
-    - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a fraction of the devices' peak; missing
+    - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a fraction of the devices' peak; omitted
       if the peak is unknown.
     - under their own names: the terms of the loss if there are several, the metrics of the scorer, and additional
       values that the recipe passes to `Run.update`.
 
-    The loss, lr and grad_norm of a skipped step (no target token, or a NaN or infinite loss or gradient) are null.
-    Each validation is a separate object, which follows the object of its step: `step`, `validation_loss` (null if it
-    is not finite), `validation_targets`, and the terms and metrics, with the prefix `validation_`.
+    If a step is skipped (no target token, or a NaN or infinite loss or gradient), its loss, lr and grad_norm are null.
+    Each validation is a separate object after the object of its step: `step`, `validation_loss` (null if it is not
+    finite), `validation_targets`, and the terms and metrics, with the prefix `validation_`.
 
     If standard error is a terminal, a progress bar shows loss, speed, padding and remaining time; otherwise, a line is
     written every `log_every` steps.
@@ -55,11 +55,11 @@ class Metrics:
         loggers: The loggers, which receive the same values; empty on ranks other than 0. A logger that raises is
             reported and removed.
         world: The ranks of this run.
-        step: Optimizer steps taken so far; lines of later steps in `metrics.jsonl` are removed.
-        total_steps: Optimizer steps of the whole run, which may be an estimate.
-        log_every: Optimizer steps between calls of the loggers, and between lines of text.
+        step: Number of optimizer steps taken so far; lines of later steps in `metrics.jsonl` are removed.
+        total_steps: Number of optimizer steps in the whole run, which may be an estimate.
+        log_every: Number of optimizer steps between calls of the loggers, and between lines of text.
         peak: Peak throughput of each device (FLOP/s); None: unknown.
-        profiling: The steps to profile; None: none.
+        profiling: The steps to profile; None: no profiling.
     """
 
     _output_dir: str
@@ -124,7 +124,7 @@ class Metrics:
         """Record a step whose update was skipped; all ranks must call this.
 
         Args:
-            values: The step's values; loss, learning rate and gradient norm are not written.
+            values: The step's values; the loss, learning rate and gradient norm are written as null.
             reason: The reason for skipping the step.
         """
         self._n_skipped += 1
@@ -144,7 +144,7 @@ class Metrics:
         """Record a validation.
 
         Args:
-            step: Optimizer steps so far.
+            step: Number of optimizer steps so far.
             loss: Mean over the held-out rows; None if it is not finite.
             n_targets: Number of target tokens in the held-out rows.
             reported: Terms and metrics by name.
@@ -170,7 +170,7 @@ class Metrics:
         self.exclude_time(time.perf_counter() - started)  # writing a profile is not part of a step
 
     def step_seconds(self, ended_at: float) -> float:
-        """Return the duration of a step (s), without the time passed to `exclude_time`.
+        """Return the duration of a step (s), not including the time passed to `exclude_time`.
 
         Args:
             ended_at: Time at which the step ended and the next step began (s, `time.perf_counter`).
@@ -180,7 +180,7 @@ class Metrics:
         return seconds
 
     def exclude_time(self, seconds: float) -> None:
-        """Exclude time, such as a validation's, from the duration of the current step (s)."""
+        """Exclude a time (s), such as the duration of a validation, from the duration of the current step."""
         self._since += seconds
 
     def note(self, text: str) -> None:
@@ -238,7 +238,7 @@ def remove_later_lines(path: Path, step: int) -> None:
     """Remove the lines of a run's file that belong to steps after `step` or are incomplete."""
     if not path.is_file():  # a device such as /dev/full would be endless
         return
-    # Not `splitlines`, which also splits at Unicode separators within a string.
+    # `splitlines` would also split at Unicode separators within a string.
     with path.open(encoding="utf-8", newline="\n") as file:
         remaining = [line for line in file if _is_up_to(line, step)]
     write_text(path, "".join(remaining))

@@ -30,8 +30,8 @@ class NonFiniteGuard:
     """Skips the update of a step whose loss or gradient is not finite, consistently on all ranks.
 
     Optimizers whose kernels support it (torch's fused Adam and AdamW) skip the update on the device; for other
-    optimizers, the host waits for a flag. `skip_reason` decides whether the run ends, once the step's values are on
-    the host and before the next update. At that point, the bad step has not changed the parameters.
+    optimizers, the host waits for a flag. `skip_reason` decides whether the run ends. It is called once the step's
+    values are on the host, before the next update; the bad step has not changed the parameters.
 
     Args:
         non_finite: "stop" ends the run at a non-finite step; "skip" skips it, up to nine in a row.
@@ -39,8 +39,8 @@ class NonFiniteGuard:
         dataset: The dataset, for the locations of rows in error messages.
         world: The ranks of this run.
         folder: The run's folder; error messages name its newest checkpoint.
-        on_device: Skip updates on the device if the optimizer's kernels support it; otherwise the host waits for a
-            flag.
+        on_device: Whether to skip updates on the device if the optimizer's kernels support it; otherwise, the host
+            always waits for a flag.
     """
 
     _non_finite: Literal["stop", "skip"]
@@ -50,18 +50,18 @@ class NonFiniteGuard:
     _folder: RunFolder
     _on_device: bool = False
     in_a_row: int = field(default=0, init=False)
-    """Number of consecutive steps, up to the last one, that were skipped because they were not finite."""
+    """Number of consecutive steps, up to the last one, that were skipped because of a non-finite loss or gradient."""
     n_updates: int = field(default=0, init=False)
     """Number of steps whose update was applied."""
 
     def update(self, optimizer: Optimizer, loss: Tensor, grad_norm: Tensor, n_targets: Tensor) -> None:
-        """Step the optimizer, unless loss or gradient is not finite or there is no target, and update the loss scale.
+        """Step the optimizer, unless the loss or gradient is not finite or no target exists; update the loss scale.
 
         Args:
             optimizer: The optimizer; its parameters have the gradients of the step.
             loss: The mean loss over all ranks, a scalar.
             grad_norm: L2 norm of the full gradient, a scalar.
-            n_targets: The sum of all counts of all ranks, a scalar; 0 if there is no target.
+            n_targets: The sum of all counts over all ranks, a scalar; 0 if there is no target.
 
         Raises:
             ConfigError: The optimizer does not support the parameters (raised at the first step only).
@@ -69,8 +69,8 @@ class NonFiniteGuard:
         grad_norm = grad_norm.to(loss.device)
         is_loss_finite, is_norm_finite = torch.isfinite(loss), torch.isfinite(grad_norm)
         skips = ~(is_loss_finite & is_norm_finite) | (n_targets == 0)
-        # The flag would be copied to the CPU asynchronously and read before it arrives, so offloaded parameters do not
-        # use it.
+        # Offloaded parameters do not use the flag: it would be copied to the CPU asynchronously, and read before the
+        # copy is complete.
         is_on_parameters_device = optimizer.param_groups[0]["params"][0].device.type == skips.device.type
         if self._on_device and is_on_parameters_device and supports_skipping(optimizer):
             skip_step_if(optimizer, skips)
@@ -95,7 +95,7 @@ class NonFiniteGuard:
             values: The values of the step, on the host.
 
         Raises:
-            FloatingPointError: The step is not finite and ends the run, without changing parameters or optimizer.
+            FloatingPointError: The loss or gradient is not finite, and the run ends without updating parameters.
         """
         if values.total_count == 0:
             return "no target token"

@@ -10,7 +10,7 @@ from torchtune.runs import is_out_of_memory
 def build_error(error: InstantiationError, factory: Any) -> ConfigError | None:
     """Return a config error for an optimizer that cannot be built, or None if the original error must be raised.
 
-    The original error is kept if it may be a bug, whose traceback is needed.
+    The original error must be raised if it may be a bug, because its traceback is then needed.
 
     Args:
         error: The error from building the optimizer.

@@ -9,9 +9,9 @@ Precisions:
 | `fp16` | `fp32` | fp32 | fp16 | fp16, with the same fp32 exceptions as `bf16`; loss scaling (`LossScale`) |
 | `bf16` | `bf16` | bf16 ("pure bf16": small updates are rounded to 0) | bf16 | as with `bf16` |
 
-Full fine-tuning in bf16 thus has fp32 master weights, and LoRA has a bf16 base model with fp32 adapters. The trained
-parameters are cast to bf16 for each forward pass: by FSDP if the model is sharded, otherwise by a `Scorer`, with the
-same rounding. FSDP reduces gradients in fp32 or wider.
+Therefore, full fine-tuning in bf16 has fp32 master weights, and LoRA has a bf16 base model with fp32 adapters. The
+trained parameters are cast to bf16 for each forward pass: by FSDP if the model is sharded, otherwise by a `Scorer`,
+with the same rounding. FSDP reduces gradients in fp32 or wider.
 """
 
 import logging
@@ -31,7 +31,7 @@ from torchtune.training._sharding import Sharding, shard
 _logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""The values of a config's `dtype` other than auto, and fp64 for tests."""
+"""Dtypes by name: the values of a config's `dtype` other than auto, and fp64, which only tests use."""
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> str:
@@ -61,14 +61,14 @@ class Placement:
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
-    """Use memory-saving layers, which give the same results as the standard layers up to the order of summation. Has no
-    effect with compile=true or keep=matmuls, which use the standard layers."""
+    """Use layers that save memory and give the same results up to the order of summation. This has no effect with
+    compile=true or keep=matmuls, which use the standard layers."""
     compile: bool = field(default=False, validator=_check_compile)
-    """Compile every layer with torch.compile: the first steps take minutes, later ones are faster."""
+    """Compile every layer with torch.compile: the first steps take minutes, but later steps are faster."""
 
     @property
     def uses_lean_layers(self) -> bool:
-        """Whether lean layers are used; false with compile=true or keep=matmuls, which select the stored tensors."""
+        """Whether lean layers are used; not with compile=true or keep=matmuls, which select the stored tensors."""
         section = self.activation_checkpointing
         keeps_matmuls = section is not None and section.keep == "matmuls"
         return self.lean_layers and not self.compile and not keeps_matmuls
@@ -101,9 +101,9 @@ class Placement:
     ) -> None:
         """Move a model from the meta device to this rank's device, in place, and load its weights.
 
-        With multiple ranks, FSDP2 shards the layers (`enable_fsdp`), or each rank has the full model and gradients are
-        averaged. A single rank uses FSDP2 only to offload weights to CPU memory. On a single CPU rank, weights that
-        are not cast are memory-mapped, so that only trained parameters use memory.
+        With multiple ranks, FSDP2 either shards the layers (`enable_fsdp`), or averages the gradients of full models. A
+        single rank uses FSDP2 only to offload weights to CPU memory. On a single CPU rank, weights that are not cast
+        are memory-mapped, so that only trained parameters use memory.
 
         Args:
             model: The model on the meta device, with its adapters, and with `requires_grad` set as in training.
@@ -153,7 +153,7 @@ def _fill(
         load_hf_weights(model, model_directory)
         for _, _, adapter in adapted_layers(model):
             for name, parameter in list(adapter.named_parameters()):
-                # Not `empty_like`, which imports torch._refs for meta tensors; this takes 0.5 s (torch 2.13).
+                # For meta tensors, `empty_like` would import torch._refs, which takes 0.5 s (torch 2.13).
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                 setattr(adapter, name, nn.Parameter(empty))
     else:
@@ -161,18 +161,18 @@ def _fill(
         parameters = dict(model.named_parameters())
         for name, weight in read_hf_weights(model, model_directory) if model_directory is not None else ():
             copy_full(parameters[name], weight)
-    # Weights are drawn from the seed; the state of torch's generator is unchanged.
+    # Random weights depend only on the seed; the state of torch's generator is unchanged.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         if model_directory is None:
             model.init_weights()
-        else:  # after loading the weights, from which DoRA computes its magnitudes
+        else:  # this follows the loading of the weights, from which DoRA computes its magnitudes
             for _, layer, _ in adapted_layers(model):
                 layer.reset_adapter()
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> None:
-    """Cast frozen parameters to the compute precision, and trained ones to the same or a wider precision, in place.
+    """Cast frozen parameters to the compute precision, and trained ones to that precision or a wider one, in place.
 
     Args:
         model: The model; on the meta device, unless it is small.

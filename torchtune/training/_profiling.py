@@ -23,18 +23,18 @@ class Profiling:
     """Profile some steps with torch.profiler, and write the traces to `profile/` in the run's folder."""
 
     first_step: int = field(default=3, validator=at_least(2))
-    """The first recorded step, counted from the step at which the run starts or resumes; earlier steps are warm-up."""
+    """The first recorded step, counted from the start or resumption of the run; earlier steps are warm-up."""
     n_steps: int = field(default=2, validator=above(0))
     """Number of recorded steps."""
     memory: bool = False
     """Also record memory allocations."""
     stacks: bool = False
-    """Also record Python stacks; slows steps down and makes traces large."""
+    """Also record Python stacks, which slows steps down and makes traces large."""
 
 
 @contextmanager
 def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterator[Callable[[], None]]:
-    """Profile the steps that a config selects; call the yielded function after every step.
+    """Profile the steps that a config selects; the caller must call the yielded function after every step.
 
     Each rank writes `profile/rank_<r>.json`, for https://ui.perfetto.dev or chrome://tracing, and
     `profile/rank_<r>.txt`, a table of operators sorted by time.

@@ -10,7 +10,7 @@ class Readback:
     """An asynchronous copy of scalars to the host.
 
     On a GPU, the copy into pinned memory is queued after the device's pending work, and `read` waits only for the copy.
-    If called a step later, `read` usually does not wait at all. On other devices the copy is synchronous.
+    If called one step later, `read` usually does not wait at all. On other devices, the copy is synchronous.
 
     Args:
         values: Scalars on one device, by name.
@@ -39,5 +39,5 @@ class Readback:
 
 
 def _widest(value: Tensor) -> torch.dtype:
-    """Return the widest dtype of a value's device; Apple's GPUs have no float64."""
+    """Return the widest dtype that a value's device supports; Apple's GPUs do not support float64."""
     return torch.float32 if value.device.type == "mps" else torch.float64

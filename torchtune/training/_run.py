@@ -64,7 +64,7 @@ class Run:
         world: The ranks of this run.
         parts: Additional stateful parts to include in checkpoints, by name, such as the validator.
         synchronous: Whether the host waits for the device after each step to read the step's values. If False, the
-            values are read a step later, and the device skips updates if the optimizer's kernels support it. None:
+            values are read one step later, and the device skips updates if the optimizer's kernels support it. None:
             False on CUDA, else True.
 
     Raises:
@@ -127,7 +127,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken so far."""
+        """Number of optimizer steps taken so far."""
         return self.state.step
 
     @property
@@ -176,7 +176,7 @@ class Run:
             self.state.wait()
 
     def _check_extension(self) -> None:
-        """Raise ValueError if an extended run trained no step, which is unknown until its checkpoint is loaded."""
+        """Raise ValueError if an extended run took no step, which is known only after its checkpoint is loaded."""
         folder = RunFolder(self._cfg.output_dir)
         (is_unchanged,) = self._world.any(self.step == folder.extended_at)
         if not is_unchanged:
@@ -189,7 +189,7 @@ class Run:
         raise ValueError(f"the run was not extended beyond step {self.step}: {advice}")
 
     def _finish_after(self, error: Exception) -> None:
-        """Finish after an error in the loop; add any further errors to it as notes."""
+        """Finish after an error in the loop; add any further errors to that error as notes."""
         for finish in (self.read_numbers, self.state.wait):
             try:
                 finish()
@@ -200,7 +200,7 @@ class Run:
         """Update the parameters, the learning rate and the loss scale, and report the step; all ranks must call this.
 
         The update is skipped if the loss or gradient is not finite (`NonFiniteGuard`). The learning rate depends only
-        on the number of steps, skipped ones included.
+        on the number of steps, including skipped steps.
 
         Args:
             sums: The scores of the step's micro-batches.
@@ -359,7 +359,7 @@ class CheckpointSaver:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the run writes checkpoints at all; if so, also one after its last step, for extending the run."""
+        """Whether the run writes checkpoints; if so, it also writes one after its last step, to extend the run from."""
         section = self._section
         return section.at_epoch_ends or (section.every_n_steps, section.every_n_minutes) != (None, None)
 

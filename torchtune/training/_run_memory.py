@@ -34,7 +34,7 @@ _ADVICE = (
 
 
 class OutOfMemoryError(MemoryError):
-    """Memory ran out; the message names the failed line, and settings that would reduce memory."""
+    """Memory ran out; the message contains the line that failed, and settings that would reduce memory."""
 
 
 @runtime_checkable
@@ -82,7 +82,7 @@ def build_meta_model(cfg: object) -> Decoder | None:
 
 
 def batch_shape(cfg: FinetuneConfig, model: Decoder, longest: int | None = None) -> tuple[int, int]:
-    """Return the number of batch rows of a forward pass, and their maximum length (tokens).
+    """Return the number of batch rows in a forward pass, and their maximum length (tokens).
 
     Args:
         cfg: The config, which sets the length of packs.
@@ -97,7 +97,7 @@ def batch_shape(cfg: FinetuneConfig, model: Decoder, longest: int | None = None)
 def estimate_run_memory(
     cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | None = None
 ) -> MemoryEstimate:
-    """Estimate the memory of a config's run on each rank; weights only, unless the config is a `FinetuneConfig`.
+    """Estimate a run's memory on each rank; if the config is not a `FinetuneConfig`, estimate only the weights.
 
     Args:
         cfg: The config.
@@ -124,7 +124,7 @@ def estimate_run_memory(
 
 
 def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
-    """Return the bytes of frozen weights that are memory-mapped: on a single CPU rank, weights that are not cast.
+    """Return the bytes of memory-mapped weights: on a single CPU rank, the frozen weights that are not cast.
 
     Args:
         cfg: The config; the headers of its weight files are read, if the files exist.
@@ -142,14 +142,14 @@ def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
 
 
 def _dtype_of(cfg: ModelConfig) -> str:
-    """Return the precision that a run would use, without probing for a GPU."""
+    """Return the compute precision of a run, without probing for a GPU."""
     if cfg.dtype != "auto":
         return cfg.dtype
     return "fp32" if _is_for_cpu(cfg.device) or cfg.device == "mps" else "bf16"
 
 
 def _is_for_cpu(device: str) -> bool:
-    """Return whether a run would be on a CPU, without probing for a GPU, which takes a second and GPU memory."""
+    """Return whether a run would use a CPU, without probing for a GPU, which costs a second and GPU memory."""
     has_gpu_build = (
         torch.version.cuda is not None or torch.version.hip is not None or sys.platform == "darwin"
     )
@@ -216,7 +216,7 @@ def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneCon
 
 
 def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
-    """Turn an out-of-memory error into one message that names settings that would reduce memory.
+    """Convert an out-of-memory error into an error whose message lists settings that would reduce memory.
 
     Args:
         error: An error for which `is_out_of_memory` returns True.
@@ -235,7 +235,7 @@ def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfM
         model = build_meta_model(cfg)
         rows, length = (cfg.batch_size, DEFAULT_LENGTH) if model is None else batch_shape(cfg, model)
         savings = "; ".join(f"{size_text(saved)} with {name}" for name, saved in memory_savings(cfg, ranks))
-    except Exception:  # any error, as memory may also run out during the estimate
+    except Exception:  # any error, because memory may also run out during the estimate
         return OutOfMemoryError(f"{message}. {_ADVICE}")
     shape = f"{pluralize(rows, 'row')} of {pluralize(length, 'token')}"
     advice = f"Estimated savings for {shape}: {savings}" if savings else "Choose a smaller model"
@@ -243,7 +243,7 @@ def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfM
 
 
 def _recipe_line(trace: TracebackType | None) -> str:
-    """Return the source line of the recipe that was running: the one in the outermost `main` of the traceback."""
+    """Return the recipe's source line that was running: the line of the outermost `main` in the traceback."""
     for frame, number in walk_tb(trace):
         if frame.f_code.co_name == "main":
             return linecache.getline(frame.f_code.co_filename, number).partition("#")[0].strip()

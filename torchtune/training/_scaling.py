@@ -15,9 +15,9 @@ _GROWTH_INTERVAL = 2000
 class LossScale:
     """The factor that multiplies losses before the backward pass and divides gradients after it.
 
-    In fp16 small gradients underflow to 0, so the loss is scaled up as far as is possible without overflow
-    (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2). After an overflow, the step is skipped and the factor is
-    halved. In other precisions the factor is 1. It stays on the device, so that the host does not wait for it.
+    In fp16, small gradients underflow to 0, so the loss is scaled up as far as possible without overflow (Micikevicius
+    et al. 2018, arXiv:1710.03740, section 3.2). After an overflow, the step is skipped and the factor is halved. In
+    other precisions, the factor is 1. The factor stays on the device, so that the host does not wait for it.
 
     Args:
         dtype: The compute precision, a key of `DTYPES`.
@@ -27,7 +27,7 @@ class LossScale:
     def __init__(self, dtype: str, device: torch.device | str = "cpu") -> None:
         self._is_dynamic = dtype == "fp16"
         self.factor: Tensor | float = torch.tensor(INITIAL_SCALE, device=device) if self._is_dynamic else 1.0
-        """A float32 scalar on the device with fp16, otherwise the number 1, in which case gradients are not divided."""
+        """With fp16, a float32 scalar on the device; otherwise the number 1, and gradients are not divided by it."""
         self._good_steps: Tensor = torch.tensor(0, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class LossScale:
         return self.factor if isinstance(self.factor, Tensor) else torch.full((), self.factor, device=device)
 
     def explains_overflow(self, factor: float) -> bool:
-        """Return whether a smaller factor than this may avoid an overflow of the gradient."""
+        """Return whether a factor smaller than `factor` may avoid an overflow of the gradient."""
         return self._is_dynamic and factor > MIN_SCALE
 
     def update(self, has_overflowed: Tensor) -> None:

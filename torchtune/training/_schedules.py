@@ -32,7 +32,7 @@ def build_scheduler(
     Args:
         component: The config's scheduler; None: constant learning rates.
         optimizer: The optimizer, passed as the first argument.
-        total_steps: Optimizer steps of the run; passed if the component accepts it and the config does not set it.
+        total_steps: Length of the run (optimizer steps); passed if the component accepts it and the config lacks it.
 
     Raises:
         ValueError: The scheduler is not supported.
@@ -52,11 +52,11 @@ def build_scheduler(
 class Schedule:
     """The learning rate schedule of a run: a torch scheduler that can resume with a different number of steps.
 
-    If a run takes more steps than estimated, a schedule of fixed length keeps its final learning rates.
+    If a run has more steps than estimated, a schedule of fixed length keeps its final learning rates.
 
     Args:
         scheduler: The scheduler (`build_scheduler`).
-        total_steps: Optimizer steps of the whole run, which may be an estimate.
+        total_steps: Number of optimizer steps in the whole run, which may be an estimate.
     """
 
     def __init__(self, scheduler: LRScheduler, total_steps: int) -> None:
@@ -78,8 +78,8 @@ class Schedule:
             self._scheduler.step()
             return
         self._has_stepped = True
-        # torch warns if the first optimizer step was skipped. Later steps do not use `catch_warnings`, which resets the
-        # registry of warnings already shown, so that warnings of libraries would be repeated at every step.
+        # torch warns if the first optimizer step was skipped. Later steps do not use `catch_warnings`: it resets the
+        # registry of warnings already shown, so libraries' warnings would be repeated at every step.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._scheduler.step()
@@ -229,7 +229,8 @@ def warmup_stable_decay(
     remaining = total_steps - warmup
     if decay > remaining:
         _logger.warning(
-            "decay_steps: a decay of %d steps is too long for a run of %d steps; shortened to the %d after warm-up",
+            "decay_steps: a decay of %d steps is too long for a run of %d steps; shortened to the %d steps after"
+            " warm-up",
             decay,
             total_steps,
             remaining,

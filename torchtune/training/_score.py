@@ -1,4 +1,4 @@
-"""Scores: the loss terms of a micro-batch, each a sum and the name of the count that divides it."""
+"""Scores: the loss terms of a micro-batch, each of which is a sum and the name of the count that divides it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @frozen(eq=False)
 class Term:
-    """A sum over a micro-batch that is part of the loss, or is only reported."""
+    """A sum over a micro-batch that is either part of the loss or only reported."""
 
     total: Tensor
     """The sum, a scalar; gradients flow from it if it is part of the loss."""
@@ -130,11 +130,11 @@ class ScoreSums:
         self._last = score.without_graphs()
         for name, term in self._last.sums.items():
             total = term.total.to(self._world.sum_dtype)
-            total = total if is_counted else torch.zeros_like(total)  # not `* 0`, as the total may be NaN
+            total = total if is_counted else torch.zeros_like(total)  # not `* 0`: the total may be NaN
             self._totals[name] = self._totals[name] + total if name in self._totals else total
 
     def means(self, extra_sums: Mapping[str, float] = MappingProxyType({})) -> dict[str, Tensor]:
-        """Sum the totals over the ranks and divide them by the counts; all ranks must call this, once.
+        """Sum the totals over the ranks and divide them by the counts; all ranks must call this exactly once.
 
         Args:
             extra_sums: Additional values of this rank to sum over the ranks.
@@ -174,15 +174,15 @@ class Scorer(ABC):
         """
 
     def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:  # noqa: B027 - optional.
-        """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before its first score.
+        """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before the step's first score.
 
-        No gradients are recorded. Use `World.sum` to sum over all ranks, which must call `World.sum` in the same
-        order. All ranks must call the model the same number of times, so a filler (`Batch.is_filler`) is computed like
-        any batch, but is excluded from sums.
+        No gradients are recorded. To sum over all ranks, use `World.sum`, which all ranks must call in the same order.
+        All ranks must call the model the same number of times, so fillers (`Batch.is_filler`) are computed like any
+        other batch but excluded from sums.
 
         Args:
             model: As for `score`.
-            micro_batches: The step's micro-batches of this rank, on the model's device.
+            micro_batches: This rank's micro-batches of the step, on the model's device.
         """
 
     def __call__(self, model: Decoder, batch: Batch) -> Score:
@@ -199,9 +199,9 @@ class Scorer(ABC):
 class NextToken(Scorer):
     """The next-token loss, summed over targets.
 
-    The output head is applied only at positions with a target. A `LinearCrossEntropy` is called with hidden states and
-    the head's weight, and never stores all logits; any other loss, such as `torch.nn.CrossEntropyLoss`, is called with
-    (logits, labels). A batch without a target has loss 0 and zero gradients.
+    The output head is applied only at positions with a target. A `LinearCrossEntropy` is called with the hidden states
+    and the head's weight, and never stores all logits. Any other loss, such as `torch.nn.CrossEntropyLoss`, is called
+    with the logits and labels. A batch without a target has a loss of 0 and zero gradients.
 
     Args:
         loss: The loss, built with `reduction="sum"`.
@@ -232,7 +232,7 @@ def target_states(
     Args:
         model: The model.
         batch: The micro-batch, on the model's device.
-        aggregates: Filled with the sums that layers add to the loss, for `aggregate_terms`.
+        aggregates: Receives the sums that layers add to the loss, for `aggregate_terms`.
 
     Returns:
         The hidden states `[n, d]` and the target ids `[n]`, in the order of `batch.target_positions`.
@@ -260,9 +260,9 @@ def target_log_probs(model: Decoder, batch: Batch, aggregates: dict[str, Tensor]
 
 
 def aggregate_terms(aggregates: Mapping[str, Tensor]) -> dict[str, Term]:
-    """Turn sums that layers add to the loss, such as a router's load balance, into terms of a score.
+    """Convert sums that layers add to the loss, such as a router's load balance, into terms of a score.
 
-    Each is averaged over the micro-batches of a step; the layer sets its scale (`PassContext.add`).
+    Each sum is averaged over the micro-batches of a step; the layer that adds it sets its scale (`PassContext.add`).
     """
     return {name: Term(total, "micro_batches") for name, total in aggregates.items()}
 
@@ -272,7 +272,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _call_loss(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    """Call a loss, and report errors of torch.nn losses as an unsuitable loss in the config."""
+    """Call a loss; an error of a torch.nn loss is raised as a ValueError about the config's `loss`."""
     try:
         total: Tensor = loss(logits, labels)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -285,7 +285,7 @@ def _call_loss(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _Call(nn.Module):
-    """A function as a module that contains a model, so that `functional_call` can replace the model's parameters."""
+    """A module that contains a model and calls a function, so that `functional_call` can replace the parameters."""
 
     def __init__(self, model: Decoder, function: Callable[[], T]) -> None:
         super().__init__()

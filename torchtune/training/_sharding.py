@@ -20,12 +20,12 @@ class Sharding:
     """Sharding options, used with `enable_fsdp`."""
 
     replicas: int = field(default=1, validator=above(0))
-    """Number of copies of the model (HSDP): each is sharded across a group of ranks; groups exchange only gradients."""
+    """Number of copies of the model (HSDP); each is sharded across a group, and groups exchange only gradients."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer state in CPU memory, and run the optimizer there. Layers are copied to the
-    GPU one after another."""
+    """Keep weights, gradients and optimizer state in CPU memory, and run the optimizer on the CPU. Layers are copied to
+    the GPU one after another."""
     reshard_after_forward: bool = True
-    """Reshard a layer's weights between its forward and backward pass; false is faster and uses more memory."""
+    """Reshard a layer's weights between its forward and backward passes; false is faster but uses more memory."""
 
     def check(self, ranks: int) -> None:
         """Check the section against the number of ranks.
@@ -42,8 +42,8 @@ class Sharding:
 def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding, *, split: bool) -> None:
     """Shard every layer across the ranks, in place.
 
-    The root module (embedding, final norm and output head) is never resharded between forward and backward pass, as the
-    loss reads the head after the forward pass.
+    The root module (embedding, final norm and output head) is never resharded between the forward and backward passes,
+    because the loss reads the head after the forward pass.
 
     Args:
         model: The model, on the meta device.
@@ -77,7 +77,7 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":
     """Build the device mesh: `[ranks]`, or `[replicas, ranks / replicas]` with multiple replicas.
 
-    FSDP needs a process group, which a run on one rank lacks; this function creates it, and `start` destroys it.
+    FSDP requires a process group. For a run on one rank, this function creates the group, and `start` destroys it.
     """
     from torch.distributed.device_mesh import init_device_mesh
 

@@ -32,8 +32,7 @@ def start(cfg: object) -> Iterator[World]:
     A run with an `output_dir` locks that folder.
 
     Raises:
-        ValueError: The device is not available, another process has locked the folder, or the configs of the
-            ranks differ.
+        ValueError: The device is not available, another process has locked the folder, or the ranks' configs differ.
         OutOfMemoryError: Memory ran out; the message names settings that would reduce memory.
     """
     settings = settings_of(cfg)

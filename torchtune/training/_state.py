@@ -1,4 +1,4 @@
-"""Save and restore the state of a run, so that a resumed run equals an uninterrupted one."""
+"""Save and restore the state of a run, so that a resumed run gives the same results as an uninterrupted one."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ class State:
         world: The ranks of this run.
         base: Folder of the frozen weights, whose files must not change before the run resumes; None: no weights are
             frozen, or they are random.
-        config: The fields that must not change before the run resumes, as a tree; None: not checked.
+        config: The fields that must not change before the run resumes, as a tree; None: fields are not checked.
     """
 
     output_dir: str
@@ -68,7 +68,7 @@ class State:
     def __attrs_post_init__(self) -> None:
         self._folder = Path(self.output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        # Compute the fingerprints now, as the files have just been read. Only rank 0 writes shared values.
+        # Compute the fingerprints now, because the files have just been read. Only rank 0 writes shared values.
         self._fingerprints = (
             _fingerprints(Path(self._base)) if self._base is not None and self._world.is_main else None
         )
@@ -77,8 +77,8 @@ class State:
         """Write a checkpoint of this step, then remove old ones; all ranks must call this.
 
         Args:
-            keep: Number of checkpoints to retain, this one included.
-            keep_every: Also retain checkpoints of steps that are multiples of this.
+            keep: Number of checkpoints to retain, including this one.
+            keep_every: Also retain checkpoints of steps that are multiples of this number; None: no others.
             wait: Whether to wait until the checkpoint is written. If False, the state is copied to CPU memory and
                 written in the background; errors are raised by the next call or by `wait`.
 
@@ -161,7 +161,7 @@ class State:
         """
         if self._world.is_main:
             checkpoint.remove_incomplete(self._folder)
-        # Use rank 0's list, as other ranks may see an outdated view of a shared disk.
+        # Use rank 0's list, because other ranks may see an outdated view of a shared disk.
         steps = self._world.gather(checkpoint.steps(self._folder))[0]
         if not steps:
             return False
@@ -250,12 +250,12 @@ class State:
         differing = self._world.gather(differing)[0]
         if differing:
             raise ValueError(
-                f"{folder} was trained with base weights that differ from {self._base}: {differing} differs; restore"
+                f"{folder} was written with base weights that differ from {self._base}: {differing} differs; restore"
                 " the original model_directory, or choose a different output_dir"
             )
 
     def _load_parts(self, saved: Mapping[str, dict[str, Any]]) -> None:
-        """Load the state of each part; parts that the saved run lacked keep their initial state."""
+        """Load the state of each part; parts that the saved run did not have keep their initial state."""
         for name, part in self.parts.items():
             if name in saved:
                 part.load_state_dict(saved[name])

@@ -1,4 +1,4 @@
-"""One optimizer step: the sums of its micro-batches, the counts that divide them, and gradient clipping."""
+"""One optimizer step: the sums over its micro-batches, the counts that divide these sums, and gradient clipping."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,7 +39,7 @@ class StepSums:
         self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
         """The divisors of terms by name: scalars, summed over the micro-batches of all ranks except fillers."""
         self.total_count = summed[:-1].sum()
-        """Sum of all counts of the batches; 0 if the step has no targets."""
+        """Sum of all counts in the batches; 0 if the step has no targets."""
         self._sums = ScoreSums(self.counts, world)
 
     def add(self, score: Score) -> Tensor:
@@ -49,8 +49,8 @@ class StepSums:
             score: The score.
 
         Returns:
-            The contribution to the loss, a scalar from which gradients flow: the sum of terms, each divided by its
-            count, multiplied by the number of ranks, as gradients are averaged over ranks. 0 for a filler.
+            The contribution to the loss, a scalar from which gradients flow: the sum of the terms, each divided by its
+            count, times the number of ranks, because gradients are averaged over ranks. It is 0 for a filler.
 
         Raises:
             ValueError: The micro-batches lack the count of a term, or the names differ from earlier scores.
@@ -71,7 +71,7 @@ class StepSums:
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
     def means(self, extra_sums: Mapping[str, float]) -> dict[str, Tensor]:
-        """Sum over the ranks and divide by the counts (`ScoreSums.means`); all ranks must call this, once."""
+        """Sum over the ranks and divide by the counts (`ScoreSums.means`); all ranks must call this exactly once."""
         return self._sums.means(extra_sums)
 
     @property

@@ -14,7 +14,7 @@ class StepValues:
     step: int
     """The optimizer step, counted from 1."""
     loss: float
-    """The loss over all ranks: the sum of terms, each divided by its count."""
+    """The loss over all ranks: the sum of its terms, each divided by its count."""
     grad_norm: float
     """L2 norm of the gradient before clipping."""
     lr: float
@@ -30,11 +30,11 @@ class StepValues:
     is_last: bool
     """Whether this is the run's last step."""
     n_tokens: float
-    """Tokens of all ranks, without padding."""
+    """Number of tokens on all ranks, not including padding."""
     n_positions: float
-    """Positions of all ranks, padding included."""
+    """Number of positions on all ranks, including padding."""
     n_padding: float
-    """Padding positions of all ranks."""
+    """Number of padding positions on all ranks."""
     flops: float
     """FLOPs of the step on all ranks (`step_flops`)."""
     reported: Mapping[str, float]

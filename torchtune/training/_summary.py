@@ -23,14 +23,14 @@ def start_summary(
     world: World,
     total_steps: int,
 ) -> Iterator[str]:
-    """Yield lines on a run's model, device, data and steps, with hints if there are few steps or a lot of padding.
+    """Yield lines about a run's model, device, data and steps, with hints if there are few steps or a lot of padding.
 
     Args:
         cfg: The run's config.
         model: The model, already placed on its device.
         batches: The batches of this rank.
         world: The ranks of this run.
-        total_steps: Optimizer steps of the run, which may be an estimate.
+        total_steps: Number of optimizer steps in the run, which may be an estimate.
     """
     n_parameters = sum(p.numel() for p in model.parameters())
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -13,7 +13,7 @@ def find_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
 
     Args:
         cfg: The config, with its `tokenizer_directory`.
-        model: The model. With adapters, nothing is checked, as an adapter can be saved without a tokenizer.
+        model: The model. With adapters, nothing is checked, because an adapter can be saved without a tokenizer.
 
     Raises:
         FileNotFoundError: The folder has no tokenizer files.

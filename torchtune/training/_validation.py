@@ -41,7 +41,7 @@ def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None)
 
 @define(kw_only=True)
 class Validation:
-    """Selection of held-out rows, frequency of validation, and use of its results."""
+    """Selection of held-out rows, frequency of validation, and use of the results."""
 
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
     """The validation dataset; the recipe passes the tokenizer. Null: a fraction of the training dataset (`share`)."""
@@ -73,7 +73,7 @@ class Validation:
         Args:
             rows: The rows of `dataset`, or the held-out fraction of the training dataset.
             tokenizer: The tokenizer; prompts use its chat template, or Alpaca's if it has none.
-            model: The model; sequences are truncated to its maximum length at their end. It may be on the meta device.
+            model: The model, which may be on the meta device; sequences that are too long for it are truncated.
 
         Raises:
             ValueError: No row has a target, or a prompt is too long.
@@ -111,7 +111,7 @@ def held_out_items(rows: Rows[ItemT], max_rows: int | None, longest: int) -> lis
     Args:
         rows: The dataset.
         max_rows: Maximum number of rows to use, evenly spaced; None: all.
-        longest: Maximum length of a sequence (tokens); longer sequences are truncated at their end.
+        longest: Maximum length of a sequence (tokens); longer sequences are truncated on the right.
 
     Raises:
         ValueError: No row has a target.

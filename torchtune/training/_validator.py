@@ -1,4 +1,4 @@
-"""Validation during training: the loss of held-out rows, the best model, early stopping."""
+"""Validation during training: the loss of held-out rows, the best model and early stopping."""
 
 import json
 import logging
@@ -32,16 +32,16 @@ _STATE_FIELDS = ("best_loss", "best_step", "improved_to", "since_improved", "las
 class Validator:
     """Computes the loss of held-out rows during training, saves the best model, and decides on early stopping.
 
-    The loss is the training loss over all held-out rows. It does not depend on batch size or number of ranks: terms are
-    summed over batches and divided once by their counts. Validation does not affect training: it uses no dropout,
-    leaves the random state unchanged, and computes no gradients.
+    The loss is the training loss over all held-out rows. It does not depend on the batch size or the number of ranks:
+    terms are summed over all batches and divided once by their counts. Validation does not affect training: it uses no
+    dropout, leaves the random state unchanged, and computes no gradients.
 
     Args:
         held_out: The encoded held-out rows, the same on all ranks; None: no validation.
         model: The model, already placed on its device.
         scorer: The scorer of the training steps; its `prepare` is called with one batch at a time.
         tokenizer: The tokenizer, which pads rows and decodes answers.
-        batch_size: Rows of a forward pass on each rank.
+        batch_size: Number of rows per forward pass on each rank.
         world: The ranks of this run.
         output_dir: The run's folder.
         save: Function that saves the best model; called on all ranks.
@@ -60,9 +60,9 @@ class Validator:
     best_step: int | None = field(default=None, init=False)
     """The step at which the lowest loss was reached."""
     improved_to: float | None = field(default=None, init=False)
-    """The last loss that improved on this attribute's previous value by more than `min_improvement`."""
+    """The most recent loss that was lower than the previous value of this attribute by more than `min_improvement`."""
     since_improved: int = field(default=0, init=False)
-    """Number of validations since that improvement."""
+    """Number of validations since `improved_to` changed."""
     last_step: int | None = field(default=None, init=False)
     """The step of the last validation."""
 
@@ -70,7 +70,7 @@ class Validator:
         held_out = self._held_out
         self._section = None if held_out is None else held_out.section
         items = [] if held_out is None else held_out.items
-        # Batches have items of similar length, and the longest come first, so that lack of memory is noticed early.
+        # Batch items of similar length, starting with the longest, so that a run that lacks memory fails early.
         self._items = sorted(items, key=lambda item: -item.length)
         self._counts = total_counts(items)
         self._samples = RunFolder(self._output_dir).samples
@@ -109,7 +109,7 @@ class Validator:
         """Compute and report the loss, and save the model if it is the best so far; all ranks must call this.
 
         Args:
-            step: Optimizer steps so far.
+            step: Number of optimizer steps so far.
             metrics: The run's metrics.
 
         Returns:
@@ -140,7 +140,7 @@ class Validator:
         return loss
 
     def _begin(self, run: Run) -> None:
-        """On the first call, print a description of the validation and remove a killed run's answers."""
+        """On the first call, print a description of the validation, and remove the later answers of a killed run."""
         if self._section is not None and not self._has_begun:
             interval = self._section.every_n_steps
             schedule = {None: "after the last step", 1: "after every step"}.get(
@@ -198,7 +198,7 @@ class Validator:
         return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate items; a rank without items gets a filler, as ranks must call the model the same number of times."""
+        """Collate items; without items, build a filler, because all ranks must call the model equally often."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
@@ -240,5 +240,5 @@ class Validator:
             )
 
     def _rows(self) -> list[int] | None:
-        """Return the numbers of held-out rows and targets, which serve to detect changed rows."""
+        """Return the numbers of held-out rows and targets, from which changed rows are detected."""
         return None if self._section is None else [len(self._items), self._counts["targets"]]

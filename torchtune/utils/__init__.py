@@ -1,4 +1,4 @@
-"""Utilities at the dotpaths that existing configs use."""
+"""Utilities with the dotpaths that existing configs use."""
 
 from torchtune.utils import metric_logging
 

@@ -42,7 +42,7 @@ class MetricLogger(ABC):
 
         Args:
             metrics: Values by name, such as `{"loss": 1.5, "lr": 2e-5}`.
-            step: Optimizer steps taken so far, from 1.
+            step: The optimizer step, counted from 1.
         """
 
     def log(self, name: str, value: Scalar, step: int) -> None:
@@ -61,13 +61,13 @@ def metric_line(metrics: Mapping[str, Scalar], step: int) -> str:
 class DiskLogger(MetricLogger):
     """Append one line of text per step to a file: `step=3 | loss=1.5 | lr=2e-05`.
 
-    The file is opened at the first line and flushed after each line, so that you can follow it during the run. A
+    The file is opened for the first line and flushed after each line, so that you can follow it during the run. A
     resumed run appends to the file, which may therefore contain the steps after the last checkpoint twice;
     `metrics.jsonl` contains each step once.
 
     Args:
         log_dir: Folder for the log file; created if it does not exist.
-        filename: Name of the file; null: `log.txt`.
+        filename: Name of the file, or null for `log.txt`.
 
     Raises:
         ValueError: `filename` is not a plain file name.
@@ -109,8 +109,8 @@ class StdoutLogger(MetricLogger):
 class TensorBoardLogger(MetricLogger):
     """Write scalars for TensorBoard; needs the package `tensorboard`.
 
-    The event file is created at the first metric. A resumed run creates a new file, which tells TensorBoard to discard
-    all steps in earlier files from the first step of the new file onwards.
+    The event file is created for the first metric. A resumed run creates a new file; from its first step onwards,
+    TensorBoard ignores the earlier files.
 
     Args:
         log_dir: Folder for the event files; created if it does not exist.
@@ -154,9 +154,9 @@ class WandBLogger(MetricLogger):
     Args:
         log_dir: Folder for wandb's files (`wandb/`); created if it does not exist.
         project: The project's name.
-        entity: Name of the team or user; null: the account's default.
+        entity: Name of the team or user, or null for the account's default.
         group: A name shared by several runs, such as the name of an experiment.
-        name: Name of the run; null: the folder's name.
+        name: Name of the run, or null for the folder's name.
         mode: "offline" only writes files, which `wandb sync` can upload later.
     """
 
@@ -168,7 +168,7 @@ class WandBLogger(MetricLogger):
     _group: str | None = None
     _name: str | None = None
     _mode: Literal["online", "offline"] = "online"
-    # Any, because the package with wandb's types may not be installed.
+    # Any, because wandb, which defines the type, may not be installed.
     _run: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -214,7 +214,7 @@ class WandBLogger(MetricLogger):
 
 
 class Loggers:
-    """A list of loggers; if a logger raises an exception, it is reported and removed.
+    """A list of loggers; a logger that raises an exception is reported and removed.
 
     Args:
         loggers: The loggers, in the order in which they are called.

@@ -79,7 +79,7 @@ def _positions(file: GGUFFile, metadata: dict[str, Any]) -> dict[str, Any]:
     base = metadata.get("rope.freq_base", 10_000.0)
     kind = metadata.get("rope.scaling.type", "none")
     if ROPE_FREQS in file.tensors:
-        return {"rope_theta": base, "rope_scaling": _llama3(file.read(ROPE_FREQS), base)}
+        return {"rope_theta": base, "rope_scaling": _llama3_scaling(file.read(ROPE_FREQS), base)}
     if kind == "linear":
         scaling = {"rope_type": "linear", "factor": metadata["rope.scaling.factor"]}
         return {"rope_theta": base, "rope_scaling": scaling}
@@ -88,8 +88,8 @@ def _positions(file: GGUFFile, metadata: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": base}
 
 
-def _llama3(divisors: Any, base: float) -> dict[str, Any]:
-    """Return the RoPE scaling that results in given divisors of the rotary frequencies.
+def _llama3_scaling(divisors: Any, base: float) -> dict[str, Any]:
+    """Return the RoPE scaling that results in the given divisors of the rotary frequencies.
 
     Args:
         divisors: `[head_dim / 2]`.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from attrs import define, frozen
 
 _NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Numeric metadata types, with their format characters of `struct`."""
+"""Numeric metadata types, mapped to format characters of `struct`."""
 _STRING, _ARRAY = 8, 9
 
 
@@ -35,7 +35,7 @@ class GGUFTensor:
 
 @frozen
 class GGUFFile:
-    """The metadata of a GGUF file, and its tensors on demand."""
+    """The metadata of a GGUF file; its tensors are read on demand."""
 
     path: Path
     metadata: dict[str, Any]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats.gguf._config import gguf_config
 from torchtune.formats.gguf._file import read_gguf
 from torchtune.formats.gguf._weights import gguf_weights

@@ -20,7 +20,7 @@ def gguf_weights(file: GGUFFile, architecture: Architecture, expected: Iterable[
     Args:
         file: The file.
         architecture: The architecture of the model.
-        expected: The names of its weights in a Hugging Face checkpoint.
+        expected: The names of the model's weights in a Hugging Face checkpoint.
     """
     names = _file_names(file.metadata["general.architecture"], architecture.num_layers, expected)
     used_names = {*names.values(), ROPE_FREQS}

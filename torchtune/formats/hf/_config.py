@@ -21,19 +21,19 @@ def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str
 
     Args:
         model: The decoder.
-        base: config.json of the model that the decoder was trained or converted from. Its keys are kept, including
-            unknown ones, except where the decoder differs from that model. The maximum sequence length is the larger of
-            both, since a run may use a smaller one to save memory.
+        base: The config.json of the model that the decoder was trained or converted from. Its keys are kept, including
+            unknown ones, except where the decoder differs from that model. The larger of the two maximum sequence
+            lengths is written, since a run may use a smaller one to save memory.
     """
     dtype = str(next(model.norm.parameters()).dtype).removeprefix("torch.")
     if base is None:
-        return {**_config_of(model.architecture), "torch_dtype": dtype}
+        return {**_config_from(model.architecture), "torch_dtype": dtype}
     base_architecture = architecture_from_hf(dict(base))
     architecture = model.architecture
-    if isinstance(architecture.positions, RotarySpec):  # other kinds have weights of this length
+    if isinstance(architecture.positions, RotarySpec):  # learned positions have weights of this length
         max_seq_len = max(base_architecture.max_seq_len, architecture.max_seq_len)
         architecture = evolve(architecture, max_seq_len=max_seq_len)
-    base_config, config = _config_of(base_architecture), _config_of(architecture)
+    base_config, config = _config_from(base_architecture), _config_from(architecture)
     return {
         **{key: value for key, value in base.items() if key not in _NOT_COPIED},
         **{key: value for key, value in config.items() if value != base_config.get(key)},
@@ -42,7 +42,7 @@ def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str
     }
 
 
-def _config_of(a: Architecture) -> dict[str, Any]:
+def _config_from(a: Architecture) -> dict[str, Any]:
     values, family = a.flat(), FAMILIES[a.family]
     return {
         "architectures": [family.hf_class],

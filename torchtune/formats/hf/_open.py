@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from torchtune.files import read_json
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats.hf._config import read_hf_config
 from torchtune.formats.hf._weights import hf_tensors
 from torchtune.modules import Decoder
@@ -16,7 +16,7 @@ def open_hf(folder: Path) -> Checkpoint:
     """Open a Hugging Face folder.
 
     Args:
-        folder: Contains config.json, weights in safetensors or pickled tensors, and optionally a tokenizer.
+        folder: Contains config.json, weights (safetensors or pickles), and optionally a tokenizer.
 
     Raises:
         FileNotFoundError: config.json or the weights are missing.

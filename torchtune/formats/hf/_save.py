@@ -93,7 +93,7 @@ def write_shards(
     Args:
         folder: The folder to write to.
         sizes: The size of every tensor by name (bytes). A tensor larger than `shard_bytes` gets a separate file.
-        read: Returns a tensor; the tensors of one file at a time are in memory.
+        read: Returns a tensor. Only one file's tensors are in memory at a time.
         shard_bytes: Maximum size of a file (bytes).
     """
     shards: list[list[str]] = [[]]

@@ -48,7 +48,7 @@ def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
     are memory-mapped, and only changed pages take memory.
 
     Args:
-        model: A model of the same sizes; its LoRA adapters, if any, are not changed.
+        model: A model with the same sizes; its LoRA adapters, if any, are not changed.
         folder: Contains config.json, and model.safetensors, shards with their index, or pytorch_model.bin.
 
     Raises:
@@ -83,7 +83,7 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
         FileNotFoundError: As in `load_hf_weights`.
         ValueError: As in `load_hf_weights`.
     """
-    return weights_of(model, hf_tensors(model, Path(folder)))
+    return iter_weights(model, hf_tensors(model, Path(folder)))
 
 
 def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
@@ -96,7 +96,7 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     return source
 
 
-def weights_of(model: Decoder, source: TensorSource, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def iter_weights(model: Decoder, source: TensorSource, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of a model by parameter name, without checks.
 
     Args:
@@ -160,7 +160,7 @@ def hf_tensor(
 
 
 def is_transposed(architecture: Architecture, name: str) -> bool:
-    """Return whether a tensor is stored transposed in checkpoints, given its checkpoint name."""
+    """Return whether checkpoints store a tensor, given its checkpoint name, transposed."""
     ends = FAMILIES[architecture.family].transposed
     return name.removesuffix(".weight").endswith(tuple(ends)) and name.endswith(".weight")
 
@@ -178,9 +178,9 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
 
 
 def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str) -> TensorSource:
-    """Rename tensors as in the model, and drop redundant tensors of some checkpoints.
+    """Rename tensors as in the model, and drop redundant ones.
 
-    These are rotary tables, and a copy of a tied output head.
+    Some checkpoints contain rotary tables, or a copy of a tied output head.
     """
     needed = [name for name in source.shapes if not name.endswith(FAMILIES[family].obsolete)]
     names = matched_names(needed, [*expected, _HEAD])
@@ -205,16 +205,16 @@ def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, path: P
         for name, shape in shapes.items()
         if name in source_shapes and list(source_shapes[name]) != shape
     ]
-    mistakes = [
+    problems = [
         *([f"missing {first_names(missing)}"] if missing else []),
         *([f"unexpected {first_names(unexpected)}"] if unexpected else []),
         *([first_names(sorted(wrong_shapes), "; ")] if wrong_shapes else []),
     ]
     if any(map(is_wrapped, unexpected)):
-        mistakes.append(
+        problems.append(
             "prefixes such as module. and _orig_mod. are removed only if the remaining name is in the model"
         )
     if any(".lora_" in name for name in unexpected):
-        mistakes.append("merge the adapters into the weights first (PEFT's merge_and_unload)")
-    if mistakes:
-        raise ValueError(f"the weights in {path} do not match the model: {'; '.join(mistakes)}")
+        problems.append("merge the adapters into the weights first (PEFT's merge_and_unload)")
+    if problems:
+        raise ValueError(f"the weights in {path} do not match the model: {'; '.join(problems)}")

@@ -1,1 +1,1 @@
-"""Meta's own checkpoints of Llama."""
+"""Llama checkpoints in Meta's format."""

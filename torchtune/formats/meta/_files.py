@@ -14,7 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from torchtune.formats._tensor_files import TensorSource, one_file
+from torchtune.formats._tensor_files import TensorSource, file_tensors
 from torchtune.formats.meta._params import MetaParams
 
 EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"
@@ -54,7 +54,7 @@ class MetaFiles:
     """The files, in the order of the GPUs."""
 
     def __attrs_post_init__(self) -> None:
-        self._files = {path: one_file(path) for path in _weight_files(self.folder)}
+        self._files = {path: file_tensors(path) for path in _weight_files(self.folder)}
         self._check_file_count()
         first, *_ = self._files.values()
         self.dtypes = first.dtypes
@@ -66,18 +66,18 @@ class MetaFiles:
 
     def read(self, name: str) -> Tensor:
         """Read one tensor and join its parts; the tensor of a single file is memory-mapped."""
-        dim = self._split(name)
+        dim = self._split_dim(name)
         parts = [file.read(name) for file in self._files.values()]
         if dim is None or len(parts) == 1:
             return parts[0]
-        n_same = self._n_same(name)
+        n_copies = self._n_copies(name)
         for i, path in enumerate(self._files):
-            if not torch.equal(parts[i], parts[i - i % n_same]):
+            if not torch.equal(parts[i], parts[i - i % n_copies]):
                 raise ValueError(
                     f"{name} in {path} differs from the previous file; expected equal copies, since {len(parts)} files"
                     f" share {self.params.n_kv_heads} key-value heads; download it again"
                 )
-        return torch.cat(parts[::n_same], dim)
+        return torch.cat(parts[::n_copies], dim)
 
     def is_tied(self) -> bool:
         """Return whether the output head equals the embedding table."""
@@ -95,19 +95,19 @@ class MetaFiles:
         expected = self.params.dim // rows
         if expected > n:
             raise FileNotFoundError(
-                f"no {_name(n)} in {self.folder}: {path.name} is 1 of {expected} files, from the shape of {_QUERIES},"
-                f" but the folder has {n}; download the missing files"
+                f"no {_file_name(n)} in {self.folder}: the shape of {_QUERIES} shows that {path.name} is 1 of"
+                f" {expected} files, but the folder has {n}; download the missing files"
             )
         if expected < n:
             raise ValueError(
-                f"{self.folder} has {n} files, but {path.name} is 1 of {expected}, from the shape of {_QUERIES}; the"
-                " files belong to different models"
+                f"{self.folder} has {n} files, but the shape of {_QUERIES} shows that {path.name} is 1 of {expected};"
+                " the files belong to different models"
             )
 
     def _joined_shape(self, name: str) -> list[int]:
         """Return the shape of a tensor after its parts are joined."""
         (path, first), *others = self._files.items()
-        dim = self._split(name)
+        dim = self._split_dim(name)
         for other, file in others:
             if name not in file.shapes or name not in first.shapes:
                 incomplete = path if name not in first.shapes else other
@@ -121,19 +121,19 @@ class MetaFiles:
                 )
         shape = list(first.shapes[name])
         if dim is not None and dim < len(shape):
-            shape[dim] *= len(self._files) // self._n_same(name)
+            shape[dim] *= len(self._files) // self._n_copies(name)
         return shape
 
-    def _split(self, name: str) -> int | None:
+    def _split_dim(self, name: str) -> int | None:
         """Return the dimension along which a tensor is split; None if every file contains the whole tensor."""
         if name == EMBEDDINGS:
-            return self._split_of_embeddings()
+            return self._embedding_split_dim()
         if name.endswith(_BY_ROWS):
             return 0
         return 1 if name.endswith(_BY_COLUMNS) else None
 
-    def _split_of_embeddings(self) -> int:
-        """Return the split dimension of the embeddings: 0 (vocabulary) in Llama 3, 1 (width) in Llama 2."""
+    def _embedding_split_dim(self) -> int:
+        """Return the dimension along which embeddings are split: 0 (vocabulary) in Llama 3, 1 (width) in Llama 2."""
         path, file = next(iter(self._files.items()))
         shape = file.shapes.get(EMBEDDINGS, [])
         dim = self.params.dim
@@ -146,14 +146,14 @@ class MetaFiles:
             " params.json belongs to a different model"
         )
 
-    def _n_same(self, name: str) -> int:
-        """Return the number of consecutive files with equal copies: >1 if files outnumber key-value heads."""
+    def _n_copies(self, name: str) -> int:
+        """Return the number of consecutive files with equal copies: above 1 if files outnumber key-value heads."""
         if not name.endswith(_KEYS_AND_VALUES):
             return 1
         first, *_ = self._files.values()
         rows = _rows(first, name) * len(self._files)
-        n_same, remainder = divmod(rows, self.params.n_kv_heads * self.params.head_dim)
-        return n_same if n_same and not remainder and len(self._files) % n_same == 0 else 1
+        n_copies, remainder = divmod(rows, self.params.n_kv_heads * self.params.head_dim)
+        return n_copies if n_copies and not remainder and len(self._files) % n_copies == 0 else 1
 
 
 def _rows(file: TensorSource, name: str) -> int:
@@ -161,7 +161,7 @@ def _rows(file: TensorSource, name: str) -> int:
 
 
 def has_meta_files(folder: Path) -> bool:
-    """Return whether a folder contains weight files of Meta."""
+    """Return whether a folder contains weight files in Meta's format."""
     return bool(_files_by_number(folder))
 
 
@@ -175,9 +175,9 @@ def _weight_files(folder: Path) -> list[Path]:
     files = _files_by_number(folder)
     for i in range(max(len(files), 1)):
         if i not in files:
-            raise FileNotFoundError(f"no {_name(i)} in {folder}; download it")
+            raise FileNotFoundError(f"no {_file_name(i)} in {folder}; download it")
     return [files[i] for i in sorted(files)]
 
 
-def _name(i: int) -> str:
+def _file_name(i: int) -> str:
     return f"consolidated.{i:02}.pth"

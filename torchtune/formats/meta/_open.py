@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats.hf._weights import expected_shapes
 from torchtune.formats.meta._files import EMBEDDINGS, HEAD, MetaFiles, has_meta_files
 from torchtune.formats.meta._params import FILE, read_params
@@ -16,16 +16,16 @@ _TOKENIZER = "tokenizer.model"
 
 
 def is_meta(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint of Meta, possibly an incomplete one."""
+    """Return whether a folder is a checkpoint in Meta's format, possibly an incomplete one."""
     return (folder / FILE).is_file() or has_meta_files(folder)
 
 
 def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
-    """Open a checkpoint of Meta.
+    """Open a checkpoint in Meta's format.
 
     Args:
         folder: Contains params.json and `consolidated.00.pth`, with further files if the model is split.
-        tokenizer: A tokenizer.model or its folder. None: the tokenizer.model in `folder`.
+        tokenizer: A tokenizer.model, or its folder. None: the tokenizer.model in `folder`.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -42,7 +42,7 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     try:
         with torch.device("meta"):
             model = Decoder(params.architecture(vocab_size, tied_embeddings=tied))
-    except (ValueError, ArithmeticError, RuntimeError) as error:  # the latter two: sizes are too large
+    except (ValueError, ArithmeticError, RuntimeError) as error:  # the last two: sizes are too large
         raise ValueError(f"{folder / FILE}: {error}") from error
     weights = meta_weights(files, expected_shapes(model), {HEAD} if tied else ())
 

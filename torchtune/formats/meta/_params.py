@@ -1,6 +1,6 @@
 """The params.json of Meta's checkpoints: Llama 2, Code Llama, Llama 3 to 3.3.
 
-The keys and their defaults are from `ModelArgs`, and the width of the feed-forward from `FeedForward`, in
+The keys and their defaults match `ModelArgs`, and the feed-forward width is computed as in `FeedForward`, in
 `llama/model.py` of https://github.com/meta-llama/llama and `llama_models/llama3/` of
 https://github.com/meta-llama/llama-models.
 """
@@ -31,8 +31,8 @@ _WITHOUT_SCALING = {
 LLaMA 1 (2048 tokens) cannot be distinguished from Llama 2 (4096 tokens)."""
 
 _WITH_SCALING = {False: llama3_1_8b.architecture, True: llama3_2_1b.architecture}
-"""Models with scaled RoPE, keyed by whether embeddings are tied. (Meta's code uses a factor of 8 for all of them; the
-config.json of models with tied embeddings has 32.)"""
+"""Models with scaled RoPE, keyed by whether embeddings are tied. Meta's code uses a factor of 8 for all of them, but
+the config.json of models with tied embeddings has 32."""
 
 
 @frozen(kw_only=True)
@@ -58,7 +58,7 @@ class MetaParams:
 
     @property
     def ffn_dim(self) -> int:
-        """The inner width of the feed-forward."""
+        """The inner width of the feed-forward layers."""
         width = int(self.ffn_dim_multiplier * int(2 * 4 * self.dim / 3))
         return -(-width // self.multiple_of) * self.multiple_of
 
@@ -66,14 +66,14 @@ class MetaParams:
         """Return the architecture of the decoder.
 
         Args:
-            vocab_size: Rows of the embeddings.
-            tied_embeddings: Whether the output head is the embedding table. Among models with scaled RoPE, these are
-                Llama 3.2 1B and 3B.
+            vocab_size: Number of rows of the embedding table.
+            tied_embeddings: Whether the output head is the embedding table. Among models with scaled RoPE, only Llama
+                3.2 1B and 3B have tied embeddings.
 
         Raises:
-            ValueError: The numbers of heads are not divisible, or the width of a head is odd.
+            ValueError: `n_kv_heads` does not divide `n_heads`, or the width of a head is odd.
         """
-        like = _WITH_SCALING[tied_embeddings] if self.use_scaled_rope else _WITHOUT_SCALING[self.rope_theta]
+        model = _WITH_SCALING[tied_embeddings] if self.use_scaled_rope else _WITHOUT_SCALING[self.rope_theta]
         return Architecture.from_values(
             vocab_size=vocab_size,
             num_layers=self.n_layers,
@@ -82,11 +82,11 @@ class MetaParams:
             num_kv_heads=self.n_kv_heads,
             head_dim=self.head_dim,
             ffn_dim=self.ffn_dim,
-            max_seq_len=like.max_seq_len,
+            max_seq_len=model.max_seq_len,
             rope_base=self.rope_theta,
             norm_eps=self.norm_eps,
             tied_embeddings=tied_embeddings,
-            rope_scaling=like.flat()["rope_scaling"],
+            rope_scaling=model.flat()["rope_scaling"],
         )
 
 
@@ -105,9 +105,10 @@ def read_params(folder: Path) -> MetaParams:
     values = {key: value for key, value in read_json(path).items() if value is not None}
     unknown = sorted(values.keys() - {*_INTEGERS, *_FLOATS, "use_scaled_rope"})
     if unknown:
+        verb = "is" if len(unknown) == 1 else "are"
         raise ValueError(
-            f"{path}: {', '.join(unknown)} is not supported; expected an unquantized text model of Llama 2, Code Llama"
-            " or Llama 3 to 3.3"
+            f"{path}: {', '.join(unknown)} {verb} not supported; expected an unquantized text model of Llama 2, Code"
+            " Llama or Llama 3 to 3.3"
         )
     missing = [key for key in _REQUIRED if key not in values]
     if missing:

@@ -22,7 +22,7 @@ _NAMES = (
     ("input_layernorm.", "attention_norm."),
     ("post_attention_layernorm.", "ffn_norm."),
 )
-"""Parts of Hugging Face names, each with the part of Meta's name."""
+"""Parts of Hugging Face names, each with its counterpart in Meta's names."""
 
 
 def meta_weights(files: MetaFiles, expected: Iterable[str], ignored: Collection[str] = ()) -> TensorSource:

@@ -31,7 +31,7 @@ _REQUIRED_SETTINGS = {
     "velora_config": None,
     "megatron_config": None,
 }
-"""`PLAIN`, and similar settings of newer PEFT releases, which are not written because older ones reject them."""
+"""`PLAIN`, and similar settings of newer PEFT releases, which are not written because older releases reject them."""
 
 _SUPPORTED_KEYS = frozenset(
     {
@@ -72,10 +72,10 @@ _IGNORED_KEYS = frozenset(
     }
 )
 """Keys that are ignored, since they do not change the meaning of trained tensors: tensor names identify the layers,
-and `init_lora_weights` indicates whether initialization changed the base. From `LoraConfig` of PEFT 0.21."""
+and `init_lora_weights` indicates whether initialization changed the base. All are fields of PEFT 0.21's LoraConfig."""
 
 _BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
-"""Initializations that subtract something from the base weights; PEFT repeats this when it loads the adapter."""
+"""Initializations that change the base weights; PEFT repeats the change when it loads the adapter."""
 
 KIND_SETTINGS = tuple(dict.fromkeys(key for kind in ADAPTERS.values() for key in kind.peft_settings))
 """Keys that identify the kind of an adapter."""
@@ -124,13 +124,13 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
 
 
 def layer_setting(config: Mapping[str, Any], key: str, layer: str, default: Any) -> Any:
-    """Return the rank or alpha of a layer; PEFT matches patterns with the end of the layer's name."""
+    """Return the rank or alpha of a layer; PEFT matches patterns against the end of the layer's name."""
     patterns: Mapping[str, Any] = config.get(key) or {}
-    return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), default)
+    return next((v for k, v in patterns.items() if re.fullmatch(_suffix_pattern(k), layer)), default)
 
 
-def kind_of(config: Mapping[str, Any]) -> AdapterKind:
-    """Return the kind of a folder's adapters: of the kinds whose settings match, the most specific one."""
+def adapter_kind(config: Mapping[str, Any]) -> AdapterKind:
+    """Return the kind of a folder's adapters: the most specific kind whose settings match."""
     kinds = [
         name
         for name, kind in ADAPTERS.items()
@@ -140,7 +140,7 @@ def kind_of(config: Mapping[str, Any]) -> AdapterKind:
     return max(kinds, key=lambda name: len(ADAPTERS[name].peft_settings))
 
 
-def _ending(pattern: str) -> str:
+def _suffix_pattern(pattern: str) -> str:
     return rf"(.*\.)?({pattern})"
 
 
@@ -156,11 +156,11 @@ def _check_keys(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_values(path: Path, config: Mapping[str, Any]) -> None:
-    _expect(path, "r", config.get("r"), _RANK)
-    _expect(path, "lora_alpha", config.get("lora_alpha"), _ALPHA)
+    _check_number(path, "r", config.get("r"), _RANK)
+    _check_number(path, "lora_alpha", config.get("lora_alpha"), _ALPHA)
     dropout = config.get("lora_dropout", 0.0)
     if dropout != 0:
-        _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
+        _check_number(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
     modules = config.get("modules_to_save")
     if not (modules is None or (isinstance(modules, list) and all(isinstance(m, str) for m in modules))):
         raise unexpected_value(path, "modules_to_save", modules, "a list of module names, or null")
@@ -172,9 +172,9 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
         if not isinstance(patterns, dict):
             raise unexpected_value(path, name, patterns, "an object that maps layers to numbers")
         for pattern, value in patterns.items():
-            _expect(path, f"{name} of {pattern!r}", value, expected)
+            _check_number(path, f"{name} of {pattern!r}", value, expected)
             try:
-                re.compile(_ending(pattern))
+                re.compile(_suffix_pattern(pattern))
             except re.error as error:
                 raise ValueError(
                     f"{path}: {name} contains an invalid regular expression, {pattern!r} ({error});"
@@ -187,7 +187,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _expect(path: Path, name: str, value: Any, expected: str, below: float = torch.finfo().max) -> None:
+def _check_number(path: Path, name: str, value: Any, expected: str, below: float = torch.finfo().max) -> None:
     """Raise ValueError unless a value is a number of the expected type above 0 and below a bound."""
     types = {int} if expected == _RANK else {int, float}
     if type(value) not in types or not 0 < value < below:

@@ -58,8 +58,8 @@ class CheckpointAdapter:
         """The number of rows of A."""
         return self.tensors["lora_a"].shape[0]
 
-    def tied_head(self, peft_names: Mapping[str, str]) -> "CheckpointAdapter":
-        """Return the adapter of the tied output head of an adapted embedding table: the transpose."""
+    def transposed(self, peft_names: Mapping[str, str]) -> "CheckpointAdapter":
+        """Return the transpose of an embedding table's adapter, which adapts the tied output head."""
         # Cloned, since a safetensors file cannot store a tensor twice.
         tensors = {"lora_a": self.tensors["lora_b"].T.clone(), "lora_b": self.tensors["lora_a"].T.clone()}
         return CheckpointAdapter(tensors=tensors, alpha=self.alpha, peft_names=peft_names)

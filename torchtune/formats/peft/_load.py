@@ -11,10 +11,10 @@ from torch import Tensor
 
 from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantized import check_unquantized_tensors
-from torchtune.formats._tensor_files import TensorSource, one_file
+from torchtune.formats._tensor_files import TensorSource, file_tensors
 from torchtune.formats.hf._save import write_safetensors
-from torchtune.formats.hf._weights import expected_shapes, weights_of
-from torchtune.formats.peft._config import ADAPTER_CONFIG, kind_of, layer_setting, read_peft_config
+from torchtune.formats.hf._weights import expected_shapes, iter_weights
+from torchtune.formats.peft._config import ADAPTER_CONFIG, adapter_kind, layer_setting, read_peft_config
 from torchtune.formats.peft._layers import (
     HEAD,
     PREFIX,
@@ -63,7 +63,7 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     if adapter.is_untied:
         model.untie()
     model.requires_grad_(requires_grad=False)
-    for name, tensor in weights_of(model, adapter.full_tensors):
+    for name, tensor in iter_weights(model, adapter.full_tensors):
         parameter = model.get_parameter(name)
         parameter.copy_(tensor)
         parameter.requires_grad_()
@@ -94,7 +94,7 @@ class LayerAdapter(CheckpointAdapter):
     rank_stabilized: bool
 
     def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Split the rows of a tensor `[out, ...]` between the model layers."""
+        """Split the rows of a tensor `[out, ...]` among the model layers."""
         return (tensor,) if len(self.layer_names) == 1 else torch.split(tensor, list(self.row_counts))
 
     def split_tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -106,7 +106,7 @@ class LayerAdapter(CheckpointAdapter):
         return by_layer
 
     def adapters(self) -> dict[str, Adapter]:
-        """Return the adapters of the model layers by layer name, not attached to a layer."""
+        """Return the adapters of the model layers by layer name, not attached to the layers."""
         n_inputs = self.tensors["lora_a"].shape[1]
         adapters = {}
         for (name, tensors), n_rows in zip(self.split_tensors().items(), self.row_counts, strict=True):
@@ -145,7 +145,7 @@ def read_peft_adapter(model: Decoder, folder: Path) -> PeftAdapter:
     reader = _Reader(with_untied_head(model), folder, config)
     layers, full_tensors = reader.layers(), reader.full_tensors()
     table = table_name(model)
-    if is_tied and reader.has_base_embeddings:  # one tensor, under one name or both
+    if is_tied and reader.has_base_embeddings:  # one tensor, stored under one name or both
         shared = full_tensors.get(f"{table}.weight", full_tensors.get(f"{HEAD}.weight"))
         assert shared is not None
         full_tensors |= {f"{table}.weight": shared, f"{HEAD}.weight": shared}
@@ -162,7 +162,7 @@ def read_peft_adapter(model: Decoder, folder: Path) -> PeftAdapter:
 
 
 def _stays_tied(layers: Mapping[str, LayerAdapter], full_tensors: Mapping[str, Tensor], table: str) -> bool:
-    """Return whether the embedding table and the output head are still equal after the changes of a folder."""
+    """Return whether the embedding table and the output head are still equal after a folder's changes."""
     tensors = full_tensors.get(f"{table}.weight"), full_tensors.get(f"{HEAD}.weight")
     adapters = layers.get(table), layers.get(HEAD)
     if (tensors[0] is None) != (tensors[1] is None) or (adapters[0] is None) != (adapters[1] is None):
@@ -171,7 +171,7 @@ def _stays_tied(layers: Mapping[str, LayerAdapter], full_tensors: Mapping[str, T
         return False
     if adapters[0] is None or adapters[1] is None:
         return True
-    head, tied_head = adapters[1], adapters[0].tied_head(adapters[1].peft_names)
+    head, tied_head = adapters[1], adapters[0].transposed(adapters[1].peft_names)
     equal = [torch.equal(tensor, head.tensors[name]) for name, tensor in tied_head.tensors.items()]
     return head.alpha == tied_head.alpha and all(equal)
 
@@ -187,7 +187,7 @@ class _Reader:
 
     def __init__(self, model: Decoder, folder: Path, config: Mapping[str, Any]) -> None:
         self.model, self.folder, self.config = model, folder, config
-        self.kind = kind_of(config)
+        self.kind = adapter_kind(config)
         self.by_layer = peft_layers(model)
         self.parameters = expected_shapes(model)
         # Maps PEFT's names of all possible adapter tensors to checkpoint layers and parameter names in our models.
@@ -222,8 +222,8 @@ class _Reader:
                 message = self._mismatch(f"{PREFIX}{name}", expected, shape)
                 if is_resized:
                     message += (
-                        "; its vocabulary was resized: resize the base too (tune convert <base> <folder>"
-                        f" --vocab-size {shape[0]}) and use that base"
+                        "; the adapter's vocabulary was resized: resize the base too (tune convert <base>"
+                        f" <folder> --vocab-size {shape[0]}), then use the resized base"
                     )
                 raise ValueError(message)
         return tensors
@@ -298,7 +298,7 @@ def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
     """
     pickled = folder / "adapter_model.bin"  # written by older releases of PEFT
     path = folder / WEIGHTS
-    files = one_file(pickled if pickled.is_file() and not path.is_file() else path)
+    files = file_tensors(pickled if pickled.is_file() and not path.is_file() else path)
     check_unquantized_tensors(folder, files, files.shapes.keys())
     return {name: files.read(name) for name in files.shapes}
 

@@ -4,7 +4,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from torchtune.formats._source import Checkpoint
+from torchtune.formats._checkpoint import Checkpoint
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._weights import is_transposed
 from torchtune.formats.peft._layers import HEAD, table_name, with_untied_head
@@ -24,8 +24,8 @@ def untied(checkpoint: Checkpoint) -> Checkpoint:
 def merged_weights(base: TensorSource, architecture: Architecture, adapter: PeftAdapter) -> TensorSource:
     """Return the weights of a base with an adapter merged into them, each computed when it is read.
 
-    An adapted weight is returned in float32 or wider. Cast to the dtype of the base, it equals the result of
-    `merge_lora` bit by bit.
+    An adapted weight is returned in float32 or wider. Cast to the dtype of the base, it matches the result of
+    `merge_lora` bit for bit.
 
     Args:
         base: The base's weights.

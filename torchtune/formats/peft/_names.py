@@ -15,7 +15,7 @@ _WRAPPED_MODULE = re.compile(r"\.(base_layer|original_module|modules_to_save)(?=
 
 
 def match_peft_tensors(tensors: Mapping[str, Tensor], peft_names: Iterable[str]) -> dict[str, Tensor]:
-    """Rename tensors to their names in PEFT's files, independent of the saved model's wrappers.
+    """Rename tensors to their names in PEFT's files, regardless of the saved model's wrappers.
 
     Args:
         tensors: The tensors by name in the file, such as `_orig_mod.model.layers.0.mlp.up_proj.lora_A.default.weight`.

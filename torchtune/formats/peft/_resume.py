@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from torchtune.formats.hf._weights import weights_of
+from torchtune.formats.hf._weights import iter_weights
 from torchtune.formats.peft._load import LayerAdapter, PeftAdapter, read_peft_adapter
 from torchtune.modules import (
     Adapter,
@@ -21,7 +21,7 @@ _StrPath = str | os.PathLike[str]
 
 
 def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
-    """Check that a model has the same adapters, and trains the same modules in full, as a PEFT folder.
+    """Check that a model has the same adapters and the same fully trained modules as a PEFT folder.
 
     Args:
         model: A model with adapters; it may be on the meta device.
@@ -42,10 +42,10 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
     layers = _by_layer(peft_adapter)
     adapters = {name: adapter for name, _, adapter in adapted_layers(model)}
     _check_same("targets", "adapts different layers", adapters.keys(), layers.keys(), folder)
-    # With adapters of embeddings, PEFT also writes the embeddings of the base.
+    # PEFT also writes the base's embeddings if they are adapted.
     fully_trained = {
         name
-        for name, _ in weights_of(model, peft_adapter.full_tensors)
+        for name, _ in iter_weights(model, peft_adapter.full_tensors)
         if name.removesuffix(".weight") not in adapters
     }
     _check_same(
@@ -70,7 +70,7 @@ def load_same_adapters(model: Decoder, folder: _StrPath) -> None:
     adapters = {name: adapter for name, _, adapter in adapted_layers(model)}
     peft_adapter = read_peft_adapter(model, Path(folder))
     fully_trained = fully_trained_parameters(model)
-    for name, tensor in weights_of(model, peft_adapter.full_tensors):
+    for name, tensor in iter_weights(model, peft_adapter.full_tensors):
         if name in fully_trained:
             copy_full(fully_trained[name], tensor)
     for name, layer in _by_layer(peft_adapter).items():

@@ -75,8 +75,8 @@ def check_peft_adapter(model: Decoder) -> None:
 
     Raises:
         ValueError: The model has no adapters, adapters of several kinds, or adapters of a kind that PEFT does not
-            support; or only a part of a layer that the family's checkpoints fuse is trained in full, or is adapted by a
-            kind with a value per row, such as DoRA.
+            support; or only a part of a fused checkpoint layer is trained in full, or is adapted by a kind with a value
+            per row, such as DoRA.
     """
     adapters = _adapters(model)
     if not adapters:
@@ -90,7 +90,7 @@ def check_peft_adapter(model: Decoder) -> None:
     if not kind.peft_tensors:
         raise ValueError(f"PEFT does not support {kind.__name__} adapters; choose a different kind")
     _check_modules(model)
-    per_row = _per_row(kind)
+    per_row = _per_row_parameters(kind)
     if not per_row:
         return
     for checkpoint_name, names in peft_layers(model).items():
@@ -147,7 +147,7 @@ def _full_tensors(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tens
     return tensors
 
 
-def _per_row(kind: type[Adapter]) -> list[str]:
+def _per_row_parameters(kind: type[Adapter]) -> list[str]:
     """List the parameters other than B that have a row for each output."""
     return [parameter for parameter in kind.peft_tensors if parameter not in {"lora_a", "lora_b"}]
 
@@ -161,14 +161,14 @@ def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[st
         if not adapted:
             continue
         tensors = _joined(model, layer_adapters, names, state)
-        growth = tensors["lora_a"].shape[0] / adapted[0].rank
-        alpha = adapted[0].alpha * (math.sqrt(growth) if adapted[0].rank_stabilized else growth)
+        rank_ratio = tensors["lora_a"].shape[0] / adapted[0].rank
+        alpha = adapted[0].alpha * (math.sqrt(rank_ratio) if adapted[0].rank_stabilized else rank_ratio)
         adapters[checkpoint_name] = CheckpointAdapter(
             tensors=tensors, alpha=alpha, peft_names=adapted[0].peft_tensors
         )
     table = adapters.get(table_name(model))
     if model.architecture.tied_embeddings and table is not None:
-        adapters[HEAD] = table.tied_head(_kind(model).peft_tensors)
+        adapters[HEAD] = table.transposed(_kind(model).peft_tensors)
     return adapters
 
 
@@ -178,7 +178,7 @@ def _joined(
     names: tuple[str, ...],
     state: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Join the adapters of the layers that a checkpoint layer fuses, with the scale of the first adapter.
+    """Join the adapters of the layers that a checkpoint layer fuses; the result has the scale of the first adapter.
 
     The result has a larger rank: the A matrices are stacked, and the B matrices become the blocks of a block-diagonal
     matrix, so that each adapter still changes only its rows. Adapters that share one A, such as adapters that were
@@ -201,7 +201,7 @@ def _joined(
         "lora_a": all_a[0] if shares_a else torch.cat(all_a),
         "lora_b": torch.cat(blocks) if shares_a else torch.block_diag(*blocks),  # type: ignore[no-untyped-call]  # torch's
     }
-    for parameter in _per_row(type(adapters[adapted[0]])):
+    for parameter in _per_row_parameters(type(adapters[adapted[0]])):
         tensors[parameter] = torch.cat([state[f"{name}.adapter.{parameter}"] for name in names])
     return tensors
 
@@ -231,7 +231,7 @@ def _adapter_config(
         **_kind(model).peft_settings,
         "target_modules": _short_names({*adapters}, layer_names),
         "modules_to_save": _short_names(modules, [*layer_names, *parents]) or None,
-        # Only newer releases of PEFT read this; for older ones, both names are among the modules.
+        # Only newer releases of PEFT read this; for older releases, the lists above contain both modules.
         "ensure_weight_tying": model.architecture.tied_embeddings and HEAD in {*modules, *adapters},
         "inference_mode": True,
         "fan_in_fan_out": bool(FAMILIES[model.architecture.family].transposed),
@@ -242,7 +242,7 @@ def _adapter_config(
 
 
 def _pattern(values: Mapping[str, float], default: float) -> dict[str, float]:
-    """Map layers to values that are not the default, by the last part of the name if all such layers have the value."""
+    """Map layers to non-default values, by the last part of their names if all layers with that part agree."""
     by_leaf: dict[str, set[float]] = {}
     for name, value in values.items():
         by_leaf.setdefault(name.rpartition(".")[2], set()).add(value)
@@ -255,7 +255,7 @@ def _pattern(values: Mapping[str, float], default: float) -> dict[str, float]:
 
 
 def _short_names(modules: set[str], all_modules: Iterable[str]) -> list[str]:
-    """Return the last parts of module names, or the full names if the last parts match further modules in PEFT.
+    """Return the last parts of module names, or the full names if the last parts also match other modules.
 
     Args:
         modules: Checkpoint names of some modules.

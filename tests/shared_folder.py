@@ -1,4 +1,4 @@
-"""Fixtures shared by several test processes; the first process that needs one builds it."""
+"""Folders that one test process builds and all processes of a test session share."""
 
 import fcntl
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 
-def once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
-    """Return a folder shared by all test processes of this session; the first process calls `build` with it."""
+def shared_folder(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
+    """Return a folder that all test processes of this session share; the first process calls `build` with it."""
     base = factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base
     folder, done = shared / name, shared / f"{name}.done"

@@ -1,4 +1,4 @@
-"""mypy --strict and basedpyright report exactly the marked mistakes."""
+"""mypy --strict and basedpyright report exactly the marked errors in `cases.py`."""
 
 import json
 import re
@@ -27,7 +27,7 @@ RULES = {
 
 
 class CheckerError(NamedTuple):
-    """One error of a type checker."""
+    """An error reported by a type checker."""
 
     file: str
     line: int
@@ -36,7 +36,7 @@ class CheckerError(NamedTuple):
 
 
 def expected_errors() -> dict[int, str]:
-    """Return the mypy error code of each line that is marked as a mistake."""
+    """Return the mypy error code of each line that is marked as an error."""
     lines = CASES.read_text(encoding="utf-8").splitlines()
     return {i: match[1] for i, line in enumerate(lines, 1) if (match := re.search(r"# error: (\S+)$", line))}
 
@@ -95,18 +95,18 @@ CHECKERS = pytest.mark.parametrize(
 
 @pytest.mark.slow
 @CHECKERS
-def test_checker_reports_exactly_the_marked_mistakes(
+def test_checker_reports_exactly_the_marked_errors(
     check: Callable[..., list[CheckerError]], rules: Mapping[str, set[str]]
 ) -> None:
-    compare(check("tests/static/cases.py", "configs_py", "recipes"), rules)
+    assert_marked_errors(check("tests/static/cases.py", "configs_py", "recipes"), rules)
 
 
-def compare(errors: Sequence[CheckerError], rules: Mapping[str, set[str]]) -> None:
-    """Check that a checker reports exactly the marked mistakes."""
+def assert_marked_errors(errors: Sequence[CheckerError], rules: Mapping[str, set[str]]) -> None:
+    """Check that a checker reports exactly the marked errors."""
     in_cases = {error.line: error for error in errors if error.file.endswith("cases.py")}
     assert [error for error in errors if not error.file.endswith("cases.py")] == []
     expected = expected_errors()
-    assert expected.keys() - in_cases.keys() == set(), "not found"
-    assert {line: in_cases[line] for line in in_cases.keys() - expected.keys()} == {}, "false alarm"
+    assert expected.keys() - in_cases.keys() == set(), "not reported"
+    assert {line: in_cases[line] for line in in_cases.keys() - expected.keys()} == {}, "not marked as errors"
     for line, code in expected.items():
         assert in_cases[line].rule in rules[code], in_cases[line]

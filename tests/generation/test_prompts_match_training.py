@@ -22,7 +22,7 @@ TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": 
 CALL = assistant(None, tool_calls=[{"name": "find", "arguments": '{"city": "Rome"}'}])
 RESULT = {"role": "tool", "content": "Sun"}
 TURNS = [user(), CALL, RESULT]
-SHARED = [
+SHAREGPT_TURNS = [
     {"from": "human", "value": "Q"},
     {"from": "function_call", "value": '{"name": "find", "arguments": {"city": "Rome"}}'},
     {"from": "observation", "value": "Sun"},
@@ -55,11 +55,11 @@ def encode_row(
         ({"messages": json.dumps([*TURNS, assistant()]), "tools": json.dumps([TOOL])}, TOOLS + RENDERED),
         ({"messages": [*TURNS, assistant()], "functions": [TOOL["function"]]}, TOOLS + RENDERED),
         (
-            {"conversations": [*SHARED, {"from": "gpt", "value": "A"}], "system": "Be kind."},
+            {"conversations": [*SHAREGPT_TURNS, {"from": "gpt", "value": "A"}], "system": "Be kind."},
             SYSTEM + RENDERED,
         ),
         ({"prompt": TURNS, "completion": "A", "tools": [json.dumps(TOOL)]}, TOOLS + RENDERED),
-        ({"prompt": SHARED, "completion": [assistant()], "system": "Be kind."}, SYSTEM + RENDERED),
+        ({"prompt": SHAREGPT_TURNS, "completion": [assistant()], "system": "Be kind."}, SYSTEM + RENDERED),
         ({"prompt": json.dumps(TURNS), "completion": json.dumps([assistant()])}, RENDERED),
         (
             {"messages": [{"role": "developer", "content": "Be kind."}, *TURNS, assistant()]},

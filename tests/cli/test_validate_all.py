@@ -1,4 +1,4 @@
-"""`tune validate --all FOLDER` validates every config in a user's folder for its recipe, as in a user's CI."""
+"""`tune validate --all FOLDER` validates every config in a folder for its recipe, for example in a user's CI."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def helper() -> Lora:
     return Lora()
 
 
-def takes(rank: int) -> FullFinetuneConfig:
+def needs_an_argument(rank: int) -> FullFinetuneConfig:
     return smollm2_135m_full()
 """
 
@@ -88,16 +88,16 @@ def test_every_config_in_a_folder_is_validated_for_its_recipe(folder: Path, tune
     assert "hidden" not in err
 
 
-def test_folder_outcomes_can_be_printed_as_json(folder: Path, tune: Tune) -> None:
+def test_results_for_a_folder_can_be_printed_as_json(folder: Path, tune: Tune) -> None:
     result = tune("validate", "--all", str(folder), "--json")
     assert result.status == 2
-    outcomes = {Path(row["config"]).name: row for row in json.loads(result.out)}
-    assert outcomes["base.yaml"]["needs"]["parameters"] == 139_399_488
-    assert [m["path"] for m in outcomes["comment.yaml"]["mistakes"]] == ["batch_sizee"]
-    assert not outcomes["lost.yaml"]["ok"]
+    results = {Path(row["config"]).name: row for row in json.loads(result.out)}
+    assert results["base.yaml"]["needs"]["parameters"] == 139_399_488
+    assert [m["path"] for m in results["comment.yaml"]["mistakes"]] == ["batch_sizee"]
+    assert not results["lost.yaml"]["ok"]
 
 
-def test_outcome_of_one_config_can_be_printed_as_json(tune: Tune) -> None:
+def test_result_for_one_config_can_be_printed_as_json(tune: Tune) -> None:
     wrong = tune("validate", "lora_finetune", "--config", "smollm2_135m_lora", "batch_size=0", "--json")
     assert wrong.status == 2
     assert json.loads(wrong.out) == {

@@ -16,12 +16,12 @@ QUESTIONS = [
     "What is the capital of France? Answer in one word.",
     "Translate to German, then to French: 'The naïve café owner paid 12,50 € — twice!' 😀",
 ]
-N = 60
+MAX_NEW_TOKENS = 60
 
 
 @pytest.fixture(scope="module")
 def assistant(smollm2_folder: Path) -> Assistant:
-    return load(smollm2_folder, device="cpu", max_new_tokens=N)
+    return load(smollm2_folder, device="cpu", max_new_tokens=MAX_NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,13 @@ def reference_answers(
     width = max(map(len, prompts))
     tokens = torch.tensor([[2] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    options = {"max_new_tokens": N, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2, **options}
+    options = {
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "do_sample": False,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        **options,
+    }
     answers = reference.generate(tokens, attention_mask=mask, **options)[:, width:].tolist()
     return [assistant.tokenizer.decode(answer) for answer in answers]
 
@@ -47,7 +53,7 @@ def reference_answers(
 def test_batch_answers_match_transformers(reference: Any, assistant: Assistant) -> None:
     expected = reference_answers(reference, assistant, QUESTIONS)
     assert assistant.answers(QUESTIONS) == expected
-    assert any(len(assistant.tokenizer.encode(text)) < N for text in expected), (
+    assert any(len(assistant.tokenizer.encode(text)) < MAX_NEW_TOKENS for text in expected), (
         "at least one answer must end before the limit"
     )
     for question, answer in zip(QUESTIONS, expected, strict=True):

@@ -1,26 +1,26 @@
-"""Mistakes in unusual configs: contradictory fields, mappings, and nested components in unions."""
+"""Mistakes in deep configs: contradictory fields, mappings, and nested components in unions."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.config import odd, sample
-from tests.config.broken import lines_of
+from tests.config import deep, sample
+from tests.config.printed_mistakes import printed_mistakes
 from torchtune.config import lazy, nested, render
 from torchtune.runs import override
 
-RECIPE = str(Path(odd.__file__))
-ODD = "tests.config.odd"
+RECIPE = str(Path(deep.__file__))
+DEEP = "tests.config.deep"
 
 
 def mistakes(yaml: str, folder: Path, *overrides: str) -> list[str]:
     """Return the mistakes in YAML text for this recipe, with overrides."""
     (folder / "my.yaml").write_text(yaml)
-    return lines_of(["validate", RECIPE, "--config", str(folder / "my.yaml"), *overrides], folder)
+    return printed_mistakes(["validate", RECIPE, "--config", str(folder / "my.yaml"), *overrides], folder)
 
 
 # YAML text, overrides, and their mistakes.
-ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
+MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("start: 11",): ["my.yaml:1: start is after end"],
     ("end: 3\nprefix: x\nstart: 4",): ["my.yaml:3: start is after end"],
     ("end: 3", "start=4"): ["--override start=4: start is after end"],
@@ -36,21 +36,21 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("precision: [1]",): ["my.yaml:1: precision: expected a dtype such as 'bfloat16', got [1]"],
     ("prefix: {a: 1}",): ["my.yaml:1: prefix: expected text, got a mapping"],
     ("prefix: {_component_: x.y}",): ["my.yaml:1: prefix: expected text, got a component"],
-    (f"outer:\n  inner:\n    _component_: {ODD}.Inner\n    size: x",): [
+    (f"outer:\n  inner:\n    _component_: {DEEP}.Inner\n    size: x",): [
         "my.yaml:4: outer.inner.size: expected an int, got 'x'"
     ],
-    (f"outer:\n  inner:\n    _component_: {ODD}.Inner\n    sise: 3",): [
-        f"my.yaml:4: outer.inner.sise: {ODD}.Inner has no argument 'sise'; did you mean 'size'?"
+    (f"outer:\n  inner:\n    _component_: {DEEP}.Inner\n    sise: 3",): [
+        f"my.yaml:4: outer.inner.sise: {DEEP}.Inner has no argument 'sise'; did you mean 'size'?"
     ],
-    (f"outer:\n  named:\n    _component_: {ODD}.Inner\n    size: x",): [
+    (f"outer:\n  named:\n    _component_: {DEEP}.Inner\n    size: x",): [
         "my.yaml:4: outer.named.size: expected an int, got 'x'"
     ],
-    (f"outer:\n  named:\n    _component_: {ODD}.Outer",): [
-        f"my.yaml:3: outer.named: {ODD}.Outer builds an Outer, not an Inner"
+    (f"outer:\n  named:\n    _component_: {DEEP}.Outer",): [
+        f"my.yaml:3: outer.named: {DEEP}.Outer builds an Outer, not an Inner"
     ],
     ("outer:\n  named: 3",): ["my.yaml:2: outer.named: expected text, got 3"],
-    (f"outer:\n  parts:\n  - _component_: {ODD}.Inner\n  - _component_: {ODD}.Innr",): [
-        f"my.yaml:4: outer.parts.1: {ODD} has no 'Innr'; did you mean 'Inner'?"
+    (f"outer:\n  parts:\n  - _component_: {DEEP}.Inner\n  - _component_: {DEEP}.Innr",): [
+        f"my.yaml:4: outer.parts.1: {DEEP} has no 'Innr'; did you mean 'Inner'?"
     ],
     ("outer:\n  table: {a: x}",): ["my.yaml:2: outer.table.a: expected a float, got 'x'"],
     ("outer:\n  table: {_component_: os.system}",): [
@@ -60,8 +60,8 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("outer:\n  anything: {_component_: os.system, x: 1}",): [
         "my.yaml:2: outer.anything: os.system is not allowed"
     ],
-    (f"outers:\n  a: {{_component_: {ODD}.Outer}}\n  b: {{_component_: {ODD}.Inner}}",): [
-        f"my.yaml:3: outers.b: {ODD}.Inner builds an Inner, not an Outer"
+    (f"outers:\n  a: {{_component_: {DEEP}.Outer}}\n  b: {{_component_: {DEEP}.Inner}}",): [
+        f"my.yaml:3: outers.b: {DEEP}.Inner builds an Inner, not an Outer"
     ],
     ("optimizer:\n  lr: -1.0",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got -1.0"],
     ("optimizer:\n  lr: .inf",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got inf"],
@@ -69,8 +69,8 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     (f"optimizer:\n  _component_: {sample.Adam.__module__}.Adam\n  params: []\n  betas: [0.9, 1.0]",): [
         "my.yaml:4: optimizer.betas: expected a list of 2 floats whose items are each from 0 to below 1, got"
     ],
-    ("{}", "outer=tests.config.odd.Outr", "outer.inner.size=3"): [
-        "--override outer=tests.config.odd.Outr: outer: tests.config.odd has no 'Outr'; did you mean 'Outer'?"
+    ("{}", "outer=tests.config.deep.Outr", "outer.inner.size=3"): [
+        "--override outer=tests.config.deep.Outr: outer: tests.config.deep has no 'Outr'; did you mean 'Outer'?"
     ],
     ("prefix: ${label}\nlabel: ${prefix}\noutput_dir: ${prefix}",): [
         "my.yaml:1: prefix: circular references: label -> prefix -> label",
@@ -93,12 +93,12 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
 }
 
 
-@pytest.mark.parametrize(("number", "case"), list(enumerate(ODD_MISTAKES)))
+@pytest.mark.parametrize(("number", "case"), list(enumerate(MISTAKES)))
 def test_mistake_has_its_location_and_path_and_no_follow_up_mistakes(
     number: int, case: tuple[str, ...], tmp_path: Path
 ) -> None:
     yaml, *overrides = case
-    expected = ODD_MISTAKES[case]
+    expected = MISTAKES[case]
     lines = mistakes(yaml + "\n", tmp_path, *overrides)
     assert len(lines) == len(expected), lines
     for line, start in zip(lines, expected, strict=True):
@@ -130,20 +130,21 @@ EQUIVALENT = {
     "--outer.table.b-c 2": "outer: {table: {b-c: 2}}",
     "'outer.words={3: x}'": "outer: {words: {3: x}}",
     "outer.words.3=x": "outer: {words: {3: x}}",
-    "outer.named._component_=tests.config.odd.Inner outer.named.size=3": (
-        "outer: {named: {_component_: tests.config.odd.Inner, size: 3}}"
+    "outer.named._component_=tests.config.deep.Inner outer.named.size=3": (
+        "outer: {named: {_component_: tests.config.deep.Inner, size: 3}}"
     ),
-    "outer.inner.size=3 outer.inner=tests.config.odd.Inner": (
-        "outer: {inner: {_component_: tests.config.odd.Inner, size: 3}}"
+    "outer.inner.size=3 outer.inner=tests.config.deep.Inner": (
+        "outer: {inner: {_component_: tests.config.deep.Inner, size: 3}}"
     ),
-    "outer.inner.size=3 'outer.inner={_component_: tests.config.odd.Inner}'": (
-        "outer: {inner: {_component_: tests.config.odd.Inner, size: 3}}"
+    "outer.inner.size=3 'outer.inner={_component_: tests.config.deep.Inner}'": (
+        "outer: {inner: {_component_: tests.config.deep.Inner, size: 3}}"
     ),
-    "+outer.parts=tests.config.odd.Inner +outer.parts=tests.config.odd.Inner outer.parts.1.size=4": (
-        "outer: {parts: [{_component_: tests.config.odd.Inner}, {_component_: tests.config.odd.Inner, size: 4}]}"
+    "+outer.parts=tests.config.deep.Inner +outer.parts=tests.config.deep.Inner outer.parts.1.size=4": (
+        "outer: {parts: [{_component_: tests.config.deep.Inner},"
+        " {_component_: tests.config.deep.Inner, size: 4}]}"
     ),
-    "outers.x=tests.config.odd.Outer outers.x.named=y": (
-        "outers: {x: {_component_: tests.config.odd.Outer, named: y}}"
+    "outers.x=tests.config.deep.Outer outers.x.named=y": (
+        "outers: {x: {_component_: tests.config.deep.Outer, named: y}}"
     ),
     "other.low=3": "other: {low: 3}",
     "other.low=3 'other={high: 7}'": "other: {high: 7, low: 3}",
@@ -159,13 +160,13 @@ EQUIVALENT = {
 
 
 @pytest.mark.parametrize(("overrides", "yaml"), EQUIVALENT.items())
-def test_overrides_are_equivalent_to_yaml(overrides: str, yaml: str, tmp_path: Path) -> None:
+def test_overrides_and_yaml_build_the_same_config(overrides: str, yaml: str, tmp_path: Path) -> None:
     import shlex
 
     (tmp_path / "my.yaml").write_text(yaml)
-    by_yaml = odd.main.layers(str(tmp_path / "my.yaml"))
-    by_overrides = odd.main.layers(None, shlex.split(overrides))
-    backwards = odd.main.layers(
+    by_yaml = deep.main.layers(str(tmp_path / "my.yaml"))
+    by_overrides = deep.main.layers(None, shlex.split(overrides))
+    backwards = deep.main.layers(
         None, shlex.split(overrides)[::-1] if "--" not in overrides else shlex.split(overrides)
     )
     assert by_overrides.build() == by_yaml.build() == backwards.build()
@@ -173,13 +174,13 @@ def test_overrides_are_equivalent_to_yaml(overrides: str, yaml: str, tmp_path: P
 
 
 def test_default_that_depends_on_other_fields_is_computed() -> None:
-    layers = odd.main.layers(None, ["start=2", "span=3"])
+    layers = deep.main.layers(None, ["start=2", "span=3"])
     assert layers.build().span == 3
     override(layers, [("span", "default")])
     assert layers.build().span == 8
 
 
-def test_contradiction_is_reported_together_with_a_mistake_without_a_path(tmp_path: Path) -> None:
+def test_contradiction_and_unknown_option_are_reported_together(tmp_path: Path) -> None:
     lines = mistakes("start: 11\n", tmp_path, "--nothing")
     assert lines == [
         "--nothing: unknown option; --help lists options and fields",
@@ -188,8 +189,8 @@ def test_contradiction_is_reported_together_with_a_mistake_without_a_path(tmp_pa
 
 
 def test_int_keys_are_rendered_and_read_back() -> None:
-    cfg = odd.OddConfig(outer=lazy(odd.Outer, nested(odd.Inner), words={1: "a", 20: "b"}))
+    cfg = deep.DeepConfig(outer=lazy(deep.Outer, nested(deep.Inner), words={1: "a", 20: "b"}))
     rendered = render(cfg)
     assert "'1': a" in rendered
-    loaded = odd.main.layers_of(cfg).build()
+    loaded = deep.main.layers_of(cfg).build()
     assert loaded.outer.keywords["words"] == {1: "a", 20: "b"}

@@ -1,8 +1,8 @@
 """Import torchtune's `recipes`, `configs_py` and `configs_yaml`, even if a user's project has packages of these names.
 
-These packages are located by their folder, next to torchtune, and are always importable as `torchtune.recipes` and
-`torchtune.configs_py`. If the plain names `recipes` and `configs_py` resolve to torchtune's packages too, both names
-refer to the same modules.
+The packages are located by their folders, which are next to torchtune's. `torchtune.recipes` and
+`torchtune.configs_py` can always be imported. If the plain names `recipes` and `configs_py` also resolve to
+torchtune's packages, both names refer to the same modules.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-PACKAGES: Final = ("recipes", "configs_py")
-PROJECTS: Final = "TUNE_PROJECTS"
+BUNDLED_PACKAGES: Final = ("recipes", "configs_py")
+PROJECTS_VARIABLE: Final = "TUNE_PROJECTS"
 """The environment variable that lists the folders whose `recipes` and `configs_py` precede torchtune's."""
 
 _PREFIX: Final = "torchtune."
@@ -26,14 +26,14 @@ _ROOT: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # n
 
 
 def folder_of(package: str) -> str:
-    """Return the folder of one of torchtune's packages without importing it."""
+    """Return the folder of a package next to torchtune, such as `recipes`, without importing the package."""
     return os.path.join(_ROOT, package)  # noqa: PTH118 -- importing pathlib slows `tune ls` by 10%
 
 
-def is_own(module: str) -> bool:
-    """Return whether a module's name resolves to torchtune or its `recipes` or `configs_py`, not to a project's."""
+def is_torchtune(module: str) -> bool:
+    """Return whether a module name resolves to torchtune or to its `recipes` or `configs_py`, not to a project's."""
     package = module.partition(".")[0]
-    if package not in PACKAGES:
+    if package not in BUNDLED_PACKAGES:
         return package == "torchtune"
     loaded = sys.modules.get(package)
     if loaded is None:
@@ -45,35 +45,36 @@ def is_own(module: str) -> bool:
     return folder_of(package) in map(os.path.realpath, folders or ())
 
 
-def own_name(file: "Path") -> str | None:
+def bundled_name(file: "Path") -> str | None:
     """Return the module name of a file in torchtune's `recipes` or `configs_py`; None for other files."""
-    for package in PACKAGES:
+    for package in BUNDLED_PACKAGES:
         folder = folder_of(package)
         if file.is_relative_to(folder):
             return ".".join(["torchtune", package, *file.relative_to(folder).with_suffix("").parts])
     return None
 
 
-def second_name_hint(error: BaseException) -> str:
+def shadowing_hint(error: BaseException) -> str:
     """Return a hint that names torchtune's module if a project's package of the same name lacks the imported module."""
     name = getattr(error, "name", None) or ""
-    is_candidate = isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in PACKAGES
+    is_candidate = isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in BUNDLED_PACKAGES
     if is_candidate and os.path.isfile(f"{folder_of(name.replace('.', '/'))}.py"):  # noqa: PTH113
         return f"torchtune's module is torchtune.{name}"
     return ""
 
 
 def prefer_project_packages(file: "str | Path") -> None:
-    """Import `recipes` and `configs_py` from the project that a file belongs to, if it has such packages.
+    """Let `recipes` and `configs_py` refer to the packages of a file's project, if the project has such packages.
 
-    The project's folder is not added to `sys.path`, so that a `torch.py` in the folder does not shadow torch.
+    The project's folder is not added to `sys.path`, so that a `torch.py` in it does not shadow torch.
     """
     folder = os.path.dirname(os.path.realpath(file))  # noqa: PTH120
     while os.path.isfile(os.path.join(folder, "__init__.py")):  # noqa: PTH113, PTH118
         folder = os.path.dirname(folder)  # noqa: PTH120
     projects = _projects()
-    if any(_has_package(folder, package) for package in PACKAGES) and folder not in (*projects, _ROOT):
-        os.environ[PROJECTS] = os.pathsep.join([*projects, folder])
+    has_packages = any(_has_package(folder, package) for package in BUNDLED_PACKAGES)
+    if has_packages and folder not in (*projects, _ROOT):
+        os.environ[PROJECTS_VARIABLE] = os.pathsep.join([*projects, folder])
 
 
 def _has_package(folder: str, package: str) -> bool:
@@ -81,40 +82,40 @@ def _has_package(folder: str, package: str) -> bool:
 
 
 def _projects() -> list[str]:
-    return [folder for folder in os.environ.get(PROJECTS, "").split(os.pathsep) if folder]
+    return [folder for folder in os.environ.get(PROJECTS_VARIABLE, "").split(os.pathsep) if folder]
 
 
-class OwnPackages:
-    """Finder for `torchtune.recipes` and `torchtune.configs_py`, and for a project's `recipes` and `configs_py`."""
+class BundledPackageFinder:
+    """A finder for `torchtune.recipes`, `torchtune.configs_py` and a project's packages of these names."""
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec of a module in one of these packages; None for other modules (the `sys.meta_path` API)."""
-        if name in PACKAGES:
+        if name in BUNDLED_PACKAGES:
             folders = [folder for folder in _projects() if _has_package(folder, name)]
             return PathFinder.find_spec(name, folders)
         plain = name.removeprefix(_PREFIX)
         package = plain.partition(".")[0]
-        if plain == name or package not in PACKAGES:
+        if plain == name or package not in BUNDLED_PACKAGES:
             return None
-        if _is_second_name(package):
+        if _is_alias(package):
             from importlib.util import find_spec
 
-            loader: Any = _SecondName(plain)
+            loader: Any = _AliasLoader(plain)
             return ModuleSpec(name, loader) if find_spec(plain) else None
         return PathFinder.find_spec(name, [_ROOT] if package == plain else path)
 
 
-def _is_second_name(package: str) -> bool:
+def _is_alias(package: str) -> bool:
     """Return whether `torchtune.X` and `X` are the same module, where X is `package`."""
     loaded = sys.modules.get(_PREFIX + package)
-    return is_own(package) if loaded is None else loaded.__name__ == package
+    return is_torchtune(package) if loaded is None else loaded.__name__ == package
 
 
-class _SecondName:
-    """Loader that returns an existing module under a second name."""
+class _AliasLoader:
+    """A loader that returns an existing module under a second name."""
 
     def __init__(self, name: str) -> None:
         self.name = name

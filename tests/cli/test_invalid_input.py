@@ -1,4 +1,4 @@
-"""Invalid input to a `tune` process is reported as one list of mistakes with exit status 2 and no traceback."""
+"""Given invalid input, a `tune` process prints one list of mistakes without a traceback and exits with status 2."""
 
 import os
 import subprocess
@@ -37,18 +37,18 @@ CASES = {
         ["--nproc_per_node", "2", RECIPE, "output_dir=x", "epochs=0"],
         ["epochs: expected an int above 0"],
     ),
-    "no number of ranks": (
+    "invalid number of ranks": (
         ["--nproc_per_node", "two", RECIPE, "output_dir=x"],
         [
             "--nproc_per_node two: Unsupported nproc_per_node value: two; options before the recipe go to torchrun"
         ],
     ),
-    "no ranks": (["--nproc_per_node", "0", RECIPE, "output_dir=x"], ["--nproc_per_node 0: "]),
+    "zero ranks": (["--nproc_per_node", "0", RECIPE, "output_dir=x"], ["--nproc_per_node 0: "]),
     "config before the recipe": (
         ["--config", "my.yaml", RECIPE, "output_dir=x"],
         ["my.yaml:1: batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?"],
     ),
-    "twice": (
+    "option given twice": (
         ["validate", RECIPE, "--config", "my.yaml", "--config", "none.yaml", "output_dir=x", "batch_sizee=3"],
         [
             "--config none.yaml: --config is given twice",
@@ -56,7 +56,7 @@ CASES = {
             "--override batch_sizee=3: batch_sizee: unknown field 'batch_sizee'",
         ],
     ),
-    "bytes": (["validate", RECIPE, "output_dir=\udcff"], []),
+    "not UTF-8": (["validate", RECIPE, "output_dir=\udcff"], []),
     "recipe": (
         ["full_finetun", "--config", "x"],
         ["no recipe 'full_finetun'; did you mean 'full_finetune'?"],
@@ -89,7 +89,7 @@ def test_invalid_input_exits_with_status_2_and_a_list_of_mistakes(name: str, tmp
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
-    if name == "bytes":
+    if name == "not UTF-8":
         assert result.stderr == "tune: 'output_dir=\\udcff' is not UTF-8 text\n"
         return
     lines = result.stderr.splitlines()

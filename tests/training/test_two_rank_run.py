@@ -25,16 +25,16 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    timed = {"tokens_per_second", "peak_memory_bytes"}
+    timing_fields = {"tokens_per_second", "peak_memory_bytes"}
     text = (folder / "metrics.jsonl").read_text("utf-8")
     return [
-        {name: value for name, value in json.loads(line).items() if name not in timed}
+        {name: value for name, value in json.loads(line).items() if name not in timing_fields}
         for line in text.splitlines()
     ]
 
 
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert all(torch.equal(p, other["parameters"][name]) for name, p in one["parameters"].items())
+def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert all(torch.equal(p, second["parameters"][name]) for name, p in first["parameters"].items())
 
 
 @pytest.mark.parametrize("case", ["skipped", "ended"])

@@ -1,3 +1,5 @@
+"""The commands of `tune`: their help, their errors, and their output for the registered configs."""
+
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
 def test_help_shows_the_usage_and_every_command(tune: Tune) -> None:
     result = tune("--help")
     assert result.status == 0
-    for word in (
+    for text in (
         "tune <recipe> --config",
         "ls",
         "cp",
@@ -23,7 +25,7 @@ def test_help_shows_the_usage_and_every_command(tune: Tune) -> None:
         "download",
         "convert",
     ):
-        assert word in result.out
+        assert text in result.out
 
 
 @pytest.mark.parametrize("verb", ["", *verbs()])
@@ -81,7 +83,9 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("download", "a/b"), "tune download expects a repository and --output-dir"),
     ],
 )
-def test_invalid_arguments_end_with_status_2_and_advice(args: tuple[str, ...], part: str, tune: Tune) -> None:
+def test_invalid_arguments_exit_with_status_2_and_advice(
+    args: tuple[str, ...], part: str, tune: Tune
+) -> None:
     result = tune(*args)
     assert result.status == 2
     assert part in result.err
@@ -159,7 +163,7 @@ def test_export_is_complete_and_reproducible(tune: Tune, tmp_path: Path) -> None
 def test_diff_prints_the_differing_fields(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "a.yaml")
     tune("cp", "smollm2_135m_lora", path)
-    assert tune("diff", "smollm2_135m_lora", path).out == "no difference\n"
+    assert tune("diff", "smollm2_135m_lora", path).out == "no differences\n"
     Path(path).write_text(Path(path).read_text().replace("batch_size: 8", "batch_size: 2"))
     assert tune("diff", "smollm2_135m_lora", path).out == "batch_size: 8 -> 2\n"
 

@@ -63,7 +63,7 @@ def write_checkpoint(
         checkpoint: The checkpoint.
         folder: The folder to write; it appears only once it is complete.
         dtype: The dtype to write. None: the default of the checkpoint.
-        shard_bytes: Maximum size of a weight file (bytes); the tensors of one file at a time are in memory.
+        shard_bytes: Maximum size of a weight file (bytes). Only one file's tensors are in memory at a time.
         progress: Called after each tensor.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A recipe whose config class has contradictions, optional components and unions with components."""
+"""A recipe whose config nests components and sections deeply, and has rules about multiple fields."""
 
 import dataclasses
 from typing import Any
@@ -46,7 +46,7 @@ class Window:
 
 
 @define(kw_only=True)
-class OddConfig:
+class DeepConfig:
     """The config of this recipe."""
 
     output_dir: str = "out"
@@ -86,5 +86,5 @@ class OddConfig:
 
 
 @config.parse
-def main(cfg: OddConfig) -> None:
+def main(cfg: DeepConfig) -> None:
     """Do nothing."""

@@ -1,4 +1,4 @@
-"""Type checkers find the same mistakes in a user's project, whether torchtune is installed from a wheel or editable."""
+"""Type checkers report the same errors in a user's project for a wheel and for an editable installation."""
 
 import shutil
 import subprocess
@@ -11,14 +11,21 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.static.test_static import CASES, CHECKERS, CheckerError, basedpyright, compare, mypy
-from tests.test_wheel import build, copy_project
+from tests.static.test_type_checkers import (
+    CASES,
+    CHECKERS,
+    CheckerError,
+    assert_marked_errors,
+    basedpyright,
+    mypy,
+)
+from tests.test_wheel import build_wheel, copy_project
 
 pytestmark = pytest.mark.slow
 
 
 class Installed(NamedTuple):
-    """An environment with torchtune installed, and a project folder outside its source."""
+    """An environment in which torchtune is installed, and a project folder outside the clone."""
 
     python: str
     folder: Path
@@ -26,7 +33,7 @@ class Installed(NamedTuple):
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Install torchtune into a new environment, which shares the dependencies of this one."""
+    """Install torchtune into a new environment that uses the dependencies of this one."""
     root = tmp_path_factory.mktemp(request.param)
     venv.create(root / "venv", with_pip=False)
     (site,) = (root / "venv").glob("lib/python*/site-packages")
@@ -34,7 +41,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     python = str(root / "venv/bin/python")
     if request.param == "wheel":
         (root / "built").mkdir()
-        source = [str(build(root / "built", "--no-build-isolation"))]
+        source = [str(build_wheel(root / "built", "--no-build-isolation"))]
     else:
         source = ["--no-build-isolation", "--editable", str(copy_project(root / "clone"))]
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *source]
@@ -48,7 +55,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @CHECKERS
-def test_checker_finds_every_marked_mistake_outside_the_clone(
+def test_checker_reports_every_marked_error_outside_the_clone(
     installed: Installed,
     check: Callable[..., list[CheckerError]],
     rules: Mapping[str, set[str]],
@@ -58,7 +65,7 @@ def test_checker_finds_every_marked_mistake_outside_the_clone(
     # Default settings, as in a project without a configuration.
     options = ["cases.py"] if check is basedpyright else ["--strict"]
     errors = check("cases.py", folder=installed.folder, python=installed.python, options=options)
-    compare(errors, rules)
+    assert_marked_errors(errors, rules)
 
 
 @pytest.mark.parametrize("check", [mypy, basedpyright])

@@ -1,4 +1,4 @@
-"""Helpers that run `tune validate` on an invalid config and return the mistakes."""
+"""Helpers that run `tune validate` and return the printed mistakes."""
 
 import contextlib
 import io
@@ -10,10 +10,10 @@ RECIPE = str(Path(__file__).with_name("sample.py"))
 
 
 def mistakes_of(*overrides: str, yaml: str | bytes | None = None, folder: Path | None = None) -> list[str]:
-    """Return the mistakes that `tune validate` lists for the sample config with overrides, or for YAML text.
+    """Return the mistakes that `tune validate` prints for the sample config with overrides, or for YAML text.
 
     Returns:
-        The lines printed to standard error, without the folder's name; empty if the config is valid.
+        The printed lines, without the path of the folder; empty if the config is valid.
     """
     args = ["validate", RECIPE]
     if yaml is None:
@@ -23,10 +23,10 @@ def mistakes_of(*overrides: str, yaml: str | bytes | None = None, folder: Path |
         file = folder / "my.yaml"
         file.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
         args += ["--config", str(file)]
-    return lines_of([*args, *overrides], folder)
+    return printed_mistakes([*args, *overrides], folder)
 
 
-def lines_of(args: list[str], folder: Path | None = None) -> list[str]:
+def printed_mistakes(args: list[str], folder: Path | None = None) -> list[str]:
     """Return the mistakes that `tune` prints, and check the count in their heading."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -1,28 +1,28 @@
-"""Declare a use of another library's internals, and disable it if its probe fails."""
+"""Declare a feature that relies on another library's internals, and disable it if its probe fails."""
 
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 OUTCOMES: dict[str, bool] = {}
-"""Outcomes of the probes by name: True if the probe passed. Tests and benchmarks may set an outcome in advance."""
+"""Probe outcomes by feature name: True if the probe passed. Tests and benchmarks may set them in advance."""
 
 
-class Internal(NamedTuple):
-    """A use of a library's internals, which may change in any release."""
+class ProbedFeature(NamedTuple):
+    """A feature that relies on a library's internals, which may change in any release."""
 
     name: str
-    written_for: str
+    tested_with: str
     """The library (the name of its distribution, `glibc` or `Python`) and the tested version."""
-    gain: str
-    """The improvement, and a command that demonstrates it."""
+    benefit: str
+    """The benefit, and a command that demonstrates it."""
     fallback: str
-    """The behaviour if it is disabled; results are the same up to rounding."""
+    """The behaviour if the feature is disabled; results are the same up to rounding."""
     probe: Callable[[], bool]
-    """Function that tests a tiny case; returns False or raises if the library no longer behaves as expected."""
+    """A test of a tiny case; it returns False or raises an exception if the library behaves differently."""
 
     def is_enabled(self) -> bool:
-        """Return whether to use it: TUNE_PLAIN=1 is not set, and the probe, run once per process, has passed."""
+        """Return whether TUNE_PLAIN=1 is not set and the probe, which runs once per process, has passed."""
         if os.environ.get("TUNE_PLAIN", "0") not in ("", "0"):
             return False
         if self.name not in OUTCOMES:
@@ -39,7 +39,7 @@ class Internal(NamedTuple):
         import logging
 
         message = "%s: %s %s behaves differently from the tested version %s (%s); %s"
-        library, tested_version = self.written_for.split()
+        library, tested_version = self.tested_with.split()
         versions = library, _installed_version(library), tested_version
         logging.getLogger(__name__).warning(message, self.name, *versions, reason, self.fallback)
         return False

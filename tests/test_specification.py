@@ -48,7 +48,7 @@ def cfg(file: Path) -> Any:
     return main.layers(str(file)).build()
 
 
-def test_fields_are_attributes_with_the_types_in_the_yaml(cfg: Any) -> None:
+def test_fields_are_attributes_with_the_types_of_the_yaml_values(cfg: Any) -> None:
     assert (cfg.seed, cfg.shuffle, cfg.device, cfg.dtype, cfg.enable_fsdp) == (
         None,
         True,
@@ -58,7 +58,7 @@ def test_fields_are_attributes_with_the_types_in_the_yaml(cfg: Any) -> None:
     )
 
 
-def test_instantiating_a_dataset_without_tokenizer_names_the_missing_argument(cfg: Any) -> None:
+def test_error_for_a_dataset_without_a_tokenizer_names_the_missing_argument(cfg: Any) -> None:
     with pytest.raises(InstantiationError, match=r"torchtune\.datasets\.AlpacaDataset requires 'tokenizer'"):
         config.instantiate(cfg.dataset)
 
