@@ -120,13 +120,14 @@ def take_steps(length: int, batch_size: int, vocab_size: int) -> Measurement:
     from torchtune.distributed import World
     from torchtune.models.smollm2 import smollm2
     from torchtune.modules import LinearCrossEntropy
+    from torchtune.placement import Placement
 
     torch.manual_seed(0)
     world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
     with torch.device("meta"):
         model = smollm2(vocab_size=vocab_size, num_layers=4, max_seq_len=4096)
     training.Lora(targets=["q_proj", "v_proj"], rank=8).add_to(model)
-    training.Placement().place(model, world, None, dtype="fp32")
+    Placement().place(model, world, None, dtype="fp32")
     scorer = training.NextToken(LinearCrossEntropy(reduction="sum"))
     optimizer = training.build_optimizer(lazy(AdamW, lr=1e-4, fused=True), model)
     seconds, before = [], resident_bytes()

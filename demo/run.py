@@ -156,6 +156,7 @@ def generate_answers(questions: Sequence[dict[str, Any]], adapter: str | None) -
     from torchtune import config, training
     from torchtune.formats import load_peft_adapter
     from torchtune.generation import Assistant
+    from torchtune.placement import Placement
 
     cfg = smollm2_135m_generate()
     cfg.adapter_directory = adapter
@@ -165,7 +166,7 @@ def generate_answers(questions: Sequence[dict[str, Any]], adapter: str | None) -
     with training.start(cfg) as world:
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
-        training.Placement(lean_layers=False).place(model, world, cfg.model_directory, dtype=cfg.dtype)
+        Placement(lean_layers=False).place(model, world, cfg.model_directory, dtype=cfg.dtype)
         if adapter is not None:
             load_peft_adapter(model, adapter)
         assistant = Assistant(model, tokenizer, template=cfg.template, max_new_tokens=MAX_NEW_TOKENS)

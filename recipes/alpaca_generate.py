@@ -17,6 +17,7 @@ from torchtune.formats import load_peft_adapter
 from torchtune.generation import Assistant, Prompt, Template, chat, read_prompts, write_answers
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
+from torchtune.placement import Placement
 from torchtune.runs import Device, locate_model, weights_note
 
 SOURCES = ("prompt", "prompts", "prompts_file", "chat")
@@ -156,7 +157,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
             seed=world.seed,
         )
         encoded = assistant.encode_all(prompts)
-        training.Placement(lean_layers=False).place(model, world, str(folders.base), dtype=cfg.dtype)
+        Placement(lean_layers=False).place(model, world, str(folders.base), dtype=cfg.dtype)
         if folders.adapter is not None:
             load_peft_adapter(model, folders.adapter)
         if _is_chat(cfg):

@@ -26,25 +26,28 @@ MAY_IMPORT = {
     "torchtune.formats": {"modules", "data", "files", "runs", "tokenizers", "models"},
     "torchtune.generation": {"modules", "data", "datasets", "runs", "tokenizers", "models", "formats"},
     "torchtune.distributed": {"runs"},
+    "torchtune.placement": {"config", "modules", "formats", "distributed"},
     "torchtune.training": {
         "internals", "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats",
-        "generation", "distributed",
+        "generation", "distributed", "placement",
     },
     "torchtune.checks": {
-        "config", "modules", "data", "runs", "tokenizers", "models", "formats", "distributed", "training",
+        "config", "modules", "data", "runs", "tokenizers", "models", "formats", "distributed", "placement",
+        "training",
     },
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
     "torchtune.cli": {
         "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "distributed",
-        "training", "checks",
+        "placement", "training", "checks",
     },
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",
-        "distributed", "training",
+        "distributed", "placement", "training",
     },
     "configs_py": {
-        "config", "modules", "data", "tokenizers", "models", "formats", "datasets", "utils", "training", "recipes"
+        "config", "modules", "data", "tokenizers", "models", "formats", "datasets", "utils", "placement", "training",
+        "recipes",
     },
 }  # fmt: skip
 

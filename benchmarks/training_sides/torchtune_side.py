@@ -24,6 +24,7 @@ def train(
     limit_heap_growth()  # as `tune` does
     from torchtune import training
     from torchtune.cli import main as tune
+    from torchtune.placement import Placement
 
     end_times, losses, widths = list[float](), list[float](), list[int]()
     lengths: list[list[int]] = []
@@ -36,9 +37,9 @@ def train(
         lengths.append([length for batch in values.micro_batches for length in batch.lengths])
         widths.extend(batch.tokens.shape[1] for batch in values.micro_batches)
 
-    place, resident_before = training.Placement.place, []
+    place, resident_before = Placement.place, []
 
-    def record_and_place(section: training.Placement, model: Any, *args: Any, **kwargs: Any) -> None:
+    def record_and_place(section: Placement, model: Any, *args: Any, **kwargs: Any) -> None:
         resident_before.append(resident_bytes())
         place(section, model, *args, **kwargs)
         if replacement:
@@ -47,7 +48,7 @@ def train(
             REPLACEMENTS[replacement](model)
 
     training.Metrics.log = timed  # type: ignore[assignment, method-assign]  # only in this process
-    training.Placement.place = record_and_place  # type: ignore[assignment, method-assign]  # only in this process
+    Placement.place = record_and_place  # type: ignore[assignment, method-assign]  # only in this process
     if tune(args):
         raise SystemExit(1)
     peak = peak_bytes()

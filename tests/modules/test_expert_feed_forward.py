@@ -28,8 +28,9 @@ from torchtune.modules import (
     lora_state,
     merge_lora,
 )
-from torchtune.training import ActivationCheckpointing, step_flops
-from torchtune.training._activations import checkpoint_activations
+from torchtune.placement import ActivationCheckpointing
+from torchtune.placement._activations import checkpoint_activations
+from torchtune.training import step_flops
 
 N_EXPERTS, N_ACTIVE = 4, 2
 

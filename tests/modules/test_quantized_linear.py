@@ -21,8 +21,9 @@ from torchtune.modules import (
     lora_state,
     merge_lora,
 )
-from torchtune.training import ActivationCheckpointing, estimate_memory
-from torchtune.training._activations import checkpoint_activations
+from torchtune.placement import ActivationCheckpointing
+from torchtune.placement._activations import checkpoint_activations
+from torchtune.training import estimate_memory
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 lean_or_plain = pytest.mark.parametrize("is_lean", [False, True], ids=["plain", "lean"])

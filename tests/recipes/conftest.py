@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchtune.config import Trust, only_trusting
-from torchtune.training import DTYPES
+from torchtune.placement import DTYPES
 
 
 @pytest.fixture

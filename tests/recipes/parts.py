@@ -15,7 +15,8 @@ from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Example, Tokenizer
 from torchtune.datasets import InstructDataset
 from torchtune.models.smollm2 import smollm2
-from torchtune.training import Checkpoints, Loading, Lora, Placement
+from torchtune.placement import Placement
+from torchtune.training import Checkpoints, Loading, Lora
 from torchtune.utils.metric_logging import MetricLogger
 
 ROWS = [

@@ -29,7 +29,8 @@ from tests.training.tiny import SINGLE_RANK, place
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
-from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding, cosine_with_warmup
+from torchtune.placement import ActivationCheckpointing, Sharding
+from torchtune.training import Lora, Packing, cosine_with_warmup
 
 RunRecipe = Callable[[Path, str, dict[str, Any]], None]
 

@@ -12,7 +12,8 @@ from tests.training.tiny import examples, tiny_model
 from torchtune.data import Batches, Example
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import NextToken, StepSums, full_state, start
+from torchtune.placement import full_state
+from torchtune.training import NextToken, StepSums, start
 
 LR = 0.5
 EPOCHS = 2

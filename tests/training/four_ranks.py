@@ -11,15 +11,8 @@ from torch.optim import AdamW
 from tests.training.tiny import SINGLE_RANK, examples, make_batch, perturb_adapters, place, tiny_decoder
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import (
-    ActivationCheckpointing,
-    Lora,
-    NextToken,
-    Sharding,
-    StepSums,
-    clip_gradients,
-    start,
-)
+from torchtune.placement import ActivationCheckpointing, Sharding
+from torchtune.training import Lora, NextToken, StepSums, clip_gradients, start
 
 ADAPTERS = Lora(targets=["all-linear"], rank=3)
 KEEP_MATMULS = ActivationCheckpointing(keep="matmuls")

@@ -13,7 +13,8 @@ from tests.training.tiny import SINGLE_RANK, place, step_loss
 from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
-from torchtune.training import DTYPES, Lora, build_optimizer
+from torchtune.placement import DTYPES
+from torchtune.training import Lora, build_optimizer
 
 SMALL = TINY.evolve(vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
 FAMILIES: dict[str, Architecture] = {

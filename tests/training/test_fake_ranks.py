@@ -18,8 +18,9 @@ from tests.training.tiny import SINGLE_RANK, place
 from torchtune.config import lazy
 from torchtune.models.llama3 import llama3_2_1b, llama3_8b
 from torchtune.modules import Decoder
-from torchtune.training import ActivationCheckpointing, Lora, MemoryEstimate, Sharding, estimate_memory
-from torchtune.training import _placement as placement
+from torchtune.placement import ActivationCheckpointing, Sharding
+from torchtune.placement import _placement as placement
+from torchtune.training import Lora, MemoryEstimate, estimate_memory
 
 RANKS = 64
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=8)

@@ -44,14 +44,8 @@ from torchtune.formats import load_peft_adapter, save_hf_folder, save_peft_adapt
 from torchtune.formats.peft._load import read_peft_tensors
 from torchtune.models.phi3 import phi3_mini_4k
 from torchtune.modules import Decoder, DoRA, LinearCrossEntropy, adapted_layers
-from torchtune.training import (
-    ActivationCheckpointing,
-    Lora,
-    Sharding,
-    constant_with_warmup,
-    estimate_memory,
-    full_state,
-)
+from torchtune.placement import ActivationCheckpointing, Sharding, full_state
+from torchtune.training import Lora, constant_with_warmup, estimate_memory
 
 KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in adapters.KINDS.items()} | {
     "embeddings": EMBEDDINGS,

@@ -11,7 +11,7 @@ from tests.training.steps import assert_same_step, assert_same_step_in_bf16
 from tests.training.tiny import SINGLE_RANK, tiny_model
 from tests.training.two_ranks import CASES, one_step, validate
 from torchtune.formats import load_hf_weights
-from torchtune.training import full_state
+from torchtune.placement import full_state
 
 
 @pytest.fixture(scope="module")

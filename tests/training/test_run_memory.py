@@ -25,15 +25,13 @@ from torchtune.config import Trust, lazy, only_trusting
 from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.placement import ActivationCheckpointing, Placement, Sharding
 from torchtune.runs import is_out_of_memory
 from torchtune.training import (
-    ActivationCheckpointing,
     Loading,
     Lora,
     OutOfMemoryError,
     Packing,
-    Placement,
-    Sharding,
     batch_shape,
     build_meta_model,
     estimate_memory,

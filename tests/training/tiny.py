@@ -16,12 +16,11 @@ from torchtune.data import IGNORE_INDEX, Batch, Batches, Example, collate
 from torchtune.distributed import World
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.placement import DTYPES, Placement
 from torchtune.training import (
-    DTYPES,
     HeldOutSet,
     Lora,
     NextToken,
-    Placement,
     Schedule,
     Score,
     State,

@@ -26,6 +26,7 @@ from tests.training.tiny import (
 from torchtune.distributed import World, checkpoint
 from torchtune.formats import save_hf_folder
 from torchtune.modules import LinearCrossEntropy
+from torchtune.placement import full_state
 from torchtune.training import (
     Lora,
     Metrics,
@@ -34,7 +35,6 @@ from torchtune.training import (
     Validation,
     clip_gradients,
     constant_with_warmup,
-    full_state,
     start,
 )
 

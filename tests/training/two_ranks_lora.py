@@ -14,7 +14,8 @@ from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import ActivationCheckpointing, Lora, NextToken, StepSums, clip_gradients, full_state
+from torchtune.placement import ActivationCheckpointing, full_state
+from torchtune.training import Lora, NextToken, StepSums, clip_gradients
 
 DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, kind="dora")
 EMBEDDINGS = Lora(targets=["q_proj", "embed_tokens"], rank=3, modules_to_save=["norm"])

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import NaNLoss, tiny_batches, tiny_model, tiny_validator
 from torchtune.distributed import Stopped, World
+from torchtune.placement import full_state
 from torchtune.training import (
     Checkpoints,
     FinetuneConfig,
@@ -20,7 +21,6 @@ from torchtune.training import (
     StepSums,
     Validation,
     clip_gradients,
-    full_state,
     linear_with_warmup,
     start,
 )

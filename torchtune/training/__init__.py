@@ -1,6 +1,5 @@
 """Building blocks of recipes: starting a run, config sections, scores, optimizer steps, schedules and metrics."""
 
-from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._build import (
     build_model,
     build_schedule,
@@ -17,7 +16,6 @@ from torchtune.training._lora import Lora
 from torchtune.training._memory_estimate import MemoryEstimate, estimate_memory
 from torchtune.training._metrics import Metrics
 from torchtune.training._non_finite import NonFiniteGuard
-from torchtune.training._placement import DTYPES, Placement, full_state
 from torchtune.training._profiling import Profiling
 from torchtune.training._readback import Readback
 from torchtune.training._run import CheckpointSaver, Run
@@ -51,7 +49,6 @@ from torchtune.training._score import (
     target_states,
 )
 from torchtune.training._sections import section_of
-from torchtune.training._sharding import Sharding
 from torchtune.training._start import start
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums, clip_gradients
@@ -61,9 +58,7 @@ from torchtune.training._validation import HeldOutSet, Validation, held_out_item
 from torchtune.training._validator import Validator
 
 __all__ = [
-    "DTYPES",
     "OPTIMIZER_RANGES",
-    "ActivationCheckpointing",
     "CheckpointSaver",
     "Checkpoints",
     "FinetuneConfig",
@@ -78,14 +73,12 @@ __all__ = [
     "NonFiniteGuard",
     "OutOfMemoryError",
     "Packing",
-    "Placement",
     "Profiling",
     "Readback",
     "Run",
     "Schedule",
     "Score",
     "Scorer",
-    "Sharding",
     "State",
     "Stateful",
     "StepSums",
@@ -108,7 +101,6 @@ __all__ = [
     "estimate_memory",
     "estimate_run_memory",
     "find_tokenizer_files",
-    "full_state",
     "held_out_items",
     "in_compute_dtype",
     "linear_with_warmup",

@@ -13,9 +13,9 @@ from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
+from torchtune.placement import full_state, resolve_dtype
 from torchtune.runs import RunFolder, check_model_folder
 from torchtune.training._finetune_config import FinetuneConfig
-from torchtune.training._placement import full_state, resolve_dtype
 from torchtune.training._schedules import Schedule, build_scheduler
 from torchtune.training._score import Scorer
 from torchtune.training._validation import HeldOutSet

@@ -27,10 +27,10 @@ from torchtune.config import (
 from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
 from torchtune.data import Tokenizer
 from torchtune.modules import Decoder
+from torchtune.placement import Placement
 from torchtune.runs import Device
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._loading import Loading
-from torchtune.training._placement import Placement
 from torchtune.training._profiling import Profiling
 from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._validation import Validation

@@ -14,8 +14,14 @@ from torchtune.config import Component, InstantiationError, instantiate
 from torchtune.config.model import dotpath, parameters_of
 from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
 from torchtune.modules import Decoder, LinearCrossEntropy, lean
-from torchtune.training._activations import ActivationCheckpointing, MethodModule, checkpoint_activations
-from torchtune.training._placement import DTYPES, Placement, set_dtype
+from torchtune.placement import (
+    DTYPES,
+    ActivationCheckpointing,
+    MethodModule,
+    Placement,
+    checkpoint_activations,
+    set_dtype,
+)
 
 
 @frozen

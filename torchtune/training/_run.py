@@ -17,6 +17,7 @@ from torchtune.config.model import fixed_tree
 from torchtune.data import Batch, Batches
 from torchtune.distributed import Stopped, StopRequests, World
 from torchtune.modules import Decoder
+from torchtune.placement import resolve_dtype
 from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import FinetuneConfig
@@ -24,7 +25,6 @@ from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._global_batch import GlobalBatch
 from torchtune.training._metrics import Metrics
 from torchtune.training._non_finite import NonFiniteGuard
-from torchtune.training._placement import resolve_dtype
 from torchtune.training._readback import Readback
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule

@@ -16,12 +16,11 @@ from torchtune.config import Component, ConfigError, InstantiationError, instant
 from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
 from torchtune.modules import Decoder
+from torchtune.placement import DTYPES, ActivationCheckpointing
 from torchtune.runs.console import size_text
-from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._lora import Lora
 from torchtune.training._memory_estimate import MemoryEstimate, estimate_memory
-from torchtune.training._placement import DTYPES
 from torchtune.training._sections import section_of
 
 DEFAULT_LENGTH = 1024

@@ -7,8 +7,8 @@ from torchtune._pluralize import pluralize
 from torchtune.data import Batches
 from torchtune.distributed import World
 from torchtune.modules import Decoder
+from torchtune.placement import resolve_dtype
 from torchtune.training._finetune_config import FinetuneConfig
-from torchtune.training._placement import resolve_dtype
 
 _FEW_STEPS = 10
 """Runs with fewer steps than this barely change a model at typical learning rates."""

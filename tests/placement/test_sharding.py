@@ -17,8 +17,8 @@ from tests.training.run_ranks import run_ranks
 from tests.training.tiny import SINGLE_RANK, tiny_decoder, tiny_model
 from torchtune.config import ConfigError
 from torchtune.formats import save_hf_folder
-from torchtune.training import ActivationCheckpointing, Placement, Sharding, full_state
-from torchtune.training._sharding import shard
+from torchtune.placement import ActivationCheckpointing, Placement, Sharding, full_state
+from torchtune.placement._sharding import shard
 
 EXACT = [name for name, case in CASES.items() if case.get("dtype") is None]
 
@@ -140,7 +140,7 @@ def test_offloaded_memory_is_pinned_only_for_a_gpu(
         "torch.distributed.fsdp.fully_shard", lambda module, **settings: calls.append(settings)
     )
     monkeypatch.setattr("torch.distributed.fsdp.register_fsdp_forward_method", lambda *_: None)
-    monkeypatch.setattr("torchtune.training._sharding.make_mesh", lambda *_: None)
+    monkeypatch.setattr("torchtune.placement._sharding.make_mesh", lambda *_: None)
     with torch.device("meta"):
         model = tiny_decoder()
     world = evolve(SINGLE_RANK, device=torch.device(device))

@@ -25,8 +25,8 @@ from torchtune.config import FieldError
 from torchtune.distributed import World
 from torchtune.formats import load_hf_weights, read_hf_weights
 from torchtune.modules import Decoder, adapted_layers, copy_full, is_sharded, lean
-from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
-from torchtune.training._sharding import Sharding, shard
+from torchtune.placement._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
+from torchtune.placement._sharding import Sharding, shard
 
 _logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from tests.training.tiny import SINGLE_RANK, examples, make_batch, place, step_loss, tiny_decoder, tiny_model
 from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import Lora, full_state
-from torchtune.training._placement import resolve_dtype
+from torchtune.placement import full_state
+from torchtune.placement._placement import resolve_dtype
+from torchtune.training import Lora
 
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
 

@@ -26,8 +26,9 @@ from tests.training.tiny import (
 from torchtune.data import Batch, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, KVCache, LinearCrossEntropy
-from torchtune.training import ActivationCheckpointing, Lora
-from torchtune.training._activations import _SAVED_OPERATORS
+from torchtune.placement import ActivationCheckpointing
+from torchtune.placement._activations import _SAVED_OPERATORS
+from torchtune.training import Lora
 
 INPUTS, MATMULS = ActivationCheckpointing(keep="inputs"), ActivationCheckpointing(keep="matmuls")
 SECTIONS = {
@@ -163,7 +164,7 @@ def test_only_layer_inputs_are_offloaded(monkeypatch: pytest.MonkeyPatch) -> Non
             assert not pin_memory
             super().__init__(record, lambda tensor: tensor)
 
-    monkeypatch.setattr("torchtune.training._activations.save_on_cpu", RecordingHooks)
+    monkeypatch.setattr("torchtune.placement._activations.save_on_cpu", RecordingHooks)
     loss_and_gradients(build_model(SECTIONS["offload"], None, "bf16"), PADDED, "bf16")
     assert [shape for shape in shapes if shape.numel()] == [torch.Size([*PADDED.tokens.shape, 16])] * 2
 
