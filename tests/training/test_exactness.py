@@ -74,7 +74,7 @@ def build_model(architecture: Architecture, lora: Lora | None, dtype: str, *, le
         model = Decoder(architecture)
     if lora is not None:
         lora.add_to(model)
-    place(model, SINGLE_RANK, dtype=dtype, lean_layers=lean_layers)
+    place(model, SINGLE_RANK, dtype=dtype, lean_layers=lean_layers, compile=False)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -55,7 +55,12 @@ class LoRA(_LowRank):
                 x, weight, layer.bias, self.lora_a, self.lora_b, self.scale, layer.recomputation(weight)
             )
         y = layer.product(x, weight, layer.bias)
-        return y + self.change(x).to(y.dtype)
+        inner = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
+        if inner.dtype != y.dtype:
+            return y + (F.linear(inner, self.lora_b) * self.scale).to(y.dtype)
+        # One product adds to y. Separate operations would read and write tensors of y's size twice more.
+        flat = y.flatten(end_dim=-2)
+        return torch.addmm(flat, inner.flatten(end_dim=-2), self.lora_b.T, alpha=self.scale).view(y.shape)
 
     def change(self, x: Tensor) -> Tensor:
         """Compute `s drop(x) A^T B^T`, `[..., out]`, from x `[..., in]`, in the adapter's dtype."""

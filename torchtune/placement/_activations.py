@@ -1,5 +1,6 @@
 """Activation checkpointing and compilation of layers."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -66,12 +67,59 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
 def compile_layers(model: Decoder) -> None:
     """Compile each layer with `torch.compile`, in place; compilation happens in the first steps.
 
+    Every layer is one graph, and each shape of batches has a graph, which all layers of the same structure share. A
+    layer that cannot be one graph, or a shape beyond `_MAX_GRAPHS`, raises instead of falling back to slow execution.
+    Passes with a cache, as in generation, are not compiled, because the length of a cache changes with every token.
+
     Call this after `checkpoint_activations`, so that the compiler sees the recomputation, and before applying FSDP, so
     that FSDP's hooks are not compiled.
     """
+    # The compiler reads `grad` of every parameter, of which cast ones (`in_compute_dtype`) have none.
+    warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
     for layer in model.layers:
         assert isinstance(layer, DecoderLayer)
-        layer.run = torch.compile(layer.run or layer.compute)
+        _compile_layer(layer)
+
+
+def _compile_layer(layer: DecoderLayer) -> None:
+    plain: Callable[..., Any] = layer.run or layer.compute
+    compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # stubs lack recompile_limit
+        plain, fullgraph=True, dynamic=False, recompile_limit=_MAX_GRAPHS
+    )
+    from torch._dynamo.exc import (  # torch.compile has imported it
+        FailOnRecompileLimitHit,
+        TorchDynamoException,
+    )
+
+    def run_compiled(x: Tensor, context: PassContext) -> Any:
+        if context.cache is not None:
+            return plain(x, context)
+        try:
+            return compiled(x, context)
+        except FailOnRecompileLimitHit as error:
+            message = f"layers have been compiled {_MAX_GRAPHS} times, for different shapes or settings"
+            raise ValueError(f"{message}; pack the rows, or set placement.compile=false") from error
+        except TorchDynamoException as error:
+            raise ValueError(
+                f"a layer cannot be compiled: {_compiler_reason(error)}; set placement.compile=false"
+            ) from error
+
+    layer.run = run_compiled
+
+
+def _compiler_reason(error: Exception) -> str:
+    """Return the first line of a compiler's error, and the line of code that it is about."""
+    reason, *details = str(error).strip().split("\n")
+    code = [line.strip() for line in details if line.strip().startswith("File ")]
+    return f"{reason} ({code[-1]})" if code else reason
+
+
+_MAX_GRAPHS = 64
+"""Maximum number of graphs of a layer's code.
+
+Two for passes with and without gradients, times two for the first layer, whose input may need no gradient, times the
+number of layer structures (such as with and without a sliding window), times the number of widths of batches.
+"""
 
 
 def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:

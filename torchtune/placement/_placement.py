@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from torchtune.config import FieldError
 from torchtune.distributed import World
 from torchtune.formats import load_hf_weights, read_hf_weights
-from torchtune.modules import Decoder, adapted_layers, copy_full, is_sharded, lean
+from torchtune.modules import (
+    Decoder,
+    Hardware,
+    adapted_layers,
+    copy_full,
+    hardware_of,
+    is_sharded,
+    lean,
+)
 from torchtune.placement._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.placement._sharding import Sharding, shard
 
@@ -42,10 +50,10 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
-def _check_compile(section: "Placement", _: object, value: bool) -> None:
+def _check_compile(section: "Placement", _: object, value: bool | str) -> None:
     if section.activation_checkpointing is not None:
         try:
-            section.activation_checkpointing.check(compiles=value)
+            section.activation_checkpointing.check(compiles=value is True)
         except FieldError as error:
             raise FieldError(error.message, "compile", "activation_checkpointing") from None
 
@@ -61,17 +69,29 @@ class Placement:
     activation_checkpointing: ActivationCheckpointing | None = None
     """Recompute activations in the backward pass to save memory; null: store all activations."""
     lean_layers: bool = True
-    """Use layers that save memory and give the same results up to the order of summation. This has no effect with
-    compile=true or keep=matmuls, which use the standard layers."""
-    compile: bool = field(default=False, validator=_check_compile)
-    """Compile every layer with torch.compile: the first steps take minutes, but later steps are faster."""
+    """Use memory-saving layers, which give the same results as the standard layers up to the order of summation. Has no
+    effect on compiled layers or with keep=matmuls, which use the standard layers."""
+    compile: Literal["auto"] | bool = field(default="auto", validator=_check_compile)
+    """Compile every layer with torch.compile: the first steps take minutes, later ones are faster. auto: on CUDA GPUs,
+    unless activations are offloaded."""
 
-    @property
-    def uses_lean_layers(self) -> bool:
-        """Whether lean layers are used; not with compile=true or keep=matmuls, which select the stored tensors."""
+    def compiles(self, hardware: Hardware) -> bool:
+        """Return whether layers are compiled on this hardware."""
+        if self.compile != "auto":
+            return self.compile
+        section = self.activation_checkpointing
+        offloads = section is not None and section.offload
+        return hardware.is_cuda and hardware.has_triton and not offloads
+
+    def uses_lean_layers(self, hardware: Hardware) -> bool:
+        """Return whether lean layers are used: not if layers are compiled, nor with keep=matmuls.
+
+        A compiler chooses the tensors to store, and so does keep=matmuls. Compiled layers also fuse what lean layers
+        compute one operation at a time (`python -m benchmarks.layer_traffic`).
+        """
         section = self.activation_checkpointing
         keeps_matmuls = section is not None and section.keep == "matmuls"
-        return self.lean_layers and not self.compile and not keeps_matmuls
+        return self.lean_layers and not self.compiles(hardware) and not keeps_matmuls
 
     def check(self, *, dtype: str, enable_fsdp: bool) -> None:
         """Check that the section is compatible with other fields of the config.
@@ -125,11 +145,12 @@ class Placement:
         _warn_if_bf16_is_slow(world, dtype)
         set_dtype(model, DTYPES[dtype], DTYPES[self.weights_dtype])
         model.compute_dtype = DTYPES[dtype]
-        if self.uses_lean_layers:
+        hardware = hardware_of(world.device)
+        if self.uses_lean_layers(hardware):
             lean(model)
         if section is not None:
             checkpoint_activations(model, section)
-        if self.compile:
+        if self.compiles(hardware):
             compile_layers(model)
         is_unsharded = world.size == 1 and not sharding.cpu_offload
         if not is_unsharded:

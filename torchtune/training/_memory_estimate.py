@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchtune.config import Component, InstantiationError, instantiate
 from torchtune.config.model import dotpath, parameters_of
 from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
-from torchtune.modules import Decoder, LinearCrossEntropy, lean
+from torchtune.modules import Decoder, Hardware, LinearCrossEntropy, lean
 from torchtune.placement import (
     DTYPES,
     ActivationCheckpointing,
@@ -92,7 +92,7 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
-    if placement.uses_lean_layers:
+    if placement.uses_lean_layers(Hardware("cpu" if on_cpu else "cuda", (9, 0))):
         lean(model)
     usage = _PassMemory()
     if batch is not None and isinstance(model, Decoder) and LIVE_BYTES.is_enabled():
