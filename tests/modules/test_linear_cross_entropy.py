@@ -7,8 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.modules.loss_choices import HARDWARE, computed_as_on
 from tests.tolerance import FLOAT64, assert_near, bound, distance, norm_bound
-from torchtune.modules import LinearCrossEntropy, _linear_cross_entropy
+from torchtune.modules import (
+    Hardware,
+    LinearCrossEntropy,
+    loss_chunk_size,
+    token_log_probs,
+    token_log_probs_and_entropies,
+)
+from torchtune.modules._linear_cross_entropy import ChunkedHead, ChunkSoftmax
 
 Reduction = Literal["sum", "mean"]
 
@@ -71,27 +79,115 @@ def test_value_is_the_same_without_gradients() -> None:
     assert loss.item() == LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels).item()
 
 
-@pytest.mark.parametrize("has_units", [False, True])
-def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: has_units)
-    hidden, weight, labels = batch(2001, torch.bfloat16)
-    loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
-    loss.backward()
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_16_bit_losses_are_summed_in_float32(
+    hardware: str, dtype: torch.dtype, is_trained: bool, softcap: float | None
+) -> None:
+    hidden, weight, labels = batch(2001, dtype)
+    weight.requires_grad_(is_trained)
+    with computed_as_on(hardware):
+        loss = LinearCrossEntropy(chunk_size=128, ignore_index=-100)(hidden, weight, labels, softcap)
+        loss.backward()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
-    expected = F.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
+    logits = exact[0] @ exact[1].T
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    expected = F.cross_entropy(logits, labels, reduction="sum")
     expected.backward()  # type: ignore[no-untyped-call]  # untyped in torch
     assert loss.dtype == torch.float32
     # Sums run over the 11 ids, over a chunk of 128 targets, and over the 8 chunks.
     assert_near(loss, expected, bound(torch.float32, 11 + 128 + 8))
     assert hidden.grad is not None
-    assert weight.grad is not None
     assert exact[0].grad is not None
-    assert exact[1].grad is not None
-    assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+    assert hidden.grad.dtype == dtype
     # Probabilities are rounded, and so are their products.
-    assert distance(hidden.grad, exact[0].grad) < norm_bound(torch.bfloat16, 2)
-    # Sums are in float32 and rounded once: errors of 2^-16 of a bfloat16 step change almost none of the 55 elements.
-    assert (weight.grad == exact[1].grad.bfloat16()).float().mean() > 0.95
+    assert distance(hidden.grad, exact[0].grad) < norm_bound(dtype, 2)
+    if not is_trained:
+        assert weight.grad is None
+        return
+    assert weight.grad is not None
+    assert exact[1].grad is not None
+    assert weight.grad.dtype == dtype
+    if hardware == "GPU":
+        # The 1,000 rounded probabilities of an element have independent errors, of which a sum averages most.
+        assert distance(weight.grad, exact[1].grad) < norm_bound(dtype, 2)
+        return
+    # Sums are in float32 and rounded once: errors of 2^-16 of a bfloat16 step (2^-13 in float16) change almost none of
+    # the 55 elements.
+    assert (weight.grad == exact[1].grad.to(dtype)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_large_logits_are_not_rounded_to_16_bits(hardware: str) -> None:
+    # With one channel, a logit is a product of two bfloat16 numbers, which has up to 16 bits.
+    hidden = torch.tensor([[1.0078125]], dtype=torch.bfloat16)
+    weight = torch.tensor([[40.25], [40.0], [-40.0]], dtype=torch.bfloat16)
+    logits = hidden.double() @ weight.double().T
+    error = logits.bfloat16().double() - logits
+    assert error.abs().max() > 0.05, "rounding must matter"
+    with computed_as_on(hardware):
+        loss = LinearCrossEntropy()(hidden, weight, torch.tensor([1]))
+    assert_near(loss, F.cross_entropy(logits, torch.tensor([1])), bound(torch.float32, 6, 41))
+
+
+def test_the_gradient_of_the_head_is_summed_in_float32_across_chunks() -> None:
+    # Both ids have probability 1/2. A chunk's sum of 150.5 has more than the 8 bits of bfloat16.
+    n = 7 * 301
+    hidden, labels = torch.ones(n, 1, dtype=torch.bfloat16), torch.zeros(n, dtype=torch.long)
+    weight = torch.zeros(2, 1, requires_grad=True)
+    with computed_as_on("GPU"):
+        LinearCrossEntropy(chunk_size=301)(hidden, weight, labels).backward()
+    assert weight.grad is not None
+    assert weight.grad.flatten().tolist() == [-n / 2, n / 2]
+
+
+VOCABULARIES = {
+    "Llama 3": (128_256, 2048),
+    "Llama 2": (32_000, 8320),
+    "SmolLM2": (49_152, 5376),
+    "Qwen3": (151_936, 1664),
+    "Gemma 3": (262_144, 1024),
+    "a vocabulary of a million ids": (2**20, 256),
+    "a vocabulary of ten million ids": (10**7, 128),
+}
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_the_logits_of_a_chunk_on_a_gpu_are_within_1_gib(name: str) -> None:
+    vocab_size, expected = VOCABULARIES[name]
+    size = loss_chunk_size(vocab_size, Hardware("cuda", (9, 0)))
+    assert size == expected
+    assert size % 128 == 0
+    assert size * vocab_size * 4 <= 2**30 or size == 128
+    assert (size + 128) * vocab_size * 4 > 2**30
+    assert loss_chunk_size(vocab_size, Hardware("cpu")) == 128
+
+
+@pytest.mark.parametrize(("hardware", "expected"), [("CPU", [128, 128, 44]), ("GPU", [300])])
+def test_chunks_depend_on_the_hardware_unless_a_size_is_set(
+    hardware: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    compute = ChunkedHead.softmax
+
+    def record(head: ChunkedHead, chunk: slice | Tensor) -> ChunkSoftmax:
+        softmax = compute(head, chunk)
+        sizes.append(len(softmax.inputs))
+        return softmax
+
+    monkeypatch.setattr(ChunkedHead, "softmax", record)
+    hidden, weight = torch.randn(300, 5), torch.randn(11, 5)
+    labels = torch.randint(11, (300,))
+    for chunk_size, chunks in ((None, expected), (200, [200, 100])):
+        with computed_as_on(hardware):
+            LinearCrossEntropy(chunk_size=chunk_size)(hidden, weight, labels)
+            token_log_probs(hidden, weight, labels, chunk_size=chunk_size)
+            token_log_probs_and_entropies(hidden, weight, labels, chunk_size=chunk_size)
+        assert sizes == chunks * 3
+        sizes.clear()
 
 
 def test_a_second_backward_pass_raises() -> None:

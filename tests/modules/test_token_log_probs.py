@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.modules.loss_choices import HARDWARE, computed_as_on
 from tests.tolerance import FLOAT64, assert_near, bound, distance, norm_bound
 from torchtune.internals import LiveBytes
 from torchtune.modules import (
     LinearCrossEntropy,
-    _linear_cross_entropy,
     token_log_probs,
     token_log_probs_and_entropies,
 )
@@ -117,35 +117,46 @@ def test_the_head_gradient_does_not_depend_on_the_hidden_gradient() -> None:
     torch.testing.assert_close(weight.grad, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("has_units", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bfloat16_log_probabilities_have_float32_accuracy(
-    dtype: torch.dtype, has_units: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("softcap", CAPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_log_probabilities_are_accurate_in_every_precision(
+    hardware: str, dtype: torch.dtype, softcap: float | None, temperature: float
 ) -> None:
-    monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: has_units)
     hidden, weight, labels = batch(300, dtype, d=32, v=200)
     exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_())
-    log_probs = token_log_probs(hidden, weight, labels)
-    expected = full_log_probs(*exact).gather(-1, labels[:, None])[:, 0]
-    assert log_probs.dtype == torch.float32
-    # Sums run over 200 ids, and over 32 channels, whose bfloat16 factors have exact products in float32.
-    magnitude = float((exact[0].abs() @ exact[1].abs().T).detach().max())
-    logit_bound = bound(torch.float32, 32 + 200, magnitude)
-    torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=logit_bound)
+    settings: Any = {"softcap": softcap, "temperature": temperature}
     upstream = torch.randn(300)
-    gradients = torch.autograd.grad(log_probs, (hidden, weight), upstream)
+    with computed_as_on(hardware):
+        log_probs, entropies = token_log_probs_and_entropies(hidden, weight, labels, **settings)
+        gradients = torch.autograd.grad(log_probs, (hidden, weight), upstream)
+        frozen = token_log_probs(hidden, weight.detach(), labels, **settings)
+        hidden_gradients = (gradients[0], *torch.autograd.grad(frozen, [hidden], upstream))
+    full = full_log_probs(*exact, **settings)
+    expected = full.gather(-1, labels[:, None])[:, 0]
+    assert log_probs.dtype == entropies.dtype == torch.float32
+    # Sums run over 200 ids, and over 32 channels, whose 16-bit factors have exact products in float32. A soft cap
+    # rounds three more times, and its derivative is at most one; a temperature divides the errors as well.
+    magnitude = float((exact[0].abs() @ exact[1].abs().T).detach().max()) / temperature
+    logit_bound = bound(torch.float32, 32 + 200 + 4, magnitude)
+    torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=logit_bound)
+    exact_entropies = -(full.exp() * full).sum(-1)
+    # The derivative of the entropy with respect to a logit is -p (log p + entropy). Over the logits, its absolute
+    # values sum to at most twice the entropy, which is at most log 200 = 5.3.
+    torch.testing.assert_close(entropies.double(), exact_entropies, rtol=0, atol=11 * logit_bound)
     expected_gradients = torch.autograd.grad(expected, exact, upstream.double())
-    frozen = token_log_probs(hidden, weight.detach(), labels)
-    hidden_gradients = (gradients[0], *torch.autograd.grad(frozen, [hidden], upstream))
     assert {g.dtype for g in (*gradients, *hidden_gradients)} == {dtype}
-    # Factors, products and scaled products are rounded; the head's gradient is rounded only once.
-    if dtype == torch.bfloat16:
+    # Factors, products and scaled products are rounded. The head's gradient is rounded only once on a CPU; on a GPU,
+    # so are its factors.
+    if dtype != torch.float32:
         assert all(distance(g, expected_gradients[0]) < norm_bound(dtype, 3) for g in hidden_gradients)
-        assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, 1)
+        n_roundings = 2 if hardware == "GPU" else 1
+        assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, n_roundings)
         return
     # The absolute error of a logit is the relative error of its probability. These errors, and the errors of sums over
     # ids or positions, scale with the summands, whose factors are at most the probabilities, plus one at the label.
-    factors = full_log_probs(*exact).exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double())
+    factors = full.exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double()) / temperature
     factors = (factors * upstream.abs()[:, None]).detach()  # [n, v]
     relative = logit_bound + bound(torch.float32, 200 + 300)
     hidden_bound, weight_bound = (

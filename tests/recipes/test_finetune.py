@@ -29,7 +29,8 @@ from tests.training.tiny import SINGLE_RANK, place
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
-from torchtune.placement import ActivationCheckpointing, Sharding
+from torchtune.modules import Hardware, assume_hardware
+from torchtune.placement import DTYPES, ActivationCheckpointing, Sharding
 from torchtune.training import Lora, Packing, cosine_with_warmup
 
 RunRecipe = Callable[[Path, str, dict[str, Any]], None]
@@ -56,6 +57,20 @@ def test_a_few_rows_are_learned(tmp_path: Path, run: RunRecipe, dtype: str) -> N
     assert loss[0] == pytest.approx(torch.log(torch.tensor(261.0)).item(), abs=0.3)  # uniform guessing
     min_decrease = 1.0 if run is run_full else 0.3  # adapters cannot change the random head
     assert max(loss[-3:]) < loss[0] - min_decrease
+
+
+@both_recipes
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_steps_with_the_choices_of_a_gpu_match_steps_on_a_cpu(
+    tmp_path: Path, run: RunRecipe, dtype: str
+) -> None:
+    changes = {"dtype": dtype, "max_steps": 2}
+    run(tmp_path, "cpu", changes)
+    with assume_hardware(Hardware("cuda", (9, 0))):
+        run(tmp_path, "gpu", changes)
+    on_gpu, on_cpu = losses(tmp_path, "gpu"), losses(tmp_path, "cpu")
+    assert len(on_gpu) == 2
+    assert on_gpu == pytest.approx(on_cpu, rel=bound(DTYPES[dtype], 1 if dtype != "fp32" else 300))
 
 
 @both_recipes

@@ -1,5 +1,6 @@
 """Steps with all optimizations match a plain float64 implementation: losses, gradients and 50 training steps."""
 
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from tests.modules.kernels import use_kernel
+from tests.modules.loss_choices import HARDWARE, computed_as_on
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_as_near, bound, distance, norm_bound, rms_error, roundings
 from tests.training.tiny import SINGLE_RANK, place, step_loss
 from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
-from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
+from torchtune.modules import Architecture, Decoder, LinearCrossEntropy
 from torchtune.placement import DTYPES
 from torchtune.training import Lora, build_optimizer
 
@@ -37,10 +40,12 @@ ERROR_BOUND = bound(torch.float32, 3 * roundings(SMALL, 45))
 """Bound on float32 rounding errors in losses and gradients; documents have up to 45 tokens."""
 
 
-@pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
-def with_or_without_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loss be computed as on a processor with or without AMX."""
-    monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: request.param)
+@pytest.fixture(params=HARDWARE)
+def hardware(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take the choices for a CPU with or without AMX, or a GPU, whose kernels for packed rows a CPU does not have."""
+    use_kernel(monkeypatch, "per_document")
+    with computed_as_on(request.param):
+        yield
 
 
 def rows(n: int, seed: int = 0) -> list[Example]:
@@ -147,7 +152,7 @@ def test_losses_and_gradients_match_the_plain_implementation(family: str, lora: 
     assert_as_near(actual, plain, exact, ERROR_BOUND)
 
 
-@pytest.mark.usefixtures("with_or_without_amx")
+@pytest.mark.usefixtures("hardware")
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_errors_are_comparable_to_the_plain_implementation(family: str, lora: Lora | None) -> None:
@@ -210,7 +215,7 @@ def test_fifty_steps_match_the_plain_implementation(family: str) -> None:
     assert_as_near(actual, plain, exact_losses(family), error_bound)
 
 
-@pytest.mark.usefixtures("with_or_without_amx")
+@pytest.mark.usefixtures("hardware")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_losses_over_fifty_steps_are_unbiased(family: str) -> None:
     exact = exact_losses(family)

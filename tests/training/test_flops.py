@@ -1,17 +1,14 @@
-"""FLOPs compared with torch's counter, and published peaks."""
+"""FLOPs compared with torch's counter."""
 
 from typing import Any
 
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.tiny import VOCAB, examples, make_batch, tiny_model
 from torchtune.data import Batch, Example, collate
 from torchtune.modules import Decoder
-from torchtune.runs import published_peak
-from torchtune.runs._peaks import PEAKS
-from torchtune.training import Lora, peak_flops, step_flops
+from torchtune.training import Lora, step_flops
 from torchtune.training._flops import pairs
 
 
@@ -76,19 +73,3 @@ def test_attention_is_counted_per_document_and_with_the_window_of_each_layer() -
     n_weights = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
     tokens = sum(len(row.tokens) - 1 for row in rows)
     assert step_flops(model)([unpacked]) == 6 * n_weights * tokens + 3 * 4 * n_pairs * 16
-
-
-def test_published_peaks_are_looked_up_by_cuda_device_name() -> None:
-    assert published_peak("NVIDIA H100 80GB HBM3", "bf16") == 989e12
-    assert published_peak("NVIDIA H100 PCIe", "fp16") == 756e12
-    assert published_peak("NVIDIA A100-SXM4-40GB", "fp32") == 19.5e12
-    assert published_peak("NVIDIA A10G", "bf16") == 70e12
-    assert published_peak("NVIDIA GH200 480GB", "bf16") == 989e12
-    assert published_peak("NVIDIA GeForce GTX 1080", "bf16") is None
-    assert published_peak("NVIDIA L40S", "bf16") == 362e12
-    assert published_peak("NVIDIA L4", "bf16") == 121e12
-    assert peak_flops(torch.device("cpu"), "fp32") is None
-    for name in PEAKS:
-        assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
-            "the name must not contain another entry of PEAKS"
-        )

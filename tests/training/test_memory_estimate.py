@@ -8,10 +8,13 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.optim import SGD, AdamW
 
+from tests.modules.reference import TINY
 from tests.training.tiny import tiny_decoder
 from torchtune.config import lazy
-from torchtune.modules import Decoder, add_lora
+from torchtune.internals import LiveBytes
+from torchtune.modules import Decoder, Hardware, LinearCrossEntropy, add_lora, assume_hardware
 from torchtune.training import estimate_memory
+from torchtune.training._memory_estimate import _Workload
 
 
 def meta_model() -> Decoder:
@@ -91,3 +94,43 @@ def test_sharded_estimate_matches_the_fsdp_shards_on_rank_0(ranks: int) -> None:
 def _local(parameter: nn.Parameter) -> torch.Tensor:
     local: torch.Tensor = parameter.to_local()  # type: ignore[attr-defined]  # a DTensor after sharding
     return local
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimated_memory_of_the_loss_matches_its_tensors_on_a_gpu(
+    dtype: torch.dtype, is_trained: bool, softcap: float | None
+) -> None:
+    n, d, v = 8192, 16, 49_152  # 8,192 targets are two chunks of 5,376
+    with torch.device("meta"):
+        model = Decoder(
+            TINY.evolve(vocab_size=v, embed_dim=d, num_layers=1, max_seq_len=n, final_softcap=softcap)
+        )
+        model.requires_grad_(is_trained)
+        hidden, weight = torch.empty(n, d, dtype=dtype), torch.empty(v, d, dtype=dtype)
+        labels = torch.zeros(n, dtype=torch.long)
+    hidden.requires_grad_()
+    weight.requires_grad_(is_trained)
+    (on_gpu, head_gradient), (on_cpu, _) = (
+        _Workload(model, dtype, (8, n // 8), None, on_cpu)._loss_bytes() for on_cpu in (False, True)
+    )
+    # Meta tensors take the operators of CUDA.
+    with assume_hardware(Hardware("cuda", (9, 0))), LiveBytes([weight, labels]) as live:
+        LinearCrossEntropy()(hidden, weight, labels, softcap)
+    assert on_gpu + head_gradient == pytest.approx(live.peak, rel=0.01)
+    assert head_gradient == (v * d * 4 if is_trained else 0)
+    assert on_gpu > 30 * on_cpu
+
+
+def test_the_estimate_of_activations_on_a_gpu_includes_the_logits_of_a_larger_chunk() -> None:
+    vocab_size = 128_256
+    with torch.device("meta"):
+        model = Decoder(TINY.evolve(vocab_size=vocab_size, num_layers=1, max_seq_len=8192))
+    on_gpu, on_cpu = (
+        estimate_memory(model, lazy(SGD, lr=0.1), dtype="bf16", batch=(1, 8192), on_cpu=on_cpu).activations
+        for on_cpu in (False, True)
+    )
+    # Logits are in float32, and rounded to bfloat16 for the gradients. On a CPU, the head is converted to float32.
+    difference = (2048 - 128) * vocab_size * 6 - vocab_size * 12 * 4
+    assert on_gpu - on_cpu == pytest.approx(difference, rel=0.01)

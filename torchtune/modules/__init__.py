@@ -27,7 +27,7 @@ from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
 from torchtune.modules._lean import lean
 from torchtune.modules._linear import Embedding, Linear
-from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
+from torchtune.modules._linear_cross_entropy import LinearCrossEntropy, loss_chunk_size
 from torchtune.modules._lora import EmbeddingLoRA, LoRA
 from torchtune.modules._parts import (
     AttentionSpec,
@@ -99,6 +99,7 @@ __all__ = [
     "kind_of_adapter",
     "lean",
     "lora_state",
+    "loss_chunk_size",
     "merge_lora",
     "token_log_probs",
     "token_log_probs_and_entropies",

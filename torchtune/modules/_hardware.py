@@ -22,6 +22,8 @@ class Hardware:
     """Compute capability of a CUDA device, such as (9, 0) for an H100; (0, 0) for other devices."""
     has_triton: bool = True
     """Whether Triton is installed, which compiles kernels for GPUs."""
+    name: str = ""
+    """Name of a CUDA device, such as "NVIDIA H100 80GB HBM3"; empty for other devices."""
 
     @property
     def is_cpu(self) -> bool:
@@ -60,8 +62,10 @@ def assume_hardware(hardware: Hardware) -> Iterator[None]:
 
 def _probe(device: torch.device) -> Hardware:
     if device not in _PROBED:
-        capability, has_triton = (0, 0), True
+        hardware = Hardware(device.type)
         if device.type == "cuda":
-            capability, has_triton = torch.cuda.get_device_capability(device), find_spec("triton") is not None
-        _PROBED[device] = Hardware(device.type, capability, has_triton)
+            has_triton = find_spec("triton") is not None
+            capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+            hardware = Hardware(device.type, capability, has_triton, name)
+        _PROBED[device] = hardware
     return _PROBED[device]

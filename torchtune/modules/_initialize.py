@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
+from torchtune.modules._hardware import hardware_of
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
@@ -20,7 +22,7 @@ def initialize(tensor: Tensor, init: Callable[..., Tensor], **settings: Any) -> 
         init: A function of `torch.nn.init`.
         **settings: Additional arguments of `init`.
     """
-    if is_sharded(tensor) or tensor.device.type != "cpu":
+    if is_sharded(tensor) or not hardware_of(tensor.device).is_cpu:
         copy_full(tensor, init(torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"), **settings))
     else:
         init(tensor, **settings)

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torchtune.modules._linear_cross_entropy import ChunkedHead, target_positions
+from torchtune.modules._hardware import hardware_of
+from torchtune.modules._linear_cross_entropy import (
+    ChunkedHead,
+    check_chunk_size,
+    loss_chunk_size,
+    target_positions,
+)
 
 
 def token_log_probs(
@@ -16,7 +22,7 @@ def token_log_probs(
     *,
     softcap: float | None = None,
     temperature: float = 1.0,
-    chunk_size: int = 128,
+    chunk_size: int | None = None,
     ignore_index: int | None = None,
 ) -> Tensor:
     """Compute `log_softmax(hidden @ weight.T)` at the labels, in chunks of tokens.
@@ -31,7 +37,7 @@ def token_log_probs(
         labels: `[n]`, the ids whose log-probabilities are computed.
         softcap: Bound c of the logits z, which become c tanh(z / c); None: no soft cap.
         temperature: Divisor of the logits, after the soft cap.
-        chunk_size: Number of positions whose logits are stored at once.
+        chunk_size: Number of positions whose logits are stored at once; None: `loss_chunk_size`.
         ignore_index: Label of ignored positions; None: no position is ignored. With a label, the number of other
             positions is read back from a GPU once per call; with None, nothing is read back.
 
@@ -55,7 +61,7 @@ def token_log_probs_and_entropies(
     *,
     softcap: float | None = None,
     temperature: float = 1.0,
-    chunk_size: int = 128,
+    chunk_size: int | None = None,
     ignore_index: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `token_log_probs`, and the entropy of each position's distribution, which has no gradient.
@@ -86,17 +92,17 @@ def _compute(
     labels: Tensor,
     softcap: float | None,
     temperature: float,
-    chunk_size: int,
+    chunk_size: int | None,
     ignore_index: int | None,
     *,
     with_entropies: bool,
 ) -> tuple[Tensor, Tensor]:
     """Check the arguments, and compute log-probabilities and, if requested, entropies."""
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be above 0, got {chunk_size}")
+    check_chunk_size(chunk_size)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     targets = target_positions(labels, ignore_index)
+    chunk_size = chunk_size or loss_chunk_size(len(weight), hardware_of(hidden.device))
     needs_grad = torch.is_grad_enabled()
     result: tuple[Tensor, Tensor] = _TokenLogProbs.apply(
         hidden, weight, labels, targets, softcap, temperature, chunk_size, needs_grad, with_entropies

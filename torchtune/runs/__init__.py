@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from torchtune.runs._out_of_memory import Reserve as Reserve
     from torchtune.runs._out_of_memory import is_out_of_memory as is_out_of_memory
     from torchtune.runs._overrides import override as override
-    from torchtune.runs._peaks import published_peak as published_peak
     from torchtune.runs._provenance import altered_inputs as altered_inputs
     from torchtune.runs._provenance import provenance as provenance
     from torchtune.runs._recipe import Recipe as Recipe

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from torchtune.data import Batch
-from torchtune.modules import Decoder, active_fractions
-from torchtune.runs import published_peak
+from torchtune.modules import Decoder, active_fractions, hardware_of
+from torchtune.training._published_peaks import published_peak
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
@@ -17,9 +17,7 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
         device: The device of this rank.
         dtype: The compute precision, a key of `DTYPES`.
     """
-    if device.type != "cuda":
-        return None
-    return published_peak(torch.cuda.get_device_name(device), dtype)
+    return published_peak(hardware_of(device).name, dtype)
 
 
 def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:

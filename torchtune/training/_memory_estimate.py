@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchtune.config import Component, InstantiationError, instantiate
 from torchtune.config.model import dotpath, parameters_of
 from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
-from torchtune.modules import Decoder, Hardware, LinearCrossEntropy, lean
+from torchtune.modules import Decoder, Hardware, lean, loss_chunk_size
 from torchtune.placement import (
     DTYPES,
     ActivationCheckpointing,
@@ -192,11 +192,16 @@ class _Workload:
         rank = 0 if adapter is None else adapter.rank
         float_bytes = torch.promote_types(self.compute, torch.float32).itemsize
         positions = math.prod(self.batch)
-        # A soft cap also stores the slopes and one temporary tensor.
-        per_logit = float_bytes * (1 if a.final_softcap is None else 3)
+        per_logit = float_bytes
         if compute_bytes < float_bytes:
             per_logit += compute_bytes  # cast for the matrix products
-        size = min(_CHUNK, positions) * a.vocab_size * per_logit + 2 * positions * a.embed_dim * compute_bytes
+        if a.final_softcap is not None:
+            per_logit = 3 * float_bytes  # with the slopes and a temporary tensor, before the cast
+        chunk_size = loss_chunk_size(a.vocab_size, Hardware("cpu" if self.on_cpu else "cuda"))
+        size = (
+            min(chunk_size, positions) * a.vocab_size * per_logit
+            + 2 * positions * a.embed_dim * compute_bytes
+        )
         n = a.vocab_size * (a.embed_dim + rank)  # elements of the head with its adapter's rows appended
         if rank:
             size += n * compute_bytes
@@ -270,7 +275,6 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
 
 _PEAKS: dict[str, tuple[int, int, int]] = {}
 """Cached results of `_peaks`, by all values that determine them; computing a result takes about a second."""
-_CHUNK = LinearCrossEntropy().chunk_size
 _HEAP = 0.27
 """Fragmentation of glibc's heap as a fraction of activations, measured with the settings of `tune`."""
 _KERNELS = 64 * 2**20
