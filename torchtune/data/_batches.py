@@ -25,6 +25,7 @@ from torchtune.data._notes import Note, NoteCounts
 from torchtune.data._packing import Fit
 from torchtune.data._prefetch import Prefetcher
 from torchtune.data._rows import Rows, location_of, logged_notes, sample_indices
+from torchtune.data._widths import FixedWidths
 from torchtune.data._windows import Window, Windows, epoch_sizes
 
 _SAMPLE_SIZE = 512
@@ -79,6 +80,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     """Store the common prefix of all items of a pack once (`collate`)."""
     group_by_length: bool = field(default=False, kw_only=True)
     """Group rows of similar length, if they are not packed."""
+    fixed_widths: bool = field(default=False, kw_only=True)
+    """Pad batches to a few widths (`FixedWidths`), instead of to the widest row of the batch."""
     window: int = field(default=1024, kw_only=True)
     """Number of rows in a packing window."""
     workers: int = field(default=0, kw_only=True)
@@ -112,6 +115,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         seed = self.seed if self.shuffle else None
         self._windows = Windows(self.dataset, seed, self.window)
         self._arrangement = Arrangement(self.packed_length, self.fit, self.group_by_length, seed)
+        self._widths = FixedWidths(self.packed_length, self.longest) if self.fixed_widths else None
         self._limit = LengthLimit(sequence=self.longest, item=self.packed_length)
         self._prefetcher = Prefetcher(self._windows, self.workers)
         self._prefetcher.begin(0)  # early: workers take seconds to start, during which the model is loaded
@@ -156,7 +160,10 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """
         rows = self._sampled_rows()
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        positions = sum(len(batch) * max(batch) for batch in batches)
+        widths = [max(batch) for batch in batches]
+        if self._widths is not None:
+            widths = [self._widths.padded_width(width) for width in widths]
+        positions = sum(len(batch) * width for batch, width in zip(batches, widths, strict=True))
         return 1 - sum(rows) / positions
 
     def _sampled_rows(self) -> list[int]:
@@ -211,6 +218,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         share = rows[:1] if is_filler else rows[first:end]
         items = [[item for _, item in row] for row in share]
         batch = collate(items, self.pad_id, share_prefixes=self.share_prefixes)
+        if self._widths is not None:
+            batch = self._widths.pad(batch, self.pad_id)
         if is_filler:
             return batch.as_filler()
         return evolve(
