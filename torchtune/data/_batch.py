@@ -129,7 +129,7 @@ class Batch:
         """Return spans that cover batch rows of a greater width; no added span is longer than the longest sequence."""
         spans = self.spans or [Span(row, 0, length) for row, length in enumerate(self.lengths)]
         rows = [list(row) for _, row in itertools.groupby(spans, key=lambda span: span.row)]
-        longest = max(self.lengths)
+        longest = max((span.prefix_length + span.end - span.start for span in spans), default=0)
         return tuple(span for row in rows for span in (*row, *padding_spans(row[-1], width, longest)))
 
     def to(self, device: torch.device | str, *, as_one: bool | None = None) -> Self:
