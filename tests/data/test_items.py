@@ -83,7 +83,16 @@ def check_values(batch: Batch) -> None:
     assert batch.counts == {"completions": len(batch.rows), "targets": len(targets)}
 
 
-@pytest.mark.parametrize("settings", [{"packed_length": 24}, {"longest": 5}, {"group_by_length": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"packed_length": 24},
+        {"longest": 5},
+        {"group_by_length": True},
+        {"packed_length": 24, "fixed_widths": True},
+        {"group_by_length": True, "fixed_widths": True},
+    ],
+)
 @pytest.mark.parametrize("stop", [0, 3, 11])
 def test_custom_items_are_packed_sharded_and_resumed(settings: dict[str, Any], stop: int) -> None:
     def batches(rank: int = 0, size: int = 1) -> Batches[Completion]:

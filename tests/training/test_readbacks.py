@@ -3,7 +3,6 @@
 import copy
 import json
 import threading
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,16 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs_py.smollm2 import smollm2_135m_full
+from tests.modules.kernels import uncompiled_flex
+from tests.training.host_waits import CopyCounter, SyncCounter
+from tests.training.test_exactness import SMALL, prepend_prefix, rows
 from tests.training.tiny import SINGLE_RANK, NaNLoss, examples, tiny_model
 from torchtune.data import Batch, Batches, Example
 from torchtune.distributed import checkpoint
 from torchtune.internals import skip_step_if, supports_skipping
-from torchtune.modules import LinearCrossEntropy
+from torchtune.modules import Architecture, Decoder, Hardware, LinearCrossEntropy, assume_hardware
 from torchtune.training import (
     Checkpoints,
     FinetuneConfig,
@@ -34,37 +35,6 @@ from torchtune.training import (
     clip_gradients,
     linear_with_warmup,
 )
-
-SYNCHRONIZING = {
-    "_local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "equal",
-    "is_nonzero",
-    "unique_dim",
-    "_unique2",
-}
-"""Operations that make the host wait for the device."""
-
-
-class SyncCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts operations that would make the host wait for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = operation.overloadpacket.__name__
-        indexes_by_mask = name.startswith("index") and any(
-            isinstance(i, Tensor) and i.dtype == torch.bool
-            for part in args
-            if isinstance(part, (list, tuple))
-            for i in part
-        )
-        if name in SYNCHRONIZING or indexes_by_mask:
-            self.counts[name] += 1
-        return operation(*args, **(kwargs or {}))
 
 
 def config(folder: Path, **changes: Any) -> FinetuneConfig:
@@ -192,7 +162,14 @@ def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
         x[x > 0]
         bool((x > 0).all())
         torch.nonzero(x)
-    assert sum(counter.counts.values()) >= 4
+        x.repeat_interleave(torch.tensor([1, 2, 1]))
+        x.repeat_interleave(torch.tensor([1, 2, 1]), output_size=4)
+    assert counter.counts == {"_local_scalar_dense": 2, "index": 1, "nonzero": 1, "repeat_interleave": 1}
+    assert counter.n_constants == 2
+    with CopyCounter() as copies:
+        x.tolist()
+        x.cpu()
+    assert copies.counts == {"tolist": 1, "cpu": 1}
     steps = PackedRun(config(tmp_path / "a"), NaNLoss(), synchronous=False, kind="plain")
     counter = SyncCounter()
     with steps.run:
@@ -200,6 +177,49 @@ def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
     assert counter.counts["_local_scalar_dense"] >= 2, (
         "if the optimizer does not support skipping, the host must wait once per step"
     )
+
+
+WIDE_HEADS = SMALL.evolve(head_dim=16)
+"""Heads that are wide enough for flex attention."""
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": WIDE_HEADS,
+    "gemma": WIDE_HEADS.evolve(
+        embed_scale=24**0.5,
+        window=6,
+        full_attention_every=2,
+        rope_local_base=500.0,
+        attention_softcap=5.0,
+        final_softcap=9.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "settings", [{"packed_length": 60, "share_prefixes": True}, {"packed_length": 60}, {}]
+)
+def test_nothing_is_read_back_between_a_batch_and_its_gradients_with_the_choices_of_a_gpu(
+    settings: dict[str, Any], architecture: str
+) -> None:
+    model = Decoder(ARCHITECTURES[architecture])
+    scorer = NextToken(LinearCrossEntropy())
+    batches: Batches[Example] = Batches(
+        prepend_prefix(rows(9), 17),
+        2,
+        shuffle=True,
+        seed=3,
+        pad_id=0,
+        longest=64,
+        fixed_widths=True,
+        **settings,
+    )
+    micro_batches = [next(batches) for _ in range(3)]
+    counter, copies = SyncCounter(), CopyCounter()
+    with assume_hardware(Hardware("cuda", (9, 0))), uncompiled_flex(), counter, copies:
+        for batch in micro_batches:
+            torch.autograd.backward(scorer(model, batch).terms["next_token"].total)
+    assert (counter.counts, counter.n_constants, copies.counts) == ({}, 0, {})
+    assert ("flex_attention" in counter.names) == (bool(settings) or architecture == "gemma")
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))

@@ -165,6 +165,7 @@ def test_estimate_depends_on_config_fields(tmp_path: Path) -> None:
     assert model is not None
     assert batch_shape(cfg, model) == (2, 256), "max_seq_len must limit the length"
     assert batch_shape(cfg, model, longest=70) == (2, 70)
+    assert batch_shape(evolve(cfg, device="cuda"), model, longest=70) == (2, 128), "GPUs have fixed widths"
     packed = evolve(cfg, loading=Loading(packing=Packing(length=96)))
     assert batch_shape(packed, model) == batch_shape(packed, model, longest=70) == (2, 96)
     narrow = estimated(dtype="bf16", placement=Placement(weights_dtype="bf16"))

@@ -37,6 +37,7 @@ from torchtune.data._special_text import text_notes
 from torchtune.data._subset import split_off
 from torchtune.data._template import ChatTemplate, Message, unused_character
 from torchtune.data._tokenizer import Tokenizer
+from torchtune.data._widths import FixedWidths
 
 __all__ = [
     "IGNORE_INDEX",
@@ -47,6 +48,7 @@ __all__ = [
     "Encoded",
     "Example",
     "Examples",
+    "FixedWidths",
     "Item",
     "ItemT",
     "LengthLimit",

@@ -1,10 +1,12 @@
 """The input of one forward and backward pass."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from attrs import evolve, field, frozen
 from torch import Tensor
 
@@ -67,7 +69,8 @@ class Batch:
     rows: tuple[int, ...] = ()
     """Index of the dataset row that each item came from; empty if unknown."""
     values: Mapping[str, Tensor] = field(factory=dict)
-    """Additional tensors of a custom item type, by name."""
+    """Additional tensors of a custom item type, by name, with values for items, sequences or targets; `padded` does not
+    pad values for positions."""
     is_filler: bool = False
     """Whether the batch repeats another rank's rows. All ranks must call the model the same number of times, but no
     rows were left for this rank. Its score is multiplied by 0; code that sums over a batch itself must skip fillers."""
@@ -94,6 +97,40 @@ class Batch:
     def as_filler(self) -> Self:
         """Return a filler with the same tokens and targets, but counts of 0 and no rows."""
         return evolve(self, counts=dict.fromkeys(self.counts, 0), n_shared=0, rows=(), is_filler=True)
+
+    def padded(self, width: int, pad_id: int, *, with_spans: bool = False) -> Self:
+        """Pad the batch rows on the right; losses and gradients do not change.
+
+        Args:
+            width: Number of positions in the padded rows.
+            pad_id: Token id used for padding.
+            with_spans: Add spans even if every batch row contains a single sequence.
+
+        Raises:
+            ValueError: the batch rows are wider than `width`.
+        """
+        s = self.tokens.shape[1]
+        if width < s:
+            raise ValueError(f"cannot pad batch rows of {s} positions to {width}")
+        has_spans = with_spans or bool(self.spans)
+        if width == s and has_spans == bool(self.spans):
+            return self
+        spans = self._padded_spans(width) if has_spans else ()
+        return evolve(
+            self,
+            tokens=F.pad(self.tokens, (0, width - s), value=pad_id),
+            labels=F.pad(self.labels, (0, width - s), value=IGNORE_INDEX),
+            target_positions=self.target_positions + self.target_positions // s * (width - s),
+            spans=spans,
+            span_table=torch.tensor(spans) if spans else None,
+        )
+
+    def _padded_spans(self, width: int) -> tuple[Span, ...]:
+        """Return spans that cover batch rows of a greater width; no added span is longer than the longest sequence."""
+        spans = self.spans or [Span(row, 0, length) for row, length in enumerate(self.lengths)]
+        rows = [list(row) for _, row in itertools.groupby(spans, key=lambda span: span.row)]
+        longest = max((span.prefix_length + span.end - span.start for span in spans), default=0)
+        return tuple(span for row in rows for span in (*row, *padding_spans(row[-1], width, longest)))
 
     def to(self, device: torch.device | str, *, as_one: bool | None = None) -> Self:
         """Move the tensors to a device.
@@ -128,6 +165,12 @@ class Batch:
         """Return the tensors in the order of the fields."""
         tensors = [self.tokens, self.labels, self.target_positions, self.target_sequences]
         return [*tensors, *([] if self.span_table is None else [self.span_table]), *self.values.values()]
+
+
+def padding_spans(last: Span, width: int, longest: int) -> list[Span]:
+    """Return spans of at most `longest` positions that pad a batch row, after its last span, to a width."""
+    starts = range(last.end, width, longest)
+    return [Span(last.row, start, min(start + longest, width)) for start in starts]
 
 
 def _moved_as_one(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:

@@ -1,7 +1,6 @@
 """Endless, resumable batches of one rank."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Self
 
@@ -11,8 +10,8 @@ from torchtune._pluralize import pluralize
 from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch
 from torchtune.data._collate import collate
+from torchtune.data._epoch_notes import EpochNotes
 from torchtune.data._item import (
-    NO_TARGET,
     Item,
     ItemT_co,
     LengthLimit,
@@ -26,16 +25,11 @@ from torchtune.data._notes import Note, NoteCounts
 from torchtune.data._packing import Fit
 from torchtune.data._prefetch import Prefetcher
 from torchtune.data._rows import Rows, location_of, logged_notes, sample_indices
+from torchtune.data._widths import FixedWidths
 from torchtune.data._windows import Window, Windows, epoch_sizes
-
-_logger = logging.getLogger(__name__)
 
 _SAMPLE_SIZE = 512
 """Number of rows that are encoded to estimate the number of batches in an epoch."""
-_LONG_ROWS = (
-    "; the prompts are longer than this limit; raise loading.packing.length, model.max_seq_len or the dataset's"
-    " max_seq_len, or truncate on the left (dataset.truncate=left)"
-)
 
 
 @define(eq=False, repr=False, slots=False)
@@ -86,6 +80,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     """Store the common prefix of all items of a pack once (`collate`)."""
     group_by_length: bool = field(default=False, kw_only=True)
     """Group rows of similar length, if they are not packed."""
+    fixed_widths: bool = field(default=False, kw_only=True)
+    """Pad batches to a few widths (`FixedWidths`), instead of to the widest row of the batch."""
     window: int = field(default=1024, kw_only=True)
     """Number of rows in a packing window."""
     workers: int = field(default=0, kw_only=True)
@@ -105,11 +101,6 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     _rows: list[list[Document]] = field(factory=list, init=False)
     _waiting: list[Document] = field(factory=list, init=False)
     _sample: dict[int, list[int]] = field(factory=dict, init=False)
-    # Note counts, dataset rows and batch rows of this epoch so far, and the note counts of the previous epoch.
-    _counts: NoteCounts = field(factory=NoteCounts, init=False)
-    _n_rows_read: int = field(default=0, init=False)
-    _n_batch_rows: int = field(default=0, init=False)
-    _previous_counts: dict[str, int] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         n_rows = len(self.dataset)
@@ -124,13 +115,15 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         seed = self.seed if self.shuffle else None
         self._windows = Windows(self.dataset, seed, self.window)
         self._arrangement = Arrangement(self.packed_length, self.fit, self.group_by_length, seed)
+        self._widths = FixedWidths(self.packed_length, self.longest) if self.fixed_widths else None
         self._limit = LengthLimit(sequence=self.longest, item=self.packed_length)
         self._prefetcher = Prefetcher(self._windows, self.workers)
         self._prefetcher.begin(0)  # early: workers take seconds to start, during which the model is loaded
         names = ("shuffle", "seed", "longest", "packed_length", "fit", "group_by_length")
         settings = {name: getattr(self, name) for name in names}
         self._stream = {"n_rows": n_rows, "window_size": self.window, **settings}
-        self._logged = set(logged_notes(self.dataset))
+        logs = self.logs and self.rank == 0
+        self._notes = EpochNotes(logs, self.record, set(logged_notes(self.dataset)))
 
     @property
     def epoch(self) -> int:
@@ -167,7 +160,10 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """
         rows = self._sampled_rows()
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        positions = sum(len(batch) * max(batch) for batch in batches)
+        widths = [max(batch) for batch in batches]
+        if self._widths is not None:
+            widths = [self._widths.padded_width(width) for width in widths]
+        positions = sum(len(batch) * width for batch, width in zip(batches, widths, strict=True))
         return 1 - sum(rows) / positions
 
     def _sampled_rows(self) -> list[int]:
@@ -196,7 +192,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def __exit__(self, *_: object) -> None:
         """Stop the workers, and record the note counts of the current epoch."""
         self._prefetcher.close()
-        self._record_totals()
+        self._notes.record(self._current_epoch)
 
     def __next__(self) -> Batch:
         """Return this rank's batch of the next optimizer step, for steps of a single micro-batch."""
@@ -222,6 +218,8 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         share = rows[:1] if is_filler else rows[first:end]
         items = [[item for _, item in row] for row in share]
         batch = collate(items, self.pad_id, share_prefixes=self.share_prefixes)
+        if self._widths is not None:
+            batch = self._widths.pad(batch, self.pad_id)
         if is_filler:
             return batch.as_filler()
         return evolve(
@@ -264,7 +262,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             "row": self._row,
             "waited": [list(document) for document in self._leftover],
             "bookmarks": self._windows.bookmarks(positions),
-            "tally": {**self._counts.state_dict(), "seen": self._n_rows_read, "given": self._n_batch_rows},
+            "tally": self._notes.state_dict(),
             **self._stream,
         }
 
@@ -289,10 +287,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             self._windows.add_bookmarks(state["bookmarks"])
             self._prefetcher.close()  # its workers received the dataset without these bookmarks
             self._prefetcher = Prefetcher(self._windows, self.workers)
-        self._counts.load_state_dict(state["tally"])
-        self._logged |= set(self._counts.rows)
-        self._n_rows_read = state["tally"]["seen"]
-        self._n_batch_rows = state["tally"]["given"]
+        self._notes.load_state_dict(state["tally"])
         self._prefetcher.begin(max(state["window"], 0))
         self._window_index = state["window"]
         self._row = 0
@@ -342,59 +337,33 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """Return the length of each item of a dataset row (positions)."""
         encoded = self._windows.encoded(row)
         if isinstance(encoded, SkippedRow):
-            self._add_notes(counts, [encoded.note], encoded.location)
+            self._notes.add([encoded.note], encoded.location, counts)
             return []
         self._kind = common_type(encoded, self._kind)
         truncated = [truncate(item, self._limit) for item in encoded]
         notes = [note for pair in zip(encoded, truncated, strict=True) for note in notes_of(*pair)]
-        self._add_notes(counts, notes, partial(location_of, self.dataset, row))
+        self._notes.add(notes, partial(location_of, self.dataset, row), counts)
         return [item.length for item in truncated if not isinstance(item, SkipReason)]
-
-    def _add_notes(
-        self, counts: NoteCounts, notes: Iterable[Note], location: str | Callable[[], str]
-    ) -> None:
-        """Count the notes of a row, and log notes that have not occurred before."""
-        for text in counts.add(notes, location):
-            if text not in self._logged and self.logs and self.rank == 0:
-                _logger.warning("rows %s; first occurrence: %s", text, counts.first[text])
-            self._logged.add(text)
 
     def _count_notes(
         self, window: Window[ItemT_co], truncated: Mapping[Document, ItemT_co | SkipReason]
     ) -> None:
         """Count the notes of a window's rows; at the end of an epoch, log the totals."""
         for skipped in window.skipped:
-            self._add_notes(self._counts, [skipped.note], skipped.location)
+            self._notes.add([skipped.note], skipped.location)
         by_position: dict[int, list[Note]] = {}
         for (position, i), item in window.items.items():
             by_position.setdefault(position, []).extend(notes_of(item, truncated[position, i]))
         for position, notes in by_position.items():
             if notes:
                 row = self._windows.row(position)
-                self._add_notes(self._counts, notes, partial(location_of, self.dataset, row))
-        self._n_batch_rows += len(self._rows) + len(self._waiting)
-        self._n_rows_read += window.n_rows
+                self._notes.add(notes, partial(location_of, self.dataset, row))
+        self._notes.n_batch_rows += len(self._rows) + len(self._waiting)
+        self._notes.n_rows_read += window.n_rows
         if self._windows.ends_epoch(self._window_index):
-            self._end_epoch()
+            self._notes.end(self._current_epoch)
 
-    def _end_epoch(self) -> None:
-        lines = self._counts.lines(self._n_rows_read)
-        if not self._n_batch_rows:
-            raise ValueError(
-                f"none of {pluralize(self._n_rows_read, 'row')} has a target: {'; '.join(lines)}"
-                f"{_LONG_ROWS * any(NO_TARGET in line for line in lines)}"
-            )
-        if self.logs and self.rank == 0:
-            epoch = self._window_index // self._windows.per_epoch + 1
-            for line in lines if self._counts.rows != self._previous_counts else []:
-                _logger.warning("epoch %d: %s", epoch, line)
-        self._previous_counts = self._counts.rows
-        self._record_totals()
-        self._counts = NoteCounts()
-        self._n_rows_read = 0
-        self._n_batch_rows = 0
-
-    def _record_totals(self) -> None:
-        if self.record is not None and self._n_rows_read:
-            epoch = max(self._window_index, 0) // self._windows.per_epoch + 1
-            self.record({"epoch": epoch, "rows": self._n_rows_read, "notes": self._counts.summary()})
+    @property
+    def _current_epoch(self) -> int:
+        """The epoch of the current window, counted from 1."""
+        return max(self._window_index, 0) // self._windows.per_epoch + 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from torchtune.data._batch import IGNORE_INDEX, Batch, Span
+from torchtune.data._batch import IGNORE_INDEX, Batch, Span, padding_spans
 from torchtune.data._item import Item, common_type
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def join_sequences(
         n_padding = width - row_spans[-1].end
         tokens.fromlist([pad_id] * n_padding)
         labels.fromlist([IGNORE_INDEX] * n_padding)
-        spans += [*row_spans, *_padding(row_spans[-1], width, max(lengths[-len(row) :]))]
+        # No padding span is longer than the longest sequence of its row.
+        spans += [*row_spans, *padding_spans(row_spans[-1], width, max(lengths[-len(row) :]))]
     is_packed = any(len(row) > 1 for row in rows)
     for span in spans if is_packed else ():
         table.extend(span)
@@ -109,12 +110,6 @@ def _sequence_spans(
             column = end
         all_spans.append(spans)
     return all_spans
-
-
-def _padding(last: Span, width: int, longest: int) -> list[Span]:
-    """Return the padding spans of a row; none is longer than the row's longest sequence."""
-    starts = range(last.end, width, longest)
-    return [Span(last.row, start, min(start + longest, width)) for start in starts]
 
 
 def _as_matrix(values: "array[int]", n_rows: int) -> Tensor:

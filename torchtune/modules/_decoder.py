@@ -146,7 +146,8 @@ class Decoder(nn.Module):
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
         x = self.embed_tokens(tokens)  # [b, s, d]
         if self.architecture.embed_scale != 1.0:
-            x = x * torch.tensor(self.architecture.embed_scale, dtype=x.dtype, device=x.device)
+            scale = x.new_full((), self.architecture.embed_scale)  # rounded to x's dtype
+            x = x * scale
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
         rotation = self.rotary(positions, x.dtype)

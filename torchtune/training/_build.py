@@ -16,6 +16,7 @@ from torchtune.modules import Decoder, has_adapters
 from torchtune.placement import full_state, resolve_dtype
 from torchtune.runs import RunFolder, check_model_folder
 from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._loading import has_fixed_widths
 from torchtune.training._schedules import Schedule, build_scheduler
 from torchtune.training._score import Scorer
 from torchtune.training._validation import HeldOutSet
@@ -139,6 +140,7 @@ def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
         world,
         cfg.output_dir,
         partial(save_model, cfg, model, world, "best"),
+        fixed_widths=has_fixed_widths(world),
     )
 
 

@@ -7,7 +7,7 @@ from attrs import define, field
 from torchtune.config import FieldError, LocalPath, MayChange, above, at_least
 from torchtune.data import Batches, ItemT, Rows, Tokenizer, use_cache
 from torchtune.distributed import World
-from torchtune.modules import Decoder
+from torchtune.modules import Decoder, hardware_of
 from torchtune.runs import RunFolder
 
 
@@ -30,6 +30,11 @@ def _check_not_packed(section: "Loading", _: object, value: bool) -> None:
     if value and section.packing is not None:
         message = "has no effect with packing, because all packs have the same length; set only one of them"
         raise FieldError(message, "group_by_length", "packing")
+
+
+def has_fixed_widths(world: World) -> bool:
+    """Return whether batches are padded to a few widths, because an accelerator is slow for each new shape."""
+    return not hardware_of(world.device).is_cpu
 
 
 @define(kw_only=True)
@@ -95,6 +100,7 @@ class Loading:
             share_prefixes=self.packing is not None and packing.share_prefixes,
             window=packing.window,
             group_by_length=self.group_by_length,
+            fixed_widths=has_fixed_widths(world),
             workers=self.workers,
             record=record if world.is_main and output_dir is not None else None,
             logs=logs,

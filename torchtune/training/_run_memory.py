@@ -14,6 +14,7 @@ from attrs import evolve
 from torchtune._pluralize import pluralize
 from torchtune.config import Component, ConfigError, InstantiationError, instantiate
 from torchtune.config.model import is_component
+from torchtune.data import FixedWidths
 from torchtune.formats import stored_dtypes
 from torchtune.modules import Decoder
 from torchtune.placement import DTYPES, ActivationCheckpointing
@@ -88,9 +89,11 @@ def batch_shape(cfg: FinetuneConfig, model: Decoder, longest: int | None = None)
         model: The model, whose `max_seq_len` limits the length.
         longest: The length of the longest example; None: 1,024 tokens are assumed.
     """
-    packing = cfg.loading.packing
-    length = (longest or DEFAULT_LENGTH) if packing is None else packing.length
-    return cfg.batch_size, min(length, model.architecture.max_seq_len)
+    packing, limit = cfg.loading.packing, model.architecture.max_seq_len
+    length = min((longest or DEFAULT_LENGTH) if packing is None else packing.length, limit)
+    if packing is None and not _is_for_cpu(cfg.device):
+        length = FixedWidths(longest=limit).padded_width(length)
+    return cfg.batch_size, length
 
 
 def estimate_run_memory(

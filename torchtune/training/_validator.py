@@ -11,7 +11,7 @@ import torch
 from attrs import define, field
 
 from torchtune._pluralize import pluralize
-from torchtune.data import Batch, Item, Tokenizer, total_counts
+from torchtune.data import Batch, FixedWidths, Item, Tokenizer, total_counts
 from torchtune.distributed import World, random_state, set_random_state
 from torchtune.generation import eval_mode, generate_batch
 from torchtune.modules import Decoder
@@ -45,6 +45,7 @@ class Validator:
         world: The ranks of this run.
         output_dir: The run's folder.
         save: Function that saves the best model; called on all ranks.
+        fixed_widths: As in `Batches`.
     """
 
     _held_out: HeldOutSet | None
@@ -55,6 +56,7 @@ class Validator:
     _world: World
     _output_dir: str
     _save: Callable[[], None]
+    _fixed_widths: bool = field(default=False, kw_only=True)
     best_loss: float | None = field(default=None, init=False)
     """The lowest validation loss so far."""
     best_step: int | None = field(default=None, init=False)
@@ -200,9 +202,11 @@ class Validator:
     def _batch(self, items: Sequence[Item]) -> Batch:
         """Collate items; without items, build a filler, because all ranks must call the model equally often."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
-        if items:
-            return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
-        return kind.collate([self._items[-1:]], pad_id, share_prefixes=False).as_filler()
+        rows = [[item] for item in items or self._items[-1:]]
+        batch = kind.collate(rows, pad_id, share_prefixes=False)
+        if self._fixed_widths:
+            batch = FixedWidths(longest=self._model.architecture.max_seq_len).pad(batch, pad_id)
+        return batch if items else batch.as_filler()
 
     def _answers(self) -> list[tuple[str, str]]:
         held_out = self._held_out
