@@ -75,13 +75,8 @@ def train_and_save(
     with Metrics(str(folder), [], world, 0, 99) as metrics:
         tiny_validator(folder, section, model, world=world).validate(0, metrics)
     before = _full_copies(trained)
-    cfg = evolve(
-        smollm2_135m_full(),
-        output_dir=str(folder),
-        dtype=dtype,
-        model_directory=None,
-        tokenizer_directory=None,
-    )
+    fields: dict[str, Any] = {"dtype": dtype, "model_directory": None, "tokenizer_directory": None}
+    cfg = evolve(smollm2_135m_full(), output_dir=str(folder), **fields)
     save_model(cfg, model, world, "final")
     gathered = full_state(model, world)
     gathered = None if gathered is None else {name: p.clone() for name, p in gathered.items()}
