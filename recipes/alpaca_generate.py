@@ -159,7 +159,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
         encoded = assistant.encode_all(prompts)
         Placement(lean_layers=False).place(model, world, str(folders.base), dtype=cfg.dtype)
         if folders.adapter is not None:
-            load_peft_adapter(model, folders.adapter)
+            load_peft_adapter(model, folders.adapter, dtype=model.compute_dtype)
         if _is_chat(cfg):
             chat(assistant, cfg.max_new_tokens)
         elif cfg.prompt is not None and cfg.output_file is None:

@@ -7,12 +7,27 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.tiny import SPECIAL, TEMPLATE, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
+from tests.models.tiny import (
+    SPECIAL,
+    TEMPLATE,
+    random_tokens,
+    tiny_smollm2,
+    tiny_tokenizer,
+    tokenizer_config,
+    write,
+)
 from torchtune.data import Message, chat_prompt
-from torchtune.formats import save_hf_folder, save_peft_adapter
+from torchtune.formats import (
+    hf_decoder,
+    load_hf_weights,
+    load_peft_adapter,
+    save_hf_folder,
+    save_peft_adapter,
+)
 from torchtune.generation import AnswerOptions, Assistant, Prompt, generate, load
 from torchtune.modules import add_lora, lora_state, merge_lora
 from torchtune.tokenizers import HFTokenizer
+from torchtune.training import in_compute_dtype
 
 QUESTIONS = ["Who are you?", "These words", "Digits 0 and 1, nothing more?"]
 SAMPLED = AnswerOptions(temperature=3.0, top_k=40, seed=3)
@@ -134,6 +149,27 @@ def test_an_adapter_is_loaded_with_its_base_model(folder: Path, tmp_path: Path, 
     assert load(adapter_folder, **options).answers(QUESTIONS) == expected
     assert load(folder, adapter=adapter_folder, tokenizer=folder, **options).answers(QUESTIONS) == expected
     assert load(folder, **options).answers(QUESTIONS) != expected
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_adapters_are_computed_in_the_requested_dtype_as_in_training(
+    folder: Path, tmp_path: Path, kind: Any
+) -> None:
+    model = tiny_smollm2(tied_embeddings=False)
+    add_lora(model, "all-linear", rank=2, alpha=4.0, kind=kind)
+    with torch.no_grad():
+        for parameter in lora_state(model).values():
+            parameter.normal_(std=0.5)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=str(folder))
+    loaded = load(folder, adapter=tmp_path / "adapter", device="cpu", dtype=torch.bfloat16).model
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+    trained = hf_decoder(str(folder)).bfloat16()
+    load_hf_weights(trained, folder)
+    load_peft_adapter(trained, tmp_path / "adapter")  # float32 adapters, which a training step casts
+    trained.compute_dtype = torch.bfloat16
+    tokens = random_tokens(2, 9)
+    assert torch.equal(loaded(tokens), in_compute_dtype(trained, lambda: trained(tokens)))
+    assert not torch.equal(loaded(tokens), trained(tokens))
 
 
 def test_weights_have_the_requested_dtype(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Lean layers compared with plain layers: values, gradients and memory saved for the backward pass."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from torchtune.modules import (
     lean,
     lora_state,
 )
+from torchtune.modules._lean import uses_autocast
 from torchtune.modules._linear import Linear
 from torchtune.modules._rms_norm import RMSNorm
 
@@ -176,6 +179,40 @@ def test_inputs_may_have_any_shape(shape: tuple[int, ...]) -> None:
         actual.sum().backward()
         assert x.grad is not None
         assert_near(x.grad, grad, FLOAT64)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora on all", "dora"])
+def test_shapes_and_dtypes_on_the_meta_device_match_those_on_a_cpu(kind: str) -> None:
+    def described(device: str) -> dict[str, tuple[Any, ...]]:
+        model = decoder(FAMILIES["gemma3"], kind, torch.float32).to(device)
+        lean(model)
+        logits = model(torch.ones(2, 11, dtype=torch.int64, device=device))
+        logits.sum().backward()
+        tensors = {"logits": logits} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert {tensor.device.type for tensor in tensors.values()} == {device}
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+    assert described("meta") == described("cpu")
+
+
+def test_autocast_is_disabled_on_devices_without_it() -> None:
+    assert not any(uses_autocast(torch.device(name)) for name in ("cpu", "cuda", "mps", "meta", "vulkan"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert uses_autocast(torch.device("cpu"))
+        assert not uses_autocast(torch.device("meta"))
+
+
+def test_autocast_is_known_for_a_device_that_another_package_registers() -> None:
+    program = """
+import torch
+from torchtune.modules._lean import uses_autocast
+
+torch.utils.rename_privateuse1_backend("npu")
+assert not uses_autocast(torch.device("npu"))
+torch.set_autocast_enabled("npu", True)
+assert uses_autocast(torch.device("npu"))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_autocast_uses_the_plain_implementation() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from attrs import define
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from recipes import full_finetune, lora_finetune
@@ -20,7 +21,10 @@ from tests.training.tiny import (
     SmallTokenizer,
     examples,
     make_batch,
+    perturb_adapters,
+    place,
     step_loss,
+    tiny_decoder,
     tiny_model,
     tiny_validator,
 )
@@ -29,7 +33,8 @@ from torchtune.data import Example, SkippedRow, split_off
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Metrics, NextToken, Validation, Validator
+from torchtune.placement import Sharding
+from torchtune.training import Lora, Metrics, NextToken, Validation, Validator
 from torchtune.training._validation import held_out_items
 from torchtune.utils.metric_logging import read_metrics
 
@@ -144,6 +149,43 @@ def test_samples_are_kept_for_all_validations_except_from_a_killed_run(
     assert run_scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch) == [1, 2]
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [(line["step"], line["prompt"]) for line in samples] == [(0, "abc"), (1, "abc"), (2, "abc")]
+
+
+def prompt_logits(
+    folder: Path, lora: Lora | None, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> Tensor:
+    """Return the logits `[answer tokens, v]` from which a bf16 run answers a prompt in a validation."""
+    with torch.device("meta"):
+        model = tiny_decoder()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, SINGLE_RANK, dtype="bf16", **settings)
+    perturb_adapters(model)
+    validator = tiny_validator(folder, hold_out_half(prompts=["abc"], max_new_tokens=6), model)
+    logits: list[Tensor] = []
+    compute_logits = model.logits
+
+    def record(hidden: Tensor) -> Tensor:
+        logits.append(compute_logits(hidden))
+        return logits[-1]
+
+    monkeypatch.setattr(model, "logits", record)
+    validator._answers()
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(targets=["all-linear"], rank=3)], ids=["full", "lora"])
+def test_prompts_of_a_bf16_run_are_answered_in_bf16_with_and_without_fsdp(
+    tmp_path: Path, lora: Lora | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = prompt_logits(tmp_path, lora, monkeypatch)
+    assert single.dtype == torch.bfloat16
+    offloaded = {"enable_fsdp": True, "sharding": Sharding(cpu_offload=True)}  # uses FSDP on one rank
+    try:
+        sharded = prompt_logits(tmp_path, lora, monkeypatch, **offloaded)
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(single, sharded)
 
 
 def test_samples_after_the_checkpoint_are_removed_on_resuming(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource
-from torchtune.formats.hf._config import hf_config
+from torchtune.formats.hf._config import hf_config, main_dtype
 from torchtune.formats.hf._save import SHARD_BYTES, write_shards
 from torchtune.formats.hf._weights import check_tensors, expected_shapes
 from torchtune.models import check_vocabulary
@@ -90,16 +89,16 @@ def write_checkpoint(
         return tensor
 
     with atomic_folder(folder) as partial:
-        model.to(_most_common(dtypes, element_counts))
-        _write_config(checkpoint, partial)
+        dtype = main_dtype((dtypes[name], element_counts[name]) for name in shapes)
+        _write_config(checkpoint, partial, dtype)
         sizes = {name: element_counts[name] * dtypes[name].itemsize for name in shapes}
         write_shards(partial, sizes, read, shard_bytes)
 
 
-def _write_config(checkpoint: Checkpoint, folder: Path) -> None:
+def _write_config(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     """Write config.json and the tokenizer, and check that they match before any weights are read."""
     ids = checkpoint.write_tokenizer(folder)
-    config = hf_config(checkpoint.model, checkpoint.config)
+    config = hf_config(checkpoint.model, checkpoint.config, dtype=dtype)
     write_json(folder / "config.json", {**config, **ids})
     if not has_tokenizer(folder):
         return
@@ -112,14 +111,6 @@ def _write_config(checkpoint: Checkpoint, folder: Path) -> None:
             f"the tokenizer of {path} cannot be used: {str(error).replace(str(folder), path)}"
         ) from error
     write_json(folder / "config.json", {**config, **ids.completed(tokenizer)})
-
-
-def _most_common(dtypes: Mapping[str, torch.dtype], element_counts: Mapping[str, int]) -> torch.dtype:
-    """Return the dtype of most parameters, which becomes the dtype in config.json."""
-    totals = Counter[torch.dtype]()
-    for name, dtype in dtypes.items():
-        totals[dtype] += element_counts[name]
-    return totals.most_common(1)[0][0]
 
 
 def _cast(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Tensor:

@@ -33,7 +33,7 @@ def load(  # noqa: PLR0913 -- the arguments are independent
         adapter: Folder of a PEFT adapter or of a LoRA run whose base model is `folder`.
         tokenizer: Folder of the tokenizer; None: `folder`.
         device: Device to compute on; `auto` is the first available of cuda, mps and cpu.
-        dtype: Dtype of weights and computation; None: float32 on a CPU, bfloat16 on other devices.
+        dtype: Dtype of weights, adapters and computation; None: float32 on a CPU, bfloat16 on other devices.
         template: As in `Assistant`.
         system: As in `Assistant`.
         options: Default options of answers; each call may override them.
@@ -48,10 +48,11 @@ def load(  # noqa: PLR0913 -- the arguments are independent
     with torch.device("meta"):
         model = hf_decoder(str(folders.base)).requires_grad_(requires_grad=False)
     check_vocabulary(loaded_tokenizer, model)
-    model.to(dtype or (torch.float32 if torch_device.type == "cpu" else torch.bfloat16))
+    dtype = dtype or (torch.float32 if torch_device.type == "cpu" else torch.bfloat16)
+    model.to(dtype)
     if torch_device.type != "cpu":  # On a CPU, weights in the file's dtype stay memory-mapped.
         model.to_empty(device=torch_device)
     load_hf_weights(model, folders.base)
     if folders.adapter is not None:
-        load_peft_adapter(model, folders.adapter)
+        load_peft_adapter(model, folders.adapter, dtype=dtype)
     return Assistant(model, loaded_tokenizer, template=template, system=system, **options)

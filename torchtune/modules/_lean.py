@@ -34,8 +34,14 @@ class Lean:
 
     def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
         """Return whether to use the lean implementation for x, which requires equal dtypes and no autocast."""
-        is_plain = not self.is_lean or torch.is_autocast_enabled(x.device.type)
+        is_plain = not self.is_lean or uses_autocast(x.device)
         return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
+
+
+def uses_autocast(device: torch.device) -> bool:
+    """Return whether autocast is enabled on a device; False if it has no autocast, such as the meta device."""
+    # For a device without autocast, `is_autocast_enabled` raises.
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def lean(model: nn.Module) -> None:

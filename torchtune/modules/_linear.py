@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adaptable, Adapter
 from torchtune.modules._initialize import initialize
-from torchtune.modules._lean import Lean, product
+from torchtune.modules._lean import Lean, product, uses_autocast
 
 
 def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
@@ -88,7 +88,7 @@ class Linear(Lean, Adaptable, nn.Linear):
         products themselves.
         """
         is_parameter = weight is self._parameters.get("weight")
-        if is_parameter or torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type):
+        if is_parameter or torch.compiler.is_compiling() or uses_autocast(weight.device):
             return None
         # In the backward pass, the layer may no longer contain the tensors that `functional_call` swapped in.
         tensors = dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))

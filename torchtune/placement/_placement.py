@@ -34,7 +34,7 @@ from torchtune.modules import (
     lean,
 )
 from torchtune.placement._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
-from torchtune.placement._sharding import Sharding, shard
+from torchtune.placement._sharding import Sharding, reshard, shard
 
 _logger = logging.getLogger(__name__)
 
@@ -209,6 +209,8 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
 def full_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:
     """Gather the full (unsharded) trained parameters on the CPU of rank 0; all ranks must call this.
 
+    These are the parameters that the optimizer updates, even after a forward pass without gradients (`reshard`).
+
     Args:
         model: The model, which may be sharded.
         world: The ranks of this run.
@@ -217,6 +219,7 @@ def full_state(model: nn.Module, world: World, dtype: str | None = None) -> dict
     Returns:
         Parameters by name, on rank 0; None on other ranks.
     """
+    reshard(model)
     state = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from attrs import define, field
+from torch import nn
 
 from torchtune.config import FieldError, above
 from torchtune.distributed import World
@@ -72,6 +73,21 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
         shard_part(layer, reshard_after_forward=sharding.reshard_after_forward)
     shard_part(model)
     register_fsdp_forward_method(model, "hidden")
+
+
+def reshard(model: nn.Module) -> None:
+    """Register the sharded parameters of a model again, in place, and free its gathered parameters.
+
+    After a forward pass without gradients, the root module and any layer with `reshard_after_forward=False` still
+    contain gathered parameters, which are rounded to the compute precision. The optimizer updates the sharded ones.
+    """
+    if not dist.is_initialized():  # then no parameter is sharded, and the import below would take a second
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, remove_later_lines
 from torchtune.training._readback import Readback
 from torchtune.training._run import Run
-from torchtune.training._score import Scorer, ScoreSums
+from torchtune.training._score import Scorer, ScoreSums, in_compute_dtype
 from torchtune.training._validation import HeldOutSet
 
 _logger = logging.getLogger(__name__)
@@ -208,16 +209,20 @@ class Validator:
             batch = FixedWidths(longest=self._model.architecture.max_seq_len).pad(batch, pad_id)
         return batch if items else batch.as_filler()
 
+    @torch.no_grad()
     def _answers(self) -> list[tuple[str, str]]:
+        """Answer the prompts in the compute precision, as in training steps and under FSDP."""
         held_out = self._held_out
         if held_out is None or not held_out.prompts:
             return []
-        generated = generate_batch(
+        generate = partial(
+            generate_batch,
             self._model,
             held_out.prompts,
             max_new_tokens=held_out.section.max_new_tokens,
             stop_ids=self._tokenizer.stop_ids,
         )
+        generated = in_compute_dtype(self._model, generate)
         answers = [self._tokenizer.decode(ids).strip() for ids in generated]
         return list(zip(held_out.section.prompts, answers, strict=True))
 

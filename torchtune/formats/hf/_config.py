@@ -1,9 +1,11 @@
 """Convert between a decoder's architecture and Hugging Face's config.json."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from attrs import evolve
 
 from torchtune.files import read_json
@@ -16,7 +18,9 @@ _NOT_COPIED = frozenset({"transformers_version", "auto_map", "torch_dtype", "dty
 """Keys of a base's config.json that are not copied: its code is not written, and the dtype may change."""
 
 
-def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def hf_config(
+    model: Decoder, base: Mapping[str, Any] | None = None, *, dtype: torch.dtype | None = None
+) -> dict[str, Any]:
     """Return the config.json of a decoder, for transformers 4.43 or later.
 
     Args:
@@ -24,10 +28,14 @@ def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str
         base: The config.json of the model that the decoder was trained or converted from. Its keys are kept, including
             unknown ones, except where the decoder differs from that model. The larger of the two maximum sequence
             lengths is written, since a run may use a smaller one to save memory.
+        dtype: The dtype of the weights in the same folder, in which transformers loads them; None: that of the
+            decoder's parameters (`main_dtype`).
     """
-    dtype = str(next(model.norm.parameters()).dtype).removeprefix("torch.")
+    if dtype is None:
+        dtype = main_dtype((tensor.dtype, tensor.numel()) for tensor in model.state_dict().values())
+    dtype_name = str(dtype).removeprefix("torch.")
     if base is None:
-        return {**_config_from(model.architecture), "torch_dtype": dtype}
+        return {**_config_from(model.architecture), "torch_dtype": dtype_name}
     base_architecture = architecture_from_hf(dict(base))
     architecture = model.architecture
     if isinstance(architecture.positions, RotarySpec):  # learned positions have weights of this length
@@ -37,9 +45,22 @@ def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str
     return {
         **{key: value for key, value in base.items() if key not in _NOT_COPIED},
         **{key: value for key, value in config.items() if value != base_config.get(key)},
-        **({"dtype": dtype} if "dtype" in base else {}),
-        "torch_dtype": dtype,
+        **({"dtype": dtype_name} if "dtype" in base else {}),
+        "torch_dtype": dtype_name,
     }
+
+
+def main_dtype(tensors: Iterable[tuple[torch.dtype, int]]) -> torch.dtype:
+    """Return the floating-point dtype with the most elements, which becomes the dtype in config.json.
+
+    Args:
+        tensors: The dtype and the number of elements of each tensor.
+    """
+    totals = Counter[torch.dtype]()
+    for dtype, n_elements in tensors:
+        if dtype.is_floating_point:
+            totals[dtype] += n_elements
+    return totals.most_common(1)[0][0]
 
 
 def _config_from(a: Architecture) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from torchtune.files import atomic_folder, read_json, write_json
-from torchtune.formats.hf._config import hf_config
+from torchtune.formats.hf._config import hf_config, main_dtype
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.modules import Decoder, has_adapters
 from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, auto_tokenizer, copy_files, copy_tokenizer
@@ -60,8 +60,9 @@ def save_hf_folder(
         folders = [Path(source) for source in (base, tokenizer_directory) if source is not None]
         _write_generation_config(partial, folders, special_ids)
         config = None if base is None else read_json(Path(base) / "config.json")
-        write_json(partial / "config.json", {**hf_config(model, config), **special_ids})
         weights = model.state_dict() if state is None else state
+        dtype = main_dtype((tensor.dtype, tensor.numel()) for tensor in weights.values())
+        write_json(partial / "config.json", {**hf_config(model, config, dtype=dtype), **special_ids})
         a = model.architecture
         groups = hf_groups(a, weights)
         sizes = {name: sum(weights[part].nbytes for part in parts) for name, parts in groups.items()}

@@ -40,7 +40,9 @@ from torchtune.modules import (
 from torchtune.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES, copy_files
 
 
-def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
+def load_peft_adapter(
+    model: Decoder, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+) -> None:
     """Add the adapters of a PEFT folder to a model, and load them and the modules that were trained in full.
 
     Where the checkpoint fuses several model layers, each model layer gets its rows of the adapter. The output head of a
@@ -49,6 +51,8 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     Args:
         model: The base model, without adapters.
         folder: Contains adapter_config.json, and adapter_model.safetensors or adapter_model.bin.
+        dtype: The dtype of the adapters' parameters. None: float32 or wider, for training and merging. The compute
+            precision is faster, and rounds the adapters as training steps of that precision do.
 
     Raises:
         FileNotFoundError: One of the two files is missing.
@@ -80,6 +84,8 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
             )
             assert not any(p.is_meta for p in module.parameters()), "load the model's weights first"
             module.load_state_dict(tensors)
+            if dtype is not None:
+                module.to(dtype)
 
 
 @frozen(kw_only=True)
