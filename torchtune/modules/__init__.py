@@ -21,6 +21,7 @@ from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents, DocumentSpan
 from torchtune.modules._dora import DoRA
 from torchtune.modules._feed_forward import DenseSpec, FeedForward
+from torchtune.modules._hardware import Hardware, assume_hardware, hardware_of
 from torchtune.modules._initialize import copy_full, initialize, is_sharded
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
@@ -63,6 +64,7 @@ __all__ = [
     "FeedForward",
     "FeedForwardSpec",
     "GroupedQuerySpec",
+    "Hardware",
     "HasAggregates",
     "KVCache",
     "LayerCache",
@@ -87,8 +89,10 @@ __all__ = [
     "adapters_disabled",
     "add_adapter",
     "add_lora",
+    "assume_hardware",
     "copy_full",
     "fully_trained_parameters",
+    "hardware_of",
     "has_adapters",
     "initialize",
     "is_sharded",
