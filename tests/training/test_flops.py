@@ -11,7 +11,7 @@ from torchtune.data import Batch, Example, collate
 from torchtune.modules import Decoder
 from torchtune.runs import published_peak
 from torchtune.runs._peaks import PEAKS
-from torchtune.training import Lora, peak_flops, step_flops
+from torchtune.training import Lora, _flops, peak_flops, step_flops
 from torchtune.training._flops import pairs
 
 
@@ -92,3 +92,11 @@ def test_published_peaks_are_looked_up_by_cuda_device_name() -> None:
         assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
             "the name must not contain another entry of PEAKS"
         )
+
+
+@pytest.mark.parametrize(("bf16_peak", "expected"), [(312e12, 156e12), (None, None)])
+def test_tf32_peak_is_that_of_the_data_sheet_of_the_a100(
+    bf16_peak: float | None, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_flops, "peak_flops", lambda device, dtype: {"bf16": bf16_peak}[dtype])
+    assert _flops.tf32_peak_flops(torch.device("cuda")) == expected
