@@ -93,7 +93,14 @@ def deterministic_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         torch.use_deterministic_algorithms(mode=False)
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_p": 0.7}, {"top_k": 4, "top_p": 0.8, "min_p": 0.1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.7},
+        {"temperature": 0.5, "top_k": 4, "top_p": 0.8},
+    ],
+)
 def test_sampling_on_a_gpu_in_deterministic_mode_draws_the_same_tokens(
     settings: SamplingOptions, request: pytest.FixtureRequest
 ) -> None:
@@ -101,7 +108,7 @@ def test_sampling_on_a_gpu_in_deterministic_mode_draws_the_same_tokens(
 
     def draw() -> list[int]:
         generators = [row_generator(3, row) for row in range(len(logits))]
-        return Sampling(temperature=1.0, **settings).choose(logits, None, generators).tolist()
+        return Sampling(**settings).choose(logits, None, generators).tolist()
 
     expected = draw()
     request.getfixturevalue("deterministic_gpu")

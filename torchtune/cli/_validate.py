@@ -270,8 +270,9 @@ def _precision_notes(cfg: object) -> Iterator[str]:
         return
     from torchtune.training import FinetuneConfig
 
-    uses_fp32 = isinstance(cfg, FinetuneConfig) and (cfg.device, cfg.dtype) == ("cuda", "fp32")
-    if uses_fp32 and not cfg.placement.tf32:
+    if not isinstance(cfg, FinetuneConfig):
+        return
+    if (cfg.device, cfg.dtype, cfg.placement.tf32) == ("cuda", "fp32", False):
         yield (
             "dtype: fp32 does not use the tensor cores of a GPU, which are about 10 times as fast; set dtype=bf16, or"
             " placement.tf32=true for 10-bit mantissas in matrix products"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
+from torch.utils import deterministic as torch_settings
 
 DETERMINISTIC_ENVIRONMENT = MappingProxyType(
     {
@@ -35,7 +36,7 @@ def set_deterministic_environment() -> None:
     """
     name = "CUBLAS_WORKSPACE_CONFIG"
     before = os.environ.get(name)
-    has_started = before is None and torch.cuda.is_initialized()
+    has_started = before is None and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if has_started or before not in (None, *_WORKSPACES):
         problem = "CUDA has started in this process without" if has_started else f"{before!r} is the value of"
         raise ValueError(
@@ -56,11 +57,11 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = torch_settings.fill_uninitialized_memory  # type: ignore[attr-defined]  # a property of the module
     torch.use_deterministic_algorithms(mode=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch_settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch_settings.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
