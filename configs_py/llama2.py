@@ -16,7 +16,7 @@ def alpaca_llama2_full_finetune() -> FullFinetuneConfig:
     return FullFinetuneConfig(
         output_dir="runs/alpaca_llama2_full_finetune",
         device="cuda",
-        dtype="fp32",
+        dtype="bf16",
         enable_fsdp=True,
         model=lazy(llama2_7b),
         model_directory="models/Llama-2-7b-hf",

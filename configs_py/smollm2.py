@@ -20,7 +20,6 @@ def smollm2_135m_lora() -> LoraFinetuneConfig:
         output_dir="runs/smollm2_135m_lora",
         seed=1,
         device="auto",
-        dtype="fp32",
         model=lazy(smollm2_135m),
         model_directory=MODEL,
         tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
@@ -45,7 +44,6 @@ def smollm2_135m_full() -> FullFinetuneConfig:
         output_dir="runs/smollm2_135m_full",
         seed=1,
         device="auto",
-        dtype="fp32",
         model=lazy(smollm2_135m),
         model_directory=MODEL,
         tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
@@ -64,7 +62,6 @@ def smollm2_135m_generate() -> AlpacaGenerateConfig:
     """Answer a prompt with SmolLM2 135M after smollm2_135m_lora."""
     return AlpacaGenerateConfig(
         device="auto",
-        dtype="fp32",
         model=lazy(smollm2_135m),
         model_directory=MODEL,
         adapter_directory="runs/smollm2_135m_lora/final",

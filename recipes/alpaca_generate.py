@@ -123,7 +123,10 @@ class AlpacaGenerateConfig:
     """Seed for sampling; null: a random seed."""
     device: Device = "auto"
     """Device to run on; auto: the first available of cuda, mps and cpu."""
-    dtype: Literal["auto", "fp32", "bf16"] = "fp32"
+    deterministic: bool = False
+    """Use deterministic algorithms, so that a repeated run on the same GPUs gives the same bits; slower. A run on a CPU
+    is repeatable without this setting."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of weights and computation; auto: bf16 on GPUs that support it, otherwise fp32."""
 
 

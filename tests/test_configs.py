@@ -81,7 +81,7 @@ def test_llama2_configs_have_the_fields_of_the_specification() -> None:
         if "llama2" in name:
             cfg = config(name)
             assert cfg.device == "cuda"
-            assert cfg.dtype in ("fp32", "bf16")
+            assert cfg.dtype == "bf16"
             assert cfg.model_directory is not None
             assert cfg.tokenizer_directory is not None
     full = config("alpaca_llama2_full_finetune")

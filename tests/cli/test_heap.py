@@ -1,14 +1,15 @@
-"""`tune` re-executes itself for a run, with heap settings that limit fragmentation."""
+"""`tune` sets up allocators: for a run on a CPU, it re-executes itself with settings that limit fragmentation."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from torchtune import cli
-from torchtune.internals import OUTCOMES, _glibc
+from torchtune.internals import OUTCOMES, _allocators, _glibc
 
 Execs = list[tuple[str, list[str]]]
 
@@ -20,12 +21,13 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
     monkeypatch.setattr(os, "execv", lambda file, args: programs.append((file, args)))
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # registers the variable, so that it is restored
     monkeypatch.delenv("GLIBC_TUNABLES")
-    for name in _glibc.CACHES:
+    for name in (*_glibc.CACHES, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(_glibc, "_glibc_version", lambda: "2.36")
     monkeypatch.setitem(OUTCOMES, _glibc.HEAP.name, True)  # noqa: FBT003 -- the outcome of the probe
     monkeypatch.setattr(cli, "main", lambda args: 0)
+    monkeypatch.setattr(_allocators, "_has_gpu_driver", lambda: False)
     return programs
 
 
@@ -75,6 +77,58 @@ def test_tune_is_not_re_executed_with_a_user_setting_or_a_different_c_library(
     prepare(monkeypatch)
     call_tune(monkeypatch, "lora_finetune")
     assert not execs
+
+
+@pytest.mark.parametrize(
+    ("args", "has_driver", "may_use_gpu"),
+    [
+        ((), False, False),
+        ((), True, True),
+        (("device=cpu",), True, False),
+        (("--override", "device=cpu"), True, False),
+        (("--device=cpu",), True, False),
+        (("--device", "cpu"), True, False),
+        (("device=cpu", "device=auto"), True, True),
+        (("device=auto",), False, False),
+        (("device=cuda",), False, True),
+        (("prompt=set device=cpu",), True, True),
+    ],
+)
+def test_heap_settings_are_for_cpus_and_growing_segments_for_gpus(
+    args: tuple[str, ...],
+    has_driver: bool,
+    may_use_gpu: bool,
+    execs: Execs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_allocators, "_has_gpu_driver", lambda: has_driver)
+    call_tune(monkeypatch, "lora_finetune", *args)
+    expected = {"PYTORCH_ALLOC_CONF"} if may_use_gpu else {*_glibc.CACHES, "GLIBC_TUNABLES"}
+    names = {*_glibc.CACHES, "GLIBC_TUNABLES", "PYTORCH_ALLOC_CONF"}
+    assert (names & os.environ.keys(), len(execs)) == (expected, 0 if may_use_gpu else 1)
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_users_settings_of_the_gpu_allocator_are_kept(
+    name: str, execs: Execs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "max_split_size_mb:512")
+    call_tune(monkeypatch, "lora_finetune", "device=cuda")
+    assert os.environ[name] == "max_split_size_mb:512"
+    assert len(os.environ.keys() & {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}) == 1
+    assert not execs
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, True), ("0,1", True), ("", False), ("-1", False)])
+def test_a_driver_is_found_by_its_program_unless_gpus_are_hidden(
+    visible: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _allocators._has_gpu_driver() == expected
 
 
 ALLOCATE_AND_FREE = """

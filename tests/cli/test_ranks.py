@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from tests.recipes.parts import full_config
 from tests.tune import Tune
+from torchtune.cli import _run
 from torchtune.cli._run import _report_failure
+from torchtune.placement import Placement, Sharding
 
 
 def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
@@ -19,6 +22,30 @@ def make_failure(folder: Path, rank: int, exitcode: int, **data: object) -> Proc
     if data:
         file.write_text(json.dumps({"timestamp": 0, **data}))
     return ProcessFailure(local_rank=rank, pid=1000 + rank, exitcode=exitcode, error_file=str(file))
+
+
+@pytest.mark.parametrize(
+    ("sharding", "local_ranks", "threads"),
+    [
+        (None, 2, 1),
+        (Sharding(), 2, 1),
+        (Sharding(cpu_offload=True), 1, 12),
+        (Sharding(cpu_offload=True), 8, 1),
+        (Sharding(cpu_offload=True), 5, 2),
+        (Sharding(cpu_offload=True), 24, 1),
+    ],
+)
+def test_ranks_with_offloaded_weights_share_the_cores_of_their_machine(
+    sharding: Sharding | None,
+    local_ranks: int,
+    threads: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    cfg = full_config(tmp_path, enable_fsdp=True, placement=Placement(sharding=sharding))
+    assert _run._threads_per_rank(cfg, local_ranks) == threads
+    assert _run._threads_per_rank(object(), local_ranks) == 1, "a recipe without a placement"
 
 
 ECHO = {"message": "gloo: connection closed", "is_secondary": True, "timestamp": 1}

@@ -257,3 +257,21 @@ def test_a_missing_tokenizer_folder_is_reported_in_one_line_with_the_download_co
         f"tokenizer_directory: {name} does not exist yet"
         in call(tune, "validate", [CHAT], f"tokenizer_directory={name}").err
     )
+
+
+FP32_NOTE = "note: dtype: fp32 does not use the tensor cores of a GPU"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "has_note"),
+    [
+        (("device=cuda",), True),
+        (("device=cuda", "placement.tf32=true"), False),
+        (("device=cuda", "dtype=bf16"), False),
+        (("device=cuda", "dtype=auto"), False),
+        ((), False),
+    ],
+)
+def test_fp32_on_a_gpu_is_valid_with_a_note(tune: Tune, overrides: tuple[str, ...], has_note: bool) -> None:
+    result = call(tune, "validate", [CHAT], *overrides)
+    assert (result.status, FP32_NOTE in result.err) == (0, has_note)

@@ -1,6 +1,7 @@
 """Sampling is compared with probabilities computed by hand and with transformers' filters."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from tests.tolerance import assert_near, bound
 from torchtune.generation import GREEDY, Sampling
-from torchtune.generation._sampling import row_generator
+from torchtune.generation._sampling import SamplingOptions, row_generator
+from torchtune.modules import Hardware, assume_hardware
 
 LOGITS = torch.tensor(
     [math.log(n) for n in (40.0, 25.0, 20.0, 10.0, 5.0)]
@@ -64,6 +66,55 @@ def test_a_token_with_probability_zero_is_never_drawn(
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(extreme_draws))
     chosen = Sampling(temperature=1.0).choose(logits, None, [torch.Generator()] * 2)
     assert chosen.tolist() == [1, 3]
+
+
+@pytest.fixture
+def deterministic_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take a GPU's choices in deterministic mode, in which CUDA's `cumsum` of floats raises an error."""
+    on_host: list[Tensor] = []
+    cumsum = Tensor.cumsum
+
+    def copy_to_host(tensor: Tensor) -> Tensor:
+        on_host.append(tensor.clone())
+        return on_host[-1]
+
+    def deterministic_cumsum(tensor: Tensor, dim: int) -> Tensor:
+        if not any(tensor is copy for copy in on_host):
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
+        return cumsum(tensor, dim)
+
+    monkeypatch.setattr(Tensor, "cpu", copy_to_host)
+    monkeypatch.setattr(Tensor, "cumsum", deterministic_cumsum)
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        with assume_hardware(Hardware("cuda", (9, 0))):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.7},
+        {"temperature": 0.5, "top_k": 4, "top_p": 0.8},
+    ],
+)
+def test_sampling_on_a_gpu_in_deterministic_mode_draws_the_same_tokens(
+    settings: SamplingOptions, request: pytest.FixtureRequest
+) -> None:
+    logits = torch.randn(8, 50, generator=torch.Generator().manual_seed(1))
+
+    def draw() -> list[int]:
+        generators = [row_generator(3, row) for row in range(len(logits))]
+        return Sampling(**settings).choose(logits, None, generators).tolist()
+
+    expected = draw()
+    request.getfixturevalue("deterministic_gpu")
+    with pytest.raises(RuntimeError, match="deterministic implementation"):
+        logits.cumsum(-1)
+    assert draw() == expected
 
 
 def reference_scores(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:

@@ -6,9 +6,10 @@ from attrs import evolve
 from torch import Tensor
 
 from tests.training.tiny import SINGLE_RANK, examples, make_batch, place, step_loss, tiny_decoder, tiny_model
+from torchtune.config import FieldError
 from torchtune.formats import save_hf_folder
-from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.placement import full_state
+from torchtune.modules import Decoder, Hardware, LinearCrossEntropy, assume_hardware
+from torchtune.placement import Placement, full_state
 from torchtune.placement._placement import resolve_dtype
 from torchtune.training import Lora
 
@@ -66,6 +67,45 @@ def test_pure_bf16_stores_trained_parameters_and_their_gradients_in_bf16(lora: L
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert len(gradients) == sum(p.requires_grad for p in model.parameters())
     assert {gradient.dtype for gradient in gradients} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("initial", ["none", "tf32", "ieee"])
+def test_every_run_on_a_gpu_selects_tf32_or_full_precision(initial: str) -> None:
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = initial
+        tiny_model("fp32")
+        assert products.fp32_precision == initial, "a run on a CPU leaves the setting for GPUs unchanged"
+        with assume_hardware(Hardware("cuda", (9, 0))):
+            for tf32, expected in ((True, "tf32"), (False, "ieee")):
+                place(build_on_meta(), SINGLE_RANK, dtype="fp32", tf32=tf32)
+                assert products.fp32_precision == expected
+    finally:
+        products.fp32_precision = before
+
+
+@pytest.mark.parametrize("hardware", [Hardware("cpu"), Hardware("cuda", (7, 5))])
+def test_tf32_is_rejected_on_a_device_without_it(hardware: Hardware) -> None:
+    with assume_hardware(hardware), pytest.raises(FieldError, match="this device has no TF32") as error:
+        place(build_on_meta(), SINGLE_RANK, dtype="fp32", tf32=True)
+    assert error.value.fields == ("placement.tf32",)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "message"),
+    [
+        ("auto", "cuda", "has no effect with dtype=auto; set dtype=fp32"),
+        ("bf16", "cuda", "has no effect with dtype=bf16; set dtype=fp32"),
+        ("fp32", "cpu", "has no effect with device=cpu"),
+        ("fp32", "mps", "has no effect with device=mps"),
+    ],
+)
+def test_tf32_without_effect_is_rejected(dtype: str, device: str, message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        Placement(tf32=True).check(dtype=dtype, enable_fsdp=False, device=device)
+    for possible in ("auto", "cuda"):
+        Placement(tf32=True).check(dtype="fp32", enable_fsdp=False, device=possible)
 
 
 def test_fp16_computes_in_fp16() -> None:

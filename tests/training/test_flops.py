@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.training.tiny import VOCAB, examples, make_batch, tiny_model
 from torchtune.data import Batch, Example, collate
 from torchtune.modules import Decoder
-from torchtune.training import Lora, step_flops
+from torchtune.training import Lora, _flops, step_flops
 from torchtune.training._flops import pairs
 
 
@@ -73,3 +73,11 @@ def test_attention_is_counted_per_document_and_with_the_window_of_each_layer() -
     n_weights = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
     tokens = sum(len(row.tokens) - 1 for row in rows)
     assert step_flops(model)([unpacked]) == 6 * n_weights * tokens + 3 * 4 * n_pairs * 16
+
+
+@pytest.mark.parametrize(("bf16_peak", "expected"), [(312e12, 156e12), (None, None)])
+def test_tf32_peak_is_that_of_the_data_sheet_of_the_a100(
+    bf16_peak: float | None, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_flops, "peak_flops", lambda device, dtype: {"bf16": bf16_peak}[dtype])
+    assert _flops.tf32_peak_flops(torch.device("cuda")) == expected

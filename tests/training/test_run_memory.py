@@ -41,6 +41,12 @@ from torchtune.training import (
     start,
 )
 
+NCCL_OUT_OF_MEMORY = """\
+NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27
+ncclUnhandledCudaError: Call to CUDA function failed.
+Last error:
+Cuda failure 2 'out of memory'"""
+
 
 def meta_model(lora: bool) -> Decoder:
     with torch.device("meta"):
@@ -283,6 +289,19 @@ def test_other_errors_are_unchanged() -> None:
         (RuntimeError("std::bad_alloc"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be ..."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (torch.distributed.DistBackendError(NCCL_OUT_OF_MEMORY), True),
+        (torch.distributed.DistBackendError("Cuda failure 'out of memory'"), True),
+        (torch.distributed.DistBackendError("Failed: Cuda failure 2 'out of memory'"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (torch.distributed.DistBackendError("Cuda failure 999 'unknown error'"), False),
+        (torch.distributed.DistBackendError("NCCL error: unhandled cuda error"), False),
         (RuntimeError("shape mismatch"), False),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (ImportError("No module named 'x'"), False),

@@ -76,9 +76,9 @@ def run() -> None:
     args = sys.argv[1:]
     no_recipe = ("__complete", "help", "-h", "--help", "--version")
     if args and args[0] not in no_recipe and (args[0] == "run" or not _summary(args[0])):
-        from torchtune.internals import limit_heap_growth
+        from torchtune.internals import configure_allocators
 
-        limit_heap_growth()
+        configure_allocators(args)
     sys.exit(main(args))
 
 

@@ -138,11 +138,11 @@ def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
 def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", command: list[str]) -> int:
     """Check and freeze the config in this process, then let torchrun start ranks that read the frozen file."""
     count_ranks(call.launch)  # raises for invalid options before anything is written
-    _, frozen = recipe.prepare(layers, runs.resume_options(call), command)
+    cfg, frozen = recipe.prepare(layers, runs.resume_options(call), command)
     if frozen is None:
         message = "the recipe has no output_dir, so it cannot run on multiple ranks"
         raise ConfigError.of_argument(" ".join(call.launch), message)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, without its warning
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads_per_rank(cfg, _launch_sizes(call.launch)[2])))
     os.environ.setdefault(
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"
     )  # the default of 30 s is too short to write a large checkpoint
@@ -173,6 +173,23 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
         return _report_failure(error.failures)
     runs.finish_run(frozen)
     return 0
+
+
+def _threads_per_rank(cfg: object, local_ranks: int) -> int:
+    """Return the number of CPU threads of each rank: torchrun's default of 1, or more if the optimizer runs on the CPU.
+
+    Args:
+        cfg: The checked config.
+        local_ranks: Number of ranks on this machine, which share its cores if weights are offloaded.
+    """
+    from torchtune.training import FinetuneConfig
+
+    sharding = cfg.placement.sharding if isinstance(cfg, FinetuneConfig) else None
+    if sharding is None or not sharding.cpu_offload:
+        return 1
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, cores // local_ranks)
 
 
 def _report_failure(failures: "dict[int, ProcessFailure]") -> int:

@@ -9,6 +9,8 @@ import torch
 from attrs import Attribute, field, frozen
 from torch import Tensor
 
+from torchtune.modules import hardware_of
+
 _FILTERS = ("top_k", "top_p", "min_p")
 
 
@@ -93,7 +95,7 @@ class Sampling:
             return scores.argmax(dim=-1)
         # Sums over a large vocabulary need float64; Apple's GPUs support float32 at most.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-        cumulative = torch.softmax(scores.to(dtype), dim=-1).cumsum(dim=-1)  # [b, v]
+        cumulative = _cumulative_sum(torch.softmax(scores.to(dtype), dim=-1))  # [b, v]
         cumulative = cumulative / cumulative[:, -1:]  # ends in 1, above every drawn number
         draws = [torch.rand((), generator=g, dtype=dtype, device=g.device) for g in generators]
         points = torch.stack(draws).to(cumulative.device)[:, None]  # [b, 1]
@@ -133,7 +135,7 @@ class Sampling:
         if self.top_p is None or self.top_p == 1:
             return scores
         ascending, order = scores.sort(dim=-1)
-        is_excluded = torch.softmax(ascending, dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+        is_excluded = _cumulative_sum(torch.softmax(ascending, dim=-1)) <= 1 - self.top_p
         is_excluded[:, -1] = False  # The most likely token is never excluded.
         return scores.masked_fill(is_excluded.scatter(-1, order, is_excluded), -math.inf)
 
@@ -142,6 +144,16 @@ class Sampling:
             return scores
         probs = torch.softmax(scores, dim=-1)
         return scores.masked_fill(probs < self.min_p * probs.amax(dim=-1, keepdim=True), -math.inf)
+
+
+def _cumulative_sum(probs: Tensor) -> Tensor:
+    """Sum probabilities `[b, v]` over preceding tokens; in deterministic mode, the host sums those of a GPU.
+
+    `Tensor.cumsum` on CUDA is not deterministic, and raises an error in that mode (`use_deterministic_algorithms`).
+    """
+    if hardware_of(probs.device).is_cuda and torch.are_deterministic_algorithms_enabled():
+        return probs.cpu().cumsum(dim=-1).to(probs.device)
+    return probs.cumsum(dim=-1)
 
 
 GREEDY = Sampling()

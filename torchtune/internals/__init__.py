@@ -10,6 +10,7 @@ from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from torchtune.internals._all import PROBED_FEATURES as PROBED_FEATURES
+    from torchtune.internals._allocators import configure_allocators as configure_allocators
     from torchtune.internals._aten import ACTIVATION_BACKWARD as ACTIVATION_BACKWARD
     from torchtune.internals._aten import activation_backward as activation_backward
     from torchtune.internals._attrs import Call as Call

@@ -274,6 +274,7 @@ class Import:
         dtype = self.take("dtype")
         if dtype not in (None, "fp32", "bf16", "fp16"):
             self.unmapped["dtype"] = f"training in {dtype} is not supported; the run uses fp32"
+            self.new["dtype"] = "fp32"
         elif dtype is not None:
             self.new["dtype"] = dtype
             if dtype == "bf16" and self.recipe == "full_finetune":

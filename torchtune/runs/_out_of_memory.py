@@ -2,14 +2,15 @@
 
 import errno
 import mmap
+import re
 from contextlib import suppress
 from typing import Final
 
-_MESSAGES: Final = (
-    "DefaultCPUAllocator",  # torch, as a RuntimeError
-    "failed to map segment from shared object",  # the dynamic loader, as an ImportError
-    "Cannot allocate memory",
-    "std::bad_alloc",
+_MESSAGES: Final = re.compile(
+    r"DefaultCPUAllocator|std::bad_alloc|Cannot allocate memory"  # torch, as a RuntimeError
+    r"|failed to map segment from shared object"  # the dynamic loader, as an ImportError
+    r"|CUDA error: out of memory|\bCU(BLAS|DNN)_STATUS_(\w+_)?ALLOC(ATION)?_FAILED"
+    r"|Cuda failure (\d+ )?'out of memory'|(?s:unhandled cuda error.*out of memory)"  # NCCL
 )
 _RESERVED: Final = 768 * 2**20
 """Bytes of address space for explaining an error, which imports fake tensors and builds a model from them."""
@@ -21,7 +22,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(t in str(error) for t in _MESSAGES)
+    return (
+        isinstance(error, (RuntimeError, ImportError, OSError)) and _MESSAGES.search(str(error)) is not None
+    )
 
 
 class Reserve:

@@ -7,7 +7,7 @@ from attrs import frozen
 
 @frozen
 class RunSettings:
-    """The fields of a config that concern the run itself; None if the config has no such field."""
+    """The fields of a config that concern the run itself; None or False if the config has no such field."""
 
     output_dir: str | None
     """The run's folder."""
@@ -15,6 +15,8 @@ class RunSettings:
     """A `Device`."""
     seed: int | None
     """The seed of all random numbers in the run; if None, a random seed is chosen."""
+    deterministic: bool
+    """Whether the run uses deterministic algorithms."""
 
 
 def settings_of(cfg: object) -> RunSettings:
@@ -24,4 +26,5 @@ def settings_of(cfg: object) -> RunSettings:
         str(output_dir) if isinstance(output_dir, (str, Path)) else None,
         device if isinstance(device, str) else None,
         seed if isinstance(seed, int) else None,
+        getattr(cfg, "deterministic", False) is True,
     )

@@ -43,7 +43,7 @@ OPTIMIZER_RANGES = arguments(
 
 
 def _check_placement(cfg: "FinetuneConfig", _: object, value: Placement) -> None:
-    value.check(dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp)
+    value.check(dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp, device=cfg.device)
 
 
 def _check_validation_dataset(cfg: "FinetuneConfig", _: object, value: Validation | None) -> None:
@@ -82,7 +82,10 @@ class FinetuneConfig:
     """Seed for the data order, dropout and random weights; null: a random seed, which the frozen config records."""
     device: Device = "auto"
     """Device to train on; auto: the first available of cuda, mps and cpu."""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    deterministic: bool = False
+    """Use deterministic algorithms, so that a repeated run on the same GPUs gives the same bits; slower. A run on a CPU
+    is repeatable without this setting."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute precision, and precision of frozen weights; auto: bf16 on GPUs that support it, else fp32. fp16 uses loss
     scaling."""
     enable_fsdp: bool = False

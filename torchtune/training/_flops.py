@@ -20,6 +20,15 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
     return published_peak(hardware_of(device).name, dtype)
 
 
+def tf32_peak_flops(device: torch.device) -> float | None:
+    """Return the published peak throughput of TF32 products (FLOP/s), or None if unknown.
+
+    NVIDIA's data sheets give half of the peak of bf16 for every GPU with TF32.
+    """
+    bf16_peak = peak_flops(device, "bf16")
+    return None if bf16_peak is None else bf16_peak / 2
+
+
 def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     """Return a function that counts the FLOPs of the forward and backward passes over batches.
 

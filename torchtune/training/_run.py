@@ -21,11 +21,12 @@ from torchtune.placement import resolve_dtype
 from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import FinetuneConfig
-from torchtune.training._flops import peak_flops, step_flops
+from torchtune.training._flops import peak_flops, step_flops, tf32_peak_flops
 from torchtune.training._global_batch import GlobalBatch
 from torchtune.training._metrics import Metrics
 from torchtune.training._non_finite import NonFiniteGuard
 from torchtune.training._readback import Readback
+from torchtune.training._resolved import record_resolved
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule
 from torchtune.training._score import RESERVED, raise_for_name_conflicts
@@ -89,7 +90,9 @@ class Run:
         self._cfg, self._model, self._batches = cfg, model, batches
         self._total_steps = schedule.total_steps
         self._synchronous = world.device.type != "cuda" if synchronous is None else synchronous
-        self.scale = LossScale(resolve_dtype(cfg.dtype, world.device), world.device)
+        dtype = resolve_dtype(cfg.dtype, world.device)
+        record_resolved(cfg.output_dir, world, "dtype", cfg.dtype, dtype)
+        self.scale = LossScale(dtype, world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
         self._guard = NonFiniteGuard(
             cfg.non_finite,
@@ -324,6 +327,7 @@ def _build_step_values(pending: _Pending, numbers: dict[str, float], seconds: fl
 
 def _build_metrics(cfg: FinetuneConfig, world: World, step: int, total_steps: int) -> Metrics:
     """Build the metrics of a run, with its loggers on rank 0."""
+    dtype = resolve_dtype(cfg.dtype, world.device)
     loggers = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
     return Metrics(
         cfg.output_dir,
@@ -332,7 +336,7 @@ def _build_metrics(cfg: FinetuneConfig, world: World, step: int, total_steps: in
         step,
         total_steps,
         log_every=cfg.log_every_n_steps,
-        peak=peak_flops(world.device, resolve_dtype(cfg.dtype, world.device)),
+        peak=tf32_peak_flops(world.device) if cfg.placement.tf32 else peak_flops(world.device, dtype),
         profiling=cfg.profiling,
     )
 

@@ -204,7 +204,7 @@ def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneCon
     if placement.activation_checkpointing is None:
         checkpointed = evolve(placement, activation_checkpointing=ActivationCheckpointing())
         yield "placement.activation_checkpointing.keep=inputs", evolve(cfg, placement=checkpointed)
-    if cfg.dtype == "fp32":
+    if _dtype_of(cfg) == "fp32":
         yield "dtype=bf16", evolve(cfg, dtype="bf16")
     if placement.weights_dtype == "fp32":
         narrow = evolve(cfg, dtype="bf16", placement=evolve(placement, weights_dtype="bf16"))

@@ -13,8 +13,16 @@ import torch.distributed as dist
 from attrs import has
 
 from torchtune.config.model import differences, drop_paths, frozen_tree
-from torchtune.distributed import World, join_ranks, pick_device
-from torchtune.runs import Reserve, RunFolder, is_out_of_memory, settings_of
+from torchtune.distributed import (
+    DETERMINISTIC_ENVIRONMENT,
+    World,
+    deterministic_algorithms,
+    join_ranks,
+    pick_device,
+    set_deterministic_environment,
+)
+from torchtune.runs import Reserve, RunFolder, RunSettings, is_out_of_memory, settings_of
+from torchtune.training._resolved import record_resolved
 from torchtune.training._run_memory import out_of_memory_error
 
 UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
@@ -29,15 +37,19 @@ def start(cfg: object) -> Iterator[World]:
     tensors on the CPU and NCCL for tensors on GPUs. The random generators of Python, numpy and torch are seeded with
     `seed + data_rank`, so that dropout differs between ranks; draws that must agree on all ranks use `World.seed`.
 
-    A run with an `output_dir` locks that folder.
+    A run with an `output_dir` locks that folder. A run with `deterministic` uses torch's deterministic algorithms until
+    its end and, on CUDA, sets environment variables that remain set.
 
     Raises:
-        ValueError: The device is not available, another process has locked the folder, or the ranks' configs differ.
+        ValueError: The device is not available, another process has locked the folder, the ranks' configs differ, or
+            CUDA started before the environment of a deterministic run could be set.
         OutOfMemoryError: Memory ran out; the message names settings that would reduce memory.
     """
     settings = settings_of(cfg)
     device = pick_device(settings.device or "auto")
     if device.type == "cuda":
+        if settings.deterministic:
+            set_deterministic_environment()
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     must_join = size > 1 and not dist.is_initialized()
@@ -57,8 +69,9 @@ def start(cfg: object) -> Iterator[World]:
         _seed_everything(seed + rank)
         world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
         _check_configs_match(cfg, world)
-        with _lock(settings.output_dir if world.is_main else None):
-            _record_ranks(settings.output_dir, world)
+        algorithms = deterministic_algorithms() if settings.deterministic else nullcontext()
+        with _lock(settings.output_dir if world.is_main else None), algorithms:
+            _record_environment(settings, world)
             yield world
             world.barrier()  # a rank that exits early closes connections that other ranks still use
     except Exception as error:
@@ -86,11 +99,15 @@ def _check_configs_match(cfg: object, world: World) -> None:
             )
 
 
-def _record_ranks(folder: str | None, world: World) -> None:
-    """Record the number of ranks and their hosts."""
+def _record_environment(settings: RunSettings, world: World) -> None:
+    """Record the ranks, their hosts and device, and whether the run is deterministic."""
     hosts = world.gather(socket.gethostname())
-    if folder is not None and world.is_main:
-        RunFolder(folder).update_record({"ranks": world.size, "hosts": sorted(set(hosts))})
+    if settings.output_dir is None or not world.is_main:
+        return
+    variables = {name: os.environ[name] for name in DETERMINISTIC_ENVIRONMENT if name in os.environ}
+    values = {"ranks": world.size, "hosts": sorted(set(hosts)), "deterministic": settings.deterministic}
+    RunFolder(settings.output_dir).update_record({**values, "environment": variables})
+    record_resolved(settings.output_dir, world, "device", settings.device, world.device.type)
 
 
 def _lock(folder: str | None) -> AbstractContextManager[object]:
