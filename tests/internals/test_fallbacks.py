@@ -20,7 +20,7 @@ from tests.tune import Tune
 from torchtune.config import lazy
 from torchtune.config._validators import not_empty, one_of, rules
 from torchtune.internals import OUTCOMES, PROBED_FEATURES, avoid_dynamo_import_in_step, limit_heap_growth
-from torchtune.modules import lean
+from torchtune.modules import Hardware, lean
 from torchtune.modules._lean import Lean
 from torchtune.training import estimate_memory
 
@@ -95,10 +95,12 @@ def test_lean_layers_fall_back_to_plain_layers(disable: Disable, family: str) ->
 def test_an_estimate_omits_activations(disable: Disable) -> None:
     with torch.device("meta"):
         models = tiny_decoder(), tiny_decoder()
-    full_estimate = estimate_memory(models[0], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
+    full_estimate = estimate_memory(models[0], lazy(AdamW, lr=1e-3), batch=(2, 8), hardware=Hardware("cpu"))
     assert full_estimate.activations > 0
     disable("memory of activations")
-    reduced_estimate = estimate_memory(models[1], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
+    reduced_estimate = estimate_memory(
+        models[1], lazy(AdamW, lr=1e-3), batch=(2, 8), hardware=Hardware("cpu")
+    )
     assert reduced_estimate == attrs.evolve(full_estimate, activations=0, loss=0, heap=0, peak=0)
 
 

@@ -13,8 +13,10 @@ from tests.training.tiny import tiny_decoder
 from torchtune.config import lazy
 from torchtune.internals import LiveBytes
 from torchtune.modules import Decoder, Hardware, LinearCrossEntropy, add_lora, assume_hardware
-from torchtune.training import estimate_memory
+from torchtune.training import MemoryEstimate, estimate_memory
 from torchtune.training._memory_estimate import _Workload
+
+H100 = Hardware("cuda", (9, 0))
 
 
 def meta_model() -> Decoder:
@@ -113,7 +115,8 @@ def test_the_estimated_memory_of_the_loss_matches_its_tensors_on_a_gpu(
     hidden.requires_grad_()
     weight.requires_grad_(is_trained)
     (on_gpu, head_gradient), (on_cpu, _) = (
-        _Workload(model, dtype, (8, n // 8), None, on_cpu)._loss_bytes() for on_cpu in (False, True)
+        _Workload(model, dtype, (8, n // 8), None, hardware)._loss_bytes()
+        for hardware in (H100, Hardware("cpu"))
     )
     # Meta tensors take the operators of CUDA.
     with assume_hardware(Hardware("cuda", (9, 0))), LiveBytes([weight, labels]) as live:
@@ -126,11 +129,39 @@ def test_the_estimated_memory_of_the_loss_matches_its_tensors_on_a_gpu(
 def test_the_estimate_of_activations_on_a_gpu_includes_the_logits_of_a_larger_chunk() -> None:
     vocab_size = 128_256
     with torch.device("meta"):
-        model = Decoder(TINY.evolve(vocab_size=vocab_size, num_layers=1, max_seq_len=8192))
+        model = Decoder(TINY.evolve(vocab_size=vocab_size, num_layers=1, max_seq_len=2048))
     on_gpu, on_cpu = (
-        estimate_memory(model, lazy(SGD, lr=0.1), dtype="bf16", batch=(1, 8192), on_cpu=on_cpu).activations
-        for on_cpu in (False, True)
+        estimate_memory(model, lazy(SGD, lr=0.1), dtype="bf16", batch=(1, 2048), hardware=hardware).activations
+        for hardware in (H100, Hardware("cpu"))
     )
-    # Logits are in float32, and rounded to bfloat16 for the gradients. On a CPU, the head is converted to float32.
-    difference = (2048 - 128) * vocab_size * 6 - vocab_size * 12 * 4
-    assert on_gpu - on_cpu == pytest.approx(difference, rel=0.01)
+    # Logits are in float32, and rounded to bfloat16 for the gradients.
+    assert on_gpu == pytest.approx(2048 * vocab_size * 6, rel=0.05)
+    assert on_cpu < on_gpu / 8
+
+
+def estimate_for(
+    hardware: Hardware, length: int, *, dtype: str = "bf16", **changes: object
+) -> MemoryEstimate:
+    with torch.device("meta"):
+        model = Decoder(TINY.evolve(head_dim=16, embed_dim=64, max_seq_len=4096, vocab_size=64, **changes))
+    return estimate_memory(model, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, length), hardware=hardware)
+
+
+def test_attention_of_a_gpu_is_estimated_in_16_bits() -> None:
+    cpu, gpu = (estimate_for(hardware, 512).activations for hardware in (Hardware("cpu"), H100))
+    assert 0.7 * cpu < gpu < 0.95 * cpu
+
+
+@pytest.mark.parametrize("changes", [{}, {"window": 64}, {"attention_softcap": 5.0}])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_a_gpu_stores_no_scores_of_token_pairs(dtype: str, changes: dict[str, object]) -> None:
+    short, long = (estimate_for(H100, length, dtype=dtype, **changes).activations for length in (1024, 4096))
+    assert long < 4.2 * short
+
+
+def test_a_gpu_has_a_context() -> None:
+    cpu, gpu = (estimate_for(hardware, 512) for hardware in (Hardware("cpu"), H100))
+    assert cpu.context == 0 < cpu.heap
+    assert gpu.heap == 0
+    assert gpu.context > 2**30
+    assert gpu.peak > gpu.context + gpu.weights + gpu.optimizer

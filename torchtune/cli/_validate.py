@@ -344,6 +344,11 @@ def _memory(estimate: dict[str, int]) -> Iterator[str]:
         optional = [
             ("logits and loss", estimate["loss"], ""),
             ("heap", estimate["heap"], "fragmentation, as measured on Linux"),
+            (
+                "context",
+                estimate["context"],
+                "CUDA context, libraries and fragmentation; not yet measured on a GPU",
+            ),
         ]
         rows += [row for row in optional if row[1]]
     peak_note = "excluding Python and its imports (about 0.3 GiB)" if estimate["heap"] else ""

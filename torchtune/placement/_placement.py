@@ -92,9 +92,13 @@ class Placement:
         A compiler chooses the tensors to store, and so does keep=matmuls. Compiled layers also fuse what lean layers
         compute one operation at a time (`python -m benchmarks.layer_traffic`).
         """
+        return self.lean_layers and not self.compiles(hardware) and not self.keeps_matmuls
+
+    @property
+    def keeps_matmuls(self) -> bool:
+        """Whether layers store the outputs of matrix products instead of recomputing them."""
         section = self.activation_checkpointing
-        keeps_matmuls = section is not None and section.keep == "matmuls"
-        return self.lean_layers and not self.compiles(hardware) and not keeps_matmuls
+        return section is not None and section.keep == "matmuls"
 
     def check(self, *, dtype: str, enable_fsdp: bool, device: str = "auto") -> None:
         """Check that the section is compatible with other fields of the config.

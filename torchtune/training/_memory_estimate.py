@@ -13,7 +13,15 @@ from torch.optim import Optimizer
 from torchtune.config import Component, InstantiationError, instantiate
 from torchtune.config.model import dotpath, parameters_of
 from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
-from torchtune.modules import Decoder, Hardware, lean, loss_chunk_size
+from torchtune.modules import (
+    Attention,
+    Decoder,
+    GroupedQuerySpec,
+    Hardware,
+    assume_hardware,
+    lean,
+    loss_chunk_size,
+)
 from torchtune.placement import (
     DTYPES,
     ActivationCheckpointing,
@@ -22,6 +30,9 @@ from torchtune.placement import (
     checkpoint_activations,
     set_dtype,
 )
+
+GPU = Hardware("cuda", (9, 0))
+"""The GPU that estimates assume; dtypes and kernels are the same on all GPUs since compute capability 8.0."""
 
 
 @frozen
@@ -46,6 +57,8 @@ class MemoryEstimate:
     """Bytes of `activations` used for logits and loss; 0 if the peak occurs later."""
     heap: int = 0
     """Approximate bytes of heap fragmentation and of compiled bfloat16 kernels, on a CPU."""
+    context: int = 0
+    """Approximate bytes of the CUDA context, of libraries' buffers, and of fragmentation, on a GPU."""
     peak: int = 0
     """Approximate peak bytes of a step; may be below the sum, because gradients replace activations over time."""
 
@@ -65,7 +78,7 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
     enable_fsdp: bool = False,
     batch: tuple[int, int] | None = None,
     accumulates: bool = False,
-    on_cpu: bool = False,
+    hardware: Hardware = GPU,
 ) -> MemoryEstimate:
     """Estimate the memory that training a model requires on each rank.
 
@@ -79,7 +92,7 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
         enable_fsdp: Whether parameters are sharded across ranks (by the first dimension, rounded up).
         batch: The number of batch rows on one rank and their length (tokens); None: activations are not estimated.
         accumulates: Whether a step has multiple micro-batches, so that gradients exist during later forward passes.
-        on_cpu: Whether the run is on a CPU, where the loss is computed in float32 throughout.
+        hardware: The device of the run, which determines dtypes, attention kernels and the chunks of the loss.
 
     Raises:
         InstantiationError: The optimizer rejects its arguments.
@@ -92,18 +105,20 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
-    if placement.uses_lean_layers(Hardware("cpu" if on_cpu else "cuda", (9, 0))):
+    if placement.lean_layers and not placement.keeps_matmuls:
         lean(model)
     usage = _PassMemory()
     if batch is not None and isinstance(model, Decoder) and LIVE_BYTES.is_enabled():
-        usage = _Workload(model, compute, batch, placement.activation_checkpointing, on_cpu).measure(parts)
+        usage = _Workload(model, compute, batch, placement.activation_checkpointing, hardware).measure(parts)
     weights = sum(_bytes(p, parts) for p in parameters) + sum(_bytes(b, 1) for b in model.buffers())
     gradients = sum(_bytes(p, parts) for p in trained)
     state = 0 if optimizer is None else _state_bytes(optimizer, trained, parts)
-    heap = 0
-    if usage.peak and on_cpu:
+    peak = weights + state + usage.peak_with(gradients, accumulates=accumulates)
+    heap = context = 0
+    if usage.peak and hardware.is_cpu:
         heap = int(_HEAP * usage.peak) + (_KERNELS if compute.itemsize < 4 else 0)
-    peak = weights + state + heap + usage.peak_with(gradients, accumulates=accumulates)
+    if hardware.is_cuda:
+        context = _CONTEXT + (_NCCL if ranks > 1 else 0) + int(_FRAGMENTATION * peak)
     return MemoryEstimate(
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in trained),
@@ -112,9 +127,10 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
         gradients=gradients,
         optimizer=state,
         activations=usage.peak,
-        loss=0 if usage.peak > usage.saved + usage.loss else usage.loss,
+        loss=0 if usage.peak > usage.saved + usage.loss + usage.head else usage.loss,
         heap=heap,
-        peak=peak if usage.peak else 0,
+        context=context,
+        peak=peak + heap + context if usage.peak else 0,
     )
 
 
@@ -157,7 +173,7 @@ class _Workload:
     batch: tuple[int, int]
     """The number of batch rows and their length (tokens)."""
     section: ActivationCheckpointing | None
-    on_cpu: bool
+    hardware: Hardware
 
     def measure(self, parts: int) -> _PassMemory:
         """Measure the memory of the passes if FSDP splits each parameter into `parts` shards.
@@ -182,6 +198,14 @@ class _Workload:
             sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
             root = sum(p.numel() for p in model.parameters()) - sum(sizes)
             casts = (2 * max(sizes, default=0) + root) * compute.itemsize
+            reduced = [
+                sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in model.layers
+            ]
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            layers += (
+                max(reduced, default=0) * 4
+            )  # float32 gradients, of one layer and at the end of the root module
+            embedding += (trained - sum(reduced)) * 4
         loss, head = self._loss_bytes()
         return _PassMemory(saved + casts, loss, head, layers + casts, embedding + casts)
 
@@ -197,7 +221,7 @@ class _Workload:
             per_logit += compute_bytes  # cast for the matrix products
         if a.final_softcap is not None:
             per_logit = 3 * float_bytes  # with the slopes and a temporary tensor, before the cast
-        chunk_size = loss_chunk_size(a.vocab_size, Hardware("cpu" if self.on_cpu else "cuda"))
+        chunk_size = loss_chunk_size(a.vocab_size, self.hardware)
         size = (
             min(chunk_size, positions) * a.vocab_size * per_logit
             + 2 * positions * a.embed_dim * compute_bytes
@@ -205,7 +229,7 @@ class _Workload:
         n = a.vocab_size * (a.embed_dim + rank)  # elements of the head with its adapter's rows appended
         if rank:
             size += n * compute_bytes
-        if self.on_cpu and compute_bytes < float_bytes:
+        if self.hardware.is_cpu and compute_bytes < float_bytes:
             size += float_bytes * n
         return size, float_bytes * n if head.requires_grad or rank else 0
 
@@ -223,15 +247,28 @@ class _Workload:
         ]
         kinds = [type(m) for m in layer.modules()]
         key = repr(
-            (model.architecture, kinds, n_layers, shapes, settings, head, compute, self.batch, section)
+            (
+                model.architecture,
+                kinds,
+                n_layers,
+                shapes,
+                settings,
+                head,
+                compute,
+                self.batch,
+                section,
+                self.hardware,
+            )
         )
         if key in _PEAKS:
             return _PEAKS[key]
         rows, length = self.batch[0], min(self.batch[1], model.architecture.max_seq_len)
         shallow = _with_layers(model, n_layers)
+        if not self.hardware.is_cpu:
+            _remove_masks(shallow)
         if section is not None:
             checkpoint_activations(shallow, evolve(section, offload=False))
-        with fake_tensors():
+        with fake_tensors(), assume_hardware(self.hardware):
             fakes = {
                 name: torch.empty(
                     p.shape,
@@ -273,10 +310,25 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
         model.layers = layers
 
 
+def _remove_masks(model: Decoder) -> None:
+    """Remove sliding windows and soft caps, in place: a GPU's kernels need the same memory with and without them."""
+    if isinstance(model.architecture.attention, GroupedQuerySpec):
+        model.architecture = model.architecture.evolve(window=None, attention_softcap=None)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.softcap = None
+
+
 _PEAKS: dict[str, tuple[int, int, int]] = {}
 """Cached results of `_peaks`, by all values that determine them; computing a result takes about a second."""
 _HEAP = 0.27
 """Fragmentation of glibc's heap as a fraction of activations, measured with the settings of `tune`."""
+_CONTEXT = 2**30
+"""Bytes of a CUDA context with the libraries' kernels and workspaces; about 0.6 GiB on an H100 without workspaces."""
+_NCCL = 2**30
+"""Bytes of NCCL's buffers on each rank."""
+_FRAGMENTATION = 0.03
+"""Memory that the caching allocator cannot use, as a fraction of the peak; an assumption, not yet measured on a GPU."""
 _KERNELS = 64 * 2**20
 """Bytes of oneDNN's bfloat16 kernels, measured with the cache size of `tune`."""
 

@@ -16,12 +16,12 @@ from torchtune.config import Component, ConfigError, InstantiationError, instant
 from torchtune.config.model import is_component
 from torchtune.data import FixedWidths
 from torchtune.formats import stored_dtypes
-from torchtune.modules import Decoder
+from torchtune.modules import Decoder, Hardware
 from torchtune.placement import DTYPES, ActivationCheckpointing
 from torchtune.runs.console import size_text
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._lora import Lora
-from torchtune.training._memory_estimate import MemoryEstimate, estimate_memory
+from torchtune.training._memory_estimate import GPU, MemoryEstimate, estimate_memory
 from torchtune.training._sections import section_of
 
 DEFAULT_LENGTH = 1024
@@ -111,7 +111,9 @@ def estimate_run_memory(
         InstantiationError: The optimizer rejects its arguments.
     """
     if not isinstance(cfg, FinetuneConfig):
-        return estimate_memory(model, None, dtype=_dtype_of(cfg), ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
+        return estimate_memory(
+            model, None, dtype=_dtype_of(cfg), ranks=ranks, hardware=_hardware_of(cfg.device)
+        )
     return estimate_memory(
         model,
         cfg.optimizer,
@@ -121,7 +123,7 @@ def estimate_run_memory(
         enable_fsdp=cfg.enable_fsdp,
         batch=batch_shape(cfg, model, longest),
         accumulates=cfg.gradient_accumulation_steps != 1,
-        on_cpu=_is_for_cpu(cfg.device),
+        hardware=_hardware_of(cfg.device),
     )
 
 
@@ -148,6 +150,13 @@ def _dtype_of(cfg: ModelConfig) -> str:
     if cfg.dtype != "auto":
         return cfg.dtype
     return "fp32" if _is_for_cpu(cfg.device) or cfg.device == "mps" else "bf16"
+
+
+def _hardware_of(device: str) -> Hardware:
+    """Return the hardware of a config's device, without probing for a GPU."""
+    if _is_for_cpu(device):
+        return Hardware("cpu")
+    return Hardware("mps") if device == "mps" else GPU
 
 
 def _is_for_cpu(device: str) -> bool:
