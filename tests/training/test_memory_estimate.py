@@ -135,7 +135,7 @@ def test_the_estimate_of_activations_on_a_gpu_includes_the_logits_of_a_larger_ch
         for hardware in (H100, Hardware("cpu"))
     )
     # Logits are in float32, and rounded to bfloat16 for the gradients.
-    assert on_gpu == pytest.approx(2048 * vocab_size * 6, rel=0.05)
+    assert on_gpu == pytest.approx(2048 * vocab_size * 6, rel=0.1)
     assert on_cpu < on_gpu / 8
 
 
