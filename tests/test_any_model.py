@@ -126,8 +126,8 @@ def test_unknown_row_layout_is_reported_with_the_override_that_fixes_it(
 ) -> None:
     overrides = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={write_rows(row)}"]
     call = ["lora_finetune", "--config", "lora", *overrides, "device=cpu", "max_steps=1"]
-    for verb in ("run", "validate"):
-        result = tune(verb, *call)
+    for command in ("run", "validate"):
+        result = tune(command, *call)
         assert result.status == 2
         assert advice in result.err
     if "dataset" in advice.removeprefix("set ")[:8] and "NAME" not in advice:
@@ -161,11 +161,11 @@ def test_every_command_works_with_the_configs_for_any_model(
     ("recipe", "config"),
     [("lora_finetune", "lora"), pytest.param("full_finetune", "full", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("verb", ["run", "validate", "data", "show", "export"])
+@pytest.mark.parametrize("command", ["run", "validate", "data", "show", "export"])
 def test_missing_required_fields_are_listed_with_the_overrides_that_set_them(
-    recipe: str, config: str, verb: str, tune: Tune, tmp_path: Path
+    recipe: str, config: str, command: str, tune: Tune, tmp_path: Path
 ) -> None:
-    result = tune(verb, recipe, "--config", config)
+    result = tune(command, recipe, "--config", config)
     assert result.status == 2
     head, *mistakes = result.err.splitlines()
     assert head.startswith("2 mistakes in the config of ")
@@ -179,7 +179,7 @@ def test_missing_required_fields_are_listed_with_the_overrides_that_set_them(
     )
     assert "(A data file (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())
-    with_source = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
+    with_source = tune(command, recipe, "--config", config, "dataset.source=rows.jsonl")
     assert with_source.status == 2
     assert len(with_source.err.splitlines()) == 2
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli import verbs
+from torchtune.cli import commands
 
 LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
 
@@ -28,22 +28,22 @@ def test_help_shows_the_usage_and_every_command(tune: Tune) -> None:
         assert text in result.out
 
 
-@pytest.mark.parametrize("verb", ["", *verbs()])
-def test_help_fits_a_terminal(verb: str, tune: Tune) -> None:
-    lines = tune(*filter(None, [verb]), "--help").out.splitlines()
+@pytest.mark.parametrize("command", ["", *commands()])
+def test_help_fits_a_terminal(command: str, tune: Tune) -> None:
+    lines = tune(*filter(None, [command]), "--help").out.splitlines()
     assert lines
-    assert max(map(len, lines)) <= (95 if verb else 80)  # some example commands are long
+    assert max(map(len, lines)) <= (95 if command else 80)  # some example commands are long
 
 
 def test_tune_without_arguments_prints_its_usage_and_fails(tune: Tune) -> None:
     assert tune().status == 2
 
 
-@pytest.mark.parametrize("verb", verbs())
-def test_every_command_has_help_with_an_example(verb: str, tune: Tune) -> None:
-    result = tune(verb, "--help")
+@pytest.mark.parametrize("command", commands())
+def test_every_command_has_help_with_an_example(command: str, tune: Tune) -> None:
+    result = tune(command, "--help")
     assert result.status == 0
-    assert result.out.startswith(f"usage: tune {verb}")
+    assert result.out.startswith(f"usage: tune {command}")
     assert "  tune " in result.out
 
 

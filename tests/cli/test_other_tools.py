@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli import verbs
+from torchtune.cli import commands
 from torchtune.runs import config_sources, recipe_names
 from torchtune.runs._alternatives import OTHER_NAMES, UNSUPPORTED, Task, alternative_for
 
@@ -27,7 +27,7 @@ def test_page_has_no_other_rows() -> None:
 
 def test_keywords_are_unique_and_differ_from_the_names_that_tune_accepts() -> None:
     assert len(KEYWORDS) == len(set(KEYWORDS))
-    assert not {*KEYWORDS} & {*verbs(), *recipe_names(), *config_sources()}
+    assert not {*KEYWORDS} & {*commands(), *recipe_names(), *config_sources()}
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
@@ -90,11 +90,11 @@ def test_overrides_in_the_advice_about_loggers_are_valid(logger: str, tune: Tune
 
 
 def test_commands_in_the_advice_exist() -> None:
-    commands = re.findall(
+    names = re.findall(
         r"(?<!-)\btune (?:--nproc_per_node 2 )?(\w+)", " ".join(task.alternative for task in TASKS)
     )
-    assert len(commands) > 15
-    assert {*commands} <= {*verbs(), *recipe_names()}
+    assert len(names) > 15
+    assert {*names} <= {*commands(), *recipe_names()}
     configs = re.findall(r"--config ([a-z]\w*)", " ".join(task.alternative for task in TASKS))
     assert {*configs} <= {*config_sources()}
 

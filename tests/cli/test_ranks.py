@@ -65,7 +65,7 @@ ECHO = {"message": "gloo: connection closed", "is_secondary": True, "timestamp":
         (3, {}, "exited with status 3", 1),
         (
             2,
-            {"message": "tune: rows.jsonl: ...\n", "sentence": "rows.jsonl: line 7: no column 'output'"},
+            {"message": "tune: rows.jsonl: ...\n", "summary": "rows.jsonl: line 7: no column 'output'"},
             "rows.jsonl: line 7: no column 'output'",
             2,
         ),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune._pluralize import pluralize
+from torchtune.cli._command import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Command, Form
 from torchtune.cli._run import count_ranks
-from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Form, Verb
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import is_coloured, paint
 
@@ -89,7 +89,7 @@ def _document(document: list[Any]) -> str:
     return bar.join(painted_tokens)
 
 
-VERB = Verb(
+COMMAND = Command(
     "data",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ROWS, LIMIT, HTML, HELD_OUT)),),

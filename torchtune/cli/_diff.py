@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchtune import config, runs
-from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
+from torchtune.cli._command import JSON, Argument, Command, Form, write_json
 from torchtune.config import ConfigError, Mistake, model
 from torchtune.config.model import ABSENT, Difference, differences
 from torchtune.runs import config_source, config_sources, folder_of
@@ -179,7 +179,7 @@ def _text(value: Any, colour: str) -> str:
     return paint(model.inline_yaml(value), colour)
 
 
-VERB = Verb(
+COMMAND = Command(
     "diff",
     run,
     forms=(

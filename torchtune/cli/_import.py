@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune import runs
-from torchtune.cli._verb import FORCE, MANY, Argument, Form, Verb
+from torchtune.cli._command import FORCE, MANY, Argument, Command, Form
 from torchtune.config import ConfigError, model
 from torchtune.runs.command_line import ALLOW, Call, Option
 from torchtune.runs.console import painted_mistakes, print_note
@@ -65,7 +65,7 @@ def header(file: str, imported: "Import") -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-VERB = Verb(
+COMMAND = Command(
     "import",
     run,
     forms=(

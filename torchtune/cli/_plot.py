@@ -7,7 +7,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchtune.cli._verb import MANY, Argument, Form, Verb
+from torchtune.cli._command import MANY, Argument, Command, Form
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import paint, print_note
 
@@ -98,7 +98,7 @@ def _width(text: str) -> int:
     return len(text) + n_wide - n_combining
 
 
-VERB = Verb(
+COMMAND = Command(
     "plot",
     run,
     forms=(Form((Argument("RUN [RUN ...]", max_count=MANY),), (OUTPUT, SMOOTH)),),

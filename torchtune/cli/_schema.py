@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from torchtune import runs
+from torchtune.cli._command import OUTPUT, RECIPE, Command, Form, write_output
 from torchtune.cli._schema_files import schema_folder
-from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import ALLOW, Call, Option
 
@@ -48,7 +48,7 @@ def build_schema(recipe: "runs.Recipe[object]") -> str:
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
-VERB = Verb(
+COMMAND = Command(
     "schema",
     run,
     forms=(Form((RECIPE,), (OUTPUT, ALLOW)), Form((), (ALL, OUTPUT))),
