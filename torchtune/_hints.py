@@ -55,7 +55,7 @@ _FIELDS: Final = {
     "loading.group_by_length": "group_by_length",
     "loading.token_cache": "dataset_prepared_path tokenized_path",
     "validation.dataset": "test_datasets eval_dataset val_dataset dataset_val eval_file validation_file",
-    "validation.share": "val_set_size val_size test_size",
+    "validation.fraction": "val_set_size val_size test_size",
     "validation.every_n_steps": "eval_steps run_val_every_n_steps val_check_interval eval_interval",
     "validation.every_n_steps, a number of optimizer steps": (
         "eval_strategy evaluation_strategy evals_per_epoch do_eval"

@@ -86,7 +86,7 @@ def test_a_command_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
     assert tune("greet", "-l", "english", "bob").out == "hello bob\n"
     for wrong, part in {
         "bob -l french": "-l: invalid value 'french'; choose one of english, latin",
-        "bob -l": "-l: needs a value",
+        "bob -l": "-l: expected a value",
         "bob -l latin --language latin": "--language latin: --language is given twice",
         "bob --lou": "--lou: unknown option; did you mean '--loud'?",
         "bob --loud=yes": "--loud=yes: --loud does not accept a value",
@@ -309,7 +309,7 @@ main()
         (["4"], 2, "4: expected key=value"),
         (["--stepz", "4"], 2, "unknown field 'stepz'; did you mean 'steps'?"),
         (["--overwrit"], 2, "did you mean '--overwrite'?"),
-        (["--config"], 2, "--config: needs a value"),
+        (["--config"], 2, "--config: expected a value"),
         (["--help"], 0, "--steps INT"),
     ],
 )

@@ -122,7 +122,7 @@ MESSAGES = {
     "--gradient_checkpointing": "unknown option; use placement.activation_checkpointing={}",
     "--packing": "use loading.packing={length: 2048}",
     "--loggin_steps": "--loggin_steps: unknown option; did you mean 'log_every_n_steps'?",
-    "--epochs": "--epochs: needs a value: --epochs VALUE, or epochs=VALUE",
+    "--epochs": "--epochs: expected a value: --epochs VALUE, or epochs=VALUE",
     "--dry-run": "--dry-run: unknown option; tune validate RECIPE --config NAME checks a config",
     "--dry-run batch_size=2": "unknown field 'dry-run'; tune validate RECIPE --config NAME checks a config",
     "--validate": "--validate: unknown option; tune validate RECIPE --config NAME checks a config",

@@ -37,8 +37,8 @@ def test_advice_for_a_keyword_is_one_line(keyword: str, tune: Tune) -> None:
         assert result.status == 2
         assert result.out == ""
         head, line = result.err.splitlines()
-        assert head == "1 mistake in the command line:"
-        assert "is not a recipe or command; " in line
+        assert head == "1 mistake on the command line:"
+        assert "not a recipe or command; " in line
 
 
 @pytest.mark.parametrize("name", ["lora_dpo_single_device", "full-grpo", "qat_distributed", "my_kd_recipe"])

@@ -80,11 +80,11 @@ def test_held_out_rows_without_targets_are_reported_as_one_mistake(
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
     section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
-    result = call(tune, command, [CHAT], f"validation={{share: null, dataset: {section}}}")
+    result = call(tune, command, [CHAT], f"validation={{fraction: null, dataset: {section}}}")
     assert result.status == 2
     assert f"validation: {reason}" in result.err
     assert result.err.count("has a target") == 1
-    assert command == "run" or "validation={share: null" in result.err, (
+    assert command == "run" or "validation={fraction: null" in result.err, (
         "the message must contain the location of the rows"
     )
     assert "step 1" not in result.err
@@ -92,10 +92,10 @@ def test_held_out_rows_without_targets_are_reported_as_one_mistake(
 
 @pytest.mark.parametrize("command", ["validate", "run"])
 def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(command: str, tune: Tune) -> None:
-    result = call(tune, command, [CHAT], "validation={share: 0.5}")
+    result = call(tune, command, [CHAT], "validation={fraction: 0.5}")
     assert result.status == 2
-    assert "validation.share: a held-out share requires at least two rows, got 1" in result.err
-    result = call(tune, command, [LONG] * 3, "validation={share: 0.7}", "seed=1")
+    assert "validation.fraction: a held-out fraction requires at least two rows, got 1" in result.err
+    result = call(tune, command, [LONG] * 3, "validation={fraction: 0.7}", "seed=1")
     assert result.status == 2
     assert "none of 2 held-out rows has a target" in result.err
 
@@ -105,7 +105,7 @@ def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
         "\n".join(map(json.dumps, [*[LONG] * 150, {**LONG, "instruction": "a"}]))
     )
     section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
-    assert call(tune, "validate", [CHAT], f"validation={{share: null, dataset: {section}}}").status == 0
+    assert call(tune, "validate", [CHAT], f"validation={{fraction: null, dataset: {section}}}").status == 0
 
 
 @pytest.mark.parametrize("n_long", [63, 200])

@@ -119,9 +119,9 @@ def test_mistake_in_an_override_is_the_same_in_every_spelling(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--override"], "--override: must be followed by key=value"),
-        (["--batch_size"], "--batch_size: needs a value"),
-        (["--batch_size", "--seed", "3"], "--batch_size: needs a value"),
+        (["--override"], "--override: expected key=value after this option"),
+        (["--batch_size"], "--batch_size: expected a value"),
+        (["--batch_size", "--seed", "3"], "--batch_size: expected a value"),
         (["word"], "word: expected key=value"),
     ],
 )

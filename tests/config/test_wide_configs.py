@@ -134,11 +134,11 @@ OVERRIDES: dict[str, list[str]] = {
     "maybe.x=3": [
         "--override maybe.x=3: maybe.x: maybe is null (set its component first: maybe=package.module.Name)"
     ],
-    "--override low 4": ["--override: must be followed by key=value"],
-    "--override low": ["--override: must be followed by key=value"],
+    "--override low 4": ["--override: expected key=value after this option"],
+    "--override low": ["--override: expected key=value after this option"],
     "conifg=my.yaml": ["--override conifg=my.yaml: conifg: unknown field 'conifg'; did you mean '--config'?"],
     "--orgins": ["--orgins: unknown option; did you mean '--origins'?"],
-    "--allow=": ["--allow: needs a value"],
+    "--allow=": ["--allow: expected a value"],
     "seconds=x": ["--override seconds=x: seconds: expected an int, got 'x'"],
     "steps=2000": ["--override steps=2000: steps is more than 1000"],
     "low=20": ["--override low=20: high: high must not be below low"],
@@ -212,7 +212,7 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ("c = WideConfig(steps=1)\nc.frozen = dataclasses.replace(c.frozen, p='x')\nreturn c",): [
         "6: frozen.p: expected an int, got 'x'"
     ],
-    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: contains itself"],
+    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: the value contains itself"],
     ("return WideConfig(stepz=3)",): ["5: stepz: unknown field 'stepz'; did you mean 'steps'?"],
     ("return WideConfig(steps=1, output_dir='${steps')",): [
         "5: output_dir: '${steps' contains a malformed reference"

@@ -149,22 +149,22 @@ def test_values_stored_as_json_keep_their_nulls(tmp_path: Path) -> None:
         (
             "a.parquet",
             b"PAR1",
-            "a.parquet: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.parquet cannot be read: it is damaged or not in the format that its name indicates (",
         ),
         (
             "a.arrow",
             b"ARROW1",
-            "a.arrow: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.arrow cannot be read: it is damaged or not in the format that its name indicates (",
         ),
         (
             "a.arrow",
             b'{"a": 1}\n',
-            "a.arrow: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.arrow cannot be read: it is damaged or not in the format that its name indicates (",
         ),
         (
             "a.parquet",
             b"",
-            "a.parquet: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.parquet cannot be read: it is damaged or not in the format that its name indicates (",
         ),
     ],
 )

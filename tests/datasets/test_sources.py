@@ -103,8 +103,8 @@ def test_folders_and_patterns_are_read_in_file_name_order(tmp_path: Path) -> Non
         ("a.txt", b" \n\n", "a.txt: the file has no rows"),
         ("a.jsonl", b"[1]\n", "a.jsonl: row 1: expected an object with named columns, or a string, got int"),
         ("a.jsonl", b'{"a": 1}\n{"a":\n', "a.jsonl: line 2: not valid JSON at column 6: Expecting value"),
-        ("a.parquet", b"PAR1", "a.parquet: cannot be read: it is damaged or not in"),
-        ("a.arrow", b"ARROW1", "a.arrow: cannot be read: it is damaged or not in"),
+        ("a.parquet", b"PAR1", "a.parquet cannot be read: it is damaged or not in"),
+        ("a.arrow", b"ARROW1", "a.arrow cannot be read: it is damaged or not in"),
     ],
 )
 def test_errors_contain_the_file_and_the_line(

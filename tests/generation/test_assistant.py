@@ -186,7 +186,7 @@ def test_errors_contain_the_option_or_the_prompt_index(folder: Path, assistant: 
         assistant.answer("Who?", max_new_tokens=60)
     with pytest.raises(ValueError, match=r"prompt 3: .* special token"):
         assistant.answers(["Who?", "a", [Message(role=SPECIAL[2], content="a")]])
-    with pytest.raises(ValueError, match="top_k: has no effect at temperature 0"):
+    with pytest.raises(ValueError, match="top_k has no effect at temperature 0"):
         assistant.stream("Who?", top_k=4)
     with pytest.raises(ValueError, match="stop: a stop string is empty"):
         assistant.answers(["Who?"], stop=[""])

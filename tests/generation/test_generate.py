@@ -115,7 +115,7 @@ def test_generation_may_fill_but_not_exceed_max_seq_len() -> None:
         ),
         ([1], -1.0, None, "temperature: expected a number of at least 0, got -1.0"),
         ([1], 1.0, 0, "top_k: expected a whole number above 0, or None, got 0"),
-        ([1], 0.0, 5, "top_k: has no effect at temperature 0"),
+        ([1], 0.0, 5, "top_k has no effect at temperature 0"),
     ],
 )
 def test_invalid_arguments_raise_before_the_first_token(

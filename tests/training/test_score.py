@@ -132,7 +132,7 @@ def test_validation_supports_custom_items_and_scorers(tmp_path: Path) -> None:
     scorer = Margin()
     lines = []
     for batch_size in (6, 1):
-        held_out = HeldOutSet(Validation(share=0.5), rows, [])
+        held_out = HeldOutSet(Validation(fraction=0.5), rows, [])
         validator = Validator(
             held_out, model, scorer, SmallTokenizer(), batch_size, SINGLE_RANK, str(tmp_path), lambda: None
         )
@@ -161,7 +161,7 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
             world = Rank(
                 rank=rank, size=size, data_rank=rank, data_size=size, device=torch.device("cpu"), seed=0
             )
-            held_out = HeldOutSet(Validation(share=0.5), pairs(3), [])
+            held_out = HeldOutSet(Validation(fraction=0.5), pairs(3), [])
             validator = Validator(
                 held_out, model, Margin(), SmallTokenizer(), 3, world, str(tmp_path), lambda: None
             )
@@ -232,7 +232,7 @@ def test_fp16_sum_is_divided_by_counts_beyond_the_fp16_range() -> None:
 
 
 def test_count_missing_from_held_out_rows_is_rejected(tmp_path: Path) -> None:
-    held_out = HeldOutSet(Validation(share=0.5), examples()[:2], [])
+    held_out = HeldOutSet(Validation(fraction=0.5), examples()[:2], [])
     validator = Validator(
         held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, SINGLE_RANK, str(tmp_path), lambda: None
     )

@@ -176,7 +176,7 @@ def write_output(call: Call, text: str) -> int:
         with open(target, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- see `tune cp`
             stream.write(text)
     except OSError as error:
-        raise ConfigError.of_argument(target, f"cannot be written: {error.strerror}") from error
+        raise ConfigError.of_argument(target, f"the file cannot be written: {error.strerror}") from error
     sys.stdout.write(f"wrote {target}\n")
     return 0
 

@@ -96,8 +96,8 @@ def _training_and_validation_rows(cfg: Any, dataset: Any, tokenizer: Any) -> tup
     section = cfg.validation
     if section is None:
         return dataset, None
-    if section.share is not None:
-        return split_off(dataset, section.share, cfg.seed or 0)
+    if section.fraction is not None:
+        return split_off(dataset, section.fraction, cfg.seed or 0)
     return dataset, instantiate(section.dataset, tokenizer)
 
 

@@ -132,7 +132,7 @@ def changes_since_start(folder: str) -> tuple[list[Difference], list[str]]:
     record = run_folder.read_record()
     if not record:
         advice = "pass a second config to compare it with"
-        raise ConfigError([Mistake.of_file(folder, "is not a run's folder", advice)], "the command line")
+        raise ConfigError([Mistake.of_file(folder, "not a run's folder", advice)], "the command line")
     run_config = _read(str(run_folder.config))
     output_files = run_folder.owned_paths()
     start = record.get("folder", "")

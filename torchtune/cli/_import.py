@@ -25,7 +25,9 @@ def run(call: Call) -> int:
     if not target.endswith((".yaml", ".yml")):
         raise ConfigError.of_argument(target, "the output is a YAML file", "the path must end in .yaml")
     if Path(target).exists() and not call.has(FORCE):
-        raise ConfigError.of_argument(target, "already exists", "choose a different path, or pass --force")
+        raise ConfigError.of_argument(
+            target, "the file already exists", "choose a different path, or pass --force"
+        )
     old = read_original(source, overrides)
     text = Path(source).read_text(encoding="utf-8-sig")
     imported = Import(old, model.is_component_path)

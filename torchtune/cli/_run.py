@@ -51,13 +51,15 @@ def _check_name(call: Call) -> None:
         return
     if name in config_sources():
         recipe = next(recipe for recipe, names in config_names().items() if name in names)
-        raise ConfigError.of_argument(name, f"is a config of {recipe}", f"run tune {recipe} --config {name}")
+        raise ConfigError.of_argument(
+            name, f"this is a config of {recipe}", f"run tune {recipe} --config {name}"
+        )
     if name in commands() and call.launch:
         command = f"tune {name} {' '.join(call.launch)} ..."
         raise ConfigError.of_argument(name, "torchrun options must come after this command", f"run {command}")
     pointer = runs.alternative_for(name)
     if pointer:
-        raise ConfigError.of_argument(name, "is not a recipe or command", ": ".join(pointer))
+        raise ConfigError.of_argument(name, "not a recipe or command", ": ".join(pointer))
     kind = "recipe" if nearest(name, recipe_names()) else "recipe or command"
     raise unknown_name(kind, name, [*recipe_names(), *commands()])
 
@@ -210,9 +212,9 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
     if rank in secondary:
-        reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
+        reason = "lost its connection to another rank, which has exited; see the output of the other nodes"
     elif record.get("summary"):
-        reason = record["summary"]
+        reason = f"failed: {record['summary']}"
     elif text not in ("", "<NONE>"):  # torch's placeholder for a missing file
         reason = f"failed\n{text}".rstrip("\n")
     elif not 0 <= failure.exitcode <= 128 and number in list(signal.Signals):
@@ -221,7 +223,7 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
         reason = f"was terminated by {name}{hint}"
     else:
         reason = f"exited with status {failure.exitcode}"
-    sys.stderr.write(f"tune: rank {rank}: {reason}\n")
+    sys.stderr.write(f"tune: rank {rank} {reason}\n")
     return 2 if failure.exitcode == 2 else 1
 
 

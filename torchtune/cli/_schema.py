@@ -42,7 +42,7 @@ def build_schema(recipe: "runs.Recipe[object]") -> str:
     from torchtune.cli._json_schema import json_schema
 
     if recipe.config_class is None:
-        raise ConfigError.of_argument(recipe.name, "has no config class, so it has no schema")
+        raise ConfigError.of_argument(recipe.name, "the recipe has no config class, and therefore no schema")
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
     schema = json_schema(recipe.config_class, recipe.name, doc)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

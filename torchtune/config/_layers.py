@@ -93,8 +93,8 @@ class Layers:
             m._replace(location=m.location._replace(layer=self.depth)) for m in document.mistakes
         ]
         if not isinstance(document.value, Mapping):
-            kinds = {type(None): "is empty", list: "contains a list"}
-            message = kinds.get(type(document.value), "contains a single value")
+            kinds = {type(None): "the file is empty", list: "the file contains a list"}
+            message = kinds.get(type(document.value), "the file contains a single value")
             advice = "a config is a mapping of fields to values"
             raise ConfigError([Mistake("source", message, advice, location=file)], document.name)
         fields_set = {key: v for key, v in document.value.items() if not key.startswith(HELPER_PREFIX)}

@@ -49,7 +49,7 @@ def check_characters(name: str, value: Any) -> None:
     surrogate = lone_surrogate(value)
     if surrogate:
         raise ValueError(
-            f"{name}: contains {surrogate!a}, an unpaired surrogate, which is not a valid character"
+            f"{name} contains {surrogate!a}, an unpaired surrogate, which is not a valid character"
         )
 
 

@@ -81,7 +81,7 @@ class InstructDataset(RowDataset[Task, Example]):
             check_chat(self.tokenizer)
         elif self.system is not None:
             raise ValueError(
-                f"system: is not used by the template {self.template!r}; remove it, or include it in the template"
+                f"system is not used by the template {self.template!r}; remove it, or include it in the template"
             )
         elif self.template != "alpaca" and _TASK not in self.template:
             raise ValueError(

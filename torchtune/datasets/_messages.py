@@ -156,7 +156,7 @@ def _move_calls(message: Message, fields: dict[str, Any], name: str) -> None:
     calls = fields.pop("tool_calls", None)
     older = fields.pop("function_call", None)
     if calls and older:
-        raise ValueError(f"{name!r}: has both 'tool_calls' and the older 'function_call'; remove one of them")
+        raise ValueError(f"{name!r} has both 'tool_calls' and the older 'function_call'; remove one of them")
     if older:
         calls = [older]
     if isinstance(calls, str):

@@ -88,9 +88,7 @@ def open_source(
 
 def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
     if streaming_in(options) is not None:
-        raise ValueError(
-            "load_options.streaming: has no effect on a list of rows, which is already in memory"
-        )
+        raise ValueError("load_options.streaming has no effect on a list of rows, which is already in memory")
     if options:
         raise ValueError(f"load_options: {', '.join(options)} would have no effect on a list of rows")
     parts = parse_split(split)

@@ -40,7 +40,7 @@ def generate(
     """
     sampling = Sampling(**options)
     if sampling.temperature == 0 and generator is not None:
-        raise ValueError("generator: has no effect at temperature 0 (greedy decoding)")
+        raise ValueError("generator has no effect at temperature 0 (greedy decoding)")
     check_prompt(model, tokens, max_new_tokens)
     token_batches = decode_steps(
         model,

@@ -43,7 +43,7 @@ PANELS = (
 )
 
 
-_NOT_PLOTTED = {"step", "padding_share", "validation_targets"}
+_NOT_PLOTTED = {"step", "padding_fraction", "validation_targets"}
 """Entries of `metrics.jsonl` without a panel."""
 _VALIDATION = "validation_"
 """Prefix of the names of validation metrics."""

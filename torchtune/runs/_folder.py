@@ -348,7 +348,7 @@ def _altered(difference: "Difference") -> Mistake:
     previous, current = (
         "absent" if value is ABSENT else value for value in (difference.left, difference.right)
     )
-    return Mistake("run", f"{difference.path}: was {previous}, is now {current}")
+    return Mistake("run", f"{difference.path} changed from {previous} to {current}")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -360,7 +360,7 @@ def _changed(layers: "Layers", difference: "Difference") -> Mistake:
     path = as_path(difference.path)
     sides = (difference.left, difference.right)
     previous, current = ("absent" if value is ABSENT else inline_yaml(value) for value in sides)
-    return Mistake("run", f"was {previous}, is now {current}", path=path, location=layers.origin(path))
+    return Mistake("run", f"changed from {previous} to {current}", path=path, location=layers.origin(path))
 
 
 def _output_dir_error(layers: "Layers", message: str, suggestion: str = "") -> ConfigError:

@@ -76,7 +76,7 @@ def tokenize_overrides(
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
             following, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
             if "=" not in following or following.startswith("--"):
-                mistakes.append(Mistake.of_argument(typed, "must be followed by key=value"))
+                mistakes.append(Mistake.of_argument(typed, "expected key=value after this option"))
                 if not following.startswith("--"):  # `--override batch_size 4` counts as one mistake
                     next(arguments)
                     if "=" not in after and not after.startswith("--"):
@@ -112,7 +112,7 @@ def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> 
     key = flag.removeprefix("--")
     if not known_fields or key.partition(".")[0].replace("-", "_") in known_fields:
         return Mistake.of_argument(
-            flag, f"needs a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
+            flag, f"expected a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
         )
     suggestion = hint_for(key, known_fields) or suggest(flag, did_you_mean(key, known_fields))
     return Mistake.of_argument(flag, "unknown option", suggestion or "--help lists options and fields")

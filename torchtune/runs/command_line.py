@@ -271,7 +271,7 @@ def _set(call: Call, option: Option, name: str, text: str) -> None:
     """Add a value of an option to a call, or a mistake."""
     values = call.options.setdefault(option.names[0], [])
     if not text:
-        call.mistakes.append(Mistake.of_argument(name, "needs a value"))
+        call.mistakes.append(Mistake.of_argument(name, "expected a value"))
     elif values and not option.repeats:
         call.mistakes.append(Mistake.of_argument(f"{name} {text}", f"{name} is given twice"))
     elif option.choices and text not in option.choices:

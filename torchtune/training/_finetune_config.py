@@ -19,10 +19,10 @@ from torchtune.config import (
     at_least,
     between,
     each,
+    fraction,
     lazy,
     not_empty,
     ref,
-    share,
 )
 from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
 from torchtune.data import Tokenizer
@@ -37,7 +37,7 @@ from torchtune.training._validation import Validation
 from torchtune.utils.metric_logging import DiskLogger, MetricLogger, check_packages
 
 OPTIMIZER_RANGES = arguments(
-    lr=at_least(0), betas=each(share()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
+    lr=at_least(0), betas=each(fraction()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
 )
 """Valid ranges of the arguments of torch's optimizers, checked before an optimizer is built."""
 

@@ -34,7 +34,7 @@ class Metrics:
     - `lr`: learning rate of the first parameter group.
     - `grad_norm`: L2 norm of the gradient before clipping.
     - `tokens_per_second`: tokens of all ranks, not including padding, divided by the time since the previous step.
-    - `padding_share`: fraction of the positions that are padding, from 0 to 1.
+    - `padding_fraction`: fraction of the positions that are padding, from 0 to 1.
     - `peak_memory_bytes`: peak memory of rank 0, allocated on its GPU or resident in its process.
     - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a fraction of the devices' peak; omitted
       if the peak is unknown.
@@ -196,19 +196,19 @@ class Metrics:
         if not self._world.is_main:
             return
         step, speed = values.step, values.n_tokens / values.seconds
-        padding_share = values.n_padding / values.n_positions
+        padding_fraction = values.n_padding / values.n_positions
         finite = {name: value for name, value in values.reported.items() if math.isfinite(value)}
         line: dict[str, float | None] = {
             **numbers,
             "tokens_per_second": round(speed, 1),
-            "padding_share": padding_share,
+            "padding_fraction": padding_fraction,
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
             **({} if numbers["loss"] is None else finite),
         }
         if self._peak is not None:
             line["mfu"] = round(values.flops / (values.seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **line})
-        padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
+        padding = f", {padding_fraction:.0%} padding" if self._bar is not None else ""
         is_due = values.is_last or step % self._log_every == 0
         self._show(step, f"{text}, {speed:.0f} tokens/s{padding}", is_due, is_skipped=numbers["loss"] is None)
         if is_due:

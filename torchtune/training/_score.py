@@ -58,7 +58,7 @@ _METRIC_NAMES = {
     "lr",
     "grad_norm",
     "tokens_per_second",
-    "padding_share",
+    "padding_fraction",
     "peak_memory_bytes",
     "mfu",
 }
