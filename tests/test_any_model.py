@@ -1,4 +1,4 @@
-"""The configs `lora` and `full` work with any model folder and any supported row layout."""
+"""The configs `lora` and `full` work with any model folder and any supported row format."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from torchtune.tokenizers import auto_tokenizer
 
 INSTRUCT = "dataset=torchtune.datasets.InstructDataset"
 TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
-LAYOUTS: dict[str, tuple[type, dict[str, Any]]] = {
+ROW_FORMATS: dict[str, tuple[type, dict[str, Any]]] = {
     "messages": (ChatDataset, {"messages": TURNS}),
     "ShareGPT": (
         ChatDataset,
@@ -82,10 +82,10 @@ def test_lora_config_trains_a_model_of_any_family_on_chats(family: str, tune: Tu
     assert "1 held-out row" in result.err + result.out
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_auto_dataset_selects_the_dataset_class_by_row_layout(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
+def test_auto_dataset_selects_the_dataset_class_by_row_format(row_format: str, tmp_path: Path) -> None:
     tokenizer = auto_tokenizer(write_model(tmp_path / "model"))
-    dataset_class, row = LAYOUTS[layout]
+    dataset_class, row = ROW_FORMATS[row_format]
     dataset: Any = auto_dataset(tokenizer, write_rows(row))
     expected: Any = dataset_class(tokenizer, "rows.jsonl")
     assert type(dataset).__name__ == dataset_class.__name__
@@ -141,7 +141,7 @@ def test_every_command_works_with_the_configs_for_any_model(
 ) -> None:
     (tmp_path / "my models").mkdir()
     folder = write_model(tmp_path / "my models/tiny")
-    rows = write_rows(LAYOUTS["Alpaca"][1])
+    rows = write_rows(ROW_FORMATS["Alpaca"][1])
     call = [recipe, "--config", config, f"model_directory={folder}", f"dataset.source={rows}", "device=cpu"]
     assert config in tune("ls").out
     assert tune("validate", *call).out.startswith("ok: ")

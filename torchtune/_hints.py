@@ -154,7 +154,7 @@ _IDIOMS: Final = {
     **dict.fromkeys(("local_rank", "rank"), "torchrun assigns ranks: tune --nproc_per_node N RECIPE ..."),
     "cuda_visible_devices": "environment variables go before the command: CUDA_VISIBLE_DEVICES=0 tune ...",
     "_target_": "use _component_",
-    "hydra": "a run's folder is output_dir; Hydra's settings are not supported",
+    "hydra": "Hydra's settings are not supported; output_dir sets the run's folder",
 }
 """Advice for keys and options of Hydra, launchers and other programs."""
 _PREFIX_HINTS: Final = {

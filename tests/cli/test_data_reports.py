@@ -1,4 +1,4 @@
-"""`tune data`, `tune validate` and runs report unused rows; a run without usable rows ends before its first step."""
+"""`tune data`, `tune validate` and runs report skipped rows; a run without usable rows ends before its first step."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`tune` prints advice for commands of other tools that are not supported or have a different name in `tune`."""
+"""If a command of another tool is not supported or has a different name in `tune`, `tune` prints advice."""
 
 import re
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_converting_to_a_file_is_rejected_and_writes_nothing(
     assert not any(tmp_path.iterdir())
 
 
-LAUNCHERS = {
+ADVICE_BY_ARGUMENTS = {
     "~lora": "use lora=null or lora=default",
     "~dataset.split=x": "use dataset.split=null or dataset.split=default",
     "++batch_size=4": "use batch_size=4",
@@ -138,9 +138,9 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("args", LAUNCHERS)
+@pytest.mark.parametrize("args", ADVICE_BY_ARGUMENTS)
 def test_hydra_and_launcher_arguments_after_the_recipe_get_advice(args: str, tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "smollm2_135m_lora", *args.split())
     assert result.status == 2
-    assert LAUNCHERS[args] in result.err
+    assert ADVICE_BY_ARGUMENTS[args] in result.err
     assert len(result.err.splitlines()) == 2

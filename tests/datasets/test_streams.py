@@ -14,7 +14,13 @@ import pytest
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.config import lazy
 from torchtune.data import Batches, Example
-from torchtune.datasets import ConcatDataset, InstructDataset, TextCompletionDataset, _stream, open_source
+from torchtune.datasets import (
+    ConcatDataset,
+    InstructDataset,
+    TextCompletionDataset,
+    _stream,
+    open_data_source,
+)
 
 TOKENIZER = ByteTokenizer()
 N, BLOCK = 100, 8
@@ -55,7 +61,7 @@ def read(packs: list[list[Example]]) -> list[list[str]]:
 
 
 def test_rows_can_be_read_in_any_order(source: str) -> None:
-    table = open_source(source, load_options=STREAMED)
+    table = open_data_source(source, load_options=STREAMED)
     assert len(table) == N
     for row in [0, 1, 99, 7, 8, 50, 49, 98, 0]:
         assert table[row] == {"text": text(row)}

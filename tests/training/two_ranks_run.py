@@ -76,7 +76,7 @@ def train(
                 sums = StepSums(micro_batches, world)
                 for batch in micro_batches:
                     torch.autograd.backward(sums.add(scorer(model, batch)))
-                run.update(sums, clip_gradients(model, 1.0, run.scale.factor))
+                run.update(sums, clip_gradients(model, 1.0, run.loss_scale.factor))
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
                 if run.step == stops_after and world.rank == 1:

@@ -24,7 +24,7 @@ LIMIT = Option(
 HTML = Option("--html", "also write an HTML page", "FILE")
 HELD_OUT = Option(
     "--held-out",
-    "evaluation rows in the dataset's format; the statistics then report how many of these rows are also in the"
+    "held-out rows in the dataset's format; the statistics then report how many of these rows are also in the"
     " training data (default: the validation rows of the config)",
     "SOURCE",
 )
@@ -98,7 +98,7 @@ COMMAND = Command(
 Shows the first rows as the model will see them. Target tokens (the tokens that
 the model learns to predict) are highlighted, special tokens are shown by name,
 and bars separate tokens. Then prints statistics of the dataset, and warnings
-about unused rows, unused columns and likely mistakes. Does not load a model.""",
+about skipped rows, unused columns and likely problems. Does not load a model.""",
     examples=(
         "tune data lora_finetune --config smollm2_135m_lora",
         "tune data lora_finetune --config smollm2_135m_lora loading.packing={} --html data.html",

@@ -41,7 +41,7 @@ def summarize(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
         ranks: The number of ranks that would share the data.
         rows: The number of rows to show.
         limit: The number of rows to read for the statistics. None: all; for a stream, the first 10,000.
-        held_out: The source of evaluation rows to look for in the training data. None: the config's validation rows.
+        held_out: The source of held-out rows to look for in the training data. None: the config's validation rows.
 
     Raises:
         ConfigError: The config has mistakes, or the recipe does not read a dataset.

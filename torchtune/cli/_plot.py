@@ -22,8 +22,8 @@ OUTPUT = Option(
 )
 SMOOTH = Option(
     "--smooth",
-    "number of steps in the moving average, which is drawn as a thick curve; 1 for no smoothing (default: depends on"
-    " the longest run). The HTML page has a slider for this value",
+    "number of steps in the moving average, which is drawn as a thick curve; 1 for no smoothing (default: chosen"
+    " according to the length of the longest run). The HTML page has a slider for this value",
     "N",
 )
 

@@ -54,7 +54,7 @@ def plain_scalar(text: str) -> Any:
         value = float(text)
         if math.isinf(value):
             raise ValueError(
-                f"{text} is larger than the largest float, {sys.float_info.max}; infinity is .inf"
+                f"{text} is larger than the largest float, {sys.float_info.max}; write infinity as .inf"
             )
         return value
     if _NULL.fullmatch(text):

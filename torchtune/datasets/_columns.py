@@ -6,7 +6,7 @@ from typing import Any
 from torchtune.datasets._tables import Row, lone_surrogate
 
 
-class ReadRow(dict[str, Any]):
+class TrackedRow(dict[str, Any]):
     """A row that records the columns that were read, so that unread columns can be reported."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ def column(row: Row, name: str, field_name: str, setting: str = "columns") -> st
     """
     value = required(row, name, field_name, setting)
     if not isinstance(value, str):
-        raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     return value
 
 
@@ -81,7 +81,7 @@ def optional_text(row: Row, name: str | None) -> str:
         return ""
     value = row[name]
     if not isinstance(value, str | None):
-        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     return value or ""
 
 

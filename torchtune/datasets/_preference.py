@@ -25,7 +25,7 @@ class Comparison:
 
 @define(eq=False, repr=False, slots=False)
 class PreferenceDataset(RowDataset[Comparison, Pair]):
-    """Pairs of answers to one prompt: the better answer is `chosen`, the worse one `rejected`.
+    """Pairs of answers to one prompt: the preferred answer is `chosen`, the other answer is `rejected`.
 
     The two columns contain texts, turns, or whole conversations that begin with the same turns. The prompt is in a
     column `prompt` (text or turns), `messages` or `conversations`; whole conversations need no prompt. Texts become a
@@ -35,7 +35,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+        ValueError: The rows are not in this format, or the tokenizer's chat template is missing or does not end the
             assistant's turns.
     """
 

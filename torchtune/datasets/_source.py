@@ -28,12 +28,12 @@ Source = LocalPath | list[dict[str, Any]]
 
 @frozen
 class OpenedSource:
-    """A source that has already been opened, to detect its layout."""
+    """A source that has already been opened, to detect its format."""
 
     table: Table
 
 
-def open_source(
+def open_data_source(
     source: Source | OpenedSource, split: str = "train", load_options: LoadOptions | None = None
 ) -> Table:
     """Open a source. Rows are read on demand.

@@ -50,8 +50,8 @@ def matched_names(
         target = name if name in model_names else by_unwrapped_name.get(unwrap(name), name)
         if target in matched:
             raise ValueError(
-                f"{matched[target]} and {name} are both {target} without wrapper prefixes; remove one of them from the"
-                " file"
+                f"{matched[target]} and {name} both become {target} when their wrapper prefixes are removed; remove one"
+                " of the two tensors from the file"
             )
         matched[target] = name
     return matched

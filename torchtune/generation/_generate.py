@@ -143,8 +143,8 @@ def check_prompt(
         )
     if len(tokens) + max_new_tokens > max_seq_len:
         raise ValueError(
-            f"{label} has {pluralize(len(tokens), 'token')}, which with max_new_tokens = {max_new_tokens} exceeds the"
-            f" model's max_seq_len = {max_seq_len}; shorten the prompt or lower max_new_tokens"
+            f"{label} has {pluralize(len(tokens), 'token')}; together with max_new_tokens = {max_new_tokens}, this"
+            f" exceeds the model's max_seq_len = {max_seq_len}; shorten the prompt or lower max_new_tokens"
         )
 
 

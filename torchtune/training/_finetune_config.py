@@ -24,7 +24,7 @@ from torchtune.config import (
     not_empty,
     ref,
 )
-from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
+from torchtune.config.model import dotpath, fields, is_component, item_type_mismatch
 from torchtune.data import Tokenizer
 from torchtune.modules import Decoder
 from torchtune.placement import Placement
@@ -50,7 +50,7 @@ def _check_validation_dataset(cfg: "FinetuneConfig", _: object, value: Validatio
     if value is None or value.dataset is None or not isinstance(cfg, FinetuneConfig):
         return
     config_class: type = type(cfg)
-    reason = kind_mismatch(value.dataset.func, fields(config_class)["dataset"].type)
+    reason = item_type_mismatch(value.dataset.func, fields(config_class)["dataset"].type)
     if reason:
         raise FieldError(f"{dotpath(value.dataset.func)} {reason}", "validation.dataset")
 
@@ -109,7 +109,7 @@ class FinetuneConfig:
     loading: Loading = field(factory=Loading)
     """Reading and batching of rows: packing, workers, token cache."""
     batch_size: int = field(default=4, validator=above(0))
-    """Number of rows per forward pass on each rank."""
+    """Number of examples (or packs) per forward pass on each rank."""
     gradient_accumulation_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Number of micro-batches per optimizer step on each rank. Double it to resume with half as many ranks."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
