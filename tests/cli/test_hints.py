@@ -124,7 +124,7 @@ MESSAGES = {
     "--loggin_steps": "--loggin_steps: unknown option; did you mean 'log_every_n_steps'?",
     "--epochs": "--epochs: expected a value: --epochs VALUE, or epochs=VALUE",
     "--dry-run": "--dry-run: unknown option; tune validate RECIPE --config NAME checks a config",
-    "--dry-run batch_size=2": "unknown field 'dry-run'; tune validate RECIPE --config NAME checks a config",
+    "--dry-run batch_size=2": "--dry-run: unknown option; tune validate RECIPE --config NAME checks a config",
     "--validate": "--validate: unknown option; tune validate RECIPE --config NAME checks a config",
     "--cfg job": "unknown field 'cfg'; tune export RECIPE --config NAME prints every value of a config",
     "--resume": "--resume: unknown option; use output_dir (running the same command again",
@@ -136,7 +136,7 @@ MESSAGES = {
         "${x-names.a} not found; x- keys define anchors and are valid only at the top level of a file"
     ),
     "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; use lr",
-    "output_dir=${.lora}": "${.lora} not found",
+    "output_dir=${.lora}": "${.lora} not found; relative references are not supported",
     "defaults=[a]": "unknown field 'defaults'; use _base_, the name of a config or a YAML file",
     "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW has no argument '_target_'; use _component_",
     ".shared=1": "'.shared' is not a field path",

@@ -25,7 +25,7 @@ YAML = {
     "shade: grey": "my.yaml:2: shade: expected one of 'light', 'dark', got 'grey'",
     "folder: 3": "my.yaml:2: folder: expected a path, got 3",
     "folder: ''": "my.yaml:2: folder: expected a path, got ''",
-    "tags: word": "my.yaml:2: tags: expected a list of strings, got 'word'",
+    "tags: word": "my.yaml:2: tags: expected a list of text values, got 'word'",
     "tags: [a, 3]": "my.yaml:2: tags.1: expected text, got 3",
     "sizes: [1, x]": "my.yaml:2: sizes.1: expected an int, got 'x'",
     "limits: {a: b}": "my.yaml:2: limits.a: expected an int, got 'b'",

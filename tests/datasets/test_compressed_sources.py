@@ -115,7 +115,8 @@ def test_the_temporary_file_is_removed_with_the_table_or_when_python_exits(
     assert list((tmp_path / "tmp").iterdir()) == []
     program = (
         "import sys, tempfile, pathlib; tempfile.tempdir = sys.argv[2];"
-        " from torchtune.datasets import open_data_source; table = open_data_source(sys.argv[1]); print(len(list(pathlib.Path(sys.argv[2]).iterdir())))"
+        " from torchtune.datasets import open_data_source; table = open_data_source(sys.argv[1]);"
+        " print(len(list(pathlib.Path(sys.argv[2]).iterdir())))"
     )
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "tmp")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"

@@ -1,5 +1,6 @@
 """Parse command-line arguments into overrides; all supported spellings yield the same list."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -85,7 +86,12 @@ def tokenize_overrides(
         arg = typed.removeprefix(f"{OVERRIDE_FLAG}=")
         key, equals, text = arg.removeprefix("--").partition("=")
         if arg.startswith("--") and not equals:
-            if i + 1 not in pairs or pairs[i + 1].startswith("--"):
+            following = pairs.get(i + 1, "--")
+            if following.startswith("--") or (
+                _first_name(following) in known_fields
+                and "=" in following
+                and _first_name(key) not in known_fields
+            ):  # an unknown switch before an override
                 mistakes.append(_without_value(arg, suggest, known_fields))
                 continue
             text, equals = next(arguments)[1], "="
@@ -96,6 +102,11 @@ def tokenize_overrides(
         else:
             overrides.append(Override(key, text, i))
     return overrides, mistakes
+
+
+def _first_name(text: str) -> str:
+    """Return the first name of the field path in a key or an override."""
+    return re.split("[.=]", text, maxsplit=1)[0].replace("-", "_")
 
 
 def _not_an_override(arg: str, suggest: Suggest) -> Mistake:
@@ -110,7 +121,7 @@ def _not_an_override(arg: str, suggest: Suggest) -> Mistake:
 def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> Mistake:
     """Return the mistake for a flag without a value: an unknown option, or a field that needs a value."""
     key = flag.removeprefix("--")
-    if not known_fields or key.partition(".")[0].replace("-", "_") in known_fields:
+    if not known_fields or _first_name(key) in known_fields:
         return Mistake.of_argument(
             flag, f"expected a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
         )

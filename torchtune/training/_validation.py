@@ -50,7 +50,7 @@ class Validation:
     max_rows: int | None = field(default=None, validator=above(0))
     """Maximum number of held-out rows to use, evenly spaced over the dataset; null: all."""
     batch_size: int | None = field(default=None, validator=above(0))
-    """Number of examples (or packs) per forward pass on each rank; null: as in training. The loss does not depend on it."""
+    """Number of examples (or packs) per forward pass on each rank; null: as in training. The loss stays the same."""
     every_n_steps: int | None = field(default=100, validator=above(0))
     """Optimizer steps between validations; null: validate only at the end. Every run ends with a validation."""
     at_start: bool = True
