@@ -105,12 +105,12 @@ def main(argv: Sequence[str]) -> int:
 
         sys.stdout.write(f"tune {__version__}\n")
         return 0
-    from torchtune.runs.console import guarded
+    from torchtune.runs.console import report_errors
 
     if argv[0] == "__complete":
-        return guarded(lambda args: import_module("torchtune.cli._complete").main(args), argv[1:])
+        return report_errors(lambda args: import_module("torchtune.cli._complete").main(args), argv[1:])
     name, args = (argv[0], argv[1:]) if _summary(argv[0]) else ("run", argv)
-    return guarded(lambda args: _call(name, args), args)
+    return report_errors(lambda args: _call(name, args), args)
 
 
 def _call(name: str, args: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ import attrs
 import cattrs
 
 from torchtune.config._classes import fields
-from torchtune.config._component import COMPONENT_KEY, bound_keywords, flattened
+from torchtune.config._component import COMPONENT_KEY, bound_keywords, flatten
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import Text
 from torchtune.config._mistakes import Mistake, Path, RejectedError
@@ -210,7 +210,7 @@ def _sorted(values: typing.Iterable[Any]) -> list[Any]:
 def _tree_of_component(component: "functools.partial[Any]") -> Any:
     try:
         keywords = bound_keywords(component)
-        path = dotpath(flattened(component).func)
+        path = dotpath(flatten(component).func)
     except (TypeError, ValueError) as error:
         return _Unwritable(Mistake("unwritable", str(error)))
     unstructure_argument = _converter().unstructure

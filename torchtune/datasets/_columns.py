@@ -65,7 +65,7 @@ def column(row: Row, name: str, field_name: str, setting: str = "columns") -> st
     Raises:
         ValueError: The column is missing (the message lists the row's columns) or does not contain text.
     """
-    value = required(row, name, field_name, setting)
+    value = required_column(row, name, field_name, setting)
     if not isinstance(value, str):
         raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     return value
@@ -85,7 +85,7 @@ def optional_text(row: Row, name: str | None) -> str:
     return value or ""
 
 
-def required(row: Row, name: str, field_name: str, setting: str = "columns") -> object:
+def required_column(row: Row, name: str, field_name: str, setting: str = "columns") -> object:
     """Read a required column of any type.
 
     Raises:

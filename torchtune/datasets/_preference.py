@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from attrs import define, field, frozen
 
 from torchtune.data import Item, Message, Pair, SkipReason, chat_example, check_chat
-from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required
+from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required_column
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._messages import has_output
 from torchtune.datasets._row_dataset import RowDataset, Truncate
@@ -61,7 +61,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     def _parse(self, row: Row) -> Comparison | SkipReason:
         names = self._names
         answers = [
-            turns_of(required(row, names[key], key), names[key], "assistant")
+            turns_of(required_column(row, names[key], key), names[key], "assistant")
             for key in ("chosen", "rejected")
         ]
         chosen, rejected = (turns.messages for turns in answers)

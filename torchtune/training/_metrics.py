@@ -15,7 +15,7 @@ from attrs import define, field
 from torchtune.distributed import World
 from torchtune.files import write_text
 from torchtune.runs import RunFolder, peak_memory_bytes
-from torchtune.training._profiling import Profiling, profiled
+from torchtune.training._profiling import Profiling, profile_steps
 from torchtune.training._step_values import StepValues
 from torchtune.utils.metric_logging import Loggers, MetricLogger
 
@@ -103,7 +103,9 @@ class Metrics:
                     nrows=lines,
                 )
                 self._stack.callback(self._bar.close)
-        self._step_done = self._stack.enter_context(profiled(self._profiling, self._output_dir, self._world))
+        self._step_done = self._stack.enter_context(
+            profile_steps(self._profiling, self._output_dir, self._world)
+        )
         self._since = time.perf_counter()
         return self
 
