@@ -127,7 +127,7 @@ OVERRIDES: dict[str, list[str]] = {
     "'tags=${part.words}' +tags=x": [
         "--override +tags=x: tags: `+` requires a list, but this field is set to the reference ${part.words}"
     ],
-    "+pair=z": ["--override +pair=z: pair: expected a list of 2 items: an int, a string, got [1, 'a', 'z']"],
+    "+pair=z": ["--override +pair=z: pair: expected a list of 2 items: an int, text, got [1, 'a', 'z']"],
     "tags.99999999999999999=x": [
         "--override tags.99999999999999999=x: tags.99999999999999999: index out of range; the list has 0 items"
     ],

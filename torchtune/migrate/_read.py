@@ -63,7 +63,7 @@ def _check_origin(document: Document, file: str) -> None:
     if project is not None:
         heading = (
             f"{file} is a {project} config, which cannot be converted automatically, because it lacks required"
-            " settings; copy a config (tune cp smollm2_135m_lora my.yaml) and set the equivalents of its keys"
+            " settings; copy a config (tune cp smollm2_135m_lora my.yaml) and set these fields in the copy"
         )
         raise ConfigError(_explanations(document), file, heading)
     if "model_directory" in tree:
