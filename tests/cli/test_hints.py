@@ -118,7 +118,7 @@ MESSAGES = {
     "./runs": "./runs: expected key=value; quote values that contain spaces",
     "~": "~: expected key=value; quote values that contain spaces",
     "--config-name x": "unknown field 'config-name'; use --config NAME",
-    "hydra.run.dir=x": "unknown field 'hydra'; a run's folder is output_dir",
+    "hydra.run.dir=x": "unknown field 'hydra'; Hydra's settings are not supported",
     "--gradient_checkpointing": "unknown option; use placement.activation_checkpointing={}",
     "--packing": "use loading.packing={length: 2048}",
     "--loggin_steps": "--loggin_steps: unknown option; did you mean 'log_every_n_steps'?",
