@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.tiny import VOCAB, examples, make_batch, tiny_model
