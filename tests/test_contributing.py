@@ -89,7 +89,8 @@ class RowLoRA(LoRA):
 
     def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        return layer.apply_weight(x, layer.weight_matrix(), layer.bias) + self.low_rank_update(x) * self.lora_rows
+        y = layer.apply_weight(x, layer.weight_matrix(), layer.bias)
+        return y + self.low_rank_update(x) * self.lora_rows
 
     @torch.no_grad()
     def merge(self, weight: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ torch.testing.assert_close(adapted(tokens), logits)
 
 COMMAND = '''"""`tune greet`: print a greeting."""
 
-from torchtune.cli._command import Argument, Form, Command
+from torchtune.cli._command import Argument, Command, Form
 from torchtune.runs.command_line import Call, Option
 
 LOUD = Option("--loud", "use capital letters")

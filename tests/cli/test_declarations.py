@@ -34,7 +34,7 @@ GREET = '''\
 
 import sys
 
-from torchtune.cli._command import Argument, Form, Command
+from torchtune.cli._command import Argument, Command, Form
 from torchtune.runs.command_line import Call, Option
 
 LOUD = Option("--loud", "greet in capitals")
