@@ -93,13 +93,13 @@ def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer
 
 
 def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
-    """Print the share of time that devices of several speeds wait for packed batches."""
+    """Print the fraction of time that devices of several speeds wait for packed batches."""
     for speed in SPEEDS:
-        shares = [
-            in_fresh_process(waiting_share, file, tokenizer, speed=speed, workers=workers, seconds=seconds)
+        fractions = [
+            in_fresh_process(waiting_fraction, file, tokenizer, speed=speed, workers=workers, seconds=seconds)
             for workers in WORKERS
         ]
-        text = ", ".join(f"{share:.1%}" for share in shares)
+        text = ", ".join(f"{fraction:.1%}" for fraction in fractions)
         print(f"  a device of {speed:,} tokens/s waits {text} of the time with 0, 1, 2 workers", flush=True)
 
 
@@ -150,8 +150,8 @@ def build_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, s
         return throughput(first or elapsed, elapsed, n_tokens, n_positions, before)
 
 
-def waiting_share(file: str, tokenizer: str, *, speed: float, workers: int, seconds: float) -> float:
-    """Return the share of time that a simulated device waits for packed batches.
+def waiting_fraction(file: str, tokenizer: str, *, speed: float, workers: int, seconds: float) -> float:
+    """Return the fraction of time that a simulated device waits for packed batches.
 
     Args:
         file: The rows.

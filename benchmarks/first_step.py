@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def show_parts(runs: list[dict[str, float]]) -> None:
-    """Print the median seconds of each part, and its share of the total."""
+    """Print the median seconds of each part, and its fraction of the total."""
     total = statistics.median(sum(seconds.values()) for seconds in runs)
     for name in runs[0]:
         part = statistics.median(seconds.get(name, 0.0) for seconds in runs)

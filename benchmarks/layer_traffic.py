@@ -87,7 +87,7 @@ def count_bytes(kind: str, case: str, n_tokens: int) -> int:
 
 
 def attention_without_kernel() -> Callable[..., Any]:
-    """Return a replacement for `attend` whose result has no values, and which saves what a fused kernel saves."""
+    """Return a replacement for `attend` whose result has no values; it saves the tensors of a fused kernel."""
     import torch
     from torch import Tensor
 

@@ -63,22 +63,22 @@ def compare(folder: Path, n_runs: int) -> bool:
         peer.append(in_fresh_process(load_with_transformers, str(folder)))
     print(f"{folder.name}, {runs[0]['size'] / 1e9:.2f} GB of weights")
     seconds, peer_seconds = median_seconds(runs), median_seconds(peer)
-    show("torchtune", seconds, seconds / peer_seconds, peak_share(runs))
-    show("transformers", peer_seconds, 1.0, peak_share(peer))
-    return seconds <= peer_seconds and peak_share(runs) <= MAX_MEMORY
+    show("torchtune", seconds, seconds / peer_seconds, peak_ratio(runs))
+    show("transformers", peer_seconds, 1.0, peak_ratio(peer))
+    return seconds <= peer_seconds and peak_ratio(runs) <= MAX_MEMORY
 
 
 def median_seconds(runs: list[Measurement]) -> float:
     return statistics.median(run["seconds"] for run in runs)
 
 
-def peak_share(runs: list[Measurement]) -> float:
+def peak_ratio(runs: list[Measurement]) -> float:
     """Return the largest peak memory, as a multiple of the weights' size."""
     return max(run["peak"] / run["size"] for run in runs)
 
 
-def show(library: str, seconds: float, ratio: float, share: float) -> None:
-    print(f"  {library:14}{seconds:7.2f} s {ratio:6.2f}x   peak {share:5.2f}x the weights", flush=True)
+def show(library: str, seconds: float, ratio: float, peak: float) -> None:
+    print(f"  {library:14}{seconds:7.2f} s {ratio:6.2f}x   peak {peak:5.2f}x the weights", flush=True)
 
 
 def write_synthetic(folder: str, n_layers: int) -> None:

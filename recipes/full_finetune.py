@@ -58,9 +58,9 @@ def main(cfg: FullFinetuneConfig) -> None:
                 sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:
                     loss = sums.add(scorer(model, batch))  # divides each term by its count over all ranks
-                    torch.autograd.backward(run.scale.scaled(loss))
+                    torch.autograd.backward(run.loss_scale.apply(loss))
                     del loss  # otherwise its graph stays alive and fragments memory in the next pass
-                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.scale.factor)
+                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.loss_scale.factor)
                 run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
                 optimizer.zero_grad()
                 validator.validate_if_due(run)

@@ -1,4 +1,4 @@
-"""The configs `lora` and `full` work with any model folder and any supported row layout."""
+"""The configs `lora` and `full` work with any model folder and any supported row format."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ from torchtune.tokenizers import auto_tokenizer
 
 INSTRUCT = "dataset=torchtune.datasets.InstructDataset"
 TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
-LAYOUTS: dict[str, tuple[type, dict[str, Any]]] = {
+ROW_FORMATS: dict[str, tuple[type, dict[str, Any]]] = {
     "messages": (ChatDataset, {"messages": TURNS}),
     "ShareGPT": (
         ChatDataset,
@@ -82,10 +82,10 @@ def test_lora_config_trains_a_model_of_any_family_on_chats(family: str, tune: Tu
     assert "1 held-out row" in result.err + result.out
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_auto_dataset_selects_the_dataset_class_by_row_layout(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
+def test_auto_dataset_selects_the_dataset_class_by_row_format(row_format: str, tmp_path: Path) -> None:
     tokenizer = auto_tokenizer(write_model(tmp_path / "model"))
-    dataset_class, row = LAYOUTS[layout]
+    dataset_class, row = ROW_FORMATS[row_format]
     dataset: Any = auto_dataset(tokenizer, write_rows(row))
     expected: Any = dataset_class(tokenizer, "rows.jsonl")
     assert type(dataset).__name__ == dataset_class.__name__
@@ -126,8 +126,8 @@ def test_unknown_row_layout_is_reported_with_the_override_that_fixes_it(
 ) -> None:
     overrides = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={write_rows(row)}"]
     call = ["lora_finetune", "--config", "lora", *overrides, "device=cpu", "max_steps=1"]
-    for verb in ("run", "validate"):
-        result = tune(verb, *call)
+    for command in ("run", "validate"):
+        result = tune(command, *call)
         assert result.status == 2
         assert advice in result.err
     if "dataset" in advice.removeprefix("set ")[:8] and "NAME" not in advice:
@@ -141,7 +141,7 @@ def test_every_command_works_with_the_configs_for_any_model(
 ) -> None:
     (tmp_path / "my models").mkdir()
     folder = write_model(tmp_path / "my models/tiny")
-    rows = write_rows(LAYOUTS["Alpaca"][1])
+    rows = write_rows(ROW_FORMATS["Alpaca"][1])
     call = [recipe, "--config", config, f"model_directory={folder}", f"dataset.source={rows}", "device=cpu"]
     assert config in tune("ls").out
     assert tune("validate", *call).out.startswith("ok: ")
@@ -161,11 +161,11 @@ def test_every_command_works_with_the_configs_for_any_model(
     ("recipe", "config"),
     [("lora_finetune", "lora"), pytest.param("full_finetune", "full", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("verb", ["run", "validate", "data", "show", "export"])
+@pytest.mark.parametrize("command", ["run", "validate", "data", "show", "export"])
 def test_missing_required_fields_are_listed_with_the_overrides_that_set_them(
-    recipe: str, config: str, verb: str, tune: Tune, tmp_path: Path
+    recipe: str, config: str, command: str, tune: Tune, tmp_path: Path
 ) -> None:
-    result = tune(verb, recipe, "--config", config)
+    result = tune(command, recipe, "--config", config)
     assert result.status == 2
     head, *mistakes = result.err.splitlines()
     assert head.startswith("2 mistakes in the config of ")
@@ -179,7 +179,7 @@ def test_missing_required_fields_are_listed_with_the_overrides_that_set_them(
     )
     assert "(A data file (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())
-    with_source = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
+    with_source = tune(command, recipe, "--config", config, "dataset.source=rows.jsonl")
     assert with_source.status == 2
     assert len(with_source.err.splitlines()) == 2
 

@@ -89,7 +89,8 @@ class RowLoRA(LoRA):
 
     def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        return layer.product(x, layer.weight_matrix(), layer.bias) + self.change(x) * self.lora_rows
+        y = layer.apply_weight(x, layer.weight_matrix(), layer.bias)
+        return y + self.low_rank_update(x) * self.lora_rows
 
     @torch.no_grad()
     def merge(self, weight: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ torch.testing.assert_close(adapted(tokens), logits)
 
 COMMAND = '''"""`tune greet`: print a greeting."""
 
-from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.cli._command import Argument, Command, Form
 from torchtune.runs.command_line import Call, Option
 
 LOUD = Option("--loud", "use capital letters")
@@ -136,7 +137,7 @@ def run(call: Call) -> int:
 
 
 FORMS = (Form((Argument("NAME"),), (LOUD,)),)
-VERB = Verb("greet", run, forms=FORMS, description="Prints a greeting.", examples=("tune greet you",))
+COMMAND = Command("greet", run, forms=FORMS, description="Prints a greeting.", examples=("tune greet you",))
 '''
 COMMAND_WORKS = """
 import contextlib, io

@@ -18,7 +18,7 @@ _base_: smollm2_135m_lora
 output_dir: runs/pairs
 dataset: {{_component_: torchtune.datasets.PreferenceDataset, source: {folder}/pairs.jsonl}}
 lora: {{rank: 4, dropout: 0.2}}
-validation: {{dataset: null, share: 0.4, every_n_steps: 5, prompts: [Hello], max_new_tokens: 3}}
+validation: {{dataset: null, fraction: 0.4, every_n_steps: 5, prompts: [Hello], max_new_tokens: 3}}
 loading: {{packing: {{length: 100}}}}
 epochs: 10
 batch_size: 1

@@ -31,7 +31,7 @@ def losses(folder: Path) -> list[float]:
         "lr",
         "grad_norm",
         "tokens_per_second",
-        "padding_share",
+        "padding_fraction",
         "peak_memory_bytes",
     }
     return [line["loss"] for line in lines]

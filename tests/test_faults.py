@@ -195,7 +195,7 @@ def test_run_resumes_on_a_different_number_of_ranks_and_reads_the_same_rows(
     for a, b in zip(lines, expected, strict=True):
         (kind,) = {"loss", "validation_loss"} & a.keys()
         assert a[kind] == pytest.approx(b[kind], rel=tolerance)
-        assert a.get("padding_share") == b.get("padding_share")
+        assert a.get("padding_fraction") == b.get("padding_fraction")
 
 
 def test_killed_rank_ends_the_run_within_seconds_and_is_named(tiny: Tiny, tmp_path: Path) -> None:
@@ -206,9 +206,7 @@ def test_killed_rank_ends_the_run_within_seconds_and_is_named(tiny: Tiny, tmp_pa
     output = process.communicate(timeout=120)[0]  # gloo would wait for the other rank for half an hour
     assert process.returncode == 1
     last = output.strip().splitlines()[-1]
-    assert (
-        last == "tune: rank 1: was terminated by SIGKILL; the kernel sends this signal when memory runs out"
-    )
+    assert last == "tune: rank 1 was terminated by SIGKILL; the kernel sends this signal when memory runs out"
     assert "Traceback" not in output
     assert run.steps() >= 12
     assert rank_pids() == []

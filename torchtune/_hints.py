@@ -55,7 +55,7 @@ _FIELDS: Final = {
     "loading.group_by_length": "group_by_length",
     "loading.token_cache": "dataset_prepared_path tokenized_path",
     "validation.dataset": "test_datasets eval_dataset val_dataset dataset_val eval_file validation_file",
-    "validation.share": "val_set_size val_size test_size",
+    "validation.fraction": "val_set_size val_size test_size",
     "validation.every_n_steps": "eval_steps run_val_every_n_steps val_check_interval eval_interval",
     "validation.every_n_steps, a number of optimizer steps": (
         "eval_strategy evaluation_strategy evals_per_epoch do_eval"
@@ -154,7 +154,7 @@ _IDIOMS: Final = {
     **dict.fromkeys(("local_rank", "rank"), "torchrun assigns ranks: tune --nproc_per_node N RECIPE ..."),
     "cuda_visible_devices": "environment variables go before the command: CUDA_VISIBLE_DEVICES=0 tune ...",
     "_target_": "use _component_",
-    "hydra": "a run's folder is output_dir; Hydra's settings are not supported",
+    "hydra": "Hydra's settings are not supported; output_dir sets the run's folder",
 }
 """Advice for keys and options of Hydra, launchers and other programs."""
 _PREFIX_HINTS: Final = {

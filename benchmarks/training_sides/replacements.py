@@ -29,8 +29,8 @@ def use_bfloat16_attention(_: nn.Module) -> None:
     _attend.attend_per_document = in_bfloat16
 
 
-class _OneDnnProduct(_lean._Product):
-    """The product of layers with frozen weights, computed by oneDNN."""
+class _OneDnnLinear(_lean._Linear):
+    """A linear layer with a frozen weight, computed by oneDNN."""
 
     @staticmethod
     def forward(
@@ -43,7 +43,7 @@ class _OneDnnProduct(_lean._Product):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2] or ctx.recompute is not None:
-            return _lean._Product.backward(ctx, grad)
+            return _lean._Linear.backward(ctx, grad)
         return _onednn_linear(grad, ctx.saved_tensors[1].T, None), None, None, None
 
 
@@ -54,7 +54,7 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def use_onednn_products(_: nn.Module) -> None:
     """Multiply by frozen float32 weights with oneDNN instead of MKL."""
-    _linear.product = _OneDnnProduct.apply  # type: ignore[attr-defined]  # the name that the module's functions call
+    _linear.linear = _OneDnnLinear.apply  # type: ignore[attr-defined]  # the name that the module's functions call
 
 
 def use_unmodified_optimizer(_: nn.Module) -> None:

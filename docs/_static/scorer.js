@@ -5,10 +5,10 @@ const WORDS = QUERY.split(/\s+/).map((word) => word.replace(/(ies|es|s|ing|ed)$/
 var Scorer = {
   score: ([docname, title, anchor, descr, score]) => {
     const heading = title.toLowerCase().split(" > ").pop();
-    const share = WORDS.filter((word) => heading.includes(word)).length / WORDS.length;
+    const fraction = WORDS.filter((word) => heading.includes(word)).length / WORDS.length;
     const isReference = docname.startsWith("reference/") || docname === "coming_from" || docname === "glossary";
     const isWholeHeading = heading.replace(/s$/, "") === QUERY.replace(/s$/, "");
-    return score + 20 * share + (isWholeHeading ? 30 : 0) - (isReference ? 120 : 0);
+    return score + 20 * fraction + (isWholeHeading ? 30 : 0) - (isReference ? 120 : 0);
   },
   objNameMatch: 11,
   objPartialMatch: 6,

@@ -60,7 +60,7 @@ def synthetic_metrics(
                 "tokens_per_second": round(
                     (300 if step == 1 else 5200 + 200 * seed) * (1 + draw.gauss(0, 0.03)), 1
                 ),
-                "padding_share": draw.random() * 0.1,
+                "padding_fraction": draw.random() * 0.1,
                 "peak_memory_bytes": int((1.2 + 0.1 * seed + 0.2 * min(1, 20 * done)) * 2**30),
             }
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli import verbs
+from torchtune.cli import commands
 
 LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
 
@@ -28,22 +28,22 @@ def test_help_shows_the_usage_and_every_command(tune: Tune) -> None:
         assert text in result.out
 
 
-@pytest.mark.parametrize("verb", ["", *verbs()])
-def test_help_fits_a_terminal(verb: str, tune: Tune) -> None:
-    lines = tune(*filter(None, [verb]), "--help").out.splitlines()
+@pytest.mark.parametrize("command", ["", *commands()])
+def test_help_fits_a_terminal(command: str, tune: Tune) -> None:
+    lines = tune(*filter(None, [command]), "--help").out.splitlines()
     assert lines
-    assert max(map(len, lines)) <= (95 if verb else 80)  # some example commands are long
+    assert max(map(len, lines)) <= (95 if command else 80)  # some example commands are long
 
 
 def test_tune_without_arguments_prints_its_usage_and_fails(tune: Tune) -> None:
     assert tune().status == 2
 
 
-@pytest.mark.parametrize("verb", verbs())
-def test_every_command_has_help_with_an_example(verb: str, tune: Tune) -> None:
-    result = tune(verb, "--help")
+@pytest.mark.parametrize("command", commands())
+def test_every_command_has_help_with_an_example(command: str, tune: Tune) -> None:
+    result = tune(command, "--help")
     assert result.status == 0
-    assert result.out.startswith(f"usage: tune {verb}")
+    assert result.out.startswith(f"usage: tune {command}")
     assert "  tune " in result.out
 
 
@@ -69,7 +69,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
             ("lora_finetune", "--config", "smollm2_135m_full"),
             "returns a FullFinetuneConfig; this recipe expects",
         ),
-        (("lora_finetune", "--config"), "--config: needs a value"),
+        (("lora_finetune", "--config"), "--config: expected a value"),
         (("lora_finetune", "--config", "none.yaml"), "none.yaml: no such file"),
         (("./none.py", "--config", "none.yaml"), "./none.py: no such file"),
         (("validate",), "no recipe given; tune ls lists the recipes"),
@@ -77,7 +77,7 @@ def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
         (("ls", "--what"), "--what: unknown option; tune ls --help lists the options"),
         (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),
         (("cp", "smollm2_135m_lora", "x.txt"), "configs can only be copied to .py or .yaml files"),
-        (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is not a run's folder; pass a second config"),
+        (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: not a run's folder; pass a second config"),
         (("diff", "smollm2_135m_lora", "none.yaml"), "none.yaml: no such file"),
         (("convert", "none.gguf", "out"), "none.gguf"),
         (("download", "a/b"), "tune download expects a repository and --output-dir"),
@@ -178,7 +178,7 @@ def test_validate_all_accepts_every_registered_config(tune: Tune) -> None:
 def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune) -> None:
     text = " ".join(tune(*LORA, "--help").out.replace("│", " ").split())
     for part in (
-        "--batch_size INT Number of rows per forward pass on each rank. (config: 8)",
+        "--batch_size INT Number of examples (or packs) per forward pass on each rank. (config: 8)",
         "--optimizer.lr FLOAT learning rate",
         "--lora.rank INT Rank (inner dimension) of an adapter. (config: 16)",
         "--dataset.source PATH|LIST The rows",

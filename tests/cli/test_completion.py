@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli import verbs
+from torchtune.cli import commands
 from torchtune.cli._complete import candidates, split
 from torchtune.cli._completion import SCRIPTS
 from torchtune.runs import config_names, config_sources, recipe_names
@@ -25,7 +25,7 @@ def completions(line: str) -> set[str]:
 
 
 def test_first_argument_is_a_command_or_a_recipe() -> None:
-    assert completions("tune ") == {*verbs(), *recipe_names()}
+    assert completions("tune ") == {*commands(), *recipe_names()}
     assert completions("tune lo") == {"lora_finetune"}
 
 

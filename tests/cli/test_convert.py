@@ -67,8 +67,8 @@ def test_missing_tokenizer_is_reported_as_a_note(tune: Tune, gguf: Path, tmp_pat
             ("{}/tiny.gguf", "{}/out", "--dtype", "int4"),
             "--dtype: invalid value 'int4'; choose one of bfloat16, float16, float32",
         ),
-        (("{}/tiny.gguf", "{}/out", "--dtype"), "--dtype: needs a value"),
-        (("{}/tiny.gguf", "{}/out", "--base=", "--keep-adapter"), "--base: needs a value"),
+        (("{}/tiny.gguf", "{}/out", "--dtype"), "--dtype: expected a value"),
+        (("{}/tiny.gguf", "{}/out", "--base=", "--keep-adapter"), "--base: expected a value"),
         (
             ("{}/tiny.gguf", "{}/out", "--dtype=float16", "--dtype=float32"),
             "--dtype float32: --dtype is given twice",

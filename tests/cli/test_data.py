@@ -116,7 +116,7 @@ def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny
         (("--rows", "none"), "--rows: expected an integer above 0, got 'none'"),
         (("--rows", "²"), "--rows: expected an integer above 0, got '²'"),
         (("--limit=0",), "--limit: expected an integer above 0, got '0'"),
-        (("--html",), "--html: needs a value"),
+        (("--html",), "--html: expected a value"),
         (("dataset.source=none.jsonl",), "none.jsonl: no such file"),
         (
             ("dataset.columns={instruction: question}",),

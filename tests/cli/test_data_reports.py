@@ -1,4 +1,4 @@
-"""`tune data`, `tune validate` and runs report unused rows; a run without usable rows ends before its first step."""
+"""`tune data`, `tune validate` and runs report skipped rows; a run without usable rows ends before its first step."""
 
 import json
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ def write(tiny: Tiny, rows: Sequence[Any], name: str = "users.jsonl") -> str:
     return str(path)
 
 
-def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *args: str) -> Result:
+def call(tune: Tune, tiny: Tiny, command: str, rows: Sequence[Any], *args: str) -> Result:
     """Show, validate or train on rows; training ends after one step."""
-    first = () if verb == "run" else (verb,)
+    first = () if command == "run" else (command,)
     run = (f"output_dir={tiny.folder / 'out'}", "max_steps=1", "lr_scheduler=null", "device=cpu")
     held_out = () if any(arg.startswith("validation") for arg in args) else ("validation=null",)
     source = f"dataset.source={write(tiny, rows)}"
@@ -45,8 +45,8 @@ def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *args: str) -> 
 
 def test_tool_calls_not_rendered_by_the_chat_template_are_rejected(tune: Tune, tiny: Tiny) -> None:
     rows = [CHAT_ROW, CHAT_ROW, CHAT_ROW, TOOL_CALL_ROW]
-    for verb in ("data", "run"):
-        result = call(tune, tiny, verb, rows, CHAT)
+    for command in ("data", "run"):
+        result = call(tune, tiny, command, rows, CHAT)
         assert result.status == 2
         assert "users.jsonl: line 4: the chat template does not render tool calls" in result.err
         assert "step 1" not in result.out
@@ -163,21 +163,21 @@ def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: 
 WRONG_DATASET_TYPE = "is a Dataset of Pair | SkippedRow, but the recipe needs a Dataset of Example"
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_preference_dataset_in_a_supervised_recipe_is_rejected(verb: str, tune: Tune, tiny: Tiny) -> None:
-    result = call(tune, tiny, verb, [PAIR_ROW] * 3, f"dataset={PREFERENCE}")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_preference_dataset_in_a_supervised_recipe_is_rejected(command: str, tune: Tune, tiny: Tiny) -> None:
+    result = call(tune, tiny, command, [PAIR_ROW] * 3, f"dataset={PREFERENCE}")
     assert result.status == 2
     assert f"dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in result.err
     section = (
         f"validation={{dataset: {{_component_: {PREFERENCE}, source: {write(tiny, [PAIR_ROW], 'p.jsonl')}}}}}"
     )
-    held_out = call(tune, tiny, verb, [CHAT_ROW] * 3, CHAT, section)
+    held_out = call(tune, tiny, command, [CHAT_ROW] * 3, CHAT, section)
     assert held_out.status == 2
     assert f"validation.dataset: {PREFERENCE} {WRONG_DATASET_TYPE}" in held_out.err
     assert not (tiny.folder / "out").exists()
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -189,8 +189,8 @@ def test_preference_dataset_in_a_supervised_recipe_is_rejected(verb: str, tune: 
     ],
 )
 def test_preference_rows_are_rejected_by_a_chat_dataset(
-    verb: str, row: dict[str, Any], message: str, tune: Tune, tiny: Tiny
+    command: str, row: dict[str, Any], message: str, tune: Tune, tiny: Tiny
 ) -> None:
-    result = call(tune, tiny, verb, [row] * 3, CHAT)
+    result = call(tune, tiny, command, [row] * 3, CHAT)
     assert result.status == 2
     assert f"users.jsonl: line 1: {message}" in result.err

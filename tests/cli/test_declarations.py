@@ -13,7 +13,7 @@ import pytest
 from tests.cli.test_completion import run_in_shell
 from tests.tune import Tune
 from torchtune import cli
-from torchtune.cli import load_verb, verbs
+from torchtune.cli import commands, load_command
 from torchtune.cli._complete import candidates
 from torchtune.runs.command_line import (
     HELP,
@@ -26,7 +26,7 @@ from torchtune.runs.command_line import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = {name: load_verb(name) for name in verbs()}
+COMMANDS = {name: load_command(name) for name in commands()}
 LORA = ["lora_finetune", "--config", "smollm2_135m_lora"]
 
 GREET = '''\
@@ -34,7 +34,7 @@ GREET = '''\
 
 import sys
 
-from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.cli._command import Argument, Command, Form
 from torchtune.runs.command_line import Call, Option
 
 LOUD = Option("--loud", "greet in capitals")
@@ -49,7 +49,7 @@ def run(call: Call) -> int:
     return 0
 
 
-VERB = Verb(
+COMMAND = Command(
     "greet",
     run,
     forms=(Form((Argument("<name>", ("ann", "bob")),), (LOUD, LANGUAGE)),),
@@ -86,7 +86,7 @@ def test_a_command_is_defined_in_one_file(greet: Path, tune: Tune) -> None:
     assert tune("greet", "-l", "english", "bob").out == "hello bob\n"
     for wrong, part in {
         "bob -l french": "-l: invalid value 'french'; choose one of english, latin",
-        "bob -l": "-l: needs a value",
+        "bob -l": "-l: expected a value",
         "bob -l latin --language latin": "--language latin: --language is given twice",
         "bob --lou": "--lou: unknown option; did you mean '--loud'?",
         "bob --loud=yes": "--loud=yes: --loud does not accept a value",
@@ -134,21 +134,21 @@ def test_a_new_command_has_completion(
     assert [word for word in offered_options if word != "--"] == expected
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_command_name_matches_its_file_and_summary(name: str) -> None:
-    verb = VERBS[name]
-    assert verb.name == name
-    assert sys.modules[verb.run.__module__].__name__ == f"torchtune.cli._{name}"
-    assert verbs()[name]
+    command = COMMANDS[name]
+    assert command.name == name
+    assert sys.modules[command.run.__module__].__name__ == f"torchtune.cli._{name}"
+    assert commands()[name]
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_parsing_and_completion_list_the_same_options(name: str) -> None:
-    verb = VERBS[name]
-    declared = (*verb.launch, *verb.options)
-    in_examples = "\n".join(f"  {example}" for example in verb.examples)
-    page = verb.help.removesuffix(f"{in_examples}\n")
-    assert page != verb.help
+    command = COMMANDS[name]
+    declared = (*command.launch, *command.options)
+    in_examples = "\n".join(f"  {example}" for example in command.examples)
+    page = command.help.removesuffix(f"{in_examples}\n")
+    assert page != command.help
     on_page = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", page)) - set(names_of((HELP,)))
     offered_options = {word for word in candidates([name, "-"]) if word.startswith("-")} - set(
         names_of((HELP,))
@@ -157,47 +157,47 @@ def test_help_parsing_and_completion_list_the_same_options(name: str) -> None:
     for option in declared:
         for spelling in option.names:
             args = arguments_for(option, spelling)
-            call = verb.read([*args, "recipe"])
+            call = command.read([*args, "recipe"])
             assert call.mistakes == [], args
             assert call.arguments == ["recipe"]
-            if option in verb.launch:
+            if option in command.launch:
                 assert call.launch == args
             elif spelling == "--override":
                 assert call.overrides == args
             else:
                 assert (call.overrides, call.has(option)) == ([], True)
                 assert list(call.values(option)) == args[1:]
-    assert not verb.read(["recipe"]).options
+    assert not command.read(["recipe"]).options
 
 
 UNSUPPORTED_OPTIONS = [
     (name, option)
-    for name, verb in VERBS.items()
-    for option in dict.fromkeys(o for other in VERBS.values() for o in (*other.options, *other.launch))
-    if not set(option.names) & set(names_of((*verb.options, *verb.launch)))
+    for name, command in COMMANDS.items()
+    for option in dict.fromkeys(o for other in COMMANDS.values() for o in (*other.options, *other.launch))
+    if not set(option.names) & set(names_of((*command.options, *command.launch)))
 ]
 
 
 def commands_with_option(spelling: str) -> list[str]:
     """Return the names of the commands that accept an option."""
-    return [n for n, other in VERBS.items() if spelling in names_of((*other.options, *other.launch))]
+    return [n for n, other in COMMANDS.items() if spelling in names_of((*other.options, *other.launch))]
 
 
 @pytest.mark.parametrize(
     ("name", "option"), UNSUPPORTED_OPTIONS, ids=lambda x: x if isinstance(x, str) else x.names[0]
 )
 def test_parser_reports_an_option_of_another_command_with_that_command(name: str, option: Option) -> None:
-    verb = VERBS[name]
+    command = COMMANDS[name]
     for spelling in option.names:
         args = arguments_for(option, spelling)
-        call = verb.read(["recipe", *args])
+        call = command.read(["recipe", *args])
         assert not call.has(option)
-        commands = ", ".join(f"tune {other}" for other in commands_with_option(spelling))
-        hint = f"{spelling} is an option of {commands}"
-        if verb.launch and option in LAUNCH_OPTIONS:
+        accepting = ", ".join(f"tune {other}" for other in commands_with_option(spelling))
+        hint = f"{spelling} is an option of {accepting}"
+        if command.launch and option in LAUNCH_OPTIONS:
             hint = f"{spelling} is an option of torchrun and comes before the recipe"
         if (
-            verb.takes_overrides
+            command.takes_overrides
         ):  # the name may be a config field, so the hint is shown only for unknown fields
             assert call.overrides == args
             assert call.suggest(spelling, "did you mean a field?") == hint
@@ -248,10 +248,10 @@ def test_torchrun_options_match_the_installed_torch() -> None:
 
 
 def test_option_spellings_are_unambiguous() -> None:
-    for verb in VERBS.values():
-        spellings = names_of((*verb.options, *verb.launch, HELP))
-        assert len(spellings) == len(set(spellings)), verb.name
-    pairs = itertools.product((o for v in VERBS.values() for o in v.options), LAUNCH_OPTIONS)
+    for command in COMMANDS.values():
+        spellings = names_of((*command.options, *command.launch, HELP))
+        assert len(spellings) == len(set(spellings)), command.name
+    pairs = itertools.product((o for v in COMMANDS.values() for o in v.options), LAUNCH_OPTIONS)
     assert not [pair for pair in pairs if set(pair[0].names) & set(pair[1].names)]
 
 
@@ -271,7 +271,7 @@ def test_option_completion_imports_no_heavy_packages() -> None:
     code = f"""
 import sys
 from torchtune.cli._complete import candidates
-for name in {[*VERBS]}: list(candidates([name, "-"]))
+for name in {[*COMMANDS]}: list(candidates([name, "-"]))
 print([m for m in {heavy} if m in sys.modules])"""
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
@@ -309,7 +309,7 @@ main()
         (["4"], 2, "4: expected key=value"),
         (["--stepz", "4"], 2, "unknown field 'stepz'; did you mean 'steps'?"),
         (["--overwrit"], 2, "did you mean '--overwrite'?"),
-        (["--config"], 2, "--config: needs a value"),
+        (["--config"], 2, "--config: expected a value"),
         (["--help"], 0, "--steps INT"),
     ],
 )

@@ -422,8 +422,8 @@ def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
         ("owner/name", "owner/name: unexpected argument"),
         ("--inculde=*.json", "--inculde=*.json: unknown option"),
         ("--config x", "--config: unknown option"),
-        ("--include", "--include: needs a value"),
-        ("--revision --ignore x", "--revision: needs a value"),
+        ("--include", "--include: expected a value"),
+        ("--revision --ignore x", "--revision: expected a value"),
         ("--revision a --revision b", "--revision b: --revision is given twice"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`tune` prints advice for commands of other tools that are not supported or have a different name in `tune`."""
+"""If a command of another tool is not supported or has a different name in `tune`, `tune` prints advice."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli import verbs
+from torchtune.cli import commands
 from torchtune.runs import config_sources, recipe_names
 from torchtune.runs._alternatives import OTHER_NAMES, UNSUPPORTED, Task, alternative_for
 
@@ -27,7 +27,7 @@ def test_page_has_no_other_rows() -> None:
 
 def test_keywords_are_unique_and_differ_from_the_names_that_tune_accepts() -> None:
     assert len(KEYWORDS) == len(set(KEYWORDS))
-    assert not {*KEYWORDS} & {*verbs(), *recipe_names(), *config_sources()}
+    assert not {*KEYWORDS} & {*commands(), *recipe_names(), *config_sources()}
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
@@ -37,8 +37,8 @@ def test_advice_for_a_keyword_is_one_line(keyword: str, tune: Tune) -> None:
         assert result.status == 2
         assert result.out == ""
         head, line = result.err.splitlines()
-        assert head == "1 mistake in the command line:"
-        assert "is not a recipe or command; " in line
+        assert head == "1 mistake on the command line:"
+        assert "not a recipe or command; " in line
 
 
 @pytest.mark.parametrize("name", ["lora_dpo_single_device", "full-grpo", "qat_distributed", "my_kd_recipe"])
@@ -90,11 +90,11 @@ def test_overrides_in_the_advice_about_loggers_are_valid(logger: str, tune: Tune
 
 
 def test_commands_in_the_advice_exist() -> None:
-    commands = re.findall(
+    names = re.findall(
         r"(?<!-)\btune (?:--nproc_per_node 2 )?(\w+)", " ".join(task.alternative for task in TASKS)
     )
-    assert len(commands) > 15
-    assert {*commands} <= {*verbs(), *recipe_names()}
+    assert len(names) > 15
+    assert {*names} <= {*commands(), *recipe_names()}
     configs = re.findall(r"--config ([a-z]\w*)", " ".join(task.alternative for task in TASKS))
     assert {*configs} <= {*config_sources()}
 
@@ -121,7 +121,7 @@ def test_converting_to_a_file_is_rejected_and_writes_nothing(
     assert not any(tmp_path.iterdir())
 
 
-LAUNCHERS = {
+ADVICE_BY_ARGUMENTS = {
     "~lora": "use lora=null or lora=default",
     "~dataset.split=x": "use dataset.split=null or dataset.split=default",
     "++batch_size=4": "use batch_size=4",
@@ -138,9 +138,9 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("args", LAUNCHERS)
+@pytest.mark.parametrize("args", ADVICE_BY_ARGUMENTS)
 def test_hydra_and_launcher_arguments_after_the_recipe_get_advice(args: str, tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "smollm2_135m_lora", *args.split())
     assert result.status == 2
-    assert LAUNCHERS[args] in result.err
+    assert ADVICE_BY_ARGUMENTS[args] in result.err
     assert len(result.err.splitlines()) == 2

@@ -229,7 +229,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
         (["notes.txt"], "notes.txt contains no metrics"),
         (["a", "--smooth", "0"], "--smooth: expected an integer above 0, got '0'"),
         (["a", "--smooth=x"], "--smooth: expected an integer above 0, got 'x'"),
-        (["a", "-o"], "-o: needs a value"),
+        (["a", "-o"], "-o: expected a value"),
         (["a", "-o", "x", "--output=y"], "--output is given twice"),
         (["a", "--x", "time"], "--x: unknown option; tune plot --help lists the options"),
         (["a", "-o", "notes.txt/x.png"], "notes.txt/x.png cannot be written: "),
@@ -246,7 +246,7 @@ def test_invalid_arguments_exit_with_status_2_and_one_line(
     result = tune("plot", *args)
     assert (result.status, result.out) == (2, "")
     assert part in result.err
-    assert result.err.removeprefix("1 mistake in the command line:\n").count("\n") == 1
+    assert result.err.removeprefix("1 mistake on the command line:\n").count("\n") == 1
     assert not list(tmp_path.rglob("plot.*"))
 
 

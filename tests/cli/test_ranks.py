@@ -65,8 +65,8 @@ ECHO = {"message": "gloo: connection closed", "is_secondary": True, "timestamp":
         (3, {}, "exited with status 3", 1),
         (
             2,
-            {"message": "tune: rows.jsonl: ...\n", "sentence": "rows.jsonl: line 7: no column 'output'"},
-            "rows.jsonl: line 7: no column 'output'",
+            {"message": "tune: rows.jsonl: ...\n", "summary": "rows.jsonl: line 7: no column 'output'"},
+            "failed: rows.jsonl: line 7: no column 'output'",
             2,
         ),
         (
@@ -87,7 +87,7 @@ def test_the_first_failed_rank_is_reported_with_its_reason(
 ) -> None:
     failures = {0: make_failure(tmp_path, 0, 1, **ECHO), 1: make_failure(tmp_path, 1, exitcode, **data)}
     assert _report_failure(failures) == status
-    assert capsys.readouterr().err == f"tune: rank 1: {message}\n"
+    assert capsys.readouterr().err == f"tune: rank 1 {message}\n"
 
 
 def test_a_rank_terminated_by_the_launcher_is_not_reported_as_the_first_failure(
@@ -97,18 +97,18 @@ def test_a_rank_terminated_by_the_launcher_is_not_reported_as_the_first_failure(
         _report_failure({0: make_failure(tmp_path, 0, 143), 1: make_failure(tmp_path, 1, -signal.SIGKILL)})
         == 1
     )
-    assert capsys.readouterr().err.startswith("tune: rank 1: was terminated by SIGKILL")
+    assert capsys.readouterr().err.startswith("tune: rank 1 was terminated by SIGKILL")
     assert _report_failure({1: make_failure(tmp_path, 1, 143)}) == 1
-    assert capsys.readouterr().err == "tune: rank 1: was terminated by SIGTERM\n"
+    assert capsys.readouterr().err == "tune: rank 1 was terminated by SIGTERM\n"
     assert _report_failure({0: make_failure(tmp_path, 0, 143), 1: make_failure(tmp_path, 1, 1, **ECHO)}) == 1
-    assert capsys.readouterr().err.startswith("tune: rank 1: lost its connection")
+    assert capsys.readouterr().err.startswith("tune: rank 1 lost its connection")
 
 
 def test_a_lost_connection_is_reported_if_no_other_rank_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _report_failure({3: make_failure(tmp_path, 3, 1, **ECHO)}) == 1
-    assert "tune: rank 3: lost its connection to another rank, which has ended" in capsys.readouterr().err
+    assert "tune: rank 3 lost its connection to another rank, which has exited" in capsys.readouterr().err
 
 
 def test_a_command_after_launcher_options_is_rejected_with_advice(tune: Tune) -> None:

@@ -117,5 +117,5 @@ def test_result_for_one_config_can_be_printed_as_json(tune: Tune) -> None:
 
 
 def test_folder_without_configs_is_reported_as_a_mistake(tune: Tune, tmp_path: Path) -> None:
-    assert "contains no config" in tune("validate", "--all", str(tmp_path)).err
+    assert "the folder contains no config" in tune("validate", "--all", str(tmp_path)).err
     assert "no such folder" in tune("validate", "--all", str(tmp_path / "none")).err

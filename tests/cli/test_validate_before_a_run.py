@@ -26,13 +26,13 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path / "model")
 
 
-def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora_finetune") -> Result:
+def call(tune: Tune, command: str, rows: list[Any], *args: str, recipe: str = "lora_finetune") -> Result:
     """Validate or run a config whose dataset contains the given rows."""
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = "lora" if recipe == "lora_finetune" else "full"
     plain = ("device=cpu", "dtype=fp32", "loading.workers=0", "validation=null", "output_dir=run")
     return tune(
-        verb,
+        command,
         recipe,
         "--config",
         config,
@@ -43,7 +43,7 @@ def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora
     )
 
 
-@pytest.mark.parametrize("verb", ["validate", "data", "run"])
+@pytest.mark.parametrize("command", ["validate", "data", "run"])
 @pytest.mark.parametrize(
     ("rows", "args", "reason"),
     [
@@ -57,16 +57,16 @@ def call(tune: Tune, verb: str, rows: list[Any], *args: str, recipe: str = "lora
     ids=["long", "many long", "short packs", "short model", "blank answers", "only questions"],
 )
 def test_data_without_targets_is_rejected_by_every_command(
-    verb: str, rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune
+    command: str, rows: list[Any], args: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
-    result = call(tune, verb, rows, *args)
+    result = call(tune, command, rows, *args)
     assert result.status == 2
     assert reason in result.err
     assert "step 1" not in result.err
     assert not Path("run/final").exists()
 
 
-@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("held_out", "reason"),
     [
@@ -76,26 +76,26 @@ def test_data_without_targets_is_rejected_by_every_command(
     ids=["long", "many long"],
 )
 def test_held_out_rows_without_targets_are_reported_as_one_mistake(
-    verb: str, held_out: list[Any], reason: str, tune: Tune
+    command: str, held_out: list[Any], reason: str, tune: Tune
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
     section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
-    result = call(tune, verb, [CHAT], f"validation={{share: null, dataset: {section}}}")
+    result = call(tune, command, [CHAT], f"validation={{fraction: null, dataset: {section}}}")
     assert result.status == 2
     assert f"validation: {reason}" in result.err
     assert result.err.count("has a target") == 1
-    assert verb == "run" or "validation={share: null" in result.err, (
+    assert command == "run" or "validation={fraction: null" in result.err, (
         "the message must contain the location of the rows"
     )
     assert "step 1" not in result.err
 
 
-@pytest.mark.parametrize("verb", ["validate", "run"])
-def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(verb: str, tune: Tune) -> None:
-    result = call(tune, verb, [CHAT], "validation={share: 0.5}")
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(command: str, tune: Tune) -> None:
+    result = call(tune, command, [CHAT], "validation={fraction: 0.5}")
     assert result.status == 2
-    assert "validation.share: a held-out share requires at least two rows, got 1" in result.err
-    result = call(tune, verb, [LONG] * 3, "validation={share: 0.7}", "seed=1")
+    assert "validation.fraction: a held-out fraction requires at least two rows, got 1" in result.err
+    result = call(tune, command, [LONG] * 3, "validation={fraction: 0.7}", "seed=1")
     assert result.status == 2
     assert "none of 2 held-out rows has a target" in result.err
 
@@ -105,7 +105,7 @@ def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
         "\n".join(map(json.dumps, [*[LONG] * 150, {**LONG, "instruction": "a"}]))
     )
     section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
-    assert call(tune, "validate", [CHAT], f"validation={{share: null, dataset: {section}}}").status == 0
+    assert call(tune, "validate", [CHAT], f"validation={{fraction: null, dataset: {section}}}").status == 0
 
 
 @pytest.mark.parametrize("n_long", [63, 200])
@@ -114,18 +114,18 @@ def test_one_row_with_a_target_among_many_rows_without_targets_is_valid(n_long: 
 
 
 @pytest.mark.parametrize("schedule", WRONG_SCHEDULES)
-@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize("command", ["validate", "run"])
 def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field(
-    schedule: str, verb: str, tune: Tune
+    schedule: str, command: str, tune: Tune
 ) -> None:
-    result = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
+    result = call(tune, command, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
     assert result.status == 2
     line = result.err.splitlines()[-1]
     assert WRONG_SCHEDULES[schedule] in line
     assert line.count("lr_scheduler: ") == 1
 
 
-@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -140,14 +140,14 @@ def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field
     ],
 )
 def test_a_run_shorter_than_its_schedule_is_valid_with_a_note(
-    verb: str, schedule: str, message: str, tune: Tune, caplog: pytest.LogCaptureFixture
+    command: str, schedule: str, message: str, tune: Tune, caplog: pytest.LogCaptureFixture
 ) -> None:
-    result = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
+    result = call(tune, command, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
     assert result.status == 0, result.err
     assert message in caplog.text
 
 
-@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
@@ -160,11 +160,11 @@ def test_a_run_shorter_than_its_schedule_is_valid_with_a_note(
     ],
 )
 def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
-    verb: str, folder: str, message: str, tune: Tune
+    command: str, folder: str, message: str, tune: Tune
 ) -> None:
     assert call(tune, "run", [CHAT], "max_steps=1").status == 0
     args = (f"lora.adapter_directory={folder}", "max_steps=1", "output_dir=further")
-    result = call(tune, verb, [CHAT], *args)
+    result = call(tune, command, [CHAT], *args)
     assert result.status == 2
     assert message in result.err
     assert not Path("further/final").exists()
@@ -197,7 +197,7 @@ def test_activations_are_estimated_for_the_batch_length(
     assert f" of activations (2 batch rows of {length.format(longest=longest)}" in result.out
 
 
-@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("optimizer", "reason"),
     [
@@ -207,10 +207,10 @@ def test_activations_are_estimated_for_the_batch_length(
     ],
 )
 def test_an_optimizer_that_cannot_train_the_model_is_reported_in_one_line_with_one_location(
-    verb: str, optimizer: str, reason: str, tune: Tune
+    command: str, optimizer: str, reason: str, tune: Tune
 ) -> None:
     args = (f"optimizer={optimizer}", "optimizer.lr=0.1", "max_steps=1")
-    result = call(tune, verb, [CHAT], *args, recipe="full_finetune")
+    result = call(tune, command, [CHAT], *args, recipe="full_finetune")
     assert result.status == 2
     (line,) = [line for line in result.err.splitlines() if "optimizer: " in line and "note: " not in line]
     assert reason in line
@@ -238,7 +238,7 @@ def test_message_about_a_hub_name_contains_the_download_command(
         validate_result, run_result = tune("validate", *args), tune("run", *args)
     else:
         validate_result, run_result = (
-            call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run")
+            call(tune, subcommand, [CHAT], f"model_directory={name}") for subcommand in ("validate", "run")
         )
     assert (validate_result.status, run_result.status) == (0, 2), "the config may be for another machine"
     assert command in validate_result.err

@@ -91,14 +91,14 @@ def test_a_run_folder_as_model_directory_is_rejected_with_its_model_folders(tune
     assert validate(tune, tiny, f"model_directory={folder / 'best'}").status == 0
 
 
-@pytest.mark.parametrize("verb", [validate, run])
+@pytest.mark.parametrize("command", [validate, run])
 def test_the_folder_of_an_adapter_run_as_model_directory_is_rejected_with_advice(
-    tune: Tune, tiny: Tiny, verb: Any
+    tune: Tune, tiny: Tiny, command: Any
 ) -> None:
     folder = tiny.folder / "run"
     final = save_adapter(tiny, folder / "final", "the/base")
     (folder / "config.yaml").touch()
-    result = verb(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
+    result = command(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
     assert result.status == 2
     assert (
         f"{folder} is the folder of a run that trained an adapter, not a full model; merge it into its base"
@@ -108,23 +108,23 @@ def test_the_folder_of_an_adapter_run_as_model_directory_is_rejected_with_advice
 
 
 @pytest.mark.parametrize("args", [(), HF])
-@pytest.mark.parametrize("verb", [validate, run])
-def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, args: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", [validate, run])
+def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, command: Any, args: tuple[str, ...]) -> None:
     edit_model_config(tiny, quantization_config={"quant_method": "awq", "bits": 4})
-    result = verb(tune, tiny, *args)
+    result = command(tune, tiny, *args)
     assert result.status == 2
     assert result.err.count("contains a quantized model (awq, 4 bits)") == 1
     assert "use the unquantized model" in result.err
     assert "Traceback" not in result.err
 
 
-@pytest.mark.parametrize("verb", [validate, run])
-def test_integer_weights_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> None:
+@pytest.mark.parametrize("command", [validate, run])
+def test_integer_weights_are_rejected(tune: Tune, tiny: Tiny, command: Any) -> None:
     file = tiny.folder / "model/model.safetensors"
     tensors = load_file(file)
     name = "model.layers.0.mlp.up_proj.weight"
     save_file({**tensors, name: tensors[name].to(torch.int8)}, file)
-    result = verb(tune, tiny)
+    result = command(tune, tiny)
     assert (
         result.status,
         "contains a quantized model, according to the dtype of model.layers.0.mlp" in result.err,
@@ -189,8 +189,8 @@ def with_a_different_config(folder: Path) -> str:
 )
 def test_weights_that_do_not_match_the_model_are_rejected(tune: Tune, tiny: Tiny, damage: Any) -> None:
     message = damage(tiny.folder / "model")
-    for verb in (validate, run):
-        result = verb(tune, tiny)
+    for command in (validate, run):
+        result = command(tune, tiny)
         assert result.status == 2, result.err
         assert message in result.err
 

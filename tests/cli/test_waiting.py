@@ -211,5 +211,5 @@ def test_an_error_during_rank_setup_is_reported_in_one_message(
     assert [line.partition(": ")[2].partition(": ")[2] for line in lines] == [
         "rows.jsonl: line 7: no column 'output'"
     ]
-    assert reported is None or lines[0].startswith(f"tune: rank {reported}: ")
+    assert reported is None or lines[0].startswith(f"tune: rank {reported} failed: ")
     assert "all ranks joined" not in out

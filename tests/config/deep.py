@@ -8,7 +8,7 @@ from attrs import define, field
 
 from tests.config import sample
 from torchtune import config
-from torchtune.config import Component, arguments, at_least, each, lazy, share
+from torchtune.config import Component, arguments, at_least, each, fraction, lazy
 
 
 class Inner:
@@ -62,7 +62,7 @@ class DeepConfig:
     outers: dict[str, Component[Outer]] = field(factory=dict)
     """Components by name."""
     optimizer: Component[sample.Optimizer] = field(
-        default=lazy(sample.Sgd, [], lr=0.1), validator=arguments(lr=at_least(0), betas=each(share()))
+        default=lazy(sample.Sgd, [], lr=0.1), validator=arguments(lr=at_least(0), betas=each(fraction()))
     )
     """The optimizer."""
     start: int = 0

@@ -25,7 +25,7 @@ YAML = {
     "shade: grey": "my.yaml:2: shade: expected one of 'light', 'dark', got 'grey'",
     "folder: 3": "my.yaml:2: folder: expected a path, got 3",
     "folder: ''": "my.yaml:2: folder: expected a path, got ''",
-    "tags: word": "my.yaml:2: tags: expected a list of strings, got 'word'",
+    "tags: word": "my.yaml:2: tags: expected a list of text values, got 'word'",
     "tags: [a, 3]": "my.yaml:2: tags.1: expected text, got 3",
     "sizes: [1, x]": "my.yaml:2: sizes.1: expected an int, got 'x'",
     "limits: {a: b}": "my.yaml:2: limits.a: expected an int, got 'b'",
@@ -119,9 +119,9 @@ def test_mistake_in_an_override_is_the_same_in_every_spelling(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--override"], "--override: must be followed by key=value"),
-        (["--batch_size"], "--batch_size: needs a value"),
-        (["--batch_size", "--seed", "3"], "--batch_size: needs a value"),
+        (["--override"], "--override: expected key=value after this option"),
+        (["--batch_size"], "--batch_size: expected a value"),
+        (["--batch_size", "--seed", "3"], "--batch_size: expected a value"),
         (["word"], "word: expected key=value"),
     ],
 )

@@ -78,10 +78,10 @@ BODIES = {
         "5: batch_size: ${epoch} not found; did you mean 'epochs'?"
     ],
     "cfg = Config(output_dir='x')\ndel cfg.epochs\nreturn cfg": [
-        "4: epochs: was deleted; a config must set every field"
+        "4: epochs: the field was deleted; a config must set every field"
     ],
     "cfg = Config(output_dir='x')\ncfg.tags = []\ncfg.tags.append(cfg.tags)\nreturn cfg": [
-        "6: tags: contains itself, or is nested too deeply"
+        "6: tags: the value contains itself, or is nested too deeply"
     ],
     "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected a key that is text, got 1"],
     "return Config(output_dir='x', limits={'a': {1}})": ["5: limits.a: expected an int, got [1]"],

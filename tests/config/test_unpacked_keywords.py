@@ -95,7 +95,7 @@ def test_mapping_can_be_set_key_by_key() -> None:
         ("reader.stop_wordss=[a]", "reader has no argument 'stop_wordss'; did you mean 'stop_words'?"),
         (
             "reader.stop_words=a",
-            "reader.stop_words: expected a list of strings or null, got 'a'",
+            "reader.stop_words: expected a list of text values or null, got 'a'",
         ),
         ("reader.stop_words=[1]", "reader.stop_words.0: expected text, got 1"),
         ("reader.depth=deep", "reader.depth: expected an int, got 'deep'"),
@@ -110,7 +110,7 @@ def test_mistakes_are_reported_before_anything_is_built(text: str, expected: str
 def test_lazy_components_in_python_are_checked() -> None:
     with pytest.raises(InstantiationError, match=r"has no argument 'stop_word'; did you mean 'stop_words'"):
         instantiate(lazy(options.reader, stop_word=["a"]))  # type: ignore[call-arg]  # under test
-    with pytest.raises(ConfigError, match=r"stop_words: expected a list of strings or null, got 3"):
+    with pytest.raises(ConfigError, match=r"stop_words: expected a list of text values or null, got 3"):
         config.resolve(ReaderConfig(reader=lazy(options.reader, stop_words=3)))  # type: ignore[arg-type]  # under test
 
 

@@ -127,18 +127,18 @@ OVERRIDES: dict[str, list[str]] = {
     "'tags=${part.words}' +tags=x": [
         "--override +tags=x: tags: `+` requires a list, but this field is set to the reference ${part.words}"
     ],
-    "+pair=z": ["--override +pair=z: pair: expected a list of 2 items: an int, a string, got [1, 'a', 'z']"],
+    "+pair=z": ["--override +pair=z: pair: expected a list of 2 items: an int, text, got [1, 'a', 'z']"],
     "tags.99999999999999999=x": [
         "--override tags.99999999999999999=x: tags.99999999999999999: index out of range; the list has 0 items"
     ],
     "maybe.x=3": [
         "--override maybe.x=3: maybe.x: maybe is null (set its component first: maybe=package.module.Name)"
     ],
-    "--override low 4": ["--override: must be followed by key=value"],
-    "--override low": ["--override: must be followed by key=value"],
+    "--override low 4": ["--override: expected key=value after this option"],
+    "--override low": ["--override: expected key=value after this option"],
     "conifg=my.yaml": ["--override conifg=my.yaml: conifg: unknown field 'conifg'; did you mean '--config'?"],
     "--orgins": ["--orgins: unknown option; did you mean '--origins'?"],
-    "--allow=": ["--allow: needs a value"],
+    "--allow=": ["--allow: expected a value"],
     "seconds=x": ["--override seconds=x: seconds: expected an int, got 'x'"],
     "steps=2000": ["--override steps=2000: steps is more than 1000"],
     "low=20": ["--override low=20: high: high must not be below low"],
@@ -212,7 +212,7 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ("c = WideConfig(steps=1)\nc.frozen = dataclasses.replace(c.frozen, p='x')\nreturn c",): [
         "6: frozen.p: expected an int, got 'x'"
     ],
-    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: contains itself"],
+    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: the value contains itself"],
     ("return WideConfig(stepz=3)",): ["5: stepz: unknown field 'stepz'; did you mean 'steps'?"],
     ("return WideConfig(steps=1, output_dir='${steps')",): [
         "5: output_dir: '${steps' contains a malformed reference"

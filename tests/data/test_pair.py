@@ -136,7 +136,7 @@ def test_two_ranks_read_the_same_pairs_as_one_rank() -> None:
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
 @pytest.mark.parametrize("packed_length", [None, 40])
-def test_pair_streams_can_be_resumed_at_any_step(stop: int, packed_length: int | None) -> None:
+def test_batches_of_pairs_can_be_resumed_at_any_step(stop: int, packed_length: int | None) -> None:
     def batches() -> Batches[Pair]:
         return Batches(pairs(30), 2, packed_length=packed_length, window=8, **SETTINGS)
 

@@ -98,7 +98,7 @@ Part = tuple[Any, ...]
 """The path of a part within a row: a tuple of keys and indices."""
 
 
-class Words:
+class Draws:
     """Generates unique words and makes random choices."""
 
     def __init__(self, draw: st.DrawFn) -> None:
@@ -108,10 +108,10 @@ class Words:
         self._n += 1
         return f"w{self._n}w"
 
-    def may(self, probability: float = 0.5) -> bool:
+    def chance(self, probability: float = 0.5) -> bool:
         return self._draw(st.integers(1, 100)) <= 100 * probability
 
-    def times(self, maximum: int) -> range:
+    def repetitions(self, maximum: int) -> range:
         return range(self._draw(st.integers(1, maximum)))
 
     def call(self) -> dict[str, Any]:
@@ -121,18 +121,18 @@ class Words:
 
     def tool_call_turns(self) -> list[dict[str, Any]]:
         """Draw an assistant turn with tool calls, followed by the tool turns."""
-        calls = [self.call() for _ in self.times(2)]
-        turn = {"role": "assistant", "content": self.word() if self.may(0.3) else "", "tool_calls": calls}
+        calls = [self.call() for _ in self.repetitions(2)]
+        turn = {"role": "assistant", "content": self.word() if self.chance(0.3) else "", "tool_calls": calls}
         return [turn, *({"role": "tool", "tool_call_id": c["id"], "content": self.word()} for c in calls)]
 
     def answer(self) -> dict[str, Any]:
         """Draw an answer, possibly with reasoning."""
         turn = {"role": "assistant", "content": self.word()}
-        if self.may(0.4):
+        if self.chance(0.4):
             turn[self._draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))] = self.word()
-        elif self.may(0.3):
+        elif self.chance(0.3):
             turn["content"] = f"<think>\n{self.word()}\n</think>\n\n{self.word()}"
-        return turn | ({"note": self.word()} if self.may(0.2) else {})
+        return turn | ({"note": self.word()} if self.chance(0.2) else {})
 
     def tool(self) -> dict[str, Any]:
         schema = {"type": "object", "properties": {self.word(): {"type": "string"}}}
@@ -143,21 +143,21 @@ class Words:
 @st.composite
 def rows(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a conversation in which every part is a unique word."""
-    words = Words(draw)
-    messages: list[dict[str, Any]] = [{"role": "system", "content": words.word()}] if words.may() else []
-    for _ in words.times(3):
+    draws = Draws(draw)
+    messages: list[dict[str, Any]] = [{"role": "system", "content": draws.word()}] if draws.chance() else []
+    for _ in draws.repetitions(3):
         messages.append(
-            {"role": "user", "content": words.word()} | ({"name": words.word()} if words.may(0.2) else {})
+            {"role": "user", "content": draws.word()} | ({"name": draws.word()} if draws.chance(0.2) else {})
         )
-        messages += words.tool_call_turns() if words.may(0.4) else []
-        messages.append(words.answer())
-    if words.may(0.2):
-        messages.append({"role": "user", "content": words.word()})
+        messages += draws.tool_call_turns() if draws.chance(0.4) else []
+        messages.append(draws.answer())
+    if draws.chance(0.2):
+        messages.append({"role": "user", "content": draws.word()})
     row: dict[str, Any] = {"messages": messages}
-    if words.may():
-        row["tools"] = [words.tool() for _ in words.times(2)]
-    if words.may(0.3):
-        row["id"] = words.word()
+    if draws.chance():
+        row["tools"] = [draws.tool() for _ in draws.repetitions(2)]
+    if draws.chance(0.3):
+        row["id"] = draws.word()
     return row
 
 

@@ -160,7 +160,7 @@ def test_a_stream_with_fixed_widths_can_be_resumed(settings: dict[str, Any], wor
 def test_the_estimated_padding_includes_the_fixed_widths(settings: dict[str, Any]) -> None:
     rows = documents(60, 200)
     batches = Batches(rows, 3, longest=200, fixed_widths=True, **settings, **{**SETTINGS, "shuffle": False})
-    estimate = batches.padding_share()
+    estimate = batches.padding_fraction()
     epoch = [next(batches) for _ in range(batches.steps_in(1))]
     actual = sum(b.n_padding for b in epoch) / sum(b.tokens.numel() for b in epoch)
     assert abs(estimate - actual) < 0.05, "the sample is grouped differently"

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from torchtune.datasets import RowError, open_source
+from torchtune.datasets import RowError, open_data_source
 
 
 def rows_of(source: Any, **settings: Any) -> list[dict[str, Any]]:
     """Read all rows of a source."""
-    table = open_source(str(source) if isinstance(source, Path) else source, **settings)
+    table = open_data_source(str(source) if isinstance(source, Path) else source, **settings)
     return [table[i] for i in range(len(table))]
 
 
@@ -23,7 +23,7 @@ def error_of(source: Any, **settings: Any) -> str:
 
 def usable_rows(source: Any) -> list[dict[str, Any]]:
     """Read the valid rows of a source, like `on_error=skip`."""
-    table = open_source(str(source) if isinstance(source, Path) else source)
+    table = open_data_source(str(source) if isinstance(source, Path) else source)
     rows = []
     for i in range(len(table)):
         try:

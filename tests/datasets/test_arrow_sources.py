@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.datasets.reading import error_of, rows_of
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 
 
 def tool(name: str, properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_tool_calls_match_the_same_json_lines(tmp_path: Path, write: Any) -> Non
     lines.write_text("\n".join(map(json.dumps, TOOL_ROWS)))
     path = write(TOOL_ROWS, tmp_path)
     assert rows_of(path) == rows_of(lines) == TOOL_ROWS
-    table = pickle.loads(pickle.dumps(open_source(str(path))))
+    table = pickle.loads(pickle.dumps(open_data_source(str(path))))
     assert table[1] == TOOL_ROWS[1]
     assert table.location(1) == f"{path}: row 2"
 
@@ -149,22 +149,22 @@ def test_values_stored_as_json_keep_their_nulls(tmp_path: Path) -> None:
         (
             "a.parquet",
             b"PAR1",
-            "a.parquet: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.parquet cannot be read: it is damaged or not in the format that its name indicates (",
         ),
         (
             "a.arrow",
             b"ARROW1",
-            "a.arrow: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.arrow cannot be read: it is damaged or not in the format that its name indicates (",
         ),
         (
             "a.arrow",
             b'{"a": 1}\n',
-            "a.arrow: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.arrow cannot be read: it is damaged or not in the format that its name indicates (",
         ),
         (
             "a.parquet",
             b"",
-            "a.parquet: cannot be read: it is damaged or not in the format that its name indicates (",
+            "a.parquet cannot be read: it is damaged or not in the format that its name indicates (",
         ),
     ],
 )

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 from tests.datasets.reading import error_of, rows_of
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 
 ROWS = [{"a": f"größe {i}", "b": "x,\ny"} for i in range(300)]
 
@@ -51,7 +51,7 @@ def test_a_compressed_file_has_the_same_rows_as_the_uncompressed_file(
     path = tmp_path / f"a{ending}{compression}"
     path.write_bytes(COMPRESS[compression](content_of(ending)))
     assert rows_of(path) == ROWS
-    assert open_source(str(path)).location(0).startswith(f"{path}: ")
+    assert open_data_source(str(path)).location(0).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -59,7 +59,7 @@ def test_a_compressed_text_file_may_contain_multiple_streams(tmp_path: Path, com
     path = tmp_path / f"a.txt{compression}"
     path.write_bytes(COMPRESS[compression](b"one\n\ntwo\n") + COMPRESS[compression](b"three\n"))
     assert rows_of(path) == [{"text": "one"}, {"text": "two"}, {"text": "three"}]
-    assert open_source(str(path)).location(2) == f"{path}: line 4"
+    assert open_data_source(str(path)).location(2) == f"{path}: line 4"
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -74,7 +74,7 @@ def test_a_damaged_file_raises_a_one_line_error(tmp_path: Path, compression: str
     )
     message = error_of(path)
     assert message.startswith(
-        f"a.jsonl{compression}: cannot be decompressed: it is damaged, truncated or not a "
+        f"a.jsonl{compression} cannot be decompressed: it is damaged, truncated or not a "
     )
     assert message.endswith("copy or download it again")
     assert "\n" not in message
@@ -85,7 +85,7 @@ def test_a_changed_byte_is_detected_by_the_checksum(tmp_path: Path) -> None:
     content = bytearray(gzip.compress(content_of(".jsonl")))
     content[-6] ^= 1
     path.write_bytes(content)
-    assert "a.jsonl.gz: cannot be decompressed" in error_of(path)
+    assert "a.jsonl.gz cannot be decompressed" in error_of(path)
 
 
 def test_errors_contain_the_line_in_the_compressed_file(tmp_path: Path) -> None:
@@ -107,15 +107,16 @@ def test_the_temporary_file_is_removed_with_the_table_or_when_python_exits(
     (tmp_path / "tmp").mkdir()
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(content_of(".jsonl")))
-    table = open_source(str(path))
+    table = open_data_source(str(path))
     (copy,) = (tmp_path / "tmp").iterdir()
     assert copy.read_bytes() == content_of(".jsonl")
     del table
     gc.collect()
     assert list((tmp_path / "tmp").iterdir()) == []
     program = (
-        "import sys, tempfile, pathlib; tempfile.tempdir = sys.argv[2]; from torchtune.datasets import open_source;"
-        " table = open_source(sys.argv[1]); print(len(list(pathlib.Path(sys.argv[2]).iterdir())))"
+        "import sys, tempfile, pathlib; tempfile.tempdir = sys.argv[2];"
+        " from torchtune.datasets import open_data_source; table = open_data_source(sys.argv[1]);"
+        " print(len(list(pathlib.Path(sys.argv[2]).iterdir())))"
     )
     command = [sys.executable, "-c", program, str(path), str(tmp_path / "tmp")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1\n"
@@ -125,7 +126,7 @@ def test_the_temporary_file_is_removed_with_the_table_or_when_python_exits(
 def test_a_second_process_reads_the_temporary_file_or_creates_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.zst"
     path.write_bytes(COMPRESS[".zst"](content_of(".csv")))
-    table = open_source(str(path))
+    table = open_data_source(str(path))
     (tmp_path / "table").write_bytes(pickle.dumps(table))
     program = (
         "import pickle, sys; table = pickle.load(open(sys.argv[1], 'rb')); print(ascii(table[299]['a']))"
@@ -150,6 +151,6 @@ def test_a_full_disk_is_not_reported_as_a_damaged_file(
     path.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode()))
     with pytest.raises(
         OSError,
-        match=r"a.jsonl.gz: cannot be decompressed into .*: No space left .* set the environment variable TMPDIR",
+        match=r"a.jsonl.gz cannot be decompressed into .*: No space left .* set the environment variable TMPDIR",
     ):
-        open_source(str(path))
+        open_data_source(str(path))

@@ -169,7 +169,7 @@ def test_custom_columns_and_prompt_templates_are_supported() -> None:
             {"template": "Q: {question}"},
             "template: expected 'chat', 'alpaca', or text that contains {instruction}",
         ),
-        ({"template": "alpaca", "system": "a"}, "system: is not used by the template 'alpaca'"),
+        ({"template": "alpaca", "system": "a"}, "system is not used by the template 'alpaca'"),
         (
             {"columns": {"instruction": "q"}},
             "no column 'q' for the instruction; the row's columns are",

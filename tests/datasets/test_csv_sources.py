@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.reading import error_of, rows_of, usable_rows
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -32,7 +32,7 @@ def test_rows_match_the_csv_module(tmp_path: Path, name: str, line_ending: str) 
     writer.writerows(rows)
     path = write(tmp_path / name, "\ufeff" + file.getvalue())
     assert rows_of(path) == rows
-    assert open_source(str(path)).location(3) == f"{path}: line 6"
+    assert open_data_source(str(path)).location(3) == f"{path}: line 6"
 
 
 def test_a_quote_inside_an_unquoted_field_is_text(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_quote_inside_an_unquoted_field_is_text(tmp_path: Path) -> None:
 def test_blank_lines_and_a_missing_final_line_ending_are_ignored(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "\n\na,b\n\n1,2\n\n\n3,4")
     assert rows_of(path) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
-    assert open_source(str(path)).location(1) == f"{path}: line 8"
+    assert open_data_source(str(path)).location(1) == f"{path}: line 8"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The same rows produce the same examples in every layout and file format, including cached and skipped rows."""
+"""The same rows produce the same examples in every row format and file format, including cached and skipped rows."""
 
 import bz2
 import csv
@@ -94,7 +94,7 @@ def test_compressed_files_in_a_folder_are_read_in_name_order(tmp_path: Path) -> 
     ]
 
 
-# Conversation layouts
+# Conversation formats
 
 TURNS = [user("Q"), assistant("A"), user("And?"), assistant("B")]
 BOTH = example(question_text(), answer_target(), f"\n{question_text('And?')}", answer_target("B"))

@@ -48,7 +48,9 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("row", "message"), DAMAGED, ids=[str(i) for i in range(len(DAMAGED))])
-def test_damaged_json_in_a_column_raises_an_error_with_the_row(row: dict[str, Any], message: str) -> None:
+def test_damaged_json_in_a_column_raises_an_error_that_names_the_row(
+    row: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RowError, match="source: row 2: ") as raised:
         ChatDataset(TOKENIZER, [GOOD, row])
     assert message in str(raised.value)
@@ -60,7 +62,7 @@ def test_damaged_json_in_a_column_raises_an_error_with_the_row(row: dict[str, An
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_unpaired_surrogate_in_json_text_raises_an_error_with_the_row(
+def test_an_unpaired_surrogate_in_json_text_raises_an_error_that_names_the_row(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_tiktoken, "N_RANKS", LLAMA3_RANKS)

@@ -1,4 +1,4 @@
-"""The JSON layout is detected from the content; values that would be lost or misread raise errors."""
+"""The JSON format is detected from the content; values that would be lost or misread raise errors."""
 
 import json
 import pickle
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.reading import error_of, rows_of, usable_rows
-from torchtune.datasets import RowError, open_source
+from torchtune.datasets import RowError, open_data_source
 
 ROWS: list[dict[str, Any]] = [
     {"a": "x", "b": [1, 2.5, None, True]},
@@ -50,19 +50,19 @@ def test_strings_are_read_as_rows_with_a_text_column(path: Path) -> None:
 def test_the_location_of_a_row_in_a_list_contains_its_index_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(ROWS, indent=1))
-    table = open_source(str(path))
+    table = open_data_source(str(path))
     begin = [i for i, line in enumerate(path.read_text().split("\n"), 1) if line == " {"]
     assert [table.location(i) for i in range(3)] == [
         f"{path}: row {i + 1} (line {begin[i]})" for i in range(3)
     ]
     path.write_text(json.dumps(ROWS))
-    assert open_source(str(path)).location(1) == f"{path}: row 2"
+    assert open_data_source(str(path)).location(1) == f"{path}: row 2"
 
 
 def test_locations_can_be_requested_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"a": {i}}}\n\n' for i in range(50)))
-    table = open_source(str(path))
+    table = open_data_source(str(path))
     for i in (3, 40, 2, 49, 0, 0, 12):
         assert table.location(i) == f"{path}: line {2 * i + 1}"
 
@@ -229,7 +229,7 @@ def test_byte_order_marks_of_appended_files_are_ignored(tmp_path: Path) -> None:
 def test_a_file_that_changes_after_it_was_opened_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n')
-    state = pickle.dumps(open_source(str(path)))
+    state = pickle.dumps(open_data_source(str(path)))
     path.write_text('{"long": "row"}\n{"a": 2}\n')
     with pytest.raises(OSError, match=r"a.jsonl: the file has changed since it was opened; restart the run"):
         pickle.loads(state)[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 from torchtune.generation import read_prompts
 
 
@@ -35,7 +35,7 @@ def test_a_similar_path_is_suggested_for_a_missing_source(missing: str, existing
     else:
         (folder / existing).mkdir(exist_ok=True)
     with pytest.raises(FileNotFoundError) as caught:
-        open_source(missing)
+        open_data_source(missing)
     assert str(caught.value).startswith(f"{missing}: ")
     assert str(caught.value).endswith(f"; did you mean {existing}?")
 
@@ -44,14 +44,14 @@ def test_a_similar_path_is_suggested_for_a_missing_source(missing: str, existing
 def test_other_files_are_not_suggested(other: str, folder: Path) -> None:
     (folder / other).touch()
     with pytest.raises(FileNotFoundError, match=r"^chat\.jsonl: no such file; paths are relative to /"):
-        open_source("chat.jsonl")
+        open_data_source("chat.jsonl")
 
 
 def test_the_most_similar_file_is_suggested(folder: Path) -> None:
     for name in ("chatter.jsonl", "chats.jsonl", "chat_old.jsonl"):
         (folder / name).touch()
     with pytest.raises(FileNotFoundError, match=r"did you mean chats\.jsonl\?$"):
-        open_source("chat.jsonl")
+        open_data_source("chat.jsonl")
 
 
 def test_a_similar_path_is_suggested_for_a_missing_prompt_file(folder: Path) -> None:

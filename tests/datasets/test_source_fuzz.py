@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.reading import error_of, rows_of
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.text(
     "\"',;\t\r\n\\[]{}: a1\0\ufeff", max_size=8
@@ -158,7 +158,7 @@ def test_any_bytes_produce_rows_or_a_one_line_error_with_the_file_name(content: 
         path = Path(folder, name)
         path.write_bytes(content)
         try:
-            table = open_source(str(path))
+            table = open_data_source(str(path))
             rows = [table[i] for i in range(len(table))]
         except ValueError:
             message = error_of(path)

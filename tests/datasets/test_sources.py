@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from torchtune.datasets import RowError, open_source
+from torchtune.datasets import RowError, open_data_source
 
 ROWS = [
     {"instruction": "Add.", "input": "2, 3", "output": "5"},
@@ -43,13 +43,13 @@ def write(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
 
 
 def rows_of(source: Any) -> list[dict[str, Any]]:
-    table = open_source(source)
+    table = open_data_source(source)
     return [table[i] for i in range(len(table))]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "saved"])
 def test_every_file_format_produces_the_same_rows(name: str, tmp_path: Path) -> None:
-    table = open_source(str(write(tmp_path / name)))
+    table = open_data_source(str(write(tmp_path / name)))
     assert rows_of(str(tmp_path / name)) == ROWS
     copy = pickle.loads(pickle.dumps(table))
     assert (len(copy), copy[2]) == (3, ROWS[2])
@@ -64,7 +64,7 @@ def test_arrow_files_lists_and_text_lines_are_sources(tmp_path: Path) -> None:
     assert rows_of(ROWS) == ROWS
     (tmp_path / "a.txt").write_bytes(b"one\r\n\n  \ntwo \nthree")
     assert rows_of(str(tmp_path / "a.txt")) == [{"text": "one"}, {"text": "two "}, {"text": "three"}]
-    assert open_source(str(tmp_path / "a.txt")).location(1) == f"{tmp_path / 'a.txt'}: line 4"
+    assert open_data_source(str(tmp_path / "a.txt")).location(1) == f"{tmp_path / 'a.txt'}: line 4"
 
 
 def test_folders_and_patterns_are_read_in_file_name_order(tmp_path: Path) -> None:
@@ -74,18 +74,18 @@ def test_folders_and_patterns_are_read_in_file_name_order(tmp_path: Path) -> Non
     assert rows_of(str(tmp_path)) == [ROWS[1], ROWS[0], ROWS[2]]
     assert rows_of(str(tmp_path / "*.jsonl")) == [ROWS[1], ROWS[0]]
     assert rows_of(str(tmp_path / "**/*.jsonl")) == [ROWS[1], ROWS[0], ROWS[2]]
-    table = open_source(str(tmp_path))
+    table = open_data_source(str(tmp_path))
     assert table.location(2) == f"{tmp_path / 'sub/c.jsonl'}: line 1"
     write(tmp_path / "d.csv")
     with pytest.raises(
         ValueError, match=r"has files of several formats \(.csv, .jsonl\); select one with a file pattern"
     ):
-        open_source(str(tmp_path))
+        open_data_source(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"\*.parquet: the pattern matches no data files"):
-        open_source(str(tmp_path / "*.parquet"))
+        open_data_source(str(tmp_path / "*.parquet"))
     (tmp_path / "e.doc").touch()
     with pytest.raises(ValueError, match=r"e\.doc: expected a data file ending in"):
-        open_source(str(tmp_path / "*.doc"))
+        open_data_source(str(tmp_path / "*.doc"))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_folders_and_patterns_are_read_in_file_name_order(tmp_path: Path) -> Non
         ("a.txt", b" \n\n", "a.txt: the file has no rows"),
         ("a.jsonl", b"[1]\n", "a.jsonl: row 1: expected an object with named columns, or a string, got int"),
         ("a.jsonl", b'{"a": 1}\n{"a":\n', "a.jsonl: line 2: not valid JSON at column 6: Expecting value"),
-        ("a.parquet", b"PAR1", "a.parquet: cannot be read: it is damaged or not in"),
-        ("a.arrow", b"ARROW1", "a.arrow: cannot be read: it is damaged or not in"),
+        ("a.parquet", b"PAR1", "a.parquet cannot be read: it is damaged or not in"),
+        ("a.arrow", b"ARROW1", "a.arrow cannot be read: it is damaged or not in"),
     ],
 )
 def test_errors_contain_the_file_and_the_line(
@@ -118,7 +118,7 @@ def test_errors_contain_the_file_and_the_line(
 
 def test_an_empty_list_raises() -> None:
     with pytest.raises(ValueError, match="source: the list has no rows"):
-        open_source([])
+        open_data_source([])
     with pytest.raises(RowError, match="source: row 1: expected an object with named columns, or a string"):
         rows_of([["a"]])
 
@@ -128,4 +128,4 @@ def test_a_file_larger_than_a_chunk_is_read(tmp_path: Path, monkeypatch: pytest.
     rows = [{"a": "x" * (i % 11)} for i in range(200)]
     path = write(tmp_path / "a.jsonl", rows)
     assert rows_of(str(path)) == rows
-    assert open_source(str(path)).location(150) == f"{path}: line 301"
+    assert open_data_source(str(path)).location(150) == f"{path}: line 301"

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from tests.datasets.reading import error_of, rows_of
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 
 SHORT = {"train": 37, "validation": 10, "test": 3}
 TRAIN = ["train.jsonl", "training.jsonl", "my-train_2.jsonl", "data/train/x.jsonl", "data/TRAIN-1.jsonl"]
@@ -68,7 +68,7 @@ def test_ranges_select_rows_of_a_file_a_list_and_a_pattern(folder: Path) -> None
     assert rows_of(folder / "train.jsonl", split="train[10:12]") == rows[10:12]
     assert rows_of(str(folder / "*.jsonl"), split="train[-2:] + test[:1]") == [*rows[-2:], {"row": "test 0"}]
     assert rows_of(rows, split="train[:50%]") == rows[:18]
-    table = open_source(str(folder), split="train[30:]+test[1:]")
+    table = open_data_source(str(folder), split="train[30:]+test[1:]")
     assert table.location(0) == f"{folder / 'train.jsonl'}: line 31"
     assert table.location(7) == f"{folder / 'test.jsonl'}: line 2"
 
@@ -185,7 +185,7 @@ def test_a_folder_or_file_name_can_be_a_custom_split(tmp_path: Path) -> None:
 
 def test_a_list_of_rows_has_one_split() -> None:
     with pytest.raises(ValueError, match="split: a list of rows has no split 'test', only 'train'"):
-        open_source([{"a": 1}], split="test")
+        open_data_source([{"a": 1}], split="test")
 
 
 def saved(folder: Path, splits: dict[str, int]) -> datasets.DatasetDict:

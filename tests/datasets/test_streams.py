@@ -14,7 +14,13 @@ import pytest
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.config import lazy
 from torchtune.data import Batches, Example
-from torchtune.datasets import ConcatDataset, InstructDataset, TextCompletionDataset, _stream, open_source
+from torchtune.datasets import (
+    ConcatDataset,
+    InstructDataset,
+    TextCompletionDataset,
+    _stream,
+    open_data_source,
+)
 
 TOKENIZER = ByteTokenizer()
 N, BLOCK = 100, 8
@@ -55,7 +61,7 @@ def read(packs: list[list[Example]]) -> list[list[str]]:
 
 
 def test_rows_can_be_read_in_any_order(source: str) -> None:
-    table = open_source(source, load_options=STREAMED)
+    table = open_data_source(source, load_options=STREAMED)
     assert len(table) == N
     for row in [0, 1, 99, 7, 8, 50, 49, 98, 0]:
         assert table[row] == {"text": text(row)}
@@ -167,7 +173,7 @@ def test_the_rows_option_limits_the_number_of_rows(source: str) -> None:
         ({"streaming": True, "rows": 0}, "load_options.rows: expected a number above 0, got 0"),
         ({"streaming": True, "rows": "few"}, "load_options.rows: expected a number above 0, got 'few'"),
         ({"streaming": True, "rows": 101}, r"load_options.rows: .* has only 100 rows, got 101"),
-        ({"rows": 10}, "load_options.rows: has an effect only with streaming"),
+        ({"rows": 10}, "load_options.rows has an effect only with streaming"),
         ({"name": "en"}, "name would have no effect"),
     ],
 )
@@ -191,7 +197,7 @@ def test_a_source_that_cannot_be_streamed_raises(source: str, tmp_path: Path) ->
         ConcatDataset(TOKENIZER, [lazy(TextCompletionDataset, source=source, load_options=STREAMED)])
     (tmp_path / "part-1.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(
-        ValueError, match=r"part-1.parquet: cannot be read: it is damaged or not a Parquet file"
+        ValueError, match=r"part-1.parquet cannot be read: it is damaged or not a Parquet file"
     ):
         streamed(source)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.reading import error_of, rows_of
-from torchtune.datasets import open_source
+from torchtune.datasets import open_data_source
 
 NOT_LINE_ENDINGS = "\x00 \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029 \ufeff \t \u3000"
 """Characters that Python's `splitlines` and other readers treat as line endings, and other white space."""
@@ -26,7 +26,7 @@ def test_only_line_endings_separate_lines(tmp_path: Path, line_ending: bytes, bo
     path = tmp_path / "a.txt"
     path.write_bytes(bom + line_ending.join(line.encode() for line in lines) + line_ending * ends)
     assert texts(path) == lines
-    table = open_source(str(path))
+    table = open_data_source(str(path))
     assert pickle.loads(pickle.dumps(table))[1] == table[1]
 
 
@@ -45,7 +45,7 @@ def test_lines_longer_than_a_chunk_are_read(
     path = tmp_path / "a.txt"
     path.write_text("\n \n".join([*lines, "", 30 * " "]))
     assert texts(path) == lines
-    assert open_source(str(path)).location(79) == f"{path}: line 159"
+    assert open_data_source(str(path)).location(79) == f"{path}: line 159"
 
 
 @pytest.mark.parametrize(

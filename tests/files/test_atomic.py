@@ -79,9 +79,9 @@ def test_folders_that_cannot_be_renamed_are_rejected_before_anything_is_written(
     messages = {
         "/": "/ is the root of the file system; choose a folder inside it",
         "/dev": "/dev is a mount point, which cannot be replaced; choose a folder inside it",
-        ".": "b is the current directory or one of its parents, and would be replaced; choose a folder inside it",
-        "..": "a is the current directory or one of its parents",
-        "": "b is the current directory or one of its parents",
+        ".": "b is the working directory or one of its parents, and would be replaced; choose a folder inside it",
+        "..": "a is the working directory or one of its parents",
+        "": "b is the working directory or one of its parents",
     }
     for target, message in messages.items():
         with pytest.raises(ValueError, match=message):

@@ -157,7 +157,7 @@ def test_final_and_best_checkpoints_preserve_the_base_config(tmp_path: Path) -> 
         model_directory=str(base),
         tokenizer_directory=str(base),
         tokenizer=lazy(ByteTokenizer),
-        validation=Validation(share=0.4),
+        validation=Validation(fraction=0.4),
         max_steps=1,
     )
     with only_trusting(Trust(packages=frozenset({"tests"}))):

@@ -136,7 +136,7 @@ def test_pickled_code_is_rejected_and_does_not_run(folder: Path) -> None:
     torch.save({"model.norm.weight": HostilePickle(str(folder / "trace"))}, folder / "pytorch_model.bin")
     with pytest.raises(
         ValueError,
-        match=r"contains posix.mkdir in addition to tensors, which may be code and is not run; download",
+        match=r"also contains posix.mkdir, which may be code and is therefore not run; download",
     ):
         load_hf_weights(tiny_smollm2(), folder)
     assert not (folder / "trace").exists()

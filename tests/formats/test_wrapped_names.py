@@ -89,7 +89,9 @@ def test_names_that_are_equal_after_stripping_are_rejected(tmp_path: Path, prefi
     tensors = load_file(tmp_path / "model/model.safetensors")
     tensors[f"{prefix}model.norm.weight"] = torch.zeros(64)
     save_file(tensors, tmp_path / "model/model.safetensors")
-    with pytest.raises(ValueError, match=r"are both model.norm.weight without wrapper prefixes"):
+    with pytest.raises(
+        ValueError, match=r"both become model.norm.weight when their wrapper prefixes are removed"
+    ):
         load_hf_weights(tiny_smollm2(), tmp_path / "model")
 
 

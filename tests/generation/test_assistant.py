@@ -180,13 +180,17 @@ def test_weights_have_the_requested_dtype(folder: Path) -> None:
 
 
 def test_errors_contain_the_option_or_the_prompt_index(folder: Path, assistant: Assistant) -> None:
-    with pytest.raises(ValueError, match=r"prompt 2 has .* tokens, which with max_new_tokens = 12 exceeds"):
+    with pytest.raises(
+        ValueError, match=r"prompt 2 has .* tokens; together with max_new_tokens = 12, this exceeds"
+    ):
         assistant.answers(["Who?", "Who? " * 40])
-    with pytest.raises(ValueError, match=r"the prompt has .* tokens, which with max_new_tokens = 60 exceeds"):
+    with pytest.raises(
+        ValueError, match=r"the prompt has .* tokens; together with max_new_tokens = 60, this exceeds"
+    ):
         assistant.answer("Who?", max_new_tokens=60)
     with pytest.raises(ValueError, match=r"prompt 3: .* special token"):
         assistant.answers(["Who?", "a", [Message(role=SPECIAL[2], content="a")]])
-    with pytest.raises(ValueError, match="top_k: has no effect at temperature 0"):
+    with pytest.raises(ValueError, match="top_k has no effect at temperature 0"):
         assistant.stream("Who?", top_k=4)
     with pytest.raises(ValueError, match="stop: a stop string is empty"):
         assistant.answers(["Who?"], stop=[""])

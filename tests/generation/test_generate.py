@@ -115,7 +115,7 @@ def test_generation_may_fill_but_not_exceed_max_seq_len() -> None:
         ),
         ([1], -1.0, None, "temperature: expected a number of at least 0, got -1.0"),
         ([1], 1.0, 0, "top_k: expected a whole number above 0, or None, got 0"),
-        ([1], 0.0, 5, "top_k: has no effect at temperature 0"),
+        ([1], 0.0, 5, "top_k has no effect at temperature 0"),
     ],
 )
 def test_invalid_arguments_raise_before_the_first_token(
@@ -235,7 +235,7 @@ def test_an_empty_batch_produces_no_answers() -> None:
     [
         ([[1], []], 5, "prompt 12 is empty"),
         ([[1, 300]], 5, "prompt 11 has ids from 1 to 300"),
-        ([[1], [1], [1] * 60], 5, "prompt 13 has 60 tokens, which with max_new_tokens = 5 exceeds"),
+        ([[1], [1], [1] * 60], 5, "prompt 13 has 60 tokens; together with max_new_tokens = 5, this exceeds"),
         ([[1]], 0, "max_new_tokens: expected a number above 0, got 0"),
     ],
 )

@@ -152,7 +152,7 @@ def test_the_prefill_is_part_of_the_answer(assistant: Assistant, prefill: str) -
 
 def test_a_prefill_is_rejected_with_token_ids(assistant: Assistant) -> None:
     with pytest.raises(
-        ValueError, match="prefill: has no effect on a prompt given as token ids; append the prefill's tokens"
+        ValueError, match="prefill has no effect on a prompt given as token ids; append the prefill's tokens"
     ):
         assistant.answer([1, 5, 7], prefill="These")
 

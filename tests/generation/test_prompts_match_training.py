@@ -1,4 +1,4 @@
-"""A row produces the same prompt in generation as in training, in every file format and row layout."""
+"""A row produces the same prompt in generation as in training, in every file format and row format."""
 
 import bz2
 import gzip

@@ -197,7 +197,7 @@ def test_each_row_and_seed_draws_different_numbers() -> None:
         ({"temperature": 1.0, "top_p": 1.5}, "top_p: expected a number above 0, up to 1, or None, got 1.5"),
         ({"temperature": 1.0, "min_p": -0.1}, "min_p: expected a number above 0, up to 1, or None, got -0.1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: expected a number above 0, got 0.0"),
-        ({"top_k": 4, "min_p": 0.1}, "top_k: has no effect at temperature 0 .* omit top_k and min_p"),
+        ({"top_k": 4, "min_p": 0.1}, "top_k has no effect at temperature 0 .* omit top_k and min_p"),
     ],
 )
 def test_errors_contain_the_option(settings: dict[str, Any], message: str) -> None:

@@ -18,5 +18,5 @@ HARDWARE = {
 def computed_as_on(name: str) -> Iterator[None]:
     """Compute the loss as on hardware, a key of `HARDWARE`."""
     with pytest.MonkeyPatch.context() as patch, assume_hardware(HARDWARE[name]):
-        patch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: name == "CPU with AMX")
+        patch.setattr(_linear_cross_entropy, "_has_bfloat16_matmul", lambda: name == "CPU with AMX")
         yield

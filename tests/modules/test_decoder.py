@@ -59,7 +59,7 @@ def test_logits_depend_only_on_relative_positions() -> None:
     assert not torch.allclose(model(tokens, positions=2 * moved), model(tokens))
 
 
-def test_a_model_built_on_meta_needs_only_its_parameters() -> None:
+def test_loading_parameters_completes_a_model_built_on_the_meta_device() -> None:
     model = random_decoder()
     with torch.device("meta"):
         other = Decoder(TINY).double()

@@ -89,7 +89,7 @@ def test_each_document_attends_to_its_prefix() -> None:
     ids=["too long", "not a beginning", "not earlier", "negative", "of a document with a prefix"],
 )
 def test_prefix_that_does_not_begin_an_earlier_document_is_rejected(prefixes: list[tuple[int, int]]) -> None:
-    with pytest.raises(ValueError, match="is not the beginning of an earlier document"):
+    with pytest.raises(ValueError, match="must be the beginning of an earlier document"):
         Documents.from_lengths([[3, 2, 1]], [prefixes])
 
 

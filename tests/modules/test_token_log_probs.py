@@ -154,8 +154,9 @@ def test_log_probabilities_are_accurate_in_every_precision(
         n_roundings = 2 if hardware == "GPU" else 1
         assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, n_roundings)
         return
-    # The absolute error of a logit is the relative error of its probability. These errors, and the errors of sums over
-    # ids or positions, scale with the summands, whose factors are at most the probabilities, plus one at the label.
+    # The absolute error of a logit is the relative error of its probability. Both errors, and
+    # the errors of sums over ids or positions, are proportional to the summands. The factor of a summand is at most the
+    # probability of its id, plus one if the id is the label.
     factors = full.exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double()) / temperature
     factors = (factors * upstream.abs()[:, None]).detach()  # [n, v]
     relative = logit_bound + bound(torch.float32, 200 + 300)
@@ -259,7 +260,8 @@ def test_only_the_logits_of_one_chunk_are_stored_at_once(compute: Compute, is_tr
     hidden.grad = weight.grad = None
     with LiveBytes([hidden, weight, labels]) as live:
         torch.autograd.backward(compute(hidden, weight, labels))
-    # The bound includes gradients, a few values per position, and one chunk of logits, slopes and a temporary tensor.
+    # The bound includes gradients, a few values per position, and one chunk of logits, of the
+    # derivatives of the soft cap and of a temporary tensor.
     assert live.peak < 8 * (2 * n * d + 2 * v * d + 8 * n + 3 * 4 * v)
     assert live.peak < 8 * n * v
 

@@ -158,7 +158,7 @@ def test_offloaded_memory_is_pinned_only_for_a_gpu(
             "sharding.replicas: 4 ranks cannot be split into 3 equal groups; set replicas to a divisor of 4",
         ),
         (8, True, "sharding.replicas: 4 ranks cannot be split into 8 equal groups"),
-        (1, False, "sharding: has no effect without enable_fsdp=true"),
+        (1, False, "sharding: this section has no effect without enable_fsdp=true"),
     ],
 )
 def test_a_section_incompatible_with_the_run_is_rejected(
@@ -180,5 +180,5 @@ def test_replicas_below_one_are_rejected() -> None:
 
 def test_a_section_without_effect_is_reported_before_the_run() -> None:
     layers = main.layers("smollm2_135m_full", ["placement.sharding.replicas=2"])
-    with pytest.raises(ConfigError, match="sharding: has no effect without enable_fsdp=true"):
+    with pytest.raises(ConfigError, match="sharding: this section has no effect without enable_fsdp=true"):
         layers.build()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.cli.synthetic_runs import Page, plotted_run, synthetic_metrics, write_run
 from tests.tune import Tune
-from torchtune.plots._curves import Column, curve_of, default_smoothing, smoothed
+from torchtune.plots._curves import Column, curve_of, default_smoothing, moving_average
 from torchtune.plots._image import PANEL_HEIGHT, image_of, tick_label
 from torchtune.plots._page import page_of
 from torchtune.plots._run import Sample
@@ -101,7 +101,7 @@ def test_reduced_points_keep_each_columns_extremes_and_both_ends(data: st.DataOb
 def test_smoothed_curve_is_the_weighted_mean_around_each_step(data: st.DataObject, n_steps: int) -> None:
     series = [(step, value / 1e28) for step, value in draw_series(data.draw)]
     half = n_steps // 2
-    for step, mean in smoothed([Column(s, v, 1) for s, v in series], n_steps):
+    for step, mean in moving_average([Column(s, v, 1) for s, v in series], n_steps):
         weighted = [(half + 1 - abs(s - step), v) for s, v in series if abs(s - step) <= half]
         expected = sum(w * v for w, v in weighted) / sum(w for w, _ in weighted)
         assert mean == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -203,7 +203,7 @@ def test_browser_draws_every_point_and_smooths_like_the_image(tmp_path: Path) ->
 
     approx = pytest.approx  # coordinates in a path are rounded to a tenth of a pixel
     assert values(raw) == approx([value for _, value in series], abs=0.2 * abs(unit))
-    means = smoothed(curve_of(series, 1.0, 1000).columns, 9)
+    means = moving_average(curve_of(series, 1.0, 1000).columns, 9)
     assert values(curve) == approx([value for _, value in means], abs=0.2 * abs(unit))
     validations = runs[0].metrics.series("validation_loss")
     assert values(markers) == approx([value for _, value in validations], abs=0.2 * abs(unit))

@@ -127,8 +127,8 @@ def main(cfg: PairsConfig) -> None:
                 scorer.before_step(model, micro_batches)
                 sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:
-                    torch.autograd.backward(run.scale.scaled(sums.add(scorer(model, batch))))
-                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.scale.factor)
+                    torch.autograd.backward(run.loss_scale.apply(sums.add(scorer(model, batch))))
+                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.loss_scale.factor)
                 run.update(sums, grad_norm, epoch=float(batches.epoch))
                 optimizer.zero_grad()
                 validator.validate_if_due(run)

@@ -201,7 +201,7 @@ def test_packed_examples_train_like_separate_examples(tmp_path: Path) -> None:
     packed = {"batch_size": 1, "gradient_accumulation_steps": 1, "loading.packing": Packing(length=2000)}
     run_full(tmp_path, "packed", HIGH_LR | {"shuffle": False, "epochs": 3} | packed)
     assert losses(tmp_path, "packed") == pytest.approx(losses(tmp_path, "separate"), rel=FLOAT64)
-    padding = [line["padding_share"] for line in metrics(tmp_path, "packed")]
+    padding = [line["padding_fraction"] for line in metrics(tmp_path, "packed")]
     assert padding == [0.0] * 3
 
 
@@ -210,7 +210,7 @@ def test_packed_examples_train_like_separate_examples(tmp_path: Path) -> None:
     [
         (
             {"loading.packing": Packing(), "loading.group_by_length": True},
-            "group_by_length: has no effect with packing",
+            "group_by_length: this setting has no effect with packing",
         ),
         ({"placement.weights_dtype": "bf16"}, "placement.weights_dtype: bf16 requires dtype=bf16"),
         (
@@ -220,7 +220,10 @@ def test_packed_examples_train_like_separate_examples(tmp_path: Path) -> None:
             },
             "compile: the activations of compiled layers cannot be offloaded",
         ),
-        ({"placement.sharding": Sharding()}, "placement.sharding: has no effect without enable_fsdp=true"),
+        (
+            {"placement.sharding": Sharding()},
+            "placement.sharding: this section has no effect without enable_fsdp=true",
+        ),
     ],
 )
 def test_incompatible_settings_are_rejected(tmp_path: Path, changes: Any, message: str) -> None:

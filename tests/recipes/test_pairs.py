@@ -52,7 +52,7 @@ def test_preferences_are_learned_and_an_interrupted_run_matches_an_uninterrupted
         "epochs": 24,
         "loading.packing": Packing(length=250),
         "checkpoints.every_n_steps": 2,
-        "validation": Validation(share=0.4, every_n_steps=4),
+        "validation": Validation(fraction=0.4, every_n_steps=4),
     }
     pairs.main(config(tmp_path, "uninterrupted", **changes))
     interrupted = changes | {"metric_logger": lazy(InterruptOnce, step=5, marker=str(tmp_path / "marker"))}

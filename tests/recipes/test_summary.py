@@ -17,7 +17,7 @@ from torchtune.runs._finish import closing_lines
 from torchtune.training import Packing, Validation
 from torchtune.training._global_batch import GlobalBatch
 
-VALIDATED: dict[str, Any] = {"validation": Validation(share=0.4, every_n_steps=1)}
+VALIDATED: dict[str, Any] = {"validation": Validation(fraction=0.4, every_n_steps=1)}
 
 
 def test_a_starting_run_prints_model_data_and_steps(
@@ -110,7 +110,7 @@ def test_a_run_that_stops_early_prints_the_best_and_the_final_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float
 ) -> None:
     changes: dict[str, Any] = {"optimizer": lazy(AdamW, lr=lr), "epochs": 40, "batch_size": 4}
-    validation = Validation(share=0.4, every_n_steps=1, patience=1, min_improvement=0.5)
+    validation = Validation(fraction=0.4, every_n_steps=1, patience=1, min_improvement=0.5)
     full_finetune.main(full_config(tmp_path, "a", validation=validation, **changes))
     lines = capsys.readouterr().err.splitlines()
     losses = {

@@ -86,8 +86,8 @@ def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -
     with pytest.raises(ConfigError, match=r"has a different config \(2 values differ\)") as caught:
         run(unfinished, "batch_size=3", "optimizer.lr=0.5")
     message = str(caught.value)
-    assert "batch_size: was 8, is now 3" in message
-    assert "optimizer.lr: was 2.0e-05, is now 0.5" in message
+    assert "batch_size: changed from 8 to 3" in message
+    assert "optimizer.lr: changed from 2.0e-05 to 0.5" in message
     assert len(sample.RUN_CONFIGS) == 1
 
 

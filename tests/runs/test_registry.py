@@ -9,7 +9,7 @@ from tests.config.printed_mistakes import RECIPE, printed_mistakes
 LONG = "a" * 300
 
 NAMES = {
-    "": "--config: needs a value",
+    "": "--config: expected a value",
     "sampl": "no config 'sampl'",
     "smollm2_135m_lor": "no config 'smollm2_135m_lor'; did you mean 'smollm2_135m_lora'?",
     LONG: f"no config '{LONG}'",
@@ -18,8 +18,8 @@ NAMES = {
     "none.yaml": "none.yaml: no such file",
     "none.py": "none.py: no such file",
     "none.py:c": "none.py: no such file",
-    "folder.py": "folder.py: is a folder, not a Python file",
-    "folder.yaml": "folder.yaml: cannot be read: Is a directory",
+    "folder.py": "folder.py: this is a folder, not a Python file",
+    "folder.yaml": "folder.yaml: the file cannot be read: Is a directory",
     "folder": "folder/config.yaml: no such file",
     "text.txt": "text.txt: expected file.yaml, file.py:function or a run's folder",
     "/dev/null": "/dev/null: expected file.yaml, file.py:function or a run's folder",
@@ -73,10 +73,10 @@ RECIPES = {
     "def main(cfg): ...\n": (
         "expected one recipe, a main(cfg) decorated with @config.parse; found no decorated function"
     ),
-    "@config.parse\ndef main(): ...\n": "main: must accept one argument, the config",
-    "@config.parse\ndef main(a, b): ...\n": "main: must accept one argument, the config",
-    "@config.parse\ndef main(cfg: int) -> None: ...\n": "main: must be annotated with an attrs class or a dataclass",
-    "@config.parse\ndef main(cfg: 'Nope') -> None: ...\n": "main: is annotated with 'Nope', which is not defined",
+    "@config.parse\ndef main(): ...\n": "main: expected a function with one argument, the config",
+    "@config.parse\ndef main(a, b): ...\n": "main: expected a function with one argument, the config",
+    "@config.parse\ndef main(cfg: int) -> None: ...\n": "main: expected an attrs class or a dataclass as annotation",
+    "@config.parse\ndef main(cfg: 'Nope') -> None: ...\n": "main: the annotation 'Nope' is not defined",
     "class C:\n    x: 'Missing' = 1\nC = attrs.define(C)\n@config.parse\ndef main(cfg: C) -> None: ...\n": (
         "x: its annotation 'Missing' cannot be resolved"
     ),

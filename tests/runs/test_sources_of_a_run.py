@@ -15,7 +15,7 @@ QUESTION = {"role": "user", "content": "Who?"}
 ROWS = [{"messages": [QUESTION, {"role": "assistant", "content": f"Number {i}."}]} for i in range(4)]
 CHANGED_ROWS = [*ROWS[:-1], {"messages": [QUESTION, {"role": "assistant", "content": "Number 9."}]}]
 HELD_OUT = (
-    "validation={share: null, dataset: {_component_: torchtune.datasets.ChatDataset, source: held.jsonl}}"
+    "validation={fraction: null, dataset: {_component_: torchtune.datasets.ChatDataset, source: held.jsonl}}"
 )
 
 

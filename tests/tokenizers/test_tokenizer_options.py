@@ -117,7 +117,7 @@ def test_template_options_raise_without_a_template(
 ) -> None:
     (name,) = options
     with pytest.raises(
-        ValueError, match=rf"{name}: has no effect, because .* has no chat template; set chat_"
+        ValueError, match=rf"{name} has no effect, because .* has no chat template; set chat_"
     ):
         kind.load(str(folder), **options)
     (tmp_path / "mine.jinja").write_text("{{ a }}{{ strftime_now('%Y') }}")
@@ -249,7 +249,7 @@ def test_special_tokens_argument_is_only_for_sentencepiece(kind: Kind, folder: P
         assert "▁these" in auto_tokenizer(str(folder), special_tokens=["▁these", "none"]).special_tokens
         return
     with pytest.raises(
-        ValueError, match=r"special_tokens: has no effect, because .* is not a SentencePiece model"
+        ValueError, match=r"special_tokens has no effect, because .* is not a SentencePiece model"
     ):
         auto_tokenizer(str(folder), special_tokens=["the"])
 

@@ -71,7 +71,7 @@ def train_and_save(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = AdamW(trained.values(), lr=0.01)
     _step(model, optimizer)
-    section = Validation(share=0.5, prompts=["abc"], max_new_tokens=3)
+    section = Validation(fraction=0.5, prompts=["abc"], max_new_tokens=3)
     with Metrics(str(folder), [], world, 0, 99) as metrics:
         tiny_validator(folder, section, model, world=world).validate(0, metrics)
     before = _full_copies(trained)

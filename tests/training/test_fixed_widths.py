@@ -77,7 +77,7 @@ def test_fixed_widths_change_neither_losses_nor_gradients(kind: str, family: str
 
 def validator_for(folder: Path, model: Decoder, batch_size: int, world: World = SINGLE_RANK) -> Validator:
     cfg = evolve(smollm2_135m_full(), output_dir=str(folder), batch_size=batch_size)
-    held_out = HeldOutSet(Validation(share=0.5), [row for row in examples() if row.n_targets], [])
+    held_out = HeldOutSet(Validation(fraction=0.5), [row for row in examples() if row.n_targets], [])
     return build_validator(cfg, held_out, NextToken(LinearCrossEntropy()), SmallTokenizer(), model, world)
 
 

@@ -48,7 +48,7 @@ def test_metrics_line_contains_the_step_and_does_not_count_padding(tmp_path: Pat
         "loss": 1 / 3,
         "lr": 0.1,
         "grad_norm": 3.0,
-        "padding_share": (positions - n_tokens) / positions,
+        "padding_fraction": (positions - n_tokens) / positions,
     }
 
 

@@ -91,8 +91,8 @@ class PackedRun:
         sums = StepSums(micro_batches, SINGLE_RANK)
         self.n_tokens.append(sum(batch.n_tokens for batch in micro_batches))
         for batch in sums.micro_batches:
-            torch.autograd.backward(self.run.scale.scaled(sums.add(self.scorer(self.model, batch))))
-        self.run.update(sums, clip_gradients(self.model, 1.0, self.run.scale.factor))
+            torch.autograd.backward(self.run.loss_scale.apply(sums.add(self.scorer(self.model, batch))))
+        self.run.update(sums, clip_gradients(self.model, 1.0, self.run.loss_scale.factor))
         self.optimizer.zero_grad()
         self.run.save_if_due()
 
@@ -309,7 +309,7 @@ def test_recipe_values_with_reserved_names_are_rejected(tmp_path: Path) -> None:
     batches = [next(steps.batches)]
     sums = StepSums(batches, SINGLE_RANK)
     sums.add(steps.scorer(steps.model, batches[0]))
-    with pytest.raises(ValueError, match="the name 'lr' is already used by every run"):
+    with pytest.raises(ValueError, match="the name 'lr' is reserved for a built-in metric"):
         steps.run.update(sums, torch.tensor(1.0), lr=0.5)
 
 
@@ -377,7 +377,7 @@ def test_fp16_overflows_are_skipped_identically_on_host_and_device(tmp_path: Pat
         steps = PackedRun(cfg, Large(LinearCrossEntropy()), synchronous=synchronous, kind="adamw", total=30)
         steps.train()
         final_states.append(
-            (lines(tmp_path / str(synchronous)), steps.run.scale.state_dict(), steps.parameters())
+            (lines(tmp_path / str(synchronous)), steps.run.loss_scale.state_dict(), steps.parameters())
         )
     assert final_states[0][:2] == final_states[1][:2]
     assert all(torch.equal(final_states[0][2][name], final_states[1][2][name]) for name in final_states[0][2])

@@ -132,7 +132,7 @@ def test_validation_supports_custom_items_and_scorers(tmp_path: Path) -> None:
     scorer = Margin()
     lines = []
     for batch_size in (6, 1):
-        held_out = HeldOutSet(Validation(share=0.5), rows, [])
+        held_out = HeldOutSet(Validation(fraction=0.5), rows, [])
         validator = Validator(
             held_out, model, scorer, SmallTokenizer(), batch_size, SINGLE_RANK, str(tmp_path), lambda: None
         )
@@ -161,7 +161,7 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
             world = Rank(
                 rank=rank, size=size, data_rank=rank, data_size=size, device=torch.device("cpu"), seed=0
             )
-            held_out = HeldOutSet(Validation(share=0.5), pairs(3), [])
+            held_out = HeldOutSet(Validation(fraction=0.5), pairs(3), [])
             validator = Validator(
                 held_out, model, Margin(), SmallTokenizer(), 3, world, str(tmp_path), lambda: None
             )
@@ -176,11 +176,11 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
         (Score({}), "a score needs at least one term"),
         (
             Score({"loss": Term(torch.ones(()))}),
-            "the name 'loss' is already used by every run",
+            "the name 'loss' is reserved for a built-in metric",
         ),
         (
             Score({"a": Term(torch.ones(()))}, {"a": Term(torch.ones(()))}),
-            "the name 'a' is already used by another term",
+            "the name 'a' is used by another term",
         ),
         (
             Score({"a": Term(torch.ones(()), "pairs")}),
@@ -197,7 +197,7 @@ def test_an_invalid_score_is_rejected(score: Score, message: str) -> None:
 def test_reserved_names_are_rejected(name: str) -> None:
     batch = collate(examples(3)[:2], pad_id=0)
     score = Score({"next_token": Term(torch.ones(()))}, {name: Term(torch.ones(()))})
-    with pytest.raises(ValueError, match=f"the name '{name}' is already used by every run"):
+    with pytest.raises(ValueError, match=f"the name '{name}' is reserved for a built-in metric"):
         StepSums([batch], SINGLE_RANK).add(score)
 
 
@@ -231,8 +231,8 @@ def test_fp16_sum_is_divided_by_counts_beyond_the_fp16_range() -> None:
     )
 
 
-def test_count_missing_from_held_out_rows_is_rejected(tmp_path: Path) -> None:
-    held_out = HeldOutSet(Validation(share=0.5), examples()[:2], [])
+def test_term_whose_count_is_missing_from_held_out_rows_is_rejected(tmp_path: Path) -> None:
+    held_out = HeldOutSet(Validation(fraction=0.5), examples()[:2], [])
     validator = Validator(
         held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, SINGLE_RANK, str(tmp_path), lambda: None
     )
@@ -261,7 +261,7 @@ def test_micro_batch_graph_is_freed_before_the_next_forward_pass() -> None:
 def test_scores_with_different_names_in_a_step_are_rejected() -> None:
     sums = StepSums([collate(examples()[:2], 0)] * 2, SINGLE_RANK)
     sums.add(Score({"a": Term(torch.ones(()))}))
-    with pytest.raises(ValueError, match="scores have different names"):
+    with pytest.raises(ValueError, match="the scores of the micro-batches have different terms"):
         sums.add(Score({"b": Term(torch.ones(()))}))
 
 
@@ -292,7 +292,7 @@ def test_trained_parameters_are_cast_in_score_and_prepare() -> None:
 
 def test_sums_added_by_layers_become_terms_of_the_next_token_score() -> None:
     class Penalized(FeedForward):
-        """A feed-forward with a penalty on its outputs."""
+        """A feed-forward layer with a penalty on its outputs."""
 
         aggregate_names = ("size",)
 

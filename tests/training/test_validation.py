@@ -46,7 +46,7 @@ def trust_the_tests() -> Iterator[None]:
 
 
 def hold_out_half(**fields: Any) -> Validation:
-    return Validation(share=0.5, **fields)
+    return Validation(fraction=0.5, **fields)
 
 
 def mean_loss_by_row(model: nn.Module) -> float:
@@ -302,12 +302,12 @@ def test_split_off_holds_out_a_fraction_of_the_rows() -> None:
     with pytest.raises(IndexError):
         held_rows[10]
     assert len(split_off(rows[:2], 0.99, seed=0)[0]) == 1
-    with pytest.raises(ValueError, match="a held-out share requires at least two rows, got 1"):
+    with pytest.raises(ValueError, match="a held-out fraction requires at least two rows, got 1"):
         split_off(rows[:1], 0.5, seed=0)
 
 
 def test_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"validation": Validation(share=0.34, every_n_steps=1), "batch_size": 1}
+    changes: dict[str, Any] = {"validation": Validation(fraction=0.34, every_n_steps=1), "batch_size": 1}
     full_finetune.main(full_config(tmp_path, "a", **changes))
     lines = metrics(tmp_path, "a")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
@@ -350,10 +350,10 @@ def test_held_out_rows_without_a_target_are_reported(caplog: pytest.LogCaptureFi
     ("fields", "message"),
     [
         ({}, "neither is"),
-        ({"share": 0.1, "dataset": lazy(InstructDataset, source="x")}, "both are set"),
-        ({"share": 0.0}, "expected a number above 0 and below 1, got 0.0"),
-        ({"share": 1.0}, "expected a number above 0 and below 1, got 1.0"),
-        ({"share": 0.1, "patience": 0}, "patience"),
+        ({"fraction": 0.1, "dataset": lazy(InstructDataset, source="x")}, "both are set"),
+        ({"fraction": 0.0}, "expected a number above 0 and below 1, got 0.0"),
+        ({"fraction": 1.0}, "expected a number above 0 and below 1, got 1.0"),
+        ({"fraction": 0.1, "patience": 0}, "patience"),
     ],
 )
 def test_invalid_sections_are_rejected(fields: dict[str, Any], message: str) -> None:

@@ -160,7 +160,7 @@ def validate(world: World, folder: Path) -> list[float]:
     model = tiny_model("fp64", LORA, world, enable_fsdp=world.size > 1)
     losses = []
     for batch_size in (1, 3, 9):
-        section = Validation(share=0.5, prompts=["abc"], max_new_tokens=4)
+        section = Validation(fraction=0.5, prompts=["abc"], max_new_tokens=4)
         validator = tiny_validator(folder, section, model, batch_size=batch_size, world=world)
         with Metrics(str(folder), [], world, 0, 99) as metrics:
             losses.append(validator.validate(0, metrics))

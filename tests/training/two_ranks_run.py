@@ -62,7 +62,7 @@ def train(
     optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
     batches = tiny_batches(1, world)
     schedule = Schedule(linear_with_warmup(optimizer, total_steps=N_STEPS), N_STEPS)
-    section = section or Validation(share=0.5, every_n_steps=2)
+    section = section or Validation(fraction=0.5, every_n_steps=2)
     validator = tiny_validator(folder, section, model, world=world)
     scorer = NaNLoss(bad_calls if world.rank == 1 else ())
     parts = {"validator": validator}
@@ -76,7 +76,7 @@ def train(
                 sums = StepSums(micro_batches, world)
                 for batch in micro_batches:
                     torch.autograd.backward(sums.add(scorer(model, batch)))
-                run.update(sums, clip_gradients(model, 1.0, run.scale.factor))
+                run.update(sums, clip_gradients(model, 1.0, run.loss_scale.factor))
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
                 if run.step == stops_after and world.rank == 1:
@@ -99,7 +99,7 @@ def main(out: Path) -> None:
         cut = config(out / "cut", non_finite="skip")
         results["stopped"] = train(cut, world, synchronous=False, bad_calls=(5,), stops_after=4)
         results["resumed"] = train(cut, world, synchronous=False)
-        early_stopping = Validation(share=0.5, every_n_steps=1, patience=2, min_improvement=9.0)
+        early_stopping = Validation(fraction=0.5, every_n_steps=1, patience=2, min_improvement=9.0)
         results["early"] = train(config(out / "early"), world, synchronous=False, section=early_stopping)
         outcomes = world.gather({name: (r["step"], r["error"]) for name, r in results.items()})
         if world.is_main:

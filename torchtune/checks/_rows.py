@@ -66,7 +66,7 @@ def held_out_errors(
         model: The model, which limits the length of sequences; it may be on the meta device.
     """
     if isinstance(cfg, FinetuneConfig) and cfg.validation is not None:
-        field = "validation.dataset" if cfg.validation.share is None else "validation.share"
+        field = "validation.dataset" if cfg.validation.fraction is None else "validation.fraction"
         yield from errors_of(field, _check_held_out, cfg, rows, held_out, model.architecture.max_seq_len)
 
 
@@ -75,9 +75,9 @@ def _check_held_out(
 ) -> None:
     section = cfg.validation
     assert section is not None
-    if section.share is not None and rows is not None:
-        _, share = split_off(rows, section.share, cfg.seed or 0)
-        held_out = None if cfg.seed is None else share  # without a seed, a run holds out other rows
+    if section.fraction is not None and rows is not None:
+        _, held_out_rows = split_off(rows, section.fraction, cfg.seed or 0)
+        held_out = None if cfg.seed is None else held_out_rows  # without a seed, a run holds out other rows
     if held_out is None or any(
         _has_target(held_out[i], longest) for i in sample_indices(held_out, _SAMPLE_SIZE)
     ):

@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchtune.cli._verb import Verb
+    from torchtune.cli._command import Command
 
-__all__ = ["load_verb", "main", "run", "verbs"]
+__all__ = ["commands", "load_command", "main", "run"]
 
 USAGE = """\
 usage: tune <recipe> --config <name or path> [--override key=value ...]
@@ -30,7 +30,7 @@ Run on two processes (torchrun options come before the recipe):
   tune --nproc_per_node 2 full_finetune --config smollm2_135m_full
 
 commands:
-{verbs}
+{commands}
 
 Run `tune <command> --help` for details. Exit status: 0 success, 1 the run
 failed, 2 invalid input.
@@ -41,7 +41,7 @@ LISTED_FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema
 """The commands that `tune --help` lists first; the others follow in alphabetical order."""
 
 
-def verbs() -> dict[str, str]:
+def commands() -> dict[str, str]:
     """Return the names of all commands, with their lines in `tune --help`, without importing them.
 
     A command is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
@@ -65,10 +65,10 @@ def _summary(name: str) -> str:
     return ""
 
 
-def load_verb(name: str) -> "Verb":
-    """Import a command's file and return its `VERB`."""
-    verb: Verb = import_module(f"torchtune.cli._{name}").VERB
-    return verb
+def load_command(name: str) -> "Command":
+    """Import a command's file and return its `COMMAND`."""
+    command: Command = import_module(f"torchtune.cli._{name}").COMMAND
+    return command
 
 
 def run() -> None:
@@ -96,37 +96,41 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) == 2 and argv[0] == "help" and _summary(argv[1]):
         argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
-        sys.stdout.write(USAGE.format(verbs="\n".join(f"  {v:12}{line}" for v, line in verbs().items())))
+        sys.stdout.write(
+            USAGE.format(commands="\n".join(f"  {v:12}{line}" for v, line in commands().items()))
+        )
         return 0 if argv else 2
     if argv[0] == "--version":
         from torchtune import __version__
 
         sys.stdout.write(f"tune {__version__}\n")
         return 0
-    from torchtune.runs.console import guarded
+    from torchtune.runs.console import report_errors
 
     if argv[0] == "__complete":
-        return guarded(lambda args: import_module("torchtune.cli._complete").main(args), argv[1:])
+        return report_errors(lambda args: import_module("torchtune.cli._complete").main(args), argv[1:])
     name, args = (argv[0], argv[1:]) if _summary(argv[0]) else ("run", argv)
-    return guarded(lambda args: _call(name, args), args)
+    return report_errors(lambda args: _call(name, args), args)
 
 
 def _call(name: str, args: Sequence[str]) -> int:
     """Run a command with the arguments after its name."""
-    verb = load_verb(name)
-    call = verb.read(args)
-    if call.wants_help and not (verb.show_recipe_help and call.recipe):
-        sys.stdout.write(verb.help)
+    command = load_command(name)
+    call = command.read(args)
+    if call.wants_help and not (command.show_recipe_help and call.recipe):
+        sys.stdout.write(command.help)
         return 0
-    if call.mistakes and not verb.takes_overrides:  # otherwise, reported with the config's mistakes
+    if call.mistakes and not command.takes_overrides:  # otherwise, reported with the config's mistakes
         from torchtune.config import ConfigError
 
         raise ConfigError(call.mistakes, "the command line")
-    if verb.expects and not verb.accepts(call):
-        sys.stderr.write(f"tune {name} expects {verb.expects}\n{verb.help}")
+    if command.expects and not command.accepts(call):
+        sys.stderr.write(f"tune {name} expects {command.expects}\n{command.help}")
         return 2
     if call.allowed:
         from torchtune.config import allow
 
         allow(*call.allowed)
-    return verb.show_recipe_help(call) if verb.show_recipe_help and call.wants_help else verb.run(call)
+    return (
+        command.show_recipe_help(call) if command.show_recipe_help and call.wants_help else command.run(call)
+    )

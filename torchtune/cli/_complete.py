@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from torchtune.cli import load_verb, verbs
+from torchtune.cli import commands, load_command
+from torchtune.cli._command import Command
 from torchtune.cli._schema_files import schema_folder
-from torchtune.cli._verb import Verb
 from torchtune.runs import config_names, config_sources, folder_of, recipe_names
 from torchtune.runs.command_line import (
     CONFIGS,
@@ -59,13 +59,13 @@ def candidates(args: Sequence[str]) -> Iterator[str]:
     """
     *before, current = args
     if not before:
-        yield from (*verbs(), *recipe_names())
+        yield from (*commands(), *recipe_names())
         yield from names_of(LAUNCH_OPTIONS) if current.startswith("-") else ()
         return
-    is_named = before[0] in verbs()
-    verb = load_verb(before[0] if is_named else "run")
-    call = verb.read(before[1:] if is_named else before)
-    options = {name: option for option in (*verb.launch, *verb.options) for name in option.names}
+    is_named = before[0] in commands()
+    command = load_command(before[0] if is_named else "run")
+    call = command.read(before[1:] if is_named else before)
+    options = {name: option for option in (*command.launch, *command.options) for name in option.names}
     name, equals, _ = current.partition("=")
     option = options.get(before[-1])
     if option is not None and option.value and option is not OVERRIDE:
@@ -73,28 +73,28 @@ def candidates(args: Sequence[str]) -> Iterator[str]:
     elif equals and name in options:
         yield from (f"{name}={value}" for value in _values_of(options[name], call))
     else:
-        yield from _arguments_of(verb, call, current)
+        yield from _arguments_of(command, call, current)
 
 
 def _values_of(option: Option, call: Call) -> Iterator[str]:
     """Yield the possible values of an option."""
     yield from option.choices
-    if CONFIGS in option.completes:
+    if CONFIGS in option.completions:
         yield from config_names().get(call.recipe, config_sources())
 
 
-def _arguments_of(verb: Verb, call: Call, current: str) -> Iterator[str]:
+def _arguments_of(command: Command, call: Call, current: str) -> Iterator[str]:
     """Yield the possible positional arguments, overrides and options."""
     position = len(call.arguments)
-    for form in verb.forms:
+    for form in command.forms:
         for argument in form.arguments[position : position + 1]:
-            for completion in argument.completes:
+            for completion in argument.completions:
                 yield from SOURCES[completion]() if completion in SOURCES else (completion,)
-    if verb.takes_overrides and call.recipe in recipe_names():
+    if command.takes_overrides and call.recipe in recipe_names():
         yield from _overrides(call, current)
-    if current.startswith("-") or verb.takes_overrides:
-        yield from names_of(verb.launch) if not call.recipe else ()
-        yield from names_of((*verb.options, HELP))
+    if current.startswith("-") or command.takes_overrides:
+        yield from names_of(command.launch) if not call.recipe else ()
+        yield from names_of((*command.options, HELP))
 
 
 def _overrides(call: Call, current: str) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 import sys
 
+from torchtune.cli._command import Argument, Command, Form
 from torchtune.cli._schema_files import schema_file
-from torchtune.cli._verb import Argument, Form, Verb
 from torchtune.config import ConfigError
 from torchtune.runs import recipe_names
 from torchtune.runs.command_line import Call
@@ -64,7 +64,7 @@ def run(call: Call) -> int:
     return 0
 
 
-VERB = Verb(
+COMMAND = Command(
     "completion",
     run,
     forms=(Form((Argument("|".join(SCRIPTS), tuple(SCRIPTS)),)),),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.cli._command import Argument, Command, Form
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import print_note
@@ -112,7 +112,7 @@ def _progress_bar() -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-VERB = Verb(
+COMMAND = Command(
     "convert",
     run,
     forms=(

@@ -3,8 +3,8 @@
 import os
 import sys
 
+from torchtune.cli._command import FORCE, Argument, Command, Form
 from torchtune.cli._schema_files import schema_file
-from torchtune.cli._verb import FORCE, Argument, Form, Verb
 from torchtune.runs import (
     config_names,
     config_source,
@@ -99,7 +99,7 @@ def _read(file: str) -> str:
         return stream.read()
 
 
-VERB = Verb(
+COMMAND = Command(
     "cp",
     run,
     forms=(Form((Argument("<recipe or config>", (RECIPES, CONFIGS)), Argument("<path>")), (FORCE,)),),

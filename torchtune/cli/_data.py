@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune._pluralize import pluralize
+from torchtune.cli._command import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Command, Form
 from torchtune.cli._run import count_ranks
-from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Form, Verb
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import is_coloured, paint
 
@@ -24,7 +24,7 @@ LIMIT = Option(
 HTML = Option("--html", "also write an HTML page", "FILE")
 HELD_OUT = Option(
     "--held-out",
-    "evaluation rows in the dataset's format; the statistics then report how many of these rows are also in the"
+    "held-out rows in the dataset's format; the statistics then report how many of these rows are also in the"
     " training data (default: the validation rows of the config)",
     "SOURCE",
 )
@@ -89,7 +89,7 @@ def _document(document: list[Any]) -> str:
     return bar.join(painted_tokens)
 
 
-VERB = Verb(
+COMMAND = Command(
     "data",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ROWS, LIMIT, HTML, HELD_OUT)),),
@@ -98,7 +98,7 @@ VERB = Verb(
 Shows the first rows as the model will see them. Target tokens (the tokens that
 the model learns to predict) are highlighted, special tokens are shown by name,
 and bars separate tokens. Then prints statistics of the dataset, and warnings
-about unused rows, unused columns and likely mistakes. Does not load a model.""",
+about skipped rows, unused columns and likely problems. Does not load a model.""",
     examples=(
         "tune data lora_finetune --config smollm2_135m_lora",
         "tune data lora_finetune --config smollm2_135m_lora loading.packing={} --html data.html",

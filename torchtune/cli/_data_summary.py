@@ -41,7 +41,7 @@ def summarize(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
         ranks: The number of ranks that would share the data.
         rows: The number of rows to show.
         limit: The number of rows to read for the statistics. None: all; for a stream, the first 10,000.
-        held_out: The source of evaluation rows to look for in the training data. None: the config's validation rows.
+        held_out: The source of held-out rows to look for in the training data. None: the config's validation rows.
 
     Raises:
         ConfigError: The config has mistakes, or the recipe does not read a dataset.
@@ -96,8 +96,8 @@ def _training_and_validation_rows(cfg: Any, dataset: Any, tokenizer: Any) -> tup
     section = cfg.validation
     if section is None:
         return dataset, None
-    if section.share is not None:
-        return split_off(dataset, section.share, cfg.seed or 0)
+    if section.fraction is not None:
+        return split_off(dataset, section.fraction, cfg.seed or 0)
     return dataset, instantiate(section.dataset, tokenizer)
 
 

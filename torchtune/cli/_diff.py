@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchtune import config, runs
-from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
+from torchtune.cli._command import JSON, Argument, Command, Form, write_json
 from torchtune.config import ConfigError, Mistake, model
 from torchtune.config.model import ABSENT, Difference, differences
 from torchtune.runs import config_source, config_sources, folder_of
@@ -132,7 +132,7 @@ def changes_since_start(folder: str) -> tuple[list[Difference], list[str]]:
     record = run_folder.read_record()
     if not record:
         advice = "pass a second config to compare it with"
-        raise ConfigError([Mistake.of_file(folder, "is not a run's folder", advice)], "the command line")
+        raise ConfigError([Mistake.of_file(folder, "not a run's folder", advice)], "the command line")
     run_config = _read(str(run_folder.config))
     output_files = run_folder.owned_paths()
     start = record.get("folder", "")
@@ -179,7 +179,7 @@ def _text(value: Any, colour: str) -> str:
     return paint(model.inline_yaml(value), colour)
 
 
-VERB = Verb(
+COMMAND = Command(
     "diff",
     run,
     forms=(

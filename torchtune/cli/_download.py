@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchtune._pluralize import pluralize
-from torchtune.cli._verb import MANY, Argument, Form, Verb
+from torchtune.cli._command import MANY, Argument, Command, Form
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import print_note
@@ -305,7 +305,7 @@ def _http_error(error: "HfHubHTTPError", request: Request) -> Exception:
     return OSError(f"the hub responded with {status} {error.response.reason_phrase}; try again later")
 
 
-VERB = Verb(
+COMMAND = Command(
     "download",
     run,
     forms=(Form((Argument("<owner/name>", max_count=MANY),), (OUTPUT_DIR, REVISION, INCLUDE, IGNORE)),),

@@ -1,7 +1,7 @@
 """`tune export`: write a config as one complete YAML file."""
 
 from torchtune import runs
-from torchtune.cli._verb import CONFIG_OPTIONS, OUTPUT, RECIPE, Form, Verb, write_output
+from torchtune.cli._command import CONFIG_OPTIONS, OUTPUT, RECIPE, Command, Form, write_output
 from torchtune.runs.command_line import Call, Option
 
 RESOLVED = Option("--resolved", "replace ${...} references with their values")
@@ -15,7 +15,7 @@ def run(call: Call) -> int:
     return write_output(call, recipe.export(layers))
 
 
-VERB = Verb(
+COMMAND = Command(
     "export",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OUTPUT, RESOLVED)),),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune import runs
-from torchtune.cli._verb import FORCE, MANY, Argument, Form, Verb
+from torchtune.cli._command import FORCE, MANY, Argument, Command, Form
 from torchtune.config import ConfigError, model
 from torchtune.runs.command_line import ALLOW, Call, Option
 from torchtune.runs.console import painted_mistakes, print_note
@@ -25,7 +25,9 @@ def run(call: Call) -> int:
     if not target.endswith((".yaml", ".yml")):
         raise ConfigError.of_argument(target, "the output is a YAML file", "the path must end in .yaml")
     if Path(target).exists() and not call.has(FORCE):
-        raise ConfigError.of_argument(target, "already exists", "choose a different path, or pass --force")
+        raise ConfigError.of_argument(
+            target, "the file already exists", "choose a different path, or pass --force"
+        )
     old = read_original(source, overrides)
     text = Path(source).read_text(encoding="utf-8-sig")
     imported = Import(old, model.is_component_path)
@@ -65,7 +67,7 @@ def header(file: str, imported: "Import") -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-VERB = Verb(
+COMMAND = Command(
     "import",
     run,
     forms=(

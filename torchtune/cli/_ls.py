@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
+from torchtune.cli._command import JSON, Argument, Command, Form, write_json
 from torchtune.runs import config_names, config_sources, recipe_names, recipe_source
 from torchtune.runs.command_line import RECIPES, Call
 from torchtune.runs.console import paint
@@ -50,7 +50,7 @@ def _painted(name: str, width: int) -> str:
     return paint(name, "cyan" if name.startswith(" ") else "bold") + " " * (width - len(name))
 
 
-VERB = Verb(
+COMMAND = Command(
     "ls",
     run,
     forms=(Form((Argument("[recipe]", (RECIPES,), min_count=0),), (JSON,)),),

@@ -7,7 +7,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchtune.cli._verb import MANY, Argument, Form, Verb
+from torchtune.cli._command import MANY, Argument, Command, Form
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import paint, print_note
 
@@ -22,8 +22,8 @@ OUTPUT = Option(
 )
 SMOOTH = Option(
     "--smooth",
-    "number of steps in the moving average, which is drawn as a thick curve; 1 for no smoothing (default: depends on"
-    " the longest run). The HTML page has a slider for this value",
+    "number of steps in the moving average, which is drawn as a thick curve; 1 for no smoothing (default: chosen"
+    " according to the length of the longest run). The HTML page has a slider for this value",
     "N",
 )
 
@@ -98,7 +98,7 @@ def _width(text: str) -> int:
     return len(text) + n_wide - n_combining
 
 
-VERB = Verb(
+COMMAND = Command(
     "plot",
     run,
     forms=(Form((Argument("RUN [RUN ...]", max_count=MANY),), (OUTPUT, SMOOTH)),),

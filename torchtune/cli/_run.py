@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune import runs
+from torchtune.cli._command import CONFIG_OPTIONS, RECIPE, Command, Form
 from torchtune.cli._nodes import watch_launcher
-from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import ConfigError, model
 from torchtune.config.model import nearest
 from torchtune.runs import config_names, config_sources, folder_of, recipe_names, unknown_name
@@ -44,22 +44,24 @@ def _check_name(call: Call) -> None:
     Raises:
         ConfigError: The name is unknown, or is the name of a config or a command.
     """
-    from torchtune.cli import verbs
+    from torchtune.cli import commands
 
     name = call.recipe
     if not name or name in recipe_names() or name.endswith(".py"):
         return
     if name in config_sources():
         recipe = next(recipe for recipe, names in config_names().items() if name in names)
-        raise ConfigError.of_argument(name, f"is a config of {recipe}", f"run tune {recipe} --config {name}")
-    if name in verbs() and call.launch:
+        raise ConfigError.of_argument(
+            name, f"this is a config of {recipe}", f"run tune {recipe} --config {name}"
+        )
+    if name in commands() and call.launch:
         command = f"tune {name} {' '.join(call.launch)} ..."
         raise ConfigError.of_argument(name, "torchrun options must come after this command", f"run {command}")
     pointer = runs.alternative_for(name)
     if pointer:
-        raise ConfigError.of_argument(name, "is not a recipe or command", ": ".join(pointer))
+        raise ConfigError.of_argument(name, "not a recipe or command", ": ".join(pointer))
     kind = "recipe" if nearest(name, recipe_names()) else "recipe or command"
-    raise unknown_name(kind, name, [*recipe_names(), *verbs()])
+    raise unknown_name(kind, name, [*recipe_names(), *commands()])
 
 
 def show_help(call: Call) -> int:
@@ -210,9 +212,9 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
     if rank in secondary:
-        reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
-    elif record.get("sentence"):
-        reason = record["sentence"]
+        reason = "lost its connection to another rank, which has exited; see the output of the other nodes"
+    elif record.get("summary"):
+        reason = f"failed: {record['summary']}"
     elif text not in ("", "<NONE>"):  # torch's placeholder for a missing file
         reason = f"failed\n{text}".rstrip("\n")
     elif not 0 <= failure.exitcode <= 128 and number in list(signal.Signals):
@@ -221,11 +223,11 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
         reason = f"was terminated by {name}{hint}"
     else:
         reason = f"exited with status {failure.exitcode}"
-    sys.stderr.write(f"tune: rank {rank}: {reason}\n")
+    sys.stderr.write(f"tune: rank {rank} {reason}\n")
     return 2 if failure.exitcode == 2 else 1
 
 
-VERB = Verb(
+COMMAND = Command(
     "run",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE, EXTEND, ACCEPT_CHANGES, JOIN_TIMEOUT)),),

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from torchtune import runs
+from torchtune.cli._command import OUTPUT, RECIPE, Command, Form, write_output
 from torchtune.cli._schema_files import schema_folder
-from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import ALLOW, Call, Option
 
@@ -42,13 +42,13 @@ def build_schema(recipe: "runs.Recipe[object]") -> str:
     from torchtune.cli._json_schema import json_schema
 
     if recipe.config_class is None:
-        raise ConfigError.of_argument(recipe.name, "has no config class, so it has no schema")
+        raise ConfigError.of_argument(recipe.name, "the recipe has no config class, and therefore no schema")
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
     schema = json_schema(recipe.config_class, recipe.name, doc)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
-VERB = Verb(
+COMMAND = Command(
     "schema",
     run,
     forms=(Form((RECIPE,), (OUTPUT, ALLOW)), Form((), (ALL, OUTPUT))),

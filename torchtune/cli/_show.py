@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torchtune import runs
-from torchtune.cli._verb import CONFIG_OPTIONS, JSON, RECIPE, Form, Verb, write_json
+from torchtune.cli._command import CONFIG_OPTIONS, JSON, RECIPE, Command, Form, write_json
 from torchtune.config import model
 from torchtune.config.model import dotted, leaves
 from torchtune.runs.command_line import Call, Option
@@ -63,7 +63,7 @@ def painted_yaml(text: str) -> str:
     return re.sub(r"(?m)(^| {2})(# .*)$", lambda m: m[1] + paint(m[2], "dim"), keyed)
 
 
-VERB = Verb(
+COMMAND = Command(
     "show",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ORIGINS, JSON)),),

@@ -10,9 +10,18 @@ from typing import Any
 from torchtune import config, runs
 from torchtune._pluralize import pluralize
 from torchtune._similar_paths import did_you_mean_path
+from torchtune.cli._command import (
+    CONFIG_OPTIONS,
+    COUNT_OPTIONS,
+    JSON,
+    RECIPE,
+    Argument,
+    Command,
+    Form,
+    write_json,
+)
 from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import count_ranks
-from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
 from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
 from torchtune.runs import config_names
@@ -359,7 +368,7 @@ def _memory(estimate: dict[str, int]) -> Iterator[str]:
         yield f"{name:16}{size_text(size):>10}  {note}".rstrip()
 
 
-VERB = Verb(
+COMMAND = Command(
     "validate",
     run,
     forms=(

@@ -53,12 +53,12 @@ def run_rank(argv: Sequence[str]) -> int:
         if file is None:
             sys.stderr.write(failure.text)
         else:
-            sentence = "" if failure.details else failure.message
-            record = {"message": failure.text, "sentence": sentence, "is_secondary": _is_secondary(error)}
+            summary = "" if failure.details else failure.message
+            record = {"message": failure.text, "summary": summary, "is_secondary": _is_secondary(error)}
             record["timestamp"] = int(time.time())  # torchrun requires a timestamp and a message
             Path(file).write_text(json.dumps(record), encoding="utf-8")
         sys.stdout.flush()
-        os._exit(failure.status)  # do not wait for threads that are connected to ended ranks
+        os._exit(failure.status)  # do not wait for threads connected to ranks that have exited
     return statuses[0]
 
 
@@ -76,14 +76,14 @@ def _exit_at_end(statuses: list[int]) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Exit when the launcher has ended: ranks have their own sessions, so killing the launcher does not end them."""
+    """Exit after the launcher: ranks have their own sessions, so killing the launcher does not end them."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(INTERRUPTED)
 
 
 def _is_secondary(error: Exception) -> bool:
-    """Return whether an error of gloo, nccl or the store is a consequence of the end of another rank."""
+    """Return whether an error of gloo, nccl or the store is a consequence of the exit of another rank."""
     import torch.distributed as dist
 
     is_distributed_error = isinstance(error, dist.DistError) or (

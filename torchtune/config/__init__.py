@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from torchtune.config._validators import at_least as at_least
     from torchtune.config._validators import between as between
     from torchtune.config._validators import each as each
+    from torchtune.config._validators import fraction as fraction
     from torchtune.config._validators import not_empty as not_empty
     from torchtune.config._validators import one_of as one_of
-    from torchtune.config._validators import share as share
     from torchtune.runs import parse as parse
 else:
     __getattr__, __dir__ = lazy_exports(__name__)

@@ -17,7 +17,7 @@ __all__ = [
     "COMPONENT_KEY",
     "Component",
     "bound_keywords",
-    "flattened",
+    "flatten",
     "is_component",
     "lazy",
     "nested",
@@ -80,7 +80,7 @@ else:
         def __eq__(self, other: object) -> bool:
             if not isinstance(other, functools.partial):
                 return NotImplemented
-            flat: functools.partial[Any] = flattened(other)
+            flat: functools.partial[Any] = flatten(other)
             return self.func == flat.func and bound_keywords(self) == bound_keywords(flat)
 
         __hash__ = None
@@ -97,7 +97,7 @@ else:
 def _create(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return a new component for `lazy` or `nested`, with the location of the call."""
     frame = calling_frame(2)
-    flat = flattened(functools.partial(func, *args, **kwargs))
+    flat = flatten(functools.partial(func, *args, **kwargs))
     component = functools.partial.__new__(cls, flat.func, *flat.args, **flat.keywords)
     component.written_at = None if frame is None else (frame.f_code, frame.f_lasti)
     return component
@@ -147,7 +147,7 @@ def read_at(component: object) -> tuple[Location, Path] | None:
     return getattr(component, "read_at", None)
 
 
-def flattened(component: "functools.partial[Any]") -> "functools.partial[Any]":
+def flatten(component: "functools.partial[Any]") -> "functools.partial[Any]":
     """Flatten nested partials into a single, equivalent partial.
 
     Python flattens plain partials itself, but not partials with attributes, such as a lazy component.
@@ -165,7 +165,7 @@ def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
     Raises:
         TypeError: There are more positional arguments than named parameters, or an argument is passed twice.
     """
-    component = flattened(component)
+    component = flatten(component)
     keywords = dict(component.keywords)
     if not component.args:
         return keywords

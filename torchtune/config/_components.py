@@ -159,7 +159,7 @@ def is_accepted(fn: Callable[..., Any], expected: Any, recipe_args: Passed) -> b
     return not inspect.isabstract(fn) and not _unaccepted_arguments("", fn, params, recipe_args)
 
 
-def kind_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
+def item_type_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
     """Return the reason why a field such as `Component[Dataset[Example]]` rejects a component, or None."""
     return result_mismatch(fn, typing.get_args(strip(declared))[0])
 
@@ -167,7 +167,7 @@ def kind_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
 def item_mismatch(item: object, declared: Any) -> str | None:
     """Return the reason why a field such as `Component[Dataset[Example]]` rejects an item of a dataset, or None.
 
-    This checks datasets whose class does not declare an item type, which `kind_mismatch` cannot check.
+    This checks datasets whose class does not declare an item type, which `item_type_mismatch` cannot check.
     """
     expected = typing.get_args(strip(declared))[0]
     for needed in typing.get_args(expected):

@@ -50,11 +50,19 @@ def _arguments(documented: object) -> dict[str, str]:
     import docstring_parser
 
     docs: dict[str, str] = {}
+    is_torch = str(getattr(documented, "__module__", "")).partition(".")[0] == "torch"
     text = None if documented is None else inspect.getdoc(documented)
     for entry in docstring_parser.parse(text or "").params:
         for name in entry.arg_name.replace("*", "").split(","):
-            docs.setdefault(name.strip(), _plain(entry.description or ""))
+            description = _plain(entry.description or "")
+            docs.setdefault(name.strip(), _first_sentence(description) if is_torch else description)
     return docs
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of a description; torch's further sentences refer to its implementation."""
+    sentence = text.partition(". ")[0].removesuffix(".")
+    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
 
 def _docs_in(node: ast.stmt) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
 from torchtune.config._classes import message_of
-from torchtune.config._component import COMPONENT_KEY, Component, flattened, is_component, read_at, written_at
+from torchtune.config._component import COMPONENT_KEY, Component, flatten, is_component, read_at, written_at
 from torchtune.config._components import structure_component
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import is_reference, resolve_tree
@@ -98,7 +98,7 @@ def _from_mapping(component: Mapping[str, Any]) -> Any:
 
 
 def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    component = flattened(component)
+    component = flatten(component)
     fn = component.func
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}

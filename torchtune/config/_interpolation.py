@@ -232,6 +232,10 @@ class _Resolver:
     def _suggestion(self, path: Path) -> str:
         """Return a hint for an OmegaConf idiom, or a suggestion of a name similar to the wrong segment."""
         name = dotted(path)
+        if name.startswith("."):
+            return (
+                "relative references are not supported; use the path from the top level, such as ${lora.rank}"
+            )
         hint = hint_for(name) if ":" in name or name.startswith(("oc.", "x-")) else None
         if hint is not None:
             return hint

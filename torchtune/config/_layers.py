@@ -13,7 +13,7 @@ from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
 from torchtune.config._interpolation import is_reference, reference_target, resolve_tree
 from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, RejectedError, dotted
-from torchtune.config._schema import Slot, expand_paths, is_data, mapping_of, section_of, slots
+from torchtune.config._schema import Slot, expand_paths, is_replaced_as_a_whole, mapping_of, section_of, slots
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import all_paths, as_path, copy_tree, is_component_tree, value_at
 from torchtune.config._types import describe, is_section
@@ -93,8 +93,8 @@ class Layers:
             m._replace(location=m.location._replace(layer=self.depth)) for m in document.mistakes
         ]
         if not isinstance(document.value, Mapping):
-            kinds = {type(None): "is empty", list: "contains a list"}
-            message = kinds.get(type(document.value), "contains a single value")
+            kinds = {type(None): "the file is empty", list: "the file contains a list"}
+            message = kinds.get(type(document.value), "the file contains a single value")
             advice = "a config is a mapping of fields to values"
             raise ConfigError([Mistake("source", message, advice, location=file)], document.name)
         fields_set = {key: v for key, v in document.value.items() if not key.startswith(HELPER_PREFIX)}
@@ -110,7 +110,7 @@ class Layers:
             if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(child, value):
                 self.merge(value, origin, child)
             elif is_reference(old) and isinstance(value, Mapping) and section_of(self.slot_at(child).type):
-                message = f"a lower layer sets this field to the reference {old}"
+                message = f"an earlier layer sets this field to the reference {old}"
                 advice = "change the value that it refers to, or use another reference"
                 self.mistakes.append(Mistake("reference", message, advice, child, location=origin(child)))
             else:
@@ -121,7 +121,7 @@ class Layers:
         if COMPONENT_KEY in value:
             return False
         t = None if is_component_tree(value_at(self.tree, path)) else self.slot_at(path).type
-        return t is None or not (is_data(t) or (not value and mapping_of(t) is not None))
+        return t is None or not (is_replaced_as_a_whole(t) or (not value and mapping_of(t) is not None))
 
     def slot_at(self, path: Path) -> Slot:
         """Return the slot of a path; the last key need not be set."""

@@ -29,6 +29,9 @@ Kind = Literal[
 ]
 """The kind of a mistake. Code must check this and the other fields, never the message text."""
 
+COMMAND_LINE = "the command line"
+"""The subject of mistakes on the command line."""
+
 Painter = Callable[[str, str], str]
 """A function that styles one part of the output, given its text and name (`head`, `location`, `path`, `sentence`)."""
 
@@ -115,18 +118,19 @@ class ConfigError(ValueError):
 
     Attributes:
         mistakes: Every mistake, in reading order.
-        subject: The config or file that contains the mistakes, such as `the config of full_finetune`.
+        subject: What contains the mistakes, such as `the config of full_finetune` or `the command line`.
+        heading: The line above the list; empty: the number of mistakes and the subject.
     """
 
-    def __init__(self, mistakes: Iterable[Mistake], subject: str = "the config") -> None:
+    def __init__(self, mistakes: Iterable[Mistake], subject: str = "the config", heading: str = "") -> None:
         self.mistakes = tuple(mistakes)
-        self.subject = subject
-        super().__init__(self.mistakes, subject)
+        self.subject, self.heading = subject, heading
+        super().__init__(self.mistakes, subject, heading)
 
     @classmethod
     def of_argument(cls, argument: str, message: str, suggestion: str = "") -> "ConfigError":
         """Return the error for one mistake on the command line."""
-        return cls([Mistake.of_argument(argument, message, suggestion)], "the command line")
+        return cls([Mistake.of_argument(argument, message, suggestion)], COMMAND_LINE)
 
     @classmethod
     def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "ConfigError":
@@ -135,9 +139,14 @@ class ConfigError(ValueError):
 
     def render(self, paint: Painter = lambda text, _: text) -> str:
         """Render the list as text: a heading, then a line for each mistake."""
-        count = len(self.mistakes)
-        head = paint(f"{pluralize(count, 'mistake')} in {self.subject}:", "head")
-        return "\n".join([head, *(f"  {mistake.render(paint)}" for mistake in self.mistakes)])
+        preposition = "on" if self.subject == COMMAND_LINE else "in"
+        heading = f"{pluralize(len(self.mistakes), 'mistake')} {preposition} {self.subject}"
+        return "\n".join(
+            [
+                paint(f"{self.heading or heading}:", "head"),
+                *(f"  {mistake.render(paint)}" for mistake in self.mistakes),
+            ]
+        )
 
     def __str__(self) -> str:
         return self.render()

@@ -66,7 +66,7 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
         tree: The current value; None if it is not set.
     """
     if is_component_tree(tree):
-        return dict(_component_slots(tree, passed_of(t)))
+        return dict(_component_slots(tree, passed_arguments(t)))
     if typing.is_typeddict(mapping_of(t)):
         return {n: Slot(storable(h), owner="mapping") for n, h in type_hints(mapping_of(t)).items()}
     if section := section_of(t, tree):
@@ -107,8 +107,8 @@ def type_of_unlisted_name(t: Any, tree: Any, name: str) -> Any:
     return storable((*typing.get_args(mapping), Any, Any)[1]) if typing.get_args(mapping) else Any
 
 
-def is_data(t: Any) -> bool:
-    """Return whether a mapping of this type is data, which a higher layer replaces rather than extends.
+def is_replaced_as_a_whole(t: Any) -> bool:
+    """Return whether a later config layer replaces a mapping of this type, rather than merging it.
 
     Sections and mappings whose values are components or sections are merged.
     """
@@ -194,7 +194,7 @@ def storable_only_as_component(t: Any) -> bool:
     return not is_storable(t)
 
 
-def passed_of(t: Any) -> Passed:
+def passed_arguments(t: Any) -> Passed:
     """Return the arguments that the recipe passes to a component in a slot of this type."""
     component = component_type_of(t)
     return passed_in(component) if component is not None else Passed()

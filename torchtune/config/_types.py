@@ -274,9 +274,11 @@ def _describe_class(t: Any) -> str:
 
 
 def _describe_collection(t: Any) -> str:
-    items = ["a string" if a is str else describe(a) for a in typing.get_args(t) if a is not Ellipsis]
+    items = [describe(a) for a in typing.get_args(t) if a is not Ellipsis]
     fixed = typing.get_origin(t) is tuple and Ellipsis not in typing.get_args(t)
     count = f"{len(items)} " if fixed else ""
+    if {*items} == {SCALARS[str]}:
+        return f"a list of {count}text values"
     if len({*items}) == 1 and items[0].startswith("a") and items[0].count(" ") == 1:
         return f"a list of {count}{items[0].split()[1]}s"
     if fixed:

@@ -13,7 +13,7 @@ import attrs
 import cattrs
 
 from torchtune.config._classes import fields
-from torchtune.config._component import COMPONENT_KEY, bound_keywords, flattened
+from torchtune.config._component import COMPONENT_KEY, bound_keywords, flatten
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import Text
 from torchtune.config._mistakes import Mistake, Path, RejectedError
@@ -138,12 +138,12 @@ class _Unwritable:
     mistake: Mistake
 
 
-_TOO_DEEP = Mistake("unwritable", "contains itself, or is nested too deeply")
+_TOO_DEEP = Mistake("unwritable", "the value contains itself, or is nested too deeply")
 
 
 def _tree_of_section(section: Any) -> Any:
     if id(section) in _IN_PROGRESS:
-        return _Unwritable(Mistake("unwritable", "contains itself"))
+        return _Unwritable(Mistake("unwritable", "the value contains itself"))
     _IN_PROGRESS.add(id(section))
     try:
         return {name: _tree_of_field(section, name) for name in fields(section.__class__)}
@@ -153,7 +153,7 @@ def _tree_of_section(section: Any) -> Any:
 
 def _tree_of_field(section: Any, name: str) -> Any:
     if not hasattr(section, name):
-        return _Unwritable(Mistake("unwritable", "was deleted", "a config must set every field"))
+        return _Unwritable(Mistake("unwritable", "the field was deleted", "a config must set every field"))
     value = getattr(section, name)
     try:
         tree = _converter().unstructure(value)
@@ -210,7 +210,7 @@ def _sorted(values: typing.Iterable[Any]) -> list[Any]:
 def _tree_of_component(component: "functools.partial[Any]") -> Any:
     try:
         keywords = bound_keywords(component)
-        path = dotpath(flattened(component).func)
+        path = dotpath(flatten(component).func)
     except (TypeError, ValueError) as error:
         return _Unwritable(Mistake("unwritable", str(error)))
     unstructure_argument = _converter().unstructure

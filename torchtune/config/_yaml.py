@@ -54,7 +54,7 @@ def plain_scalar(text: str) -> Any:
         value = float(text)
         if math.isinf(value):
             raise ValueError(
-                f"{text} is larger than the largest float, {sys.float_info.max}; infinity is .inf"
+                f"{text} is larger than the largest float, {sys.float_info.max}; write infinity as .inf"
             )
         return value
     if _NULL.fullmatch(text):
@@ -260,7 +260,7 @@ def parse_yaml(text: str, name: str) -> Document:
 def _parsed(text: str, name: str) -> Document:
     """Parse text once, even if its file is read multiple times, because parsing is slower than reading."""
     if len(text) > MAX_BYTES:
-        raise _error(name, f"contains {len(text):,} characters; the maximum is {MAX_BYTES:,}")
+        raise _error(name, f"the file contains {len(text):,} characters; the maximum is {MAX_BYTES:,}")
     try:
         node = yaml.compose(text.removeprefix("\ufeff"), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -299,7 +299,7 @@ def read_yaml(file: str) -> Document:
     except UnicodeDecodeError as error:
         raise _error(name, f"not UTF-8 text: byte {error.start} cannot be decoded") from error
     except OSError as error:
-        raise _error(name, f"cannot be read: {error.strerror}") from error
+        raise _error(name, f"the file cannot be read: {error.strerror}") from error
     return parse_yaml(text, name)
 
 

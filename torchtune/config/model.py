@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torchtune.config._components import argument_type as argument_type
     from torchtune.config._components import is_accepted as is_accepted
     from torchtune.config._components import item_mismatch as item_mismatch
-    from torchtune.config._components import kind_mismatch as kind_mismatch
+    from torchtune.config._components import item_type_mismatch as item_type_mismatch
     from torchtune.config._diff import ABSENT as ABSENT
     from torchtune.config._diff import Difference as Difference
     from torchtune.config._diff import differences as differences

@@ -61,7 +61,7 @@ class Batch:
     lengths: tuple[int, ...] = ()
     """Number of input tokens in each sequence; a shared prefix is counted in every sequence that has it."""
     n_shared: int = 0
-    """Number of these tokens that are part of an earlier sequence and therefore not repeated in the batch."""
+    """Number of the tokens in `lengths` that are part of an earlier sequence and therefore stored only once."""
     spans: tuple[Span, ...] = ()
     """Every sequence and all padding, in order; empty if every batch row contains a single sequence."""
     span_table: Tensor | None = None

@@ -152,7 +152,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         per_step = n_micro_batches * self.size * self.batch_size
         return sum(-(-size // per_step) for size in sizes)
 
-    def padding_share(self) -> float:
+    def padding_fraction(self) -> float:
         """Estimate the fraction of positions that are padding, from the rows that `steps_in` encodes.
 
         Raises:
@@ -215,15 +215,15 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """Collate this rank's part of a micro-batch's rows; the parts of ranks differ in size by at most one row."""
         first, end = (rank * len(rows) // self.size for rank in (self.rank, self.rank + 1))
         is_filler = first == end
-        share = rows[:1] if is_filler else rows[first:end]
-        items = [[item for _, item in row] for row in share]
+        own_rows = rows[:1] if is_filler else rows[first:end]
+        items = [[item for _, item in row] for row in own_rows]
         batch = collate(items, self.pad_id, share_prefixes=self.share_prefixes)
         if self._widths is not None:
             batch = self._widths.pad(batch, self.pad_id)
         if is_filler:
             return batch.as_filler()
         return evolve(
-            batch, rows=tuple(self._windows.row(position) for row in share for (position, _), _ in row)
+            batch, rows=tuple(self._windows.row(position) for row in own_rows for (position, _), _ in row)
         )
 
     def take(self, n: int) -> list[list[ItemT_co]]:

@@ -84,11 +84,11 @@ class Example(Item):
 
 def _row_prefixes(row: Sequence[Example]) -> list[Prefix | None]:
     """Return the prefix that each example of a row shares with the first."""
-    n = common_prefix(row) if len(row) > 1 else 0
+    n = common_prefix_length(row) if len(row) > 1 else 0
     return [None, *[Prefix(0, n) if n >= _MIN_SHARED_PREFIX else None] * (len(row) - 1)]
 
 
-def common_prefix(examples: Sequence[Example]) -> int:
+def common_prefix_length(examples: Sequence[Example]) -> int:
     """Count the leading tokens that all examples share and whose positions predict no target in any of them.
 
     At least one position of each example remains after the prefix.

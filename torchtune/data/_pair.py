@@ -7,7 +7,7 @@ from attrs import evolve, field, frozen
 
 from torchtune.data._batch import Batch
 from torchtune.data._collate import Prefix, join_sequences
-from torchtune.data._example import Example, common_prefix
+from torchtune.data._example import Example, common_prefix_length
 from torchtune.data._item import Item, Side
 
 
@@ -29,7 +29,7 @@ class Pair(Item):
 
     @n_shared.default
     def _count_shared(self) -> int:
-        return common_prefix([self.chosen, self.rejected])
+        return common_prefix_length([self.chosen, self.rejected])
 
     @property
     def sequences(self) -> tuple[Example, ...]:

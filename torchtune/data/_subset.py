@@ -66,12 +66,13 @@ class _Complement:
         return index + bisect.bisect_right(self._gaps, index)
 
 
-def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[ItemT], Subset[ItemT]]:
+def split_off(dataset: Rows[ItemT], fraction: float, seed: int) -> tuple[Subset[ItemT], Subset[ItemT]]:
     """Split a dataset into training rows and randomly drawn held-out rows.
 
     Args:
         dataset: A dataset with random access.
-        share: Fraction of rows to hold out, above 0 and below 1; at least one row is held out, and at least one is not.
+        fraction: Fraction of rows to hold out, above 0 and below 1; at least one row is held out and at
+            least one is kept for training.
         seed: Seed of the random draw.
 
     Returns:
@@ -83,11 +84,11 @@ def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[Ite
     n = len(dataset)
     if as_stream(dataset) is not None:
         raise ValueError(
-            "validation.share: rows of a streamed dataset cannot be held out, because streams are read sequentially;"
+            "validation.fraction: rows of a streamed dataset cannot be held out, because streams are read sequentially;"
             " set validation.dataset instead"
         )
     if n < 2:
-        raise ValueError(f"validation.share: a held-out share requires at least two rows, got {n}")
+        raise ValueError(f"validation.fraction: a held-out fraction requires at least two rows, got {n}")
     order = Order(n, seed, "held out")
-    held_out = sorted(order[i] for i in range(min(max(1, round(share * n)), n - 1)))
+    held_out = sorted(order[i] for i in range(min(max(1, round(fraction * n)), n - 1)))
     return Subset(dataset, _Complement(n, held_out)), Subset(dataset, held_out)

@@ -220,7 +220,7 @@ def _with_bounded_width(function: Callable[..., str]) -> Callable[..., str]:
     def bounded(*args: Any, **kwargs: Any) -> str:
         for value in (*args, *kwargs.values()):
             if isinstance(value, int) and value > MAX_WIDTH:
-                raise ValueError(f"a width of {value} is too large")
+                raise ValueError(f"the width {value} is too large; the maximum is {MAX_WIDTH:,}")
         return function(*args, **kwargs)
 
     return bounded
@@ -230,7 +230,7 @@ def _check_size(operator: str, left: Any, right: Any) -> None:
     """Raise ValueError if the result of an operation would exhaust memory."""
     if operator == "**":
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_BITS:
-            raise ValueError("a power is too large")
+            raise ValueError(f"the result of ** would have more than {MAX_BITS:,} bits")
     else:
         for items, times in ((left, right), (right, left)):
             if (

@@ -20,7 +20,7 @@ class Tokenizer(Protocol):
 
     @property
     def eos_id(self) -> int:
-        """The end-of-text id."""
+        """The end-of-sequence id."""
 
     @property
     def pad_id(self) -> int:
@@ -28,7 +28,7 @@ class Tokenizer(Protocol):
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The ids that end an answer: end of text and, if there is one, end of turn."""
+        """The ids that end an answer: end of sequence and, if there is one, end of turn."""
 
     @property
     def special_tokens(self) -> Mapping[str, int]:

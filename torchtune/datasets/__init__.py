@@ -13,7 +13,7 @@ from torchtune.datasets._conversations import (
 from torchtune.datasets._instruct import InstructDataset, read_task
 from torchtune.datasets._preference import PreferenceDataset
 from torchtune.datasets._slim_orca import SlimOrcaDataset
-from torchtune.datasets._source import open_source
+from torchtune.datasets._source import open_data_source
 from torchtune.datasets._tables import RowError
 from torchtune.datasets._text import TextCompletionDataset
 
@@ -27,7 +27,7 @@ __all__ = [
     "SlimOrcaDataset",
     "TextCompletionDataset",
     "auto_dataset",
-    "open_source",
+    "open_data_source",
     "read_conversation",
     "read_row_tools",
     "read_task",

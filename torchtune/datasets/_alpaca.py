@@ -11,12 +11,12 @@ class AlpacaDataset(InstructDataset):
     """Tasks and answers in the prompt of Stanford Alpaca, for models without a chat template.
 
     Rows have an `instruction`, an `input` (which may be empty or missing) and an `output`. Rows with an empty output
-    are skipped and counted.
+    are skipped, and their number is reported.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or two arguments conflict.
+        ValueError: The rows are not in this format, or two arguments conflict.
     """
 
     train_on_input: bool = True

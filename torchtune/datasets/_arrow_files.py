@@ -78,7 +78,7 @@ def _read(path: Path, read: Callable[[], Any]) -> Any:
     except Exception as error:  # the libraries raise many types of exception
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ValueError(
-            f"{path}: cannot be read: it is damaged or not in the format that its name indicates ({reason});"
+            f"{path} cannot be read: it is damaged or not in the format that its name indicates ({reason});"
             " copy or download it again"
         ) from error
     if n == 0:

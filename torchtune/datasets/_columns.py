@@ -6,7 +6,7 @@ from typing import Any
 from torchtune.datasets._tables import Row, lone_surrogate
 
 
-class ReadRow(dict[str, Any]):
+class TrackedRow(dict[str, Any]):
     """A row that records the columns that were read, so that unread columns can be reported."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def check_characters(name: str, value: Any) -> None:
     surrogate = lone_surrogate(value)
     if surrogate:
         raise ValueError(
-            f"{name}: contains {surrogate!a}, an unpaired surrogate, which is not a valid character"
+            f"{name} contains {surrogate!a}, an unpaired surrogate, which is not a valid character"
         )
 
 
@@ -65,9 +65,9 @@ def column(row: Row, name: str, field_name: str, setting: str = "columns") -> st
     Raises:
         ValueError: The column is missing (the message lists the row's columns) or does not contain text.
     """
-    value = required(row, name, field_name, setting)
+    value = required_column(row, name, field_name, setting)
     if not isinstance(value, str):
-        raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     return value
 
 
@@ -81,11 +81,11 @@ def optional_text(row: Row, name: str | None) -> str:
         return ""
     value = row[name]
     if not isinstance(value, str | None):
-        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     return value or ""
 
 
-def required(row: Row, name: str, field_name: str, setting: str = "columns") -> object:
+def required_column(row: Row, name: str, field_name: str, setting: str = "columns") -> object:
     """Read a required column of any type.
 
     Raises:

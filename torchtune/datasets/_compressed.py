@@ -49,11 +49,11 @@ def decompress(path: Path) -> TemporaryFile:
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's error, not the decoder's
             raise OSError(
-                f"{path}: cannot be decompressed into {copy.path.parent}: {error.strerror}; to use a different folder"
+                f"{path} cannot be decompressed into {copy.path.parent}: {error.strerror}; to use a different folder"
                 " for temporary files, set the environment variable TMPDIR"
             ) from error
         raise ValueError(
-            f"{path}: cannot be decompressed: it is damaged, truncated or not a {kind} file ({error}); copy or"
+            f"{path} cannot be decompressed: it is damaged, truncated or not a {kind} file ({error}); copy or"
             " download it again"
         ) from error
     return copy

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from attrs import define, frozen
 
 from torchtune.data import Example, Message, Note, SkipReason, chat_example, check_chat
-from torchtune.datasets._columns import check_characters, columns_of, optional_text, required
+from torchtune.datasets._columns import check_characters, columns_of, optional_text, required_column
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
 from torchtune.datasets._row_dataset import RowDataset
 from torchtune.datasets._tables import Row
@@ -41,7 +41,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+        ValueError: The rows are not in this format, or the tokenizer's chat template is missing or does not end the
             assistant's turns.
     """
 
@@ -95,7 +95,7 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
     """
     name = column or next((name for name in COLUMNS if row.get(name) is not None), None)
     if name is not None:
-        return read_turns(required(row, name, "conversation", "column"), name)
+        return read_turns(required_column(row, name, "conversation", "column"), name)
     if row.get("prompt") is None or row.get("completion") is None:
         empty = [name for name in (*COLUMNS, "prompt", "completion") if name in row and row[name] is None]
         if empty:

@@ -45,7 +45,7 @@ def streaming_in(load_options: LoadOptions) -> Streaming | None:
         raise ValueError(f"load_options.rows: expected a number above 0, got {rows!r}")
     if not is_streamed:
         raise ValueError(
-            "load_options.rows: has an effect only with streaming; otherwise use split='train[:1000]'"
+            "load_options.rows has an effect only with streaming; otherwise use split='train[:1000]'"
         )
     return Streaming(int(rows))
 
@@ -100,7 +100,7 @@ def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Ta
             n_rows[str(path)] = pq.read_metadata(path).num_rows
         except Exception as error:  # the library raises many types of exception
             raise ValueError(
-                f"{path}: cannot be read: it is damaged or not a Parquet file ({error}); copy or download it again"
+                f"{path} cannot be read: it is damaged or not a Parquet file ({error}); copy or download it again"
             ) from error
     files = [file for file, n in n_rows.items() if n]  # `datasets` stops at a file without rows
     if not files:
@@ -130,7 +130,7 @@ def _load(source: str, split: str, options: dict[str, Any]) -> Any:
         hint = did_you_mean_source(source) or f"correct the name, {_ALTERNATIVE}"
         raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {hint}") from error
     except ValueError as error:
-        raise ValueError(f"{source}: cannot be loaded: {error}") from error
+        raise ValueError(f"{source} cannot be loaded: {error}") from error
 
 
 def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name: str) -> Table:

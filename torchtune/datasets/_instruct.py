@@ -55,13 +55,13 @@ class InstructDataset(RowDataset[Task, Example]):
 
     Rows have an `instruction`, an `input` (which may be empty or missing) and an `output`. The user's turn is the
     instruction, followed by a blank line and the input; the assistant's turn is the output. Rows with an empty output
-    are skipped and counted. With a chat template, a row may also have a `system` turn and a `history`, a list of
-    earlier questions and answers, whose answers are targets too.
+    are skipped, and their number is reported. With a chat template, a row may also have a `system` turn and a
+    `history`, a list of earlier questions and answers, whose answers are targets too.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout; the tokenizer's chat template is missing or does not end the
+        ValueError: The rows are not in this format; the tokenizer's chat template is missing or does not end the
             assistant's turns; or two arguments conflict.
     """
 
@@ -81,7 +81,7 @@ class InstructDataset(RowDataset[Task, Example]):
             check_chat(self.tokenizer)
         elif self.system is not None:
             raise ValueError(
-                f"system: is not used by the template {self.template!r}; remove it, or include it in the template"
+                f"system is not used by the template {self.template!r}; remove it, or include it in the template"
             )
         elif self.template != "alpaca" and _TASK not in self.template:
             raise ValueError(

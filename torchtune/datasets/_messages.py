@@ -77,7 +77,7 @@ def _turn_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _json(value, name, "expected a list of turns, got text that is not valid JSON")
     if not isinstance(value, list):
-        raise ValueError(f"{name!r}: expected a list of turns, got {_kind(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected a list of turns, got {_kind(value)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     if not value:
         raise ValueError(f"{name!r}: the conversation is empty")
     return value
@@ -103,7 +103,7 @@ def read_message(turn: Any, name: str) -> Message:
         ValueError: The value is not a turn.
     """
     if not isinstance(turn, dict):
-        raise ValueError(f"{name!r}: expected a turn with a role and its content, got {_kind(turn)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected a turn with a role and its content, got {_kind(turn)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     role_key, content_key = ("role", "content") if "role" in turn else ("from", "value")
     fields = {
         key: value for key, value in turn.items() if value is not None and key not in (role_key, content_key)
@@ -122,7 +122,7 @@ def read_message(turn: Any, name: str) -> Message:
             f" {', '.join((*KNOWN_ROLES, *_ROLES))}"
         )
     if role_name in _CALLS:
-        return _calling(turn[content_key], fields, name)
+        return _read_tool_call_turn(turn[content_key], fields, name)
     content, reasoning = _content(turn.get(content_key), name, is_optional=may_be_empty)
     message = Message(role=role, content=content)
     _move_calls(message, fields, name)
@@ -133,7 +133,7 @@ def read_message(turn: Any, name: str) -> Message:
     return message
 
 
-def _calling(content: Any, fields: dict[str, Any], name: str) -> Message:
+def _read_tool_call_turn(content: Any, fields: dict[str, Any], name: str) -> Message:
     """Read a turn whose content is a tool call or a list of tool calls, as JSON."""
     calls = (
         _json(content, name, "expected a tool call as JSON, got text that is not JSON")
@@ -156,7 +156,7 @@ def _move_calls(message: Message, fields: dict[str, Any], name: str) -> None:
     calls = fields.pop("tool_calls", None)
     older = fields.pop("function_call", None)
     if calls and older:
-        raise ValueError(f"{name!r}: has both 'tool_calls' and the older 'function_call'; remove one of them")
+        raise ValueError(f"{name!r} has both 'tool_calls' and the older 'function_call'; remove one of them")
     if older:
         calls = [older]
     if isinstance(calls, str):
@@ -180,7 +180,7 @@ def _call(call: dict[str, Any], name: str) -> dict[str, Any]:
     inner = call.get("function")
     if not isinstance(inner, dict):
         if not isinstance(call.get("name"), str):
-            raise ValueError(f"{name!r}: expected a tool call with a name and arguments, got {_kind(call)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+            raise ValueError(f"{name!r}: expected a tool call with a name and arguments, got {_kind(call)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
         flat = ("name", "arguments", "parameters")  # some datasets have `parameters` instead of `arguments`
         inner = {key: call[key] for key in flat if call.get(key) is not None}
         call = {key: value for key, value in call.items() if key not in inner}
@@ -194,7 +194,7 @@ def _call(call: dict[str, Any], name: str) -> dict[str, Any]:
     inner["arguments"] = arguments = arguments or {}
     if not isinstance(arguments, dict):
         twice = "; they seem to be encoded as JSON twice" if isinstance(arguments, str) else ""
-        raise ValueError(f"{name!r}: expected arguments to be an object, got {_kind(arguments)}{twice}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected arguments to be an object, got {_kind(arguments)}{twice}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     outer = {key: value for key, value in call.items() if value is not None and key != "function"}
     return {"type": "function", **outer, "function": inner}
 
@@ -269,11 +269,11 @@ def _content(value: Any, name: str, *, is_optional: bool) -> tuple[str, str]:
             if kind == "text" and part.get("text") == "":
                 continue
             if not isinstance(text, str):
-                raise ValueError(f"{name!r}: only text parts are supported, got {part!r}")  # noqa: TRY004 - as above.
+                raise ValueError(f"{name!r}: only text parts are supported, got {part!r}")  # noqa: TRY004 -- as above
             (texts if kind == "text" else reasoning).append(text)
         return "".join(texts), "".join(reasoning)
     if not isinstance(value, str):
-        raise ValueError(f"{name!r}: expected the content to be text, got {_kind(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected the content to be text, got {_kind(value)}")  # noqa: TRY004 -- invalid data, not an argument of the wrong type
     return value, ""
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from attrs import define, field, frozen
 
 from torchtune.data import Item, Message, Pair, SkipReason, chat_example, check_chat
-from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required
+from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required_column
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._messages import has_output
 from torchtune.datasets._row_dataset import RowDataset, Truncate
@@ -25,7 +25,7 @@ class Comparison:
 
 @define(eq=False, repr=False, slots=False)
 class PreferenceDataset(RowDataset[Comparison, Pair]):
-    """Pairs of answers to one prompt: the better answer is `chosen`, the worse one `rejected`.
+    """Pairs of answers to one prompt: the preferred answer is `chosen`, the other answer is `rejected`.
 
     The two columns contain texts, turns, or whole conversations that begin with the same turns. The prompt is in a
     column `prompt` (text or turns), `messages` or `conversations`; whole conversations need no prompt. Texts become a
@@ -35,7 +35,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+        ValueError: The rows are not in this format, or the tokenizer's chat template is missing or does not end the
             assistant's turns.
     """
 
@@ -61,7 +61,7 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
     def _parse(self, row: Row) -> Comparison | SkipReason:
         names = self._names
         answers = [
-            turns_of(required(row, names[key], key), names[key], "assistant")
+            turns_of(required_column(row, names[key], key), names[key], "assistant")
             for key in ("chosen", "rejected")
         ]
         chosen, rejected = (turns.messages for turns in answers)

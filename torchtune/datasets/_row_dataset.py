@@ -26,9 +26,9 @@ from torchtune.data import (
     quote_excerpt,
     truncate,
 )
-from torchtune.datasets._columns import ReadRow
+from torchtune.datasets._columns import TrackedRow
 from torchtune.datasets._hub import LoadOptions
-from torchtune.datasets._source import Source, open_source
+from torchtune.datasets._source import Source, open_data_source
 from torchtune.datasets._stream import Bookmark, StreamTable
 from torchtune.datasets._tables import Row, RowError, Table
 from torchtune.datasets._token_cache import TokenCache
@@ -41,7 +41,7 @@ Encoded = TypeVar("Encoded")
 OnError = Literal["raise", "skip"]
 Truncate = Literal["right", "left", "drop"]
 
-_NOT_ENCODED = {
+_NO_EFFECT_ON_ENCODING = {
     *("tokenizer", "source", "split", "load_options", "on_error", "ignore_columns"),
     *("logged_notes", "_table", "_ignored", "_cache"),
 }
@@ -65,8 +65,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: All rows are skipped, a row cannot be used, the rows have a different layout, or the first row
-            cannot be encoded.
+        ValueError: All rows are skipped, a row cannot be used, the rows are not in the format that the class
+            reads, or the first row cannot be encoded.
     """
 
     is_plain_text: ClassVar[bool] = False
@@ -102,7 +102,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
 
     def __attrs_post_init__(self) -> None:
         """Open and check the rows."""
-        self._table = open_source(self.source, self.split, self.load_options)
+        self._table = open_data_source(self.source, self.split, self.load_options)
         if self.max_seq_len is not None and self.max_seq_len < 2:
             raise ValueError(f"max_seq_len: expected an int above 1, or null, got {self.max_seq_len}")
         self._ignored = frozenset(self.ignore_columns or ())
@@ -171,7 +171,9 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
                 type(self.tokenizer).__name__,
             )
             return
-        settings = {f.name: getattr(self, f.name) for f in fields(type(self)) if f.name not in _NOT_ENCODED}
+        settings = {
+            f.name: getattr(self, f.name) for f in fields(type(self)) if f.name not in _NO_EFFECT_ON_ENCODING
+        }
         versions = [
             f"{name} {version(name)}" for name in ("torchtune", "tokenizers", "sentencepiece", "jinja2")
         ]
@@ -205,9 +207,9 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
     def _encode(self, parsed: Parsed, /) -> Encoded | SkipReason:
         """Encode a parsed row, or return the reason to skip it."""
 
-    def _parsed(self, index: int) -> tuple[Parsed | SkippedRow, ReadRow]:
+    def _parsed(self, index: int) -> tuple[Parsed | SkippedRow, TrackedRow]:
         """Parse a row; also return the row object, which records the columns that `_parse` read."""
-        row = ReadRow(self._table[index])
+        row = TrackedRow(self._table[index])
         try:
             parsed = self._parse(row)
         except ValueError as error:
@@ -216,7 +218,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
             SkippedRow(parsed.reason, self.location(index)) if isinstance(parsed, SkipReason) else parsed
         ), row
 
-    def _notes(self, row: ReadRow) -> list[Note]:
+    def _notes(self, row: TrackedRow) -> list[Note]:
         """Return a note about the columns of a row that were not read, if any."""
         unread = [name for name in row.unread() if name not in self._ignored]
         if not unread:
@@ -270,7 +272,7 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
             notes = self._notes(row)
             if notes:
                 unread.add(notes, partial(self.location, i))
-                self._check_kind(i, row)
+                self._reject_preference_row(i, row)
             first = i if first is None else first
         for line in (*NoteCounts.from_skipped(skipped).lines(n), *unread.lines(n)):
             _logger.warning("%s", line)
@@ -289,8 +291,8 @@ class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
         if first is not None:
             self[first]
 
-    def _check_kind(self, index: int, row: ReadRow) -> None:
-        """Check that a row is not from a preference dataset, whose rejected answers would be trained on as well.
+    def _reject_preference_row(self, index: int, row: TrackedRow) -> None:
+        """Reject a row of a preference dataset, whose rejected answers would be trained on as well.
 
         Raises:
             ValueError: The row has a label or a rejected answer that is not read.

@@ -13,7 +13,7 @@ class SlimOrcaDataset(ChatDataset):
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or the tokenizer's chat template is missing or does not end the
+        ValueError: The rows are not in this format, or the tokenizer's chat template is missing or does not end the
             assistant's turns.
     """
 

@@ -28,12 +28,12 @@ Source = LocalPath | list[dict[str, Any]]
 
 @frozen
 class OpenedSource:
-    """A source that has already been opened, to detect its layout."""
+    """A source that has already been opened, to detect its format."""
 
     table: Table
 
 
-def open_source(
+def open_data_source(
     source: Source | OpenedSource, split: str = "train", load_options: LoadOptions | None = None
 ) -> Table:
     """Open a source. Rows are read on demand.
@@ -88,9 +88,7 @@ def open_source(
 
 def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
     if streaming_in(options) is not None:
-        raise ValueError(
-            "load_options.streaming: has no effect on a list of rows, which is already in memory"
-        )
+        raise ValueError("load_options.streaming has no effect on a list of rows, which is already in memory")
     if options:
         raise ValueError(f"load_options: {', '.join(options)} would have no effect on a list of rows")
     parts = parse_split(split)

@@ -13,14 +13,14 @@ from torchtune.datasets._tables import Row
 
 @define(eq=False, repr=False, slots=False)
 class TextCompletionDataset(RowDataset[str, list[Example]]):
-    """Plain text in which every token is a target, including the end-of-text token.
+    """Plain text in which every token is a target, including the end-of-sequence token.
 
     A row yields a list of examples, with one element unless its text is split.
 
     Raises:
         FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows do not have this layout, or an argument has no effect on this source.
+        ValueError: The rows are not in this format, or an argument has no effect on this source.
     """
 
     is_plain_text: ClassVar[bool] = True
@@ -31,7 +31,7 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
     column: str = "text"
     """The column that contains the text."""
     add_eos: bool = True
-    """Append the end-of-text token to every text."""
+    """Append the end-of-sequence token to every text."""
     truncate: Truncate | Literal["split"] = field(default="split", kw_only=True)  # type: ignore[assignment]  # `_encode` handles "split"
     """How to handle text that exceeds `max_seq_len`: "split" it into several examples, truncate it on the "right" or
     "left", or "drop" it."""

@@ -22,8 +22,8 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     Raises:
         FileExistsError: `folder` is a file, `folder` is not empty and `overwrite` is False, or a file has the name of
             the temporary folder.
-        ValueError: `folder` cannot be renamed, because it is the root, a mount point, the current directory, or a
-            parent of the current directory.
+        ValueError: `folder` cannot be renamed, because it is the root, a mount point, the working directory, or a
+            parent of the working directory.
     """
     import shutil
 
@@ -58,7 +58,7 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: The symlinks form a loop, or the folder cannot be renamed, because it is the root, a mount point,
-            the current directory, or a parent of the current directory.
+            the working directory, or a parent of the working directory.
     """
     try:
         target = Path(folder).resolve()
@@ -70,7 +70,7 @@ def resolve_folder(folder: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     if _contains_current_directory(target):
         raise ValueError(
-            f"{target} is the current directory or one of its parents, and would be replaced; choose a folder inside it"
+            f"{target} is the working directory or one of its parents, and would be replaced; choose a folder inside it"
         )
     return target
 
@@ -96,7 +96,7 @@ def _remove_leftover(folder: Path) -> Path:
 def _contains_current_directory(target: Path) -> bool:
     try:
         return Path.cwd().is_relative_to(target)
-    except FileNotFoundError:  # the current directory was removed
+    except FileNotFoundError:  # the working directory was removed
         return False
 
 

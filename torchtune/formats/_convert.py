@@ -19,7 +19,7 @@ from torchtune.formats.hf._open import open_hf
 from torchtune.formats.meta._open import is_meta, open_meta
 from torchtune.formats.peft._config import ADAPTER_CONFIG, read_peft_config
 from torchtune.formats.peft._load import copy_peft_adapter, read_peft_adapter
-from torchtune.formats.peft._merge import merged_weights, untied
+from torchtune.formats.peft._merge import merged_weights, untie_embeddings
 from torchtune.runs import missing_model_hint, weights_in
 from torchtune.tokenizers import has_tokenizer
 
@@ -141,7 +141,7 @@ def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
         checkpoint = with_tokenizer(checkpoint, adapter)
     changes = read_peft_adapter(checkpoint.model, adapter)
     if changes.is_untied:
-        checkpoint = untied(checkpoint)
+        checkpoint = untie_embeddings(checkpoint)
     weights = merged_weights(checkpoint.weights, checkpoint.model.architecture, changes)
     return evolve(checkpoint, weights=weights)
 

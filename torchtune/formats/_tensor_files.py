@@ -170,7 +170,7 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is not None:
             raise ValueError(
-                f"{path} contains {code[1]} in addition to tensors, which may be code and is not run; download the"
+                f"{path} also contains {code[1]}, which may be code and is therefore not run; download the"
                 " model's safetensors files instead"
             ) from error
         raise ValueError(

@@ -9,7 +9,7 @@ _DECODER_ATTRIBUTES = frozenset({"base_model", "model", "transformer"})
 """Leading segments of names: the attributes in which classes of transformers, PEFT and Lightning store the decoder."""
 
 
-def unwrapped(name: str) -> str:
+def unwrap_name(name: str) -> str:
     """Return the name of a tensor in the decoder: `_orig_mod.model.norm.weight` becomes `norm.weight`."""
     segments = without_wrappers(name).split(".")
     while len(segments) > 1 and segments[0] in _DECODER_ATTRIBUTES:
@@ -28,7 +28,7 @@ def is_wrapped(name: str) -> bool:
 
 
 def matched_names(
-    file_names: Iterable[str], model_names: Iterable[str], unwrap: Callable[[str], str] = unwrapped
+    file_names: Iterable[str], model_names: Iterable[str], unwrap: Callable[[str], str] = unwrap_name
 ) -> dict[str, str]:
     """Match the tensor names in a file with the names in a model, ignoring differences that wrappers cause.
 
@@ -50,8 +50,8 @@ def matched_names(
         target = name if name in model_names else by_unwrapped_name.get(unwrap(name), name)
         if target in matched:
             raise ValueError(
-                f"{matched[target]} and {name} are both {target} without wrapper prefixes; remove one of them from the"
-                " file"
+                f"{matched[target]} and {name} both become {target} when their wrapper prefixes are removed; remove one"
+                " of the two tensors from the file"
             )
         matched[target] = name
     return matched

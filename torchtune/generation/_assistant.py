@@ -121,7 +121,7 @@ class Assistant:
             if len(ids) == len(question):
                 if settings.prefill:
                     raise ValueError(
-                        "prefill: has no effect on a prompt given as token ids; append the prefill's tokens to the ids"
+                        "prefill has no effect on a prompt given as token ids; append the prefill's tokens to the ids"
                     )
                 return EncodedPrompt(ids)
             question = Prompt([part for part in question if not isinstance(part, int)])

@@ -40,7 +40,7 @@ def generate(
     """
     sampling = Sampling(**options)
     if sampling.temperature == 0 and generator is not None:
-        raise ValueError("generator: has no effect at temperature 0 (greedy decoding)")
+        raise ValueError("generator has no effect at temperature 0 (greedy decoding)")
     check_prompt(model, tokens, max_new_tokens)
     token_batches = decode_steps(
         model,
@@ -143,8 +143,8 @@ def check_prompt(
         )
     if len(tokens) + max_new_tokens > max_seq_len:
         raise ValueError(
-            f"{label} has {pluralize(len(tokens), 'token')}, which with max_new_tokens = {max_new_tokens} exceeds the"
-            f" model's max_seq_len = {max_seq_len}; shorten the prompt or lower max_new_tokens"
+            f"{label} has {pluralize(len(tokens), 'token')}; together with max_new_tokens = {max_new_tokens}, this"
+            f" exceeds the model's max_seq_len = {max_seq_len}; shorten the prompt or lower max_new_tokens"
         )
 
 

@@ -52,7 +52,7 @@ def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool =
     """Read prompts from a file, in any format and row shape that datasets support.
 
     Args:
-        path: A file of rows that `torchtune.datasets.open_source` reads: `.txt` with one prompt per line, `.json`,
+        path: A file of rows that `torchtune.datasets.open_data_source` reads: `.txt` with one prompt per line, `.json`,
             `.jsonl`, `.csv`, Parquet and others. A row contains text (`prompt` or `text`); an `instruction`, optionally
             with `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or turns in `prompt`),
             optionally with `tools` and `system`. The final answer of a conversation is dropped. Any row may have a
@@ -63,13 +63,13 @@ def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool =
         FileNotFoundError: The file does not exist.
         ValueError: The format is not supported, the file is damaged or empty, or a row has no prompt.
     """
-    from torchtune.datasets import open_source
+    from torchtune.datasets import open_data_source
 
     if not Path(path).expanduser().exists():
         message = f"prompts file not found: {path}"
         suggestion = did_you_mean_path(Path(path).expanduser(), Path.is_file)
         raise FileNotFoundError(f"{message}; {suggestion}" if suggestion else message)
-    table = open_source(str(Path(path).expanduser()))
+    table = open_data_source(str(Path(path).expanduser()))
     prompts = []
     for i in range(len(table)):
         row = table[i]

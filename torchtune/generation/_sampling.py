@@ -72,7 +72,7 @@ class Sampling:
         active_filters = [name for name in _FILTERS if getattr(self, name) is not None]
         if self.temperature == 0 and active_filters:
             raise ValueError(
-                f"{active_filters[0]}: has no effect at temperature 0 (greedy decoding); raise the temperature, or omit"
+                f"{active_filters[0]} has no effect at temperature 0 (greedy decoding); raise the temperature, or omit"
                 f" {' and '.join(active_filters)}"
             )
 

@@ -248,7 +248,8 @@ class Import:
         self.new["enable_fsdp"] = sharded
         if not sharded:
             self.changed["enable_fsdp"] = (
-                "was set to false, so each rank has a full copy of the model; set it to true to shard the model"
+                "the import sets this field to false, so that each rank has a full copy of the model; set it to true to"
+                " shard the model"
             )
         section: Tree = {}
         if sharded and (on_cpu or resharded is False):
@@ -372,7 +373,7 @@ class Import:
                 self.new |= {"system": prompt["system"], "template": "chat"}
         if "template" not in self.new:
             self.changed["prompt"] = (
-                "is formatted with template=alpaca; the original passed it to the model unchanged"
+                "the prompt is formatted with template=alpaca; the original passed it to the model unchanged"
             )
         for name in ("instruct_template", "chat_format"):
             value = self.take(name)
@@ -389,4 +390,4 @@ class Import:
     def report_unknown(self, name: str, value: Any) -> None:
         """Report an unknown field, unless it has an empty value."""
         if value not in (None, False, [], {}):
-            self.unmapped[name] = "has no equivalent"
+            self.unmapped[name] = "no equivalent"

@@ -27,7 +27,7 @@ _UNNEEDED: Final = {
     "use_fast_tokenizer": "the tokenizer is read from its files",
 }
 _GLOBAL_BATCH: Final = (
-    "includes all ranks and accumulated micro-batches in this config; in torchtune, set batch_size to the number of"
+    "this value includes all ranks and accumulated micro-batches; in torchtune, set batch_size to the number of"
     " rows in one micro-batch"
 )
 
@@ -56,10 +56,10 @@ def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iter
 def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
     if key in _METHOD_KEYS:
         is_supported = value in _SUPERVISED
-        return "is supported by the fine-tuning recipes" if is_supported else f"no recipe supports {value}"
+        return "supported by the fine-tuning recipes" if is_supported else f"no recipe supports {value}"
     if key == "batch_size":
         return _GLOBAL_BATCH
     if key in _UNNEEDED:
-        return f"is not needed: {_UNNEEDED[key]}"
-    fallback = "has the same name in torchtune" if key in known_fields else "has no equivalent"
+        return f"not needed: {_UNNEEDED[key]}"
+    fallback = "same name in torchtune" if key in known_fields else "no equivalent"
     return hint_for(key, known_fields) or fallback

@@ -61,28 +61,27 @@ def _check_origin(document: Document, file: str) -> None:
     tree = document.value if isinstance(document.value, dict) else {}
     project = project_of(tree)
     if project is not None:
-        raise ConfigError(_explanations(document, project), file)
+        heading = (
+            f"{file} is a {project} config, which cannot be converted automatically, because it lacks required"
+            " settings; copy a config (tune cp smollm2_135m_lora my.yaml) and set these fields in the copy"
+        )
+        raise ConfigError(_explanations(document), file, heading)
     if "model_directory" in tree:
-        message = "is already a config of this library, as it has a model_directory"
+        message = "the file is already a config of this library: it sets model_directory"
         raise ConfigError([Mistake.of_file(file, message)], file)
     if not {"model", "checkpointer"} & tree.keys():
-        message = "is not a config of the original torchtune, as it has neither a model nor a checkpointer"
+        message = (
+            "the file is not a config of the original torchtune: it has neither a model nor a checkpointer"
+        )
         raise ConfigError([Mistake.of_file(file, message)], file)
 
 
-def _explanations(document: Document, project: str) -> Sequence[Mistake]:
-    """Return a mistake for the whole config, and one for each key that is set, with the key's equivalent."""
+def _explanations(document: Document) -> Sequence[Mistake]:
+    """Return a mistake for each key that is set, with the key's equivalent."""
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
-    message = (
-        f"is a {project} config, which cannot be converted automatically, since it lacks required settings"
-    )
-    advice = "copy a config (tune cp smollm2_135m_lora my.yaml) and set these fields in the copy:"
     explanations = explain_keys(document.value, field_names(config_class))
-    return [
-        Mistake.of_file(document.name, message, advice),
-        *(_mistake_at(document, key, explanation) for key, explanation in explanations),
-    ]
+    return [_mistake_at(document, key, explanation) for key, explanation in explanations]
 
 
 def _mistake_at(document: Document, key: str, message: str, suggestion: str = "") -> Mistake:

@@ -11,7 +11,7 @@ from torchtune.modules._attend import attend
 from torchtune.modules._attention_kernels import AttentionCall, Kernel, Masking, choose_kernel
 from torchtune.modules._context import PassContext
 from torchtune.modules._hardware import Hardware
-from torchtune.modules._lean import Lean, rotated
+from torchtune.modules._lean import Lean, rotate
 from torchtune.modules._linear import Linear
 from torchtune.modules._parts import AttentionSpec, NormSpec
 from torchtune.modules._rotary import Rotation
@@ -138,7 +138,7 @@ class Attention(Lean, nn.Module):
 
     def _rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
         if self.is_lean and rotation.rotates:
-            return rotated(x, rotation.cos, rotation.sin)
+            return rotate(x, rotation.cos, rotation.sin)
         return rotation(x)
 
     def _heads(self, x: Tensor) -> Tensor:

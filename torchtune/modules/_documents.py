@@ -204,5 +204,7 @@ def _check(spans: Sequence[DocumentSpan]) -> None:
         if span.prefix_length == 0:
             lengths[span.start] = span.end - span.start
         elif not 0 < span.prefix_length <= lengths.get(span.prefix_start, 0):
-            raise ValueError(f"the prefix of {span} is not the beginning of an earlier document of its row")
+            raise ValueError(
+                f"the prefix of {span} must be the beginning of an earlier document of the same pack"
+            )
         previous = span

@@ -48,8 +48,8 @@ class DoRA(LoRA):
     def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
         weight = layer.weight_matrix()
-        y = layer.product(x, weight, None)
-        total = (y + self.change(x).to(y.dtype)) * self._factors(weight)
+        y = layer.apply_weight(x, weight, None)
+        total = (y + self.low_rank_update(x).to(y.dtype)) * self._factors(weight)
         if layer.bias is not None:
             total = total + layer.bias
         return total.to(y.dtype)

@@ -7,7 +7,7 @@ from attrs.validators import gt
 from torch import Tensor, nn
 
 from torchtune.modules._context import PassContext
-from torchtune.modules._lean import Lean, activated, gated
+from torchtune.modules._lean import Lean, activate, gated_product
 from torchtune.modules._linear import Linear
 from torchtune.modules._parts import FeedForwardSpec
 
@@ -56,10 +56,10 @@ class FeedForward(Lean, nn.Module):
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
         # Both branches compute the gate first, so that dropout draws the same masks.
         if not self.gated:
-            inner = activated(self.up_proj(x), self.activation)  # [b, s, f]
+            inner = activate(self.up_proj(x), self.activation)  # [b, s, f]
         elif self.is_lean:
-            inner = gated(self.gate_proj(x), self.up_proj(x), self.activation)
+            inner = gated_product(self.gate_proj(x), self.up_proj(x), self.activation)
         else:
-            inner = activated(self.gate_proj(x), self.activation) * self.up_proj(x)
+            inner = activate(self.gate_proj(x), self.activation) * self.up_proj(x)
         y: Tensor = self.down_proj(inner)
         return y

@@ -32,7 +32,7 @@ class Lean:
     is_lean = False
     """Whether the lean implementation is used where possible; set by `lean`."""
 
-    def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
+    def uses_lean_implementation(self, x: Tensor, *parameters: Tensor) -> bool:
         """Return whether to use the lean implementation for x, which requires equal dtypes and no autocast."""
         is_plain = not self.is_lean or uses_autocast(x.device)
         return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
@@ -54,7 +54,7 @@ def lean(model: nn.Module) -> None:
             module.is_lean = True
 
 
-class _Product(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     """Computes `x W^T + b`. A recomputed W is not saved and gets no gradient."""
 
     @staticmethod
@@ -80,7 +80,7 @@ class _Product(torch.autograd.Function):
         return grad_x, grad_weight, flat.sum(0) if needs_bias else None, None
 
 
-class _Adapted(torch.autograd.Function):
+class _LoRALinear(torch.autograd.Function):
     """Computes `x W^T + b + s x A^T B^T`, with W and b frozen."""
 
     @staticmethod
@@ -118,29 +118,29 @@ class _Adapted(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None, None
 
 
-class _Gated(torch.autograd.Function):
+class _GatedProduct(torch.autograd.Function):
     """Computes `act(gate) * up`."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
         ctx.activation = activation
         ctx.save_for_backward(gate, up)
-        return activated(gate, activation).mul_(up)
+        return activate(gate, activation).mul_(up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        grad_up = activated(gate, ctx.activation).mul_(grad)
+        grad_up = activate(gate, ctx.activation).mul_(grad)
         return activation_backward(grad * up, gate, ctx.activation), grad_up, None
 
 
-def activated(x: Tensor, activation: str) -> Tensor:
+def activate(x: Tensor, activation: str) -> Tensor:
     """Return `silu` or `gelu_tanh` of x."""
     return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
 
 
-class _Normed(torch.autograd.Function):
+class _RMSNorm(torch.autograd.Function):
     """Computes `x / sqrt(mean(x^2) + eps) * (weight + offset)`, in float32 or wider."""
 
     @staticmethod
@@ -171,23 +171,23 @@ class _Normed(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
-class _Rotated(torch.autograd.Function):
+class _Rotate(torch.autograd.Function):
     """Rotates pairs of channels (`Rotation`); the backward pass rotates them back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = x.dtype
-        return _rotate(x.to(cos.dtype), cos, sin, 1.0)
+        return _rotate_pairs(x.to(cos.dtype), cos, sin, 1.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grad, cos, sin, -1.0).to(ctx.dtype), None, None
+        return _rotate_pairs(grad, cos, sin, -1.0).to(ctx.dtype), None, None
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+def _rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """Rotate x `[b, h, s, head_dim]` by the angles times `sign`."""
     y = torch.empty_like(x)
     (left, right), (out_left, out_right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
@@ -196,18 +196,18 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     return y
 
 
-product: Callable[[Tensor, Tensor, Tensor | None, Recompute | None], Tensor] = _Product.apply
+linear: Callable[[Tensor, Tensor, Tensor | None, Recompute | None], Tensor] = _Linear.apply
 """Compute `x W^T + b` from x, W, b and a function that recomputes W; x is saved only if W is trained."""
-adapted: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float, Recompute | None], Tensor] = (
-    _Adapted.apply
+lora_linear: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float, Recompute | None], Tensor] = (
+    _LoRALinear.apply
 )
 """Compute `x W^T + b + s x A^T B^T` from x, frozen W and b, A, B, s and a function that recomputes W.
 
 The low-rank update is added in place.
 """
-gated: Callable[[Tensor, Tensor, str], Tensor] = _Gated.apply
+gated_product: Callable[[Tensor, Tensor, str], Tensor] = _GatedProduct.apply
 """Compute `act(gate) * up` from gate, up and the activation's name; the backward pass recomputes the activated gate."""
-normed: Callable[[Tensor, Tensor, float, float], Tensor] = _Normed.apply
+rms_norm: Callable[[Tensor, Tensor, float, float], Tensor] = _RMSNorm.apply
 """Compute the RMS norm of x `[..., d]` with weight, offset and eps; saves x in its dtype and one number per vector."""
-rotated: Callable[[Tensor, Tensor, Tensor], Tensor] = _Rotated.apply
+rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = _Rotate.apply
 """Rotate queries or keys x `[b, h, s, head_dim]` by cosines and sines of angles, without intermediate copies."""

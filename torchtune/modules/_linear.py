@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adaptable, Adapter
 from torchtune.modules._initialize import initialize
-from torchtune.modules._lean import Lean, product, uses_autocast
+from torchtune.modules._lean import Lean, linear, uses_autocast
 
 
 def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
@@ -72,13 +72,13 @@ class Linear(Lean, Adaptable, nn.Linear):
         if self.adapter is not None and self.adapter.is_enabled:
             y: Tensor = self.adapter(x, self)
             return y
-        return self.product(x, self.weight_matrix(), self.bias)
+        return self.apply_weight(x, self.weight_matrix(), self.bias)
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute `x W^T + b`, `[..., out]`, from x `[..., in]` and a result of `weight_matrix`."""
         recompute = self.recomputation(weight)
-        if recompute is not None or self.uses_lean(x, weight):
-            return product(x, weight, bias, recompute)
+        if recompute is not None or self.uses_lean_implementation(x, weight):
+            return linear(x, weight, bias, recompute)
         return F.linear(x, weight, bias)
 
     def recomputation(self, weight: Tensor) -> Callable[[], Tensor] | None:

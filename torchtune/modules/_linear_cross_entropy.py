@@ -24,8 +24,8 @@ class LinearCrossEntropy(nn.Module):
     Args:
         reduction: "sum" over the targets, or their "mean" (0 without targets).
         chunk_size: Number of targets whose logits are stored at once; null: `loss_chunk_size`.
-        ignore_index: Label of positions without a target; null: every position has a target. With a label, the number
-            of targets is read back from a GPU once per call; with null, nothing is read back.
+        ignore_index: Label of positions without a target; null: every position has a target, and the host does
+            not wait for the GPU. Otherwise, the number of targets is copied from the GPU once per call.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class ChunkedHead:
         # bfloat16 for it. The gradient of a trained head stays float32.
         is_bfloat16 = is_cpu and hidden.dtype == weight.dtype == torch.bfloat16
         self.product_precision = _bfloat16_products if is_bfloat16 else nullcontext
-        self.gradient_head = weight if is_bfloat16 and _has_bfloat16_units() else self.head  # [v, d]
+        self.gradient_head = weight if is_bfloat16 and _has_bfloat16_matmul() else self.head  # [v, d]
         self.grad_hidden = torch.zeros_like(hidden) if needs_hidden_grad else None
         self.grad_weight = torch.zeros_like(weight, dtype=self.sum_dtype) if needs_weight_grad else None
 
@@ -304,7 +304,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 @cache
-def _has_bfloat16_units() -> bool:
+def _has_bfloat16_matmul() -> bool:
     """Return whether bfloat16 products are worthwhile: with AMX they take half the time of `_bfloat16_products`."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 

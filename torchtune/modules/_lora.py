@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adapter
 from torchtune.modules._initialize import initialize
-from torchtune.modules._lean import adapted
+from torchtune.modules._lean import lora_linear
 
 if TYPE_CHECKING:
     from torchtune.modules._linear import Embedding, Linear
@@ -50,11 +50,11 @@ class LoRA(_LowRank):
         """Map x `[..., in]` to `[..., out]`."""
         weight = layer.weight_matrix()
         uses_dropout = self.training and self.dropout.p > 0
-        if not uses_dropout and layer.uses_lean(x, weight, self.lora_a):
-            return adapted(
+        if not uses_dropout and layer.uses_lean_implementation(x, weight, self.lora_a):
+            return lora_linear(
                 x, weight, layer.bias, self.lora_a, self.lora_b, self.scale, layer.recomputation(weight)
             )
-        y = layer.product(x, weight, layer.bias)
+        y = layer.apply_weight(x, weight, layer.bias)
         inner = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
         if inner.dtype != y.dtype:
             return y + (F.linear(inner, self.lora_b) * self.scale).to(y.dtype)
@@ -62,7 +62,7 @@ class LoRA(_LowRank):
         flat = y.flatten(end_dim=-2)
         return torch.addmm(flat, inner.flatten(end_dim=-2), self.lora_b.T, alpha=self.scale).view(y.shape)
 
-    def change(self, x: Tensor) -> Tensor:
+    def low_rank_update(self, x: Tensor) -> Tensor:
         """Compute `s drop(x) A^T B^T`, `[..., out]`, from x `[..., in]`, in the adapter's dtype."""
         inner = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
         return F.linear(inner, self.lora_b) * self.scale

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from torchtune.modules._lean import Lean, normed
+from torchtune.modules._lean import Lean, rms_norm
 from torchtune.modules._parts import NormSpec
 
 
@@ -45,7 +45,7 @@ class RMSNorm(Lean, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x `[..., d]` along its last axis; the result has the dtype of x."""
         if self.is_lean:
-            return normed(x, self.weight, self.offset, self.eps)
+            return rms_norm(x, self.weight, self.offset, self.eps)
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight = self.weight.to(dtype) + self.offset
         return F.rms_norm(x.to(dtype), self.weight.shape, weight, self.eps).to(x.dtype)

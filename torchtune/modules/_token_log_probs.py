@@ -38,8 +38,8 @@ def token_log_probs(
         softcap: Bound c of the logits z, which become c tanh(z / c); None: no soft cap.
         temperature: Divisor of the logits, after the soft cap.
         chunk_size: Number of positions whose logits are stored at once; None: `loss_chunk_size`.
-        ignore_index: Label of ignored positions; None: no position is ignored. With a label, the number of other
-            positions is read back from a GPU once per call; with None, nothing is read back.
+        ignore_index: Label of ignored positions; None: no position is ignored, and the host does not wait for the
+            GPU. Otherwise, the number of other positions is copied from the GPU once per call.
 
     Returns:
         `[n]`, in nats, float32 or wider; 0 at ignored positions.

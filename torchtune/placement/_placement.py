@@ -115,7 +115,7 @@ class Placement:
             message = "bf16 requires dtype=bf16: weights must be at least as precise as the computation"
             raise FieldError(message, "placement.weights_dtype", "dtype")
         if self.sharding is not None and not enable_fsdp:
-            message = "has no effect without enable_fsdp=true; set enable_fsdp=true, or remove sharding"
+            message = "this section has no effect without enable_fsdp=true; set enable_fsdp=true, or remove sharding"
             raise FieldError(message, "placement.sharding", "enable_fsdp")
         if self.tf32 and dtype != "fp32":
             message = f"has no effect with dtype={dtype}; set dtype=fp32, or remove tf32"

@@ -43,7 +43,7 @@ PANELS = (
 )
 
 
-_NOT_PLOTTED = {"step", "padding_share", "validation_targets"}
+_NOT_PLOTTED = {"step", "padding_fraction", "validation_targets"}
 """Entries of `metrics.jsonl` without a panel."""
 _VALIDATION = "validation_"
 """Prefix of the names of validation metrics."""
@@ -149,7 +149,7 @@ def _mean(bucket: Sequence[tuple[int, float]]) -> Column:
     return Column((bucket[0][0] + bucket[-1][0]) / 2, fsum(value / n for _, value in bucket), n)
 
 
-def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float]]:
+def moving_average(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float]]:
     """Return a centred moving average of columns, over `n_steps // 2` steps before and after each column's middle.
 
     Weights decrease linearly with the distance, so that a spike becomes a triangle, not a rectangle. The average does

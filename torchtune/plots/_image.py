@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from torchtune.plots._curves import Curve, Panel, curve_of, last_step, needs_log_axis, panels_of, smoothed
+from torchtune.plots._curves import (
+    Curve,
+    Panel,
+    curve_of,
+    last_step,
+    moving_average,
+    needs_log_axis,
+    panels_of,
+)
 from torchtune.plots._image_table import draw_table
 from torchtune.plots._run import PlottedRun
 
@@ -200,7 +208,7 @@ def _draw_curve(
     n = len(curve.points)
     if smooth > 1 and n > 1:
         _draw_line(axes, curve.points, style, linestyle="-", linewidth=0.7, alpha=faint, zorder=order - 1)
-        _draw_line(axes, smoothed(curve.columns, smooth), style, linewidth=1.9, zorder=order)
+        _draw_line(axes, moving_average(curve.columns, smooth), style, linewidth=1.9, zorder=order)
     elif n > 1:
         _draw_line(axes, curve.points, style, linewidth=1.5, zorder=order - 1)
     elif n == 1:

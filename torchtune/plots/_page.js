@@ -55,7 +55,7 @@
   }
 
   // Compute the moving average described in _curves.py from columns of (middle, mean, count).
-  function smoothed(columns, steps) {
+  function movingAverage(columns, steps) {
     const half = Math.floor(steps / 2);
     let low = 0;
     let high = 0;
@@ -133,7 +133,7 @@
     }
     for (const run of runs.filter(() => isSmooth(panel))) {
       const columns = columnsOf(curveOf(run, panel));
-      if (columns.length > 1) make(svg, "path", { class: "curve", d: path(smoothed(columns, state.smooth)), ...strokeOf(run) });
+      if (columns.length > 1) make(svg, "path", { class: "curve", d: path(movingAverage(columns, state.smooth)), ...strokeOf(run) });
     }
     for (const run of runs) {
       const marks = marksOf(run, panel);

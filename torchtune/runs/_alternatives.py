@@ -49,9 +49,8 @@ UNSUPPORTED: Final = (
     Task(
         "eval evaluate eleuther_eval lm_eval harness benchmark",
         "torchtune does not run benchmarks",
-        "EleutherAI's harness loads a run's final/ (lm_eval --model hf --model_args pretrained=FOLDER) or an adapter"
-        " (pretrained=BASE,peft=FOLDER, or merged by tune convert); validation.share=0.1 reports the loss on held-out"
-        " rows",
+        "EleutherAI's harness loads a run's final/ with lm_eval --model hf --model_args pretrained=FOLDER, and an"
+        " adapter with pretrained=BASE,peft=FOLDER; validation.fraction=0.1 reports the loss on held-out rows",
     ),
     Task(
         "sweep search hpo tuner optuna multirun",

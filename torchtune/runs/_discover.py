@@ -54,7 +54,7 @@ def calls_in(folder: str) -> list[Call]:
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
         expected = "expected YAML files or Python functions that return a config"
-        raise ConfigError.of_argument(folder, f"contains no config: {expected}")
+        raise ConfigError.of_argument(folder, f"the folder contains no config: {expected}")
     return calls
 
 
@@ -82,7 +82,7 @@ def recipe_for(config: str | type) -> str:
     try:
         functions = dict(functions_returning(file))
     except OSError as error:
-        raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
+        raise ConfigError.of_file(file or config, error.strerror or "the file cannot be read") from error
     classes = {returns for name, returns in functions.items() if function in ("", name)}
     return _user_recipe(file, classes) or _recipe_of_class(classes.pop() if len(classes) == 1 else "", config)
 

@@ -7,17 +7,17 @@ LIMIT_FIELDS: Final = ("epochs", "max_steps", "max_steps_per_epoch")
 """Fields that limit the length of a fine-tuning run."""
 
 
-def is_any_raised(previous: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+def any_limit_increased(previous: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     """Return whether any limit is higher in the current config; null means no limit."""
-    return any(_is_raised(previous.get(name), current.get(name)) for name in LIMIT_FIELDS)
+    return any(_is_increased(previous.get(name), current.get(name)) for name in LIMIT_FIELDS)
 
 
-def _is_raised(previous: Any, current: Any) -> bool:
+def _is_increased(previous: Any, current: Any) -> bool:
     return previous != current and (current is None or (isinstance(previous, int) and previous < current))
 
 
 def reached_limit(previous: Mapping[str, Any], current: Mapping[str, Any], step: int) -> tuple[str, ...]:
-    """Return the fields of a limit that a finished run has already reached; empty if no limit is known to be reached.
+    """Return the fields whose limit a finished run is known to have reached, or an empty tuple.
 
     Args:
         previous: The config of the finished run, with references resolved.
@@ -32,7 +32,7 @@ def reached_limit(previous: Mapping[str, Any], current: Mapping[str, Any], step:
     ended_with_epochs = previous.get("max_steps") is None and (
         _steps_of(previous.get("epochs"), previous.get("max_steps_per_epoch"), step) > step
     )
-    return ("epochs",) if ended_with_epochs and not _is_raised(previous.get("epochs"), epochs) else ()
+    return ("epochs",) if ended_with_epochs and not _is_increased(previous.get("epochs"), epochs) else ()
 
 
 def _steps_of(epochs: Any, per_epoch: Any, step: int) -> int:

@@ -17,7 +17,7 @@ from torchtune._pluralize import pluralize
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
-from torchtune.runs._extension import LIMIT_FIELDS, is_any_raised, reached_limit
+from torchtune.runs._extension import LIMIT_FIELDS, any_limit_increased, reached_limit
 from torchtune.runs._provenance import KINDS, altered_inputs, environment_changes, provenance
 from torchtune.runs._record import record, timestamp
 from torchtune.runs._resume import Resume
@@ -266,7 +266,7 @@ class RunFolder:
         from torchtune.config.model import resolved_tree
 
         previous, current = resolved_tree(previous), resolved_tree(layers.tree)
-        if not (allowed.extend and is_any_raised(previous, current)):
+        if not (allowed.extend and any_limit_increased(previous, current)):
             extend = f"to train longer, raise epochs or max_steps and pass {allowed.spelling('extend')}; "
             advice = f"{extend * ('epochs' in current)}{allowed.new_run_hint}"
             raise _output_dir_error(layers, f"the run in {self.path} has finished", advice)
@@ -348,7 +348,7 @@ def _altered(difference: "Difference") -> Mistake:
     previous, current = (
         "absent" if value is ABSENT else value for value in (difference.left, difference.right)
     )
-    return Mistake("run", f"{difference.path}: was {previous}, is now {current}")
+    return Mistake("run", f"{difference.path} changed from {previous} to {current}")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -360,7 +360,7 @@ def _changed(layers: "Layers", difference: "Difference") -> Mistake:
     path = as_path(difference.path)
     sides = (difference.left, difference.right)
     previous, current = ("absent" if value is ABSENT else inline_yaml(value) for value in sides)
-    return Mistake("run", f"was {previous}, is now {current}", path=path, location=layers.origin(path))
+    return Mistake("run", f"changed from {previous} to {current}", path=path, location=layers.origin(path))
 
 
 def _output_dir_error(layers: "Layers", message: str, suggestion: str = "") -> ConfigError:

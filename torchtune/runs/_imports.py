@@ -81,7 +81,7 @@ def _import_root(file: Path) -> Path:
 
 
 def _files_along(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the existing files that importing a dotted name from a folder executes."""
+    """Yield the existing files that are executed when a dotted name is imported from a folder."""
     for part in name.split("."):
         package, module = folder / part / "__init__.py", folder / f"{part}.py"
         if package.is_file():

@@ -210,7 +210,7 @@ class OverrideApplier:
         holder = self._value(path[:-1])
         slot = slots(self._type_of(path[:-1]), holder).get(path[-1])
         if slot is None or slot.default is REQUIRED:
-            self._note(override, Mistake("missing", "has no default", path=path))
+            self._note(override, Mistake("missing", "this field has no default", path=path))
         elif is_component_tree(holder) or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class
             holder.pop(path[-1], None)
             self.layers.forget(path)

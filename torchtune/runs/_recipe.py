@@ -55,17 +55,17 @@ class Recipe(Generic[C]):
             ConfigError: `main` does not have exactly one argument, or its annotation is not a config class.
         """
         if inspect.iscoroutinefunction(self.main) or inspect.isgeneratorfunction(self.main):
-            raise self._main_error("must be a plain function")
+            raise self._main_error("expected a plain function")
         arguments = list(parameters(self.main).values())
         if len(arguments) != 1:
-            raise self._main_error("must accept one argument, the config")
+            raise self._main_error("expected a function with one argument, the config")
         unresolved_name = unresolved_hints(self.main).get(arguments[0].name)
         if unresolved_name:
-            raise self._main_error(f"is annotated with {unresolved_name!r}, which is not defined")
+            raise self._main_error(f"the annotation {unresolved_name!r} is not defined")
         if arguments[0].type is MISSING or arguments[0].type is Any:
             return None
         if not is_section(arguments[0].type):
-            message = f"must be annotated with an attrs class or a dataclass, not {arguments[0].type!r}"
+            message = f"expected an attrs class or a dataclass as annotation, got {arguments[0].type!r}"
             raise self._main_error(message)
         annotation: type = arguments[0].type
         return annotation

@@ -11,7 +11,7 @@ from torchtune.runs._flags import print_help
 from torchtune.runs._join_timeout import set_join_timeout
 from torchtune.runs._resume import resume_options
 from torchtune.runs.command_line import RUN_OPTIONS, parse_command_line
-from torchtune.runs.console import guarded, print_notes
+from torchtune.runs.console import print_notes, report_errors
 
 if TYPE_CHECKING:
     from torchtune.runs._recipe import Recipe
@@ -23,7 +23,7 @@ def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0 for success, 2 for invalid input, 1 for a failed run, 128 + n after signal n.
     """
-    return guarded(lambda args: _run_script(recipe, args), argv)
+    return report_errors(lambda args: _run_script(recipe, args), argv)
 
 
 def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:

@@ -313,7 +313,7 @@ def load_module(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not os.path.isfile(path):  # noqa: PTH113 -- pathlib raises for a name that is too long
         if os.path.isdir(path):  # noqa: PTH112
-            raise ConfigError.of_file(file, "is a folder, not a Python file")
+            raise ConfigError.of_file(file, "this is a folder, not a Python file")
         raise ConfigError.of_file(file, "no such file", _suggest_file(file))
     loaded = _loaded_from(path)
     if loaded:

@@ -1,5 +1,6 @@
 """Parse command-line arguments into overrides; all supported spellings yield the same list."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -76,7 +77,7 @@ def tokenize_overrides(
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
             following, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
             if "=" not in following or following.startswith("--"):
-                mistakes.append(Mistake.of_argument(typed, "must be followed by key=value"))
+                mistakes.append(Mistake.of_argument(typed, "expected key=value after this option"))
                 if not following.startswith("--"):  # `--override batch_size 4` counts as one mistake
                     next(arguments)
                     if "=" not in after and not after.startswith("--"):
@@ -85,7 +86,12 @@ def tokenize_overrides(
         arg = typed.removeprefix(f"{OVERRIDE_FLAG}=")
         key, equals, text = arg.removeprefix("--").partition("=")
         if arg.startswith("--") and not equals:
-            if i + 1 not in pairs or pairs[i + 1].startswith("--"):
+            following = pairs.get(i + 1, "--")
+            if following.startswith("--") or (
+                _first_name(following) in known_fields
+                and "=" in following
+                and _first_name(key) not in known_fields
+            ):  # an unknown switch before an override
                 mistakes.append(_without_value(arg, suggest, known_fields))
                 continue
             text, equals = next(arguments)[1], "="
@@ -96,6 +102,11 @@ def tokenize_overrides(
         else:
             overrides.append(Override(key, text, i))
     return overrides, mistakes
+
+
+def _first_name(text: str) -> str:
+    """Return the first name of the field path in a key or an override."""
+    return re.split("[.=]", text, maxsplit=1)[0].replace("-", "_")
 
 
 def _not_an_override(arg: str, suggest: Suggest) -> Mistake:
@@ -110,9 +121,9 @@ def _not_an_override(arg: str, suggest: Suggest) -> Mistake:
 def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> Mistake:
     """Return the mistake for a flag without a value: an unknown option, or a field that needs a value."""
     key = flag.removeprefix("--")
-    if not known_fields or key.partition(".")[0].replace("-", "_") in known_fields:
+    if not known_fields or _first_name(key) in known_fields:
         return Mistake.of_argument(
-            flag, f"needs a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
+            flag, f"expected a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
         )
     suggestion = hint_for(key, known_fields) or suggest(flag, did_you_mean(key, known_fields))
     return Mistake.of_argument(flag, "unknown option", suggestion or "--help lists options and fields")

@@ -12,7 +12,7 @@ from torchtune.config import ConfigError, Mistake
 
 RECIPES: Final = "recipes"
 CONFIGS: Final = "configs"
-"""Placeholders for the registered names in `Option.completes`."""
+"""Placeholders for the registered names in `Option.completions`."""
 WIDTH: Final = 80
 """The number of characters in a line of help."""
 MAX_OPTION_WIDTH: Final = 21
@@ -29,7 +29,7 @@ class Option(NamedTuple):
     """The placeholder for the value in help; empty for a switch."""
     choices: tuple[str, ...] = ()
     """The allowed values; empty if any value is allowed."""
-    completes: tuple[str, ...] = ()
+    completions: tuple[str, ...] = ()
     """The values that completion offers: RECIPES or CONFIGS."""
     required: bool = False
     repeats: bool = False
@@ -55,7 +55,7 @@ class Option(NamedTuple):
 
 HELP: Final = Option("--help, -h", "show this help")
 CONFIG: Final = Option(
-    "--config", "the config to start from", "<name or path>", completes=(CONFIGS,), required=True
+    "--config", "the config to start from", "<name or path>", completions=(CONFIGS,), required=True
 )
 OVERRIDE: Final = Option("--override", "change fields of the config", "key=value ...", repeats=True)
 ALLOW: Final = Option("--allow", "trust the code of a package", "PACKAGE", repeats=True)
@@ -271,7 +271,7 @@ def _set(call: Call, option: Option, name: str, text: str) -> None:
     """Add a value of an option to a call, or a mistake."""
     values = call.options.setdefault(option.names[0], [])
     if not text:
-        call.mistakes.append(Mistake.of_argument(name, "needs a value"))
+        call.mistakes.append(Mistake.of_argument(name, "expected a value"))
     elif values and not option.repeats:
         call.mistakes.append(Mistake.of_argument(f"{name} {text}", f"{name} is given twice"))
     elif option.choices and text not in option.choices:

@@ -50,7 +50,7 @@ def print_notes(layers: "Layers") -> None:
         print_note(note)
 
 
-def guarded(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+def report_errors(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Call a command's function and return its exit status; if it raises an error, print the message."""
     try:
         return call(argv)

@@ -9,7 +9,7 @@
         testing.check(make)
         golden_config(make, Path(__file__).parent / "goldens")
 
-`golden_config` is a fixture of torchtune's pytest plugin; `pytest --update-configs` rewrites the renderings. The
+`golden_config` is a fixture of torchtune's pytest plugin; `pytest --update-configs` rewrites the golden files. The
 equivalent command is `tune validate --all FOLDER`.
 """
 

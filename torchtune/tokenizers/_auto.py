@@ -36,7 +36,7 @@ def auto_tokenizer(
     tokenizer = load_tokenizer(path, options, special_tokens=special_tokens)
     if special_tokens and not isinstance(tokenizer, SentencePieceTokenizer):
         raise ValueError(
-            f"special_tokens: has no effect, because {path} is not a SentencePiece model and declares its special"
+            f"special_tokens has no effect, because {path} is not a SentencePiece model and declares its special"
             " tokens itself; remove special_tokens"
         )
     return tokenizer

@@ -111,7 +111,7 @@ def _check_unused(folder: Path, stored: Mapping[str, StoredTemplate], options: T
     if unused:
         missing = "no default chat template" if stored else "no chat template"
         raise ValueError(
-            f"{unused[0]}: has no effect, because {folder} has {missing}{_stored_names(stored)}; set chat_template, or"
+            f"{unused[0]} has no effect, because {folder} has {missing}{_stored_names(stored)}; set chat_template, or"
             f" remove {unused[0]}"
         )
 

@@ -54,7 +54,9 @@ def tokenizer_folder(path: Path) -> Path:
         ValueError: The file is not a tokenizer file.
     """
     if path.is_file() and path.name not in TOKENIZER_FILES:
-        raise ValueError(f"{path} is not a tokenizer file; expected {EXPECTED}, or their folder")
+        raise ValueError(
+            f"{path} is not a tokenizer file; expected {EXPECTED}, or a folder that contains one of these files"
+        )
     folder = path.parent if path.is_file() else path
     if not has_tokenizer(folder):
         raise missing_tokenizer_error(folder)

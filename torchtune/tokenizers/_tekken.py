@@ -58,7 +58,7 @@ def is_tekken(path: Path) -> bool:
 
 
 class TekkenTokenizer(BackendTokenizer):
-    """Mistral's tekken.json.
+    """A tokenizer that is stored in Mistral's tekken.json.
 
     Args:
         path: The file, or its folder. A tokenizer_config.json next to it may declare other BOS and EOS tokens, and a

@@ -66,10 +66,10 @@ def open_datasets(
     section = cfg.validation
     if section is None:
         return dataset, None
-    if section.share is None:
+    if section.fraction is None:
         rows = _open(cfg, section.dataset, "validation.dataset", tokenizer)
     else:
-        dataset, rows = split_off(dataset, section.share, world.seed)
+        dataset, rows = split_off(dataset, section.fraction, world.seed)
     return dataset, section.hold_out(rows, tokenizer, model)
 
 

@@ -19,12 +19,12 @@ from torchtune.config import (
     at_least,
     between,
     each,
+    fraction,
     lazy,
     not_empty,
     ref,
-    share,
 )
-from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
+from torchtune.config.model import dotpath, fields, is_component, item_type_mismatch
 from torchtune.data import Tokenizer
 from torchtune.modules import Decoder
 from torchtune.placement import Placement
@@ -37,7 +37,7 @@ from torchtune.training._validation import Validation
 from torchtune.utils.metric_logging import DiskLogger, MetricLogger, check_packages
 
 OPTIMIZER_RANGES = arguments(
-    lr=at_least(0), betas=each(share()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
+    lr=at_least(0), betas=each(fraction()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
 )
 """Valid ranges of the arguments of torch's optimizers, checked before an optimizer is built."""
 
@@ -50,7 +50,7 @@ def _check_validation_dataset(cfg: "FinetuneConfig", _: object, value: Validatio
     if value is None or value.dataset is None or not isinstance(cfg, FinetuneConfig):
         return
     config_class: type = type(cfg)
-    reason = kind_mismatch(value.dataset.func, fields(config_class)["dataset"].type)
+    reason = item_type_mismatch(value.dataset.func, fields(config_class)["dataset"].type)
     if reason:
         raise FieldError(f"{dotpath(value.dataset.func)} {reason}", "validation.dataset")
 
@@ -109,7 +109,7 @@ class FinetuneConfig:
     loading: Loading = field(factory=Loading)
     """Reading and batching of rows: packing, workers, token cache."""
     batch_size: int = field(default=4, validator=above(0))
-    """Number of rows per forward pass on each rank."""
+    """Number of examples (or packs) per forward pass on each rank."""
     gradient_accumulation_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Number of micro-batches per optimizer step on each rank. Double it to resume with half as many ranks."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))

@@ -28,7 +28,9 @@ class Packing:
 
 def _check_not_packed(section: "Loading", _: object, value: bool) -> None:
     if value and section.packing is not None:
-        message = "has no effect with packing, because all packs have the same length; set only one of them"
+        message = (
+            "this setting has no effect with packing, because all packs have the same length; set only one"
+        )
         raise FieldError(message, "group_by_length", "packing")
 
 

@@ -2,7 +2,7 @@
 
 from attrs import asdict, define, field
 
-from torchtune.config import LocalPath, above, not_empty, share
+from torchtune.config import LocalPath, above, fraction, not_empty
 from torchtune.formats import check_peft_adapter, check_same_adapters, load_same_adapters
 from torchtune.modules import AdapterKind, Decoder, add_lora
 
@@ -18,7 +18,7 @@ class Lora:
     """Rank (inner dimension) of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
     """Scales an adapter's output by alpha / rank (see `rank_stabilized`)."""
-    dropout: float = field(default=0.0, validator=share())
+    dropout: float = field(default=0.0, validator=fraction())
     """Dropout probability for an adapter's input during training, at least 0 and below 1."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast as low ones (rsLoRA, arXiv:2312.03732)."""

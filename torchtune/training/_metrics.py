@@ -15,7 +15,7 @@ from attrs import define, field
 from torchtune.distributed import World
 from torchtune.files import write_text
 from torchtune.runs import RunFolder, peak_memory_bytes
-from torchtune.training._profiling import Profiling, profiled
+from torchtune.training._profiling import Profiling, profile_steps
 from torchtune.training._step_values import StepValues
 from torchtune.utils.metric_logging import Loggers, MetricLogger
 
@@ -34,7 +34,7 @@ class Metrics:
     - `lr`: learning rate of the first parameter group.
     - `grad_norm`: L2 norm of the gradient before clipping.
     - `tokens_per_second`: tokens of all ranks, not including padding, divided by the time since the previous step.
-    - `padding_share`: fraction of the positions that are padding, from 0 to 1.
+    - `padding_fraction`: fraction of the positions that are padding, from 0 to 1.
     - `peak_memory_bytes`: peak memory of rank 0, allocated on its GPU or resident in its process.
     - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a fraction of the devices' peak; omitted
       if the peak is unknown.
@@ -103,7 +103,9 @@ class Metrics:
                     nrows=lines,
                 )
                 self._stack.callback(self._bar.close)
-        self._step_done = self._stack.enter_context(profiled(self._profiling, self._output_dir, self._world))
+        self._step_done = self._stack.enter_context(
+            profile_steps(self._profiling, self._output_dir, self._world)
+        )
         self._since = time.perf_counter()
         return self
 
@@ -196,19 +198,19 @@ class Metrics:
         if not self._world.is_main:
             return
         step, speed = values.step, values.n_tokens / values.seconds
-        padding_share = values.n_padding / values.n_positions
+        padding_fraction = values.n_padding / values.n_positions
         finite = {name: value for name, value in values.reported.items() if math.isfinite(value)}
         line: dict[str, float | None] = {
             **numbers,
             "tokens_per_second": round(speed, 1),
-            "padding_share": padding_share,
+            "padding_fraction": padding_fraction,
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
             **({} if numbers["loss"] is None else finite),
         }
         if self._peak is not None:
             line["mfu"] = round(values.flops / (values.seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **line})
-        padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
+        padding = f", {padding_fraction:.0%} padding" if self._bar is not None else ""
         is_due = values.is_last or step % self._log_every == 0
         self._show(step, f"{text}, {speed:.0f} tokens/s{padding}", is_due, is_skipped=numbers["loss"] is None)
         if is_due:

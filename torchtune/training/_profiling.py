@@ -33,7 +33,7 @@ class Profiling:
 
 
 @contextmanager
-def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterator[Callable[[], None]]:
+def profile_steps(section: Profiling | None, output_dir: str, world: World) -> Iterator[Callable[[], None]]:
     """Profile the steps that a config selects; the caller must call the yielded function after every step.
 
     Each rank writes `profile/rank_<r>.json`, for https://ui.perfetto.dev or chrome://tracing, and

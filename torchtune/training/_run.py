@@ -92,11 +92,11 @@ class Run:
         self._synchronous = world.device.type != "cuda" if synchronous is None else synchronous
         dtype = resolve_dtype(cfg.dtype, world.device)
         record_resolved(cfg.output_dir, world, "dtype", cfg.dtype, dtype)
-        self.scale = LossScale(dtype, world.device)
+        self.loss_scale = LossScale(dtype, world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
         self._guard = NonFiniteGuard(
             cfg.non_finite,
-            self.scale,
+            self.loss_scale,
             batches.dataset,
             world,
             RunFolder(cfg.output_dir),
@@ -111,7 +111,7 @@ class Run:
                 "schedule": schedule,
                 "batches": batches,
                 "global_batch": GlobalBatch(cfg.batch_size, cfg.gradient_accumulation_steps, world),
-                "scale": self.scale,
+                "scale": self.loss_scale,
                 "guard": self._guard,
                 **parts,
             },
@@ -226,7 +226,7 @@ class Run:
         }
         numbers = sums.means(extra_sums)
         numbers["total_count"] = sums.total_count
-        numbers["loss_scale"] = self.scale.on(sums.total_count.device)
+        numbers["loss_scale"] = self.loss_scale.on(sums.total_count.device)
         numbers["grad_norm"] = grad_norm.to(sums.total_count.device)  # on the CPU if gradients are offloaded
         self._guard.update(self._optimizer, numbers["loss"], numbers["grad_norm"], sums.total_count)
         losses = {f"loss of micro-batch {i}": loss for i, loss in enumerate(sums.losses)}

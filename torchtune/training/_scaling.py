@@ -30,7 +30,7 @@ class LossScale:
         """With fp16, a float32 scalar on the device; otherwise the number 1, and gradients are not divided by it."""
         self._good_steps: Tensor = torch.tensor(0, device=device)
 
-    def scaled(self, loss: Tensor) -> Tensor:
+    def apply(self, loss: Tensor) -> Tensor:
         """Multiply a loss by the factor."""
         return loss * self.factor if self._is_dynamic else loss
 

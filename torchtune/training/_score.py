@@ -58,7 +58,7 @@ _METRIC_NAMES = {
     "lr",
     "grad_norm",
     "tokens_per_second",
-    "padding_share",
+    "padding_fraction",
     "peak_memory_bytes",
     "mfu",
 }
@@ -78,8 +78,10 @@ def raise_for_name_conflicts(conflicts: Collection[str]) -> None:
     """
     if conflicts:
         name = min(conflicts)
-        owner = "every run" if name in RESERVED else "another term, metric or value"
-        raise ValueError(f"the name {name!r} is already used by {owner}; rename the term or metric")
+        reason = (
+            "reserved for a built-in metric" if name in RESERVED else "used by another term, metric or value"
+        )
+        raise ValueError(f"the name {name!r} is {reason}; rename the term or metric")
 
 
 def check_score(score: Score, counts: Collection[str]) -> None:
@@ -126,7 +128,9 @@ class ScoreSums:
         """
         check_score(score, self._counts)
         if self._totals and self._totals.keys() != score.sums.keys():
-            raise ValueError(f"scores have different names: {sorted(self._totals)} and {sorted(score.sums)}")
+            raise ValueError(
+                f"the scores of the micro-batches have different terms: {sorted(self._totals)} and {sorted(score.sums)}"
+            )
         self._last = score.without_graphs()
         for name, term in self._last.sums.items():
             total = term.total.to(self._world.sum_dtype)
@@ -212,9 +216,9 @@ class NextToken(Scorer):
 
     def score(self, model: Decoder, batch: Batch) -> Score:
         """Sum the loss over the targets of a micro-batch."""
-        sums: dict[str, Tensor] = {}
-        hidden, labels = target_states(model, batch, sums)
-        return Score({"next_token": Term(self._total(model, hidden, labels)), **aggregate_terms(sums)})
+        aggregates: dict[str, Tensor] = {}
+        hidden, labels = target_states(model, batch, aggregates)
+        return Score({"next_token": Term(self._total(model, hidden, labels)), **aggregate_terms(aggregates)})
 
     def _total(self, model: Decoder, hidden: Tensor, labels: Tensor) -> Tensor:
         if isinstance(self._loss, LinearCrossEntropy):

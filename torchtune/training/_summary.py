@@ -48,7 +48,7 @@ def start_summary(
         yield (
             f"steps: {pluralize(total_steps, 'optimizer step')} may be too few; raise epochs{shorter_packs}"
         )
-    padding = batches.padding_share()
+    padding = batches.padding_fraction()
     if cfg.loading.packing is None and padding > _HIGH_PADDING_SHARE:
         length = min(2048, model.architecture.max_seq_len)
         yield (

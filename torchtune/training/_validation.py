@@ -32,11 +32,11 @@ _logger = logging.getLogger(__name__)
 
 def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None) -> None:
     if value is not None and not 0 < value < 1:
-        raise FieldError(f"expected a number above 0 and below 1, got {value}", "share")
+        raise FieldError(f"expected a number above 0 and below 1, got {value}", "fraction")
     if (value is None) == (section.dataset is None):
         problem = "both are set" if value is not None else "neither is set"
-        message = f"set either `dataset`, or `share` to hold out rows of the training dataset; {problem}"
-        raise FieldError(message, "share", "dataset")
+        message = f"set either `dataset`, or `fraction` to hold out rows of the training dataset; {problem}"
+        raise FieldError(message, "fraction", "dataset")
 
 
 @define(kw_only=True)
@@ -44,13 +44,13 @@ class Validation:
     """Selection of held-out rows, frequency of validation, and use of the results."""
 
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
-    """The validation dataset; the recipe passes the tokenizer. Null: a fraction of the training dataset (`share`)."""
-    share: float | None = field(default=None, validator=_one_source)
+    """The validation dataset; the recipe passes the tokenizer. Null: rows of the training dataset (`fraction`)."""
+    fraction: float | None = field(default=None, validator=_one_source)
     """Fraction of the training rows to hold out, chosen at random using `seed`."""
     max_rows: int | None = field(default=None, validator=above(0))
     """Maximum number of held-out rows to use, evenly spaced over the dataset; null: all."""
     batch_size: int | None = field(default=None, validator=above(0))
-    """Number of rows per forward pass on each rank; null: as in training. The loss does not depend on it."""
+    """Number of examples (or packs) per forward pass on each rank; null: as in training. The loss stays the same."""
     every_n_steps: int | None = field(default=100, validator=above(0))
     """Optimizer steps between validations; null: validate only at the end. Every run ends with a validation."""
     at_start: bool = True

@@ -42,7 +42,7 @@ class Validator:
         model: The model, already placed on its device.
         scorer: The scorer of the training steps; its `prepare` is called with one batch at a time.
         tokenizer: The tokenizer, which pads rows and decodes answers.
-        batch_size: Number of rows per forward pass on each rank.
+        batch_size: Number of examples (or packs) per forward pass on each rank.
         world: The ranks of this run.
         output_dir: The run's folder.
         save: Function that saves the best model; called on all ranks.

@@ -1,7 +1,7 @@
 """Convert the metadata of a GGUF file to a config.json.
 
-The keys are documented at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; properties of a family that the
-file does not contain are from llama.cpp's `src/models/` and `convert_hf_to_gguf.py`.
+The keys are documented at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; properties of a family that are
+missing from the file are taken from llama.cpp's `src/models/` and `convert_hf_to_gguf.py`.
 """
 
 import math
@@ -69,12 +69,12 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
     return {
         "model_type": family.model_type,
         **{family.keys[name]: value for name, value in numbers.items() if name in family.keys},
-        **_positions(file, metadata),
+        **_rope_config(file, metadata),
         **family_config,
     }
 
 
-def _positions(file: GGUFFile, metadata: dict[str, Any]) -> dict[str, Any]:
+def _rope_config(file: GGUFFile, metadata: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of config.json for the rotary embeddings."""
     base = metadata.get("rope.freq_base", 10_000.0)
     kind = metadata.get("rope.scaling.type", "none")

@@ -142,7 +142,8 @@ class MetaFiles:
         if len(shape) == 2 and shape[1] * len(self._files) == dim:
             return 1
         raise ValueError(
-            f"{EMBEDDINGS} has shape {shape} in {path}; expected {dim} columns, or 1/{len(self._files)} of them;"
+            f"{EMBEDDINGS} has shape {shape} in {path}; expected {dim} columns, or"
+            f" {dim / len(self._files):g} if the columns are sharded over {len(self._files)} files;"
             " params.json belongs to a different model"
         )
 

@@ -12,7 +12,7 @@ from torchtune.formats.peft._load import PeftAdapter
 from torchtune.modules import Architecture
 
 
-def untied(checkpoint: Checkpoint) -> Checkpoint:
+def untie_embeddings(checkpoint: Checkpoint) -> Checkpoint:
     """Return a tied checkpoint with a separate output head that is a copy of the embedding table."""
     table, head = f"{table_name(checkpoint.model)}.weight", f"{HEAD}.weight"
     names = {name: name for name in checkpoint.weights.shapes} | {head: table}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from torchtune.formats._wrapped_names import is_wrapped, matched_names, unwrapped, without_wrappers
+from torchtune.formats._wrapped_names import is_wrapped, matched_names, unwrap_name, without_wrappers
 from torchtune.formats.peft._layers import PREFIX
 
 _ADAPTER_NAME = re.compile(r"\.(lora_[A-Za-z_]+|modules_to_save)\.default(?=\.|$)")
@@ -50,7 +50,7 @@ def _unwrapped_file_name(name: str) -> str:
 
 
 def _unwrapped_layer_name(name: str) -> str:
-    return _WRAPPED_MODULE.sub("", _without_adapter_name(unwrapped(name)))
+    return _WRAPPED_MODULE.sub("", _without_adapter_name(unwrap_name(name)))
 
 
 def _without_adapter_name(name: str) -> str:

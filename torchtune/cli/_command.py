@@ -33,7 +33,7 @@ class Argument(NamedTuple):
 
     usage: str
     """The text in a usage line."""
-    completes: tuple[str, ...] = ()
+    completions: tuple[str, ...] = ()
     """The completions: RECIPES, CONFIGS, or the values themselves."""
     min_count: int = 1
     """The minimum number of values."""
@@ -48,8 +48,8 @@ class Form(NamedTuple):
     options: tuple[Option, ...] = ()
 
 
-class Verb(NamedTuple):
-    """A command of `tune`, defined as `VERB` in the file `torchtune/cli/_<name>.py`.
+class Command(NamedTuple):
+    """A command of `tune`, defined as `COMMAND` in the file `torchtune/cli/_<name>.py`.
 
     The first line of the file is a docstring such as "`tune ls`: list recipes and their configs". The text after the
     colon is the command's line in `tune --help`.
@@ -92,19 +92,21 @@ class Verb(NamedTuple):
             flag: The flag as typed.
             default: The hint if the flag is not an option of any command; may be empty.
         """
-        from torchtune.cli import load_verb, verbs
+        from torchtune.cli import commands, load_command
 
         option_names = names_of((*self.options, HELP))
         if self.launch and flag[:2] + flag[2:].replace("-", "_") in names_of(LAUNCH_OPTIONS):
             return f"{flag} is an option of torchrun and comes before the recipe"
-        names_by_verb = {n: names_of((*load_verb(n).options, *load_verb(n).launch)) for n in verbs()}
+        names_by_command = {
+            n: names_of((*load_command(n).options, *load_command(n).launch)) for n in commands()
+        }
         if flag not in option_names:
-            commands = [f"tune {verb}" for verb, names in names_by_verb.items() if flag in names]
-            if commands:
-                return f"{flag} is an option of {', '.join(commands)}"
+            accepting = [f"tune {command}" for command, names in names_by_command.items() if flag in names]
+            if accepting:
+                return f"{flag} is an option of {', '.join(accepting)}"
         suggestion = default or similar_option(flag, option_names)
         if self.takes_overrides:
-            all_names = [name for names in names_by_verb.values() for name in names]
+            all_names = [name for names in names_by_command.values() for name in names]
             return suggestion or similar_option(flag, all_names)
         return suggestion or f"tune {self.name} --help lists the options"
 
@@ -129,10 +131,10 @@ class Verb(NamedTuple):
     def _pieces(self, form: Form) -> list[str]:
         """Return the parts of a usage line after the command; a line break is only allowed between parts."""
         launch = [option.usage for option in self.launch] if form is self.forms[0] else []
-        chosen_by = [option.usage for option in form.options if option.required and not option.value]
+        selecting_options = [option.usage for option in form.options if option.required and not option.value]
         arguments = [argument.usage for argument in form.arguments]
-        options = [option.usage for option in form.options if option.usage not in chosen_by]
-        return [*launch, *chosen_by, *arguments, *options]
+        options = [option.usage for option in form.options if option.usage not in selecting_options]
+        return [*launch, *selecting_options, *arguments, *options]
 
     def _table(self) -> str:
         """Return the table of options, without the run options, which `tune run --help` explains."""
@@ -174,7 +176,7 @@ def write_output(call: Call, text: str) -> int:
         with open(target, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- see `tune cp`
             stream.write(text)
     except OSError as error:
-        raise ConfigError.of_argument(target, f"cannot be written: {error.strerror}") from error
+        raise ConfigError.of_argument(target, f"the file cannot be written: {error.strerror}") from error
     sys.stdout.write(f"wrote {target}\n")
     return 0
 
