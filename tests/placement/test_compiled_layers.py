@@ -139,7 +139,9 @@ def test_graph_break_is_an_error_that_names_the_line(monkeypatch: pytest.MonkeyP
 
     model = build_model(None, lora=False, windows=False)
     monkeypatch.setattr(DecoderLayer, "_residual_stream", read_back)
-    with pytest.raises(ValueError, match=r"a layer cannot be compiled: .*branching.*read_back\); set placement"):
+    with pytest.raises(
+        ValueError, match=r"a layer cannot be compiled: .*branching.*read_back\); set placement"
+    ):
         model(torch.zeros(1, 5, dtype=torch.long))
 
 

@@ -26,15 +26,19 @@ def state(model: Decoder) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("device", "has_bf16", "expected"),
-    [("cpu", True, "fp32"), ("mps", True, "fp32"), ("cuda", True, "bf16"), ("cuda", False, "fp32")],
+    ("hardware", "expected"),
+    [
+        (Hardware("cpu"), "fp32"),
+        (Hardware("mps"), "fp32"),
+        (Hardware("cuda", (7, 5)), "fp32"),
+        (Hardware("cuda", (8, 0)), "bf16"),
+        (Hardware("cuda", (9, 0)), "bf16"),
+    ],
 )
-def test_auto_is_bf16_on_a_gpu_that_supports_it(
-    device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bf16)
-    assert resolve_dtype("auto", torch.device(device)) == expected
-    assert resolve_dtype("fp16", torch.device(device)) == "fp16"
+def test_auto_is_bf16_on_a_gpu_that_supports_it(hardware: Hardware, expected: str) -> None:
+    with assume_hardware(hardware):
+        assert resolve_dtype("auto", torch.device("cpu")) == expected
+        assert resolve_dtype("fp16", torch.device("cpu")) == "fp16"
 
 
 @pytest.mark.parametrize(

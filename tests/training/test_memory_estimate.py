@@ -131,7 +131,9 @@ def test_the_estimate_of_activations_on_a_gpu_includes_the_logits_of_a_larger_ch
     with torch.device("meta"):
         model = Decoder(TINY.evolve(vocab_size=vocab_size, num_layers=1, max_seq_len=2048))
     on_gpu, on_cpu = (
-        estimate_memory(model, lazy(SGD, lr=0.1), dtype="bf16", batch=(1, 2048), hardware=hardware).activations
+        estimate_memory(
+            model, lazy(SGD, lr=0.1), dtype="bf16", batch=(1, 2048), hardware=hardware
+        ).activations
         for hardware in (H100, Hardware("cpu"))
     )
     # Logits are in float32, and rounded to bfloat16 for the gradients.

@@ -42,6 +42,7 @@ def notes(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if "auto selected" in line]
 
 
+RESOLVED = {"device": "cpu", "dtype": "fp32", "placement.compile": "false"}
 NOTES = [
     f"note: {field}: auto selected {before} in the earlier part of this run or in the run that it repeats, and selects"
     f" {after} now; results will differ"
@@ -57,12 +58,12 @@ def test_a_resumed_run_notes_that_auto_selects_other_values(
     with pytest.raises(KeyboardInterrupt):
         run(cfg)
     folder = RunFolder(tmp_path / "run")
-    assert folder.read_record()["resolved"] == {"device": "cpu", "dtype": "fp32"}
+    assert folder.read_record()["resolved"] == RESOLVED
     assert notes(capsys) == []
     pretend_gpu(folder.path)
     run(cfg)
     assert notes(capsys) == NOTES
-    assert folder.read_record()["resolved"] == {"device": "cpu", "dtype": "fp32", "other": "kept"}
+    assert folder.read_record()["resolved"] == {**RESOLVED, "other": "kept"}
 
 
 def test_a_run_that_repeats_another_notes_that_auto_selects_other_values(
@@ -80,7 +81,7 @@ def test_a_run_that_repeats_another_notes_that_auto_selects_other_values(
             arguments = [*overrides, f"output_dir={tmp_path / name}"]
             full_finetune.run(full_finetune.layers(config, arguments))
         assert notes(capsys) == expected
-        assert RunFolder(tmp_path / name).read_record()["resolved"] == {"device": "cpu", "dtype": "fp32"}
+        assert RunFolder(tmp_path / name).read_record()["resolved"] == RESOLVED
 
 
 def test_only_rank_0_records_and_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from torchtune.formats import hf_decoder, load_hf_weights, load_peft_adapter
 from torchtune.generation._assistant import AnswerOptions, Assistant
 from torchtune.generation._prompts import Template
 from torchtune.models import check_vocabulary
+from torchtune.modules import Hardware, hardware_of
 from torchtune.runs import device_type, locate_model
 from torchtune.tokenizers import auto_tokenizer
 
@@ -33,7 +34,8 @@ def load(  # noqa: PLR0913 -- the arguments are independent
         adapter: Folder of a PEFT adapter or of a LoRA run whose base model is `folder`.
         tokenizer: Folder of the tokenizer; None: `folder`.
         device: Device to compute on; `auto` is the first available of cuda, mps and cpu.
-        dtype: Dtype of weights, adapters and computation; None: float32 on a CPU, bfloat16 on other devices.
+        dtype: Dtype of weights, adapters and computation; None: float32 on a CPU, bfloat16 on other devices, or
+            float16 on GPUs that do not support bfloat16.
         template: As in `Assistant`.
         system: As in `Assistant`.
         options: Default options of answers; each call may override them.
@@ -48,7 +50,7 @@ def load(  # noqa: PLR0913 -- the arguments are independent
     with torch.device("meta"):
         model = hf_decoder(str(folders.base)).requires_grad_(requires_grad=False)
     check_vocabulary(loaded_tokenizer, model)
-    dtype = dtype or (torch.float32 if torch_device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or _default_dtype(hardware_of(torch_device))
     model.to(dtype)
     if torch_device.type != "cpu":  # On a CPU, weights in the file's dtype stay memory-mapped.
         model.to_empty(device=torch_device)
@@ -56,3 +58,11 @@ def load(  # noqa: PLR0913 -- the arguments are independent
     if folders.adapter is not None:
         load_peft_adapter(model, folders.adapter, dtype=dtype)
     return Assistant(model, loaded_tokenizer, template=template, system=system, **options)
+
+
+def _default_dtype(hardware: Hardware) -> torch.dtype:
+    """Return float32 on a CPU, bfloat16 on other devices, and float16 on GPUs that do not support bfloat16."""
+    if hardware.is_cpu:
+        return torch.float32
+    has_bfloat16 = not hardware.is_cuda or hardware.capability >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 else torch.float16

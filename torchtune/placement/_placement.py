@@ -46,8 +46,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
     """Resolve a config's `dtype` for a device: auto is bf16 on GPUs that support it, else fp32."""
     if dtype != "auto":
         return dtype
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "fp32"
+    hardware = hardware_of(device)
+    return "bf16" if hardware.is_cuda and hardware.capability >= (8, 0) else "fp32"
 
 
 def _check_compile(section: "Placement", _: object, value: bool | str) -> None:

@@ -16,7 +16,7 @@ from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
 from torchtune.data import Batch, Batches
 from torchtune.distributed import Stopped, StopRequests, World
-from torchtune.modules import Decoder
+from torchtune.modules import Decoder, hardware_of
 from torchtune.placement import resolve_dtype
 from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
@@ -92,6 +92,10 @@ class Run:
         self._synchronous = world.device.type != "cuda" if synchronous is None else synchronous
         dtype = resolve_dtype(cfg.dtype, world.device)
         record_resolved(cfg.output_dir, world, "dtype", cfg.dtype, dtype)
+        compiles = cfg.placement.compiles(hardware_of(world.device))
+        record_resolved(
+            cfg.output_dir, world, "placement.compile", cfg.placement.compile, str(compiles).lower()
+        )
         self.loss_scale = LossScale(dtype, world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
         self._guard = NonFiniteGuard(
