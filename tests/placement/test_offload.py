@@ -197,16 +197,6 @@ def test_the_loss_of_several_passes_has_the_same_gradients() -> None:
     assert live(device.copies.on_cpu) == []
 
 
-def test_a_retained_graph_can_be_used_twice() -> None:
-    with FakeDevice() as device:
-        model = offloaded_model(device, 3)
-        loss, parameters = compute_loss(model), list(model.parameters())
-        first = torch.autograd.grad(loss, parameters, retain_graph=True)
-        second = torch.autograd.grad(loss, parameters)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert device.races == []
-
-
 def test_inputs_are_not_copied_on_a_cpu() -> None:
     assert copy_stream(torch.device("cpu")) is None
     offload, x = InputOffload(), torch.ones(3, requires_grad=True)
