@@ -2,18 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from attrs import define, field
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.config import FieldError, above
 from torchtune.modules import Decoder, DecoderLayer, PassContext
+from torchtune.placement._offload import InputOffload
 
 
 @define(kw_only=True)
@@ -50,7 +50,9 @@ class ActivationCheckpointing:
             raise FieldError(message, "offload")
 
 
-def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> None:
+def checkpoint_activations(
+    model: Decoder, section: ActivationCheckpointing, offload: InputOffload | None = None
+) -> None:
     """Change layers, in place, to recompute activations in the backward pass instead of storing them.
 
     Results are bitwise identical, even with dropout. A forward pass without gradients, or with a cache, is unchanged.
@@ -58,10 +60,16 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
     Args:
         model: The model; the attribute `run` of its layers is replaced, and modules and parameters keep their names.
         section: The layers to checkpoint, and the tensors that they store.
+        offload: Where layers store their inputs if `section.offload` is set; None: a new `InputOffload`.
     """
-    for layer in list(model.layers)[:: section.every_n_layers]:
+    offload = offload or InputOffload()
+    layers = list(model.layers)[:: section.every_n_layers]
+    for layer in layers:
         assert isinstance(layer, DecoderLayer)
-        _checkpoint_layer(layer, section)
+        storing_input = (
+            partial(offload.hooks, is_last=layer is layers[-1]) if section.offload else nullcontext
+        )
+        _checkpoint_layer(layer, section, storing_input)
 
 
 def compile_layers(model: Decoder) -> None:
@@ -122,7 +130,11 @@ number of layer structures (such as with and without a sliding window), times th
 """
 
 
-def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:
+def _checkpoint_layer(
+    layer: DecoderLayer,
+    section: ActivationCheckpointing,
+    storing_input: Callable[[], AbstractContextManager[None]],
+) -> None:
     plain: Callable[..., Any] = layer.compute
     recomputed = MethodModule(layer, plain)
     options: dict[str, Any] = {}
@@ -142,7 +154,7 @@ def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> 
             return torch.func.functional_call(recomputed, cast_parameters, (x, context))
 
         # All layers share the rotary angles and masks, so each layer stores only x.
-        with save_on_cpu(pin_memory=x.is_cuda) if section.offload else nullcontext():
+        with storing_input():
             return checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **options)
 
     layer.run = run_with_recomputation

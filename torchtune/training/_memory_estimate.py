@@ -294,9 +294,11 @@ class _Workload:
                 hidden.sum().backward()
         peak, embedding = (live.peak, 0) if live.peak_of_layers is None else (live.peak_of_layers, live.peak)
         if section is not None and section.offload:
-            inputs = -(-n_layers // section.every_n_layers) * rows * length
-            offloaded = inputs * model.architecture.embed_dim * compute.itemsize
-            peak, saved = peak - offloaded, saved - offloaded
+            n_inputs = math.ceil(n_layers / section.every_n_layers)
+            input_bytes = rows * length * model.architecture.embed_dim * compute.itemsize
+            # The last input stays on the device; the backward pass fetches the one before it at the same time.
+            saved -= (n_inputs - 1) * input_bytes
+            peak -= max(0, n_inputs - 2) * input_bytes
         return _PEAKS.setdefault(key, (saved, peak, embedding))
 
 
