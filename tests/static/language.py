@@ -10,7 +10,7 @@ import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +85,12 @@ PHRASES = {
 SPACE = r"(?:\s*\n\s*#)?\s+"
 """White space within a phrase, which may include a line break in a comment."""
 
+PATTERNS = [
+    (re.compile(rf"(?i)\b(?:{phrase.replace(' ', SPACE)})"), replacement)
+    for phrase, replacement in PHRASES.items()
+]
+"""The compiled phrases, with their replacements."""
+
 ALLOWED: dict[tuple[str, str], str] = {
     ("demo/run.py", "refused"): "part of an error message of pip",
     ("torchtune/config/__init__.py", "between"): "a public validator, as in `between(0, 1)`",
@@ -105,9 +111,9 @@ class Violation(NamedTuple):
         return f"{self.file}:{self.line}: {self.text!r}: {self.replacement}"
 
 
-def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield every name that a module defines, with its line number."""
-    for node in ast.walk(tree):
+def names(nodes: Sequence[ast.AST]) -> Iterator[tuple[int, str]]:
+    """Yield every name that the nodes of a module define, with its line number."""
+    for node in nodes:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 yield node.lineno, name
@@ -135,10 +141,10 @@ def is_banned(name: str) -> bool:
     )
 
 
-def strings(tree: ast.Module, *, docstrings_only: bool) -> Iterator[tuple[int, str]]:
-    """Yield the string literals of a module, or only its docstrings, with their line numbers."""
-    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+def strings(nodes: Sequence[ast.AST], *, docstrings_only: bool) -> Iterator[tuple[int, str]]:
+    """Yield the string literals among the nodes of a module, or only its docstrings, with their line numbers."""
+    statements = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         match node:
             case ast.Constant(value=str(text)) if not docstrings_only or id(node) in statements:
                 yield node.lineno, text
@@ -165,8 +171,8 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
 
 def violations_in_prose(file: str, line: int, text: str) -> Iterator[Violation]:
     """Yield the banned phrases of a text, which may contain line breaks."""
-    for pattern, replacement in PHRASES.items():
-        for match in re.finditer(rf"(?i)\b(?:{pattern.replace(' ', SPACE)})", text):
+    for pattern, replacement in PATTERNS:
+        for match in pattern.finditer(text):
             phrase = re.sub(SPACE, " ", match[0]).lower()
             if (file, phrase) not in ALLOWED:
                 yield Violation(file, line + text[: match.start()].count("\n"), phrase, replacement)
@@ -174,11 +180,11 @@ def violations_in_prose(file: str, line: int, text: str) -> Iterator[Violation]:
 
 def violations_in_python(file: str, source: str) -> Iterator[Violation]:
     """Yield the banned names and phrases of a module."""
-    tree = ast.parse(source)
-    for line, name in names(tree):
+    nodes = list(ast.walk(ast.parse(source)))
+    for line, name in names(nodes):
         if is_banned(name) and (file, name) not in ALLOWED:
             yield Violation(file, line, name, "a name that describes the value")
-    for line, text in strings(tree, docstrings_only=file.startswith("tests/")):
+    for line, text in strings(nodes, docstrings_only=file.startswith("tests/")):
         yield from violations_in_prose(file, line, text)
     for line, text in comments(source):
         yield from violations_in_prose(file, line, text)

@@ -52,7 +52,7 @@ def meta_model(lora: bool) -> Decoder:
     with torch.device("meta"):
         model = smollm2(
             vocab_size=100,
-            num_layers=6,
+            num_layers=4,
             embed_dim=64,
             num_heads=4,
             num_kv_heads=2,
@@ -99,12 +99,12 @@ def compare_with_the_profiler(
         lazy(AdamW, lr=1e-3),
         Placement(activation_checkpointing=section, lean_layers=lean_layers),
         dtype=dtype,
-        batch=(8, 128),
+        batch=(4, 128),
         hardware=Hardware("cpu"),
     )
     model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
     place(model, SINGLE_RANK, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
-    rows = torch.randint(0, 100, (8, 129)).tolist()
+    rows = torch.randint(0, 100, (4, 129)).tolist()
     batch = collate([Example(row, row) for row in rows], 0)
     with_gradients = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))
     peak = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients already exist

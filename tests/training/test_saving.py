@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.optim import AdamW
 
 from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import SINGLE_RANK, tiny_batches, tiny_model
-from torchtune.distributed import Stopped, checkpoint
+from torchtune.distributed import Stopped, StopRequests, checkpoint
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Checkpoints,
@@ -152,7 +153,10 @@ def test_a_run_stopped_by_a_signal_saves_a_checkpoint_and_reports_it(
     assert signal.getsignal(number) == before
 
 
-def test_second_interrupt_ends_the_run_immediately(tmp_path: Path) -> None:
+def test_second_interrupt_ends_an_interactive_run_immediately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     run = TinyRun(tmp_path, checkpoint_rules(every_n_steps=2))
     steps = run.steps()
     for _ in range(3):
@@ -162,6 +166,35 @@ def test_second_interrupt_ends_the_run_immediately(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
     steps.close()
     assert run.saved() == [2]
+
+
+class RaisesSignalWhenCollected:
+    """Raises a signal in a finalizer, whose exceptions Python ignores."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+# With multiple ranks, torch's launcher sends SIGTERM when it receives the second Ctrl-C.
+@pytest.mark.parametrize("numbers", [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGINT", "SIGTERM")])
+def test_second_interrupt_ends_the_process_wherever_it_lands(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], numbers: tuple[str, str]
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    with StopRequests(SINGLE_RANK):
+        first, second = (signal.Signals[name] for name in numbers)
+        signal.raise_signal(first)
+        assert statuses == []
+        interrupt = RaisesSignalWhenCollected(second)
+        del interrupt
+    assert statuses == [130]
+    assert capfd.readouterr().err.endswith(
+        "\ninterrupted twice; run the same command to resume from the last checkpoint\n"
+    )
 
 
 def test_a_signal_at_the_last_step_ends_the_run_normally(tmp_path: Path) -> None:

@@ -40,10 +40,14 @@ class Stopped(KeyboardInterrupt):
 class StopRequests:
     """Records SIGTERM and the first Ctrl-C (SIGINT); a second Ctrl-C ends the process at once.
 
-    Use it as a context manager around the loop; elsewhere, signals have their usual effect. With multiple ranks,
-    torch's launcher also sends SIGTERM to the remaining ranks after one has died. They may be waiting for the dead rank
-    in a collective, which Python code cannot interrupt. Therefore, after SIGTERM, a thread ends the process once a rank
-    on this machine has died.
+    Use it as a context manager around the loop; elsewhere, signals have their usual effect. A second Ctrl-C does not
+    raise an exception, because Python ignores exceptions in finalizers and some callbacks. Only in interactive
+    sessions, such as notebooks, it raises `Stopped`, so that the session survives.
+
+    With multiple ranks, torch's launcher sends SIGTERM to the ranks when it receives a second Ctrl-C; therefore, any
+    signal after Ctrl-C ends the process. The launcher also sends SIGTERM to the remaining ranks after one has died.
+    They may be waiting for the dead rank in a collective, which Python code cannot interrupt. Therefore, after SIGTERM,
+    a thread ends the process once a rank on this machine has died.
 
     Args:
         world: The ranks of this run.
@@ -72,12 +76,22 @@ class StopRequests:
         self._stack.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received is not None:
-            raise Stopped(f"interrupted twice; {self._resume_hint} from the last checkpoint", number)
+        if self.received is not None and signal.SIGINT in (number, self.received):
+            self._exit_at_once()
         # If a rank has died, SIGTERM comes from the launcher, and no checkpoint is saved.
         if self.received is None and self._world.is_main and all(map(_exists, self._peers)):
             os.write(2, _NOTICES[signal.Signals(number)])
         self.received = self.received or number
+
+    def _exit_at_once(self) -> None:
+        message = f"interrupted twice; {self._resume_hint} from the last checkpoint"
+        if hasattr(sys, "ps1"):  # set in interactive sessions
+            raise Stopped(message, signal.SIGINT)
+        with contextlib.suppress(Exception):  # the signal may have arrived while the stream was being flushed
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{message}\n".encode() * self._world.is_main)
+        os._exit(128 + signal.SIGINT)
 
     def _watch(self) -> None:
         """Start a thread that handles SIGTERM even while the main thread waits in a collective."""
