@@ -92,13 +92,13 @@ def test_layer_multiplies_rounded_factors(has_bias: bool, n_tokens: int) -> None
     float8.use_float8(model)
     generator = torch.Generator().manual_seed(0)
     layer = Linear(48, 32, bias=has_bias).bfloat16()
-    layer.multiply = model.layers[0].get_submodule("mlp.gate_proj").multiply
+    layer.multiply = next(module for module in model.modules() if isinstance(module, Linear)).multiply
     x, grad = (torch.randn(1, n_tokens, n, generator=generator).bfloat16() for n in (48, 32))
     y = layer(x.requires_grad_())
     y.backward(grad)
     w, x8, grad8 = rounded(layer.weight, E4M3), rounded(x, E4M3)[0], rounded(grad, E5M2)[0]
     tolerance = bound(torch.bfloat16, 2)  # the roundings of the product, and of the sum with the bias
-    bias = 0 if layer.bias is None else layer.bias.double()
+    bias = layer.bias.double() if has_bias else 0
     assert x.grad is not None
     assert layer.weight.grad is not None
     assert_near(y[0], x8 @ w.T + bias, tolerance)
@@ -168,8 +168,8 @@ class _Graphs:
         self.backward: list[list[torch.fx.Node]] = []
 
     def compile(self, function: Callable[..., Any], **settings: Any) -> Any:
-        from functorch.compile import min_cut_rematerialization_partition
         from torch._dynamo.backends.common import aot_autograd
+        from torch._functorch.partitioners import min_cut_rematerialization_partition
 
         backend = aot_autograd(
             fw_compiler=partial(self._record, self.forward),
@@ -182,7 +182,7 @@ class _Graphs:
 
     @staticmethod
     def _record(graphs: list[list[torch.fx.Node]], module: torch.fx.GraphModule, _inputs: Any) -> Any:
-        from functorch.compile import make_boxed_func
+        from torch._functorch.aot_autograd import make_boxed_func
 
         graphs.append(
             [node for node in module.graph.nodes if node.target is torch.ops.aten._scaled_mm.default]
@@ -209,7 +209,7 @@ def test_compiled_layers_compute_the_needed_products_with_factors_that_a_gpu_sup
         loss_and_gradients(model)
     torch._dynamo.reset()
     ((forward,), (backward,)) = graphs.forward, graphs.backward
-    # The gradients of each layer's input and weight. With LoRA, none of the weights need a gradient, and neither does the
+    # The gradients of each layer's input and weight. With LoRA, the weights need no gradients, and neither does the
     # input of the query, key and value of the first layer.
     assert len(forward) == N_PRODUCTS
     assert len(backward) == (2 * N_PRODUCTS if lora is None else N_PRODUCTS - 3)
