@@ -70,6 +70,7 @@ _FIELDS: Final = {
     "dtype=fp32": "fp32 float32",
     "dtype": "torch_dtype precision mixed_precision",
     "placement.weights_dtype=bf16, with dtype=bf16": "pure_bf16",
+    "placement.fp8=true, with dtype=bf16": "fp8 use_fp8 enable_fp8_training",
     "dtype=bf16, which halves the size of the base model; quantization is not supported": (
         "load_in_4bit load_in_8bit quantization quantization_bit quantization_config quantization_method"
         " bnb_4bit_quant_type quantize_base qlora use_qlora"

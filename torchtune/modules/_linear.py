@@ -39,6 +39,9 @@ class Linear(Lean, Adaptable, nn.Linear):
         device: Device of the weight; None: torch's default device.
     """
 
+    multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+    """Computes `x W^T + b` from x, W and b in another way than `F.linear`, such as in float8; None: `F.linear`."""
+
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = False, device: str | None = None
     ) -> None:
@@ -76,6 +79,8 @@ class Linear(Lean, Adaptable, nn.Linear):
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute `x W^T + b`, `[..., out]`, from x `[..., in]` and a result of `weight_matrix`."""
+        if self.multiply is not None:
+            return self.multiply(x, weight, bias)
         recompute = self.recomputation(weight)
         if recompute is not None or self.uses_lean_implementation(x, weight):
             return linear(x, weight, bias, recompute)

@@ -9,6 +9,8 @@ Precisions:
 | `fp16` | `fp32` | fp32 | fp16 | fp16, with the same fp32 exceptions as `bf16`; loss scaling (`LossScale`) |
 | `bf16` | `bf16` | bf16 ("pure bf16": small updates are rounded to 0) | bf16 | as with `bf16` |
 
+With `fp8`, the factors of the matrix products of decoder layers are rounded to float8 (`_float8`).
+
 Therefore, full fine-tuning in bf16 has fp32 master weights, and LoRA has a bf16 base model with fp32 adapters. The
 trained parameters are cast to bf16 for each forward pass: by FSDP if the model is sharded, otherwise by a `Scorer`,
 with the same rounding. FSDP reduces gradients in fp32 or wider.
@@ -34,6 +36,7 @@ from torchtune.modules import (
     lean,
 )
 from torchtune.placement._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
+from torchtune.placement._float8 import check_float8, check_float8_hardware, use_float8
 from torchtune.placement._sharding import Sharding, reshard, shard
 
 _logger = logging.getLogger(__name__)
@@ -77,6 +80,9 @@ class Placement:
     tf32: bool = False
     """Compute float32 matrix products with 10-bit mantissas (TF32) on GPUs of compute capability 8.0 (Ampere) or later:
     about 8 times as fast, and about as precise as fp16; requires dtype=fp32."""
+    fp8: bool = False
+    """Compute the matrix products of decoder layers in float8, on GPUs of compute capability 8.9 (Ada) or later;
+    requires dtype=bf16, compiled layers and the package torchao."""
 
     def compiles(self, hardware: Hardware) -> bool:
         """Return whether layers are compiled on this hardware."""
@@ -123,6 +129,9 @@ class Placement:
         if self.tf32 and device not in ("auto", "cuda"):
             message = f"has no effect with device={device}; remove tf32"
             raise FieldError(message, "placement.tf32", "device")
+        if self.fp8:
+            gpu = Hardware("cuda", (9, 0))
+            check_float8(dtype=dtype, device=device, compiles=self.compiles(gpu))
 
     def place(
         self,
@@ -148,7 +157,8 @@ class Placement:
 
         Raises:
             FileNotFoundError: The folder or a file in it is missing.
-            FieldError: The section is incompatible with `dtype`, `enable_fsdp` or the number of ranks.
+            FieldError: The section is incompatible with `dtype`, `enable_fsdp`, the number of ranks, the device or the
+                layers.
             ValueError: The folder contains weights of a different model.
         """
         dtype = resolve_dtype(dtype, world.device)
@@ -156,11 +166,15 @@ class Placement:
         sharding, section = self.sharding or Sharding(), self.activation_checkpointing
         if enable_fsdp:
             sharding.check(world.size)
+        hardware = hardware_of(world.device)
+        if self.fp8:
+            check_float8_hardware(hardware, compiles=self.compiles(hardware))
         _warn_if_bf16_is_slow(world, dtype)
-        _set_tf32(hardware_of(world.device), enabled=self.tf32)
+        _set_tf32(hardware, enabled=self.tf32)
         set_dtype(model, DTYPES[dtype], DTYPES[self.weights_dtype])
         model.compute_dtype = DTYPES[dtype]
-        hardware = hardware_of(world.device)
+        if self.fp8:
+            use_float8(model)
         if self.uses_lean_layers(hardware):
             lean(model)
         if section is not None:
