@@ -1,15 +1,13 @@
 """Documentation of parameters and fields, read from docstrings."""
 
-import ast
 import functools
 import inspect
-import itertools
 import re
-import textwrap
 import typing
 from collections.abc import Callable
 from typing import Any
 
+from torchtune._field_docs import field_docs
 from torchtune.config._signature import unpacked_in
 from torchtune.config._types import is_section
 
@@ -32,19 +30,6 @@ def documentation(fn: Callable[..., Any]) -> dict[str, str]:
     return docs
 
 
-@functools.cache
-def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring below each field of a class, including inherited fields."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):  # defined interactively, without source code
-            continue
-        docs |= _docs_in(body)
-    return docs
-
-
 def _arguments(documented: object) -> dict[str, str]:
     """Return the description of each argument in the docstring of a callable or class."""
     import docstring_parser
@@ -63,16 +48,6 @@ def _first_sentence(text: str) -> str:
     """Return the first sentence of a description; torch's further sentences refer to its implementation."""
     sentence = text.partition(". ")[0].removesuffix(".")
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
-
-
-def _docs_in(node: ast.stmt) -> dict[str, str]:
-    statements = getattr(node, "body", [])
-    docs = {}
-    for statement, next_statement in itertools.pairwise(statements):
-        is_text = isinstance(next_statement, ast.Expr) and isinstance(next_statement.value, ast.Constant)
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and is_text:
-            docs[statement.target.id] = inspect.cleandoc(str(next_statement.value.value))
-    return docs
 
 
 def _plain(text: str) -> str:
