@@ -182,7 +182,7 @@ class _Graphs:
 
     @staticmethod
     def _record(graphs: list[list[torch.fx.Node]], module: torch.fx.GraphModule, _inputs: Any) -> Any:
-        from torch._functorch.aot_autograd import make_boxed_func
+        from torch._functorch._aot_autograd.utils import make_boxed_func
 
         graphs.append(
             [node for node in module.graph.nodes if node.target is torch.ops.aten._scaled_mm.default]
