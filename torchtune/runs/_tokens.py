@@ -87,11 +87,12 @@ def tokenize_overrides(
         key, equals, text = arg.removeprefix("--").partition("=")
         if arg.startswith("--") and not equals:
             following = pairs.get(i + 1, "--")
-            if following.startswith("--") or (
-                _first_name(following) in known_fields
-                and "=" in following
-                and _first_name(key) not in known_fields
-            ):  # an unknown switch before an override
+            is_value = not following.startswith("--")
+            names = _first_name(key), _first_name(following)
+            if is_value and "=" in following and names[0] not in known_fields and names[1] in known_fields:
+                next(arguments)  # an unknown option before an override counts as one mistake
+                is_value = False
+            if not is_value:
                 mistakes.append(_without_value(arg, suggest, known_fields))
                 continue
             text, equals = next(arguments)[1], "="
