@@ -39,7 +39,8 @@ def printed_mistakes(args: list[str], folder: Path | None = None) -> list[str]:
         return []
     assert status == 2, text
     count, _, heading = lines[0].partition(" ")
-    assert heading.startswith("mistake in " if count == "1" else "mistakes in "), text
+    plural = "" if count == "1" else "s"
+    assert heading.startswith(tuple(f"mistake{plural} {preposition} " for preposition in ("in", "on"))), text
     assert len(lines) == int(count) + 1, text
     assert out.getvalue() == ""
     return [line.removeprefix("  ").replace(f"{folder}/", "") for line in lines[1:]]

@@ -99,7 +99,9 @@ def test_generation_disables_dropout_and_restores_the_model() -> None:
 def test_generation_may_fill_but_not_exceed_max_seq_len() -> None:
     model = tiny_smollm2()
     assert len(list(generate(model, PROMPT, max_new_tokens=64 - len(PROMPT)))) == 64 - len(PROMPT)
-    with pytest.raises(ValueError, match=r"the prompt has 7 tokens, .* max_new_tokens = 58 exceeds .* 64"):
+    with pytest.raises(
+        ValueError, match=r"the prompt has 7 tokens; .* max_new_tokens = 58, this exceeds .* 64"
+    ):
         generate(model, PROMPT, max_new_tokens=58)
 
 

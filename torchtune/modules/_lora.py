@@ -59,8 +59,8 @@ class LoRA(_LowRank):
         if inner.dtype != y.dtype:
             return y + (F.linear(inner, self.lora_b) * self.scale).to(y.dtype)
         # One product adds to y. Separate operations would read and write tensors of y's size twice more.
-        flat = y.flatten(end_dim=-2)
-        return torch.addmm(flat, inner.flatten(end_dim=-2), self.lora_b.T, alpha=self.scale).view(y.shape)
+        flat = y.reshape(-1, y.shape[-1])
+        return torch.addmm(flat, inner.reshape(-1, self.rank), self.lora_b.T, alpha=self.scale).view(y.shape)
 
     def low_rank_update(self, x: Tensor) -> Tensor:
         """Compute `s drop(x) A^T B^T`, `[..., out]`, from x `[..., in]`, in the adapter's dtype."""

@@ -86,15 +86,11 @@ def tokenize_overrides(
         arg = typed.removeprefix(f"{OVERRIDE_FLAG}=")
         key, equals, text = arg.removeprefix("--").partition("=")
         if arg.startswith("--") and not equals:
-            following = pairs.get(i + 1, "--")
-            if following.startswith("--") or (
-                _first_name(following) in known_fields
-                and "=" in following
-                and _first_name(key) not in known_fields
-            ):  # an unknown switch before an override
+            has_value = i + 1 in pairs and not pairs[i + 1].startswith("--")
+            text, equals = (next(arguments)[1], "=") if has_value else ("", "")
+            if not has_value or _is_unknown_option(key, text, known_fields):
                 mistakes.append(_without_value(arg, suggest, known_fields))
                 continue
-            text, equals = next(arguments)[1], "="
         if not equals or not key or key.startswith(HYDRA_PREFIXES):
             mistakes.append(_not_an_override(arg, suggest))
         elif not all(key.removeprefix("+").split(".")):
@@ -102,6 +98,12 @@ def tokenize_overrides(
         else:
             overrides.append(Override(key, text, i))
     return overrides, mistakes
+
+
+def _is_unknown_option(key: str, following: str, known_fields: Sequence[str]) -> bool:
+    """Return whether a flag is not a field and precedes an override, as in `--dry-run batch_size=2`."""
+    is_override = "=" in following and _first_name(following) in known_fields
+    return is_override and _first_name(key) not in known_fields
 
 
 def _first_name(text: str) -> str:
