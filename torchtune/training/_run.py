@@ -89,7 +89,7 @@ class Run:
             check_tokenizer_files(cfg, model)
         self._cfg, self._model, self._batches = cfg, model, batches
         self._total_steps = schedule.total_steps
-        self._synchronous = world.device.type != "cuda" if synchronous is None else synchronous
+        self._synchronous = not hardware_of(world.device).is_cuda if synchronous is None else synchronous
         dtype = resolve_dtype(cfg.dtype, world.device)
         record_resolved(cfg.output_dir, world, "dtype", cfg.dtype, dtype)
         compiles = cfg.placement.compiles(hardware_of(world.device))
