@@ -24,7 +24,7 @@ branches. The following have stand-ins, so these tests do not prove that they wo
 
 The following are not run at all: Triton and `torch.compile`, other streams, NCCL, CUDA's random state, the
 allocator (memory in use, fragmentation, out of memory), `torch.cuda.set_device`, multiple GPUs, all branches on a
-`torch.device` whose type is "cuda" (such as `Batch.to` through pinned memory, and `dtype=auto`), and the speed and
+`torch.device` whose type is "cuda" (such as `Batch.to` through pinned memory), and the speed and
 rounding of CUDA's kernels.
 """
 

@@ -52,7 +52,7 @@ def run_on_gpu(recipe: str, folder: Path, name: str, kind: Kind, **changes: Any)
 
 def everything(*, is_packed: bool) -> dict[str, Any]:
     """Return changes of a config that use all parts of a run."""
-    validation = Validation(share=0.3, every_n_steps=2, prompts=PROMPTS, max_new_tokens=5)
+    validation = Validation(fraction=0.3, every_n_steps=2, prompts=PROMPTS, max_new_tokens=5)
     packing = {"loading.packing": Packing(length=150)} if is_packed else {}
     return {"validation": validation, "checkpoints.every_n_steps": 2, **packing}
 
@@ -150,6 +150,7 @@ def test_answers_on_the_device_equal_answers_on_the_cpu(tmp_path: Path, kind: Ki
         "tokenizer": lazy(ByteTokenizer),
         "max_new_tokens": 12,
         "device": "cpu",
+        "dtype": "fp32",
         "seed": 1,
     }
     ways: dict[str, dict[str, Any]] = {
@@ -157,6 +158,7 @@ def test_answers_on_the_device_equal_answers_on_the_cpu(tmp_path: Path, kind: Ki
         "one by one": {"batch_size": 1},
         "sampled": {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.3},
         "bfloat16": {"dtype": "bf16"},
+        "auto": {"dtype": "auto"},
         "streamed": {"prompts": None, "prompt": prompts[0]},
     }
     answers: dict[str, str] = {}
@@ -169,7 +171,7 @@ def test_answers_on_the_device_equal_answers_on_the_cpu(tmp_path: Path, kind: Ki
         assert answers[f"{way} on gpu"] == answers[f"{way} on cpu"], way
     assert answers["greedy on gpu"] == answers["one by one on gpu"]
     assert answers["sampled on gpu"] != answers["greedy on gpu"]
-    assert len(answers["bfloat16 on gpu"]) > 0
+    assert answers["auto on gpu"] == answers["bfloat16 on gpu"]
 
 
 QUICK_FAULTS = {("cpu_tensor", 0), ("mixed_dtypes", 1), ("readback", 2), ("readback", 3), ("upload", 5)}
