@@ -85,7 +85,7 @@ def _source_of(component: Any) -> tuple[Location | None, Path]:
 
 
 def _from_mapping(component: Mapping[str, Any]) -> Any:
-    """Convert a mapping to a lazy component, and resolve references against the config that contains the mapping."""
+    """Convert a mapping to a lazy partial, and resolve references against the config that contains the mapping."""
     tree, root = tree_of(component), root_of(component)
     try:
         if root is not None:
