@@ -1,13 +1,13 @@
 """Speed of building batches from a .jsonl file, compared with TRL's preparation of the same rows.
 
-    python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--no-peer]
+    python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--no-trl]
 
 Writes synthetic rows (by default 2,000, 20,000 and, for torchtune only, 1,000,000). Each library then builds batches
 from them in a fresh process: packs of 2,048 positions, and padded rows. The clock starts after the imports. `first` is
 the time to the first batch; throughput is measured over one epoch or the first 20 seconds of it. The waiting time
 refers to a simulated device, which consumes a fixed number of tokens per second without using the CPU, as a GPU would;
 a sleep of 3 seconds represents loading a model. Memory is the peak resident set minus the resident set after the
-imports. The extra `bench` installs TRL; without TRL, the benchmark exits with status 1 unless --no-peer is passed.
+imports. The extra `bench` installs TRL; without TRL, the benchmark exits with status 1 unless --no-trl is passed.
 Targets: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with the number of rows, and at
 least TRL's throughput.
 """
@@ -37,7 +37,7 @@ BATCH_SIZE = 4
 WORKERS = (0, 1, 2)
 SPEEDS = (10_000, 50_000, 100_000)
 """Tokens per second of the simulated devices: roughly those of an 8B, a 1B and a 0.5B model on one large GPU."""
-MAX_PEER_ROWS = 20_000
+MAX_TRL_ROWS = 20_000
 """TRL prepares all rows before the first batch; more rows would take minutes."""
 WORDS = ["the", "water", "of", "a", "river", "flows", "over", "stones", "and", "carries", "sand", "to", "the"]
 WORDS += ["sea", "where", "it", "settles"]
@@ -63,33 +63,33 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=20.0, metavar="N", help="time limit for an epoch (seconds)"
     )
-    parser.add_argument("--no-peer", action="store_true", help="run without TRL")
+    parser.add_argument("--no-trl", action="store_true", help="run without TRL")
     arguments = parser.parse_args()
-    if not arguments.no_peer and importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-peer")
+    if not arguments.no_trl and importlib.util.find_spec("trl") is None:
+        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-trl")
     with tempfile.TemporaryDirectory() as folder:
         for n_rows in arguments.rows:
             file = Path(folder, f"{n_rows}.jsonl")
             write_rows(file, n_rows)
             print(f"{n_rows:,} rows, {file.stat().st_size / 2**20:.0f} MiB")
             for is_packed in (True, False):
-                has_peer = n_rows <= MAX_PEER_ROWS and not arguments.no_peer
-                compare(str(file), arguments.tokenizer, arguments.seconds, is_packed, has_peer)
+                runs_trl = n_rows <= MAX_TRL_ROWS and not arguments.no_trl
+                compare(str(file), arguments.tokenizer, arguments.seconds, is_packed, runs_trl)
             show_waiting(str(file), arguments.tokenizer, arguments.seconds / 2)
 
 
-def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer: bool) -> None:
+def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, runs_trl: bool) -> None:
     """Measure both libraries with packed or padded rows, and print the results."""
     kind = "packed" if is_packed else "padded"
-    peer = None
-    if has_peer:
-        peer = in_fresh_process(build_batches_with_trl, file, tokenizer, is_packed=is_packed)
-        show(f"TRL, {kind}", peer, peer)
+    trl = None
+    if runs_trl:
+        trl = in_fresh_process(build_batches_with_trl, file, tokenizer, is_packed=is_packed)
+        show(f"TRL, {kind}", trl, trl)
     for workers in WORKERS:
         result = in_fresh_process(
             build_batches, file, tokenizer, is_packed=is_packed, workers=workers, seconds=seconds
         )
-        show(f"torchtune, {kind}, {workers} workers", result, peer)
+        show(f"torchtune, {kind}, {workers} workers", result, trl)
 
 
 def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
@@ -103,8 +103,8 @@ def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
         print(f"  a device of {speed:,} tokens/s waits {text} of the time with 0, 1, 2 workers", flush=True)
 
 
-def show(name: str, result: Throughput, peer: Throughput | None) -> None:
-    ratio = "" if peer is None else f"  {result['tokens_per_second'] / peer['tokens_per_second']:6.2f}x"
+def show(name: str, result: Throughput, trl: Throughput | None) -> None:
+    ratio = "" if trl is None else f"  {result['tokens_per_second'] / trl['tokens_per_second']:6.2f}x"
     print(
         f"  {name:24}first {result['first']:7.2f} s  {result['tokens_per_second']:10,.0f} tokens/s{ratio:9}"
         f"  useful {result['useful']:6.1%}  peak {result['peak'] / 2**20:6.0f} MiB",

@@ -6,7 +6,7 @@ A layer of Llama 3 8B is run forward and backward in bfloat16 on tensors without
 of rank 16 on all linear layers. On a GPU, these bytes take time while its matrix units are idle: 7 GB are 2.5 ms at 2.8
 TB/s, compared with about 19 ms for the matrix products of 8,192 tokens at 620 TFLOP/s.
 
-plain     standard layers, one operation at a time: inputs and outputs of every operation that is not a view
+standard  standard layers, one operation at a time: inputs and outputs of every operation that is not a view
 lean      the same for layers that store less for the backward pass (`torchtune.modules.lean`)
 compiled  standard layers, compiled: the bytes that inductor's fused kernels read and write, by inductor's own count
 """
@@ -26,7 +26,7 @@ from benchmarks.fresh_process import in_fresh_process
 
 GIGABYTE = 1e9
 CASES = ("full", "LoRA r16")
-KINDS = ("plain", "lean", "compiled")
+KINDS = ("standard", "lean", "compiled")
 
 
 def main() -> None:

@@ -1,17 +1,17 @@
 """Speed, memory, startup time and losses of fine-tuning steps, compared with TRL on the same rows.
 
-    python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--no-peer] [--ablate]
-        [--json FILE] [--picture FILE]
+    python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--no-trl] [--ablate]
+        [--json FILE] [--chart FILE]
 
 MODEL is a Hugging Face folder, such as models/SmolLM2-135M-Instruct from `make demo`; ROWS is a file of Alpaca rows,
 such as alpaca_en_demo.json from LLaMA-Factory's source package. Each run is a fresh process; runs of torchtune and TRL
 alternate, and medians are reported. The extra `bench` installs TRL; without TRL, the benchmark exits with status 1
-unless --no-peer is passed. Run nothing else at the same time: two busy processes on two cores slow torch down tenfold.
+unless --no-trl is passed. Run nothing else at the same time: two busy processes on two cores slow torch down tenfold.
 
 Both libraries train on the same rows in the same order, encoded by torchtune, with the loss on the answers only, and
 the same AdamW at a constant rate without warm-up. TRL pads its rows to the longest row of a batch, since its attention
 is exact on a CPU only in this layout. In the case "same batches", torchtune pads in the same way and the losses must
-agree. In all other cases, torchtune packs its rows, to about the same number of tokens per step. In "peer packed", TRL
+agree. In all other cases, torchtune packs its rows, to about the same number of tokens per step. In "TRL packed", TRL
 packs as well; on a CPU, its documents then attend to each other, so it computes a different loss. In "no AMX", both
 libraries compute bfloat16 products with AVX-512 only, as on processors without AMX: with AMX, matrix products are so
 fast relative to everything else that MFU is not informative.
@@ -21,7 +21,7 @@ peak      peak resident set of the process, including imports
 start     seconds from the command to the end of the first optimizer step
 MFU       FLOP/s that the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), divided by the
           FLOP/s that matrix products at the model's feed-forward shapes sustain in the same process
-planned   estimate of `tune validate --memory` for batches as wide as the widest batch of the run, divided by the peak
+estimate  estimate of `tune validate --memory` for batches as wide as the widest batch of the run, divided by the peak
           memory of the run minus the memory after its imports
 """
 
@@ -38,8 +38,7 @@ from typing import Any
 
 from benchmarks.command_line import benchmark_parser
 from benchmarks.fresh_process import FreshProcess
-from benchmarks.training_sides import peer as peer_side
-from benchmarks.training_sides import torchtune_side
+from benchmarks.training_sides import torchtune_side, trl_side
 from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation, Case, Goals
 from benchmarks.training_sides.measurement import Measurement, ModelSizes
 
@@ -65,11 +64,11 @@ def main() -> None:
             results = bench.run_ablations(arguments.cases[0], arguments.repeats)
         else:
             for name in arguments.cases:
-                results[name] = bench.run_case(name, arguments.repeats, has_peer=not arguments.no_peer)
-    if arguments.picture:
-        from benchmarks.training_sides.picture import draw_chart
+                results[name] = bench.run_case(name, arguments.repeats, runs_trl=not arguments.no_trl)
+    if arguments.chart:
+        from benchmarks.training_sides.chart import draw_chart
 
-        Path(arguments.picture).write_text(draw_chart(results), encoding="utf-8")
+        Path(arguments.chart).write_text(draw_chart(results), encoding="utf-8")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -81,22 +80,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
     parser.add_argument("--steps", type=int, default=12, metavar="N", help="optimizer steps per run")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs per library")
-    parser.add_argument("--no-peer", action="store_true", help="run without TRL")
-    parser.add_argument("--ablate", action="store_true", help="disable or replace one technique at a time")
+    parser.add_argument("--no-trl", action="store_true", help="run without TRL")
+    parser.add_argument("--ablate", action="store_true", help="disable or replace one optimization at a time")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file")
-    parser.add_argument(
-        "--picture", metavar="FILE", help="write a bar chart of the results to this file (SVG)"
-    )
+    parser.add_argument("--chart", metavar="FILE", help="write a bar chart of the results to this file (SVG)")
     arguments = parser.parse_args()
-    has_peer = not (arguments.no_peer or arguments.ablate)
-    if arguments.picture and not has_peer:
-        parser.error("--picture compares both libraries; remove --no-peer and --ablate")
+    runs_trl = not (arguments.no_trl or arguments.ablate)
+    if arguments.chart and not runs_trl:
+        parser.error("--chart compares both libraries; remove --no-trl and --ablate")
     if arguments.steps < N_UNTIMED + 2:
         parser.error(
             f"--steps must be at least {N_UNTIMED + 2}: the first {N_UNTIMED} and the last are not timed"
         )
-    if has_peer and importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-peer")
+    if runs_trl and importlib.util.find_spec("trl") is None:
+        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --no-trl")
     return arguments
 
 
@@ -139,37 +136,37 @@ class Benchmark:
         self._encoded = folder / "encoded.json"
         self._encoded.write_text(json.dumps(encoded), encoding="utf-8")
 
-    def run_case(self, name: str, repeats: int, *, has_peer: bool = True) -> dict[str, Result]:
+    def run_case(self, name: str, repeats: int, *, runs_trl: bool = True) -> dict[str, Result]:
         """Run a case alternately with both libraries, or with torchtune only, and print the medians."""
-        torchtune, peer = list[Result](), list[Result]()
+        torchtune, trl = list[Result](), list[Result]()
         for _ in range(repeats):
-            if has_peer:
-                peer.append(self.run_peer(CASES[name]))
+            if runs_trl:
+                trl.append(self.run_trl(CASES[name]))
             torchtune.append(self.run_torchtune(CASES[name]))
-        results = {"TRL": medians(peer)} if has_peer else {}
+        results = {"TRL": medians(trl)} if runs_trl else {}
         results["torchtune"] = medians(torchtune)
         show(name, results)
         return results
 
     def run_ablations(self, name: str, repeats: int) -> dict[str, Result]:
-        """Disable or replace one technique at a time, and print the medians."""
+        """Disable or replace one optimization at a time, and print the medians."""
         case = CASES[name]
         runs: dict[str, list[Result]] = {
-            technique: []
-            for technique, ablation in ABLATIONS.items()
+            optimization: []
+            for optimization, ablation in ABLATIONS.items()
             if ablation.dtype in {"", case["dtype"]}
         }
         for _ in range(repeats):  # interleaved, because the machine's speed drifts
-            for technique, technique_runs in runs.items():
-                technique_runs.append(self.run_torchtune(case, ABLATIONS[technique]))
-        results = {technique: medians(technique_runs) for technique, technique_runs in runs.items()}
-        print(f"{name}: one technique disabled or replaced at a time")
-        for technique, result in results.items():
-            show_line(technique, result, results["everything"])
+            for optimization, ablation_runs in runs.items():
+                ablation_runs.append(self.run_torchtune(case, ABLATIONS[optimization]))
+        results = {optimization: medians(ablation_runs) for optimization, ablation_runs in runs.items()}
+        print(f"{name}: one optimization disabled or replaced at a time")
+        for optimization, result in results.items():
+            show_line(optimization, result, results["none"])
         return results
 
-    def run_torchtune(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
-        """Run a case with torchtune, without the ablated technique."""
+    def run_torchtune(self, case: Case, ablation: Ablation = ABLATIONS["none"]) -> Result:
+        """Run a case with torchtune, without the ablated optimization."""
         process = self._process(case, ablation.environment)
         args = self._tune_args(case, is_packed=case["is_packed"] and ablation.is_packed)
         measurement = process.call(
@@ -182,10 +179,10 @@ class Benchmark:
         ).result
         return self._result(measurement, case)
 
-    def run_peer(self, case: Case) -> Result:
+    def run_trl(self, case: Case) -> Result:
         """Run a case with TRL."""
-        is_packed = case.get("is_peer_packed", False)
-        run = peer_side.PeerRun(
+        is_packed = case.get("is_packed_in_trl", False)
+        run = trl_side.TRLRun(
             model=self._model,
             rows=str(self._encoded),
             case=case,
@@ -193,7 +190,7 @@ class Benchmark:
             batch_size=1 if is_packed else BATCH_SIZE,
             length=PACKED_LENGTH if is_packed else MAX_SEQ_LEN,
         )
-        measurement = self._process(case).call(peer_side.train, time.time(), run, self._sizes).result
+        measurement = self._process(case).call(trl_side.train, time.time(), run, self._sizes).result
         return self._result(measurement, case)
 
     def _process(self, case: Case, environment: Mapping[str, str] | None = None) -> FreshProcess:
@@ -272,20 +269,20 @@ def show(name: str, results: dict[str, Result]) -> None:
     sys.stdout.flush()
 
 
-def show_losses(losses: list[float], peer: list[float]) -> None:
+def show_losses(losses: list[float], trl: list[float]) -> None:
     """Print the losses of both libraries on the same batches."""
-    difference = abs(losses[0] / peer[0] - 1)
+    difference = abs(losses[0] / trl[0] - 1)
     print(f"  losses, torchtune: {' '.join(f'{loss:.4f}' for loss in losses)}")
-    print(f"  losses, TRL:       {' '.join(f'{loss:.4f}' for loss in peer)}")
+    print(f"  losses, TRL:       {' '.join(f'{loss:.4f}' for loss in trl)}")
     print(f"  the first losses differ by {difference:.1e} {'' if difference < 1e-3 else '(MORE THAN 1e-3)'}")
 
 
-def show_goals(goals: Goals, result: Result, peer: Result) -> None:
+def show_goals(goals: Goals, result: Result, trl: Result) -> None:
     """Print whether each goal is met."""
-    is_met = {"tokens/s": result["tokens_per_second"] / peer["tokens_per_second"] >= goals.speed}
-    is_met["peak"] = result["peak"] / peer["peak"] <= goals.peak
+    is_met = {"tokens/s": result["tokens_per_second"] / trl["tokens_per_second"] >= goals.speed}
+    is_met["peak"] = result["peak"] / trl["peak"] <= goals.peak
     if goals.start is not None:
-        is_met["start"] = result["start"] / peer["start"] <= goals.start
+        is_met["start"] = result["start"] / trl["start"] <= goals.start
     if goals.mfu is not None:
         is_met["MFU"] = result["mfu"] >= goals.mfu
     print("  goals: " + ", ".join(f"{name} {'met' if met else 'NOT MET'}" for name, met in is_met.items()))
@@ -298,7 +295,11 @@ def show_line(name: str, result: Result, baseline: Result) -> None:
         f"  {name:26}{result['tokens_per_second']:8.0f} tokens/s {speed:5.2f}x"
         f"   peak {result['peak'] / 2**30:5.2f} GiB {peak:5.2f}x"
         f"   start {result['start']:5.1f} s {start:5.2f}x   MFU {result['mfu']:.2f}"
-        + (f"   planned {result['planned'] / result['beyond_imports']:.2f}x" if "planned" in result else ""),
+        + (
+            f"   estimate {result['estimate'] / result['peak_without_imports']:.2f}x"
+            if "estimate" in result
+            else ""
+        ),
         flush=True,
     )
 

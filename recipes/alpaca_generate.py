@@ -80,7 +80,7 @@ class AlpacaGenerateConfig:
     chat: bool | None = field(default=None, validator=_check_effect)
     """Start a chat that reads messages from the terminal or a pipe; null: chat if no prompts are set."""
     template: Template = "alpaca"
-    """Format of the prompts. alpaca: Stanford Alpaca's template; chat: the tokenizer's chat template; plain:
+    """Format of the prompts. alpaca: the Alpaca prompt template; chat: the tokenizer's chat template; plain:
     unchanged; auto: the chat template if there is one, otherwise plain."""
     system: str | None = field(default=None, validator=_check_effect)
     """The system message; null: the default of the chat template."""
@@ -124,8 +124,8 @@ class AlpacaGenerateConfig:
     device: Device = "auto"
     """Device to run on; auto: the first available of cuda, mps and cpu."""
     deterministic: bool = False
-    """Use deterministic algorithms, so that a repeated run on the same GPUs gives the same bits; slower. A run on a CPU
-    is repeatable without this setting."""
+    """Use deterministic algorithms, so that repeating a run on the same GPUs gives bit-for-bit identical results; this
+    is slower. A run on a CPU is repeatable without this setting."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of weights and computation; auto: bf16 on GPUs that support it, otherwise fp32."""
 

@@ -61,7 +61,7 @@ def main(cfg: FullFinetuneConfig) -> None:
                     torch.autograd.backward(run.loss_scale.apply(loss))
                     del loss  # otherwise its graph stays alive and fragments memory in the next pass
                 grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.loss_scale.factor)
-                run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
+                run.update(sums, grad_norm)  # steps the optimizer if the loss and the gradient are finite
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
                 run.save_if_due()  # and stops if a signal requested it

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import data, growth, loading, process_memory
 from benchmarks.fresh_process import FreshProcess, in_fresh_process, module_name
-from benchmarks.training_sides.peer import step_lengths
+from benchmarks.training_sides.trl_side import step_lengths
 from tests.tiny_run import Tiny, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def test_data_measures_torchtunes_batches(is_packed: bool, tiny: Tiny) -> None:
 
 SMALLEST: dict[str, Callable[[Tiny], list[str]]] = {
     "conversations": lambda tiny: [str(tiny.folder / "model"), "1", "2", "--runs=1"],
-    "data": lambda tiny: [str(tiny.folder / "model"), "20", "--seconds=0.2", "--no-peer"],
+    "data": lambda tiny: [str(tiny.folder / "model"), "20", "--seconds=0.2", "--no-trl"],
     "first_step": lambda tiny: [*model_and_rows(tiny), "--repeats=1"],
     "growth": lambda tiny: [
         "--first=1",
@@ -142,7 +142,7 @@ SMALLEST: dict[str, Callable[[Tiny], list[str]]] = {
     "startup": lambda _: ["--runs=1"],
     "training": lambda tiny: [
         *model_and_rows(tiny),
-        "--no-peer",
+        "--no-trl",
         "--steps=5",
         "--repeats=1",
         "--cases",
@@ -160,22 +160,22 @@ def model_and_rows(tiny: Tiny) -> list[str]:
 
 
 def test_too_few_rows_for_the_steps_are_rejected_with_a_fix(tiny: Tiny) -> None:
-    result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-peer")
+    result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-trl")
     assert result.returncode == 1
     assert "12 rows, but 12 steps need 192; pass a file with more rows, or lower --steps" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_too_few_steps_are_rejected() -> None:
-    result = benchmark("training", "model", "rows.json", "--no-peer", "--steps=4")
+    result = benchmark("training", "model", "rows.json", "--no-trl", "--steps=4")
     assert result.returncode == 2
     assert "--steps must be at least 5" in result.stderr
 
 
-def test_picture_requires_both_libraries() -> None:
-    result = benchmark("training", "model", "rows.json", "--no-peer", "--picture=bars.svg")
+def test_chart_requires_both_libraries() -> None:
+    result = benchmark("training", "model", "rows.json", "--no-trl", "--chart=bars.svg")
     assert result.returncode == 2
-    assert "--picture compares both libraries" in result.stderr
+    assert "--chart compares both libraries" in result.stderr
 
 
 @pytest.mark.slow

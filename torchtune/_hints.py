@@ -95,7 +95,9 @@ _FIELDS: Final = {
     "lora.targets=[all-linear]": "lora_target_linear",
     "lora.kind": "dora use_dora peft_use_dora",
     "lora.rank_stabilized": "use_rslora peft_use_rslora",
-    "lora, the adapters of the recipe lora_finetune": "adapter finetuning_type use_peft peft_config lora_config",
+    "lora, the section of a lora_finetune config that describes the adapters": (
+        "adapter finetuning_type use_peft peft_config lora_config"
+    ),
     "model_directory, a local folder, which tune download can create": (
         "model_name_or_path base_model model_name model_id model_path pretrained_model_name_or_path"
     ),
@@ -118,27 +120,29 @@ _FIELDS: Final = {
     "checkpoints.keep": "save_total_limit",
     "checkpoints.asynchronous": "enable_async_checkpointing async_save",
     "output_dir": "output_path output_directory out_dir save_dir",
-    "output_dir (running the same command again resumes an unfinished run)": (
-        "resume resume_from_checkpoint auto_resume_from_checkpoints"
-    ),
     "output_dir with a different path, or the option --overwrite": "overwrite_output_dir",
     "profiling={}": "profiler profiler_steps",
     "seed": "random_seed random_state data_seed",
     "device": "device_map accelerator",
     "device=cpu": "cpu use_cpu no_cuda",
     "max_new_tokens": "max_tokens max_completion_tokens",
-    "temperature=0 to always choose the most likely token": "do_sample",
+    "temperature, where 0 corresponds to do_sample=false": "do_sample",
     "stop": "stop_sequences stop_strings",
 }
 
-_ONE_RUN: Final = "each command starts one run; use a shell loop for multiple runs"
+_ONE_RUN: Final = "a command starts a single run; start several runs in a shell loop"
 _VALIDATE: Final = "tune validate RECIPE --config NAME checks a config without running it"
 _EXPORT: Final = "tune export RECIPE --config NAME prints every value of a config"
 _IDIOMS: Final = {
+    **dict.fromkeys(
+        ("resume", "resume_from_checkpoint", "auto_resume_from_checkpoints"),
+        "running the same command again resumes an unfinished run",
+    ),
     **dict.fromkeys(("dry_run", "dryrun", "check", "validate", "validate_only"), _VALIDATE),
     **dict.fromkeys(("cfg", "print_config", "show_config"), _EXPORT),
     "list": "tune ls lists recipes and configs",
     "version": "use tune --version",
+    "~": "fields cannot be removed; use KEY=null or KEY=default",
     "force": "use --overwrite",
     "-c": "use --config NAME",
     "multirun": _ONE_RUN,
@@ -166,7 +170,7 @@ _PREFIX_HINTS: Final = {
     "oc.": "OmegaConf's resolvers are not supported; use the path of a field, ${{a.b}}",
     "hydra:": "Hydra's settings are not supported; use the path of a field, ${{a.b}}",
     ".": "a key that only defines anchors must begin with x-, such as x-{0}",
-    "x-": "x- keys define anchors and are valid only at the top level of a file; use an alias, *name",
+    "x-": "x- keys are valid only at the top level of a file, and only YAML aliases (*name) can refer to them",
 }
 """Advice by prefix of a key; `{0}` is the remainder of the key, `{1}` the remainder up to `=`."""
 

@@ -20,7 +20,7 @@ class Case(TypedDict):
     """The compute precision, fp32 or bf16."""
     is_packed: bool
     """Whether torchtune packs rows."""
-    is_peer_packed: NotRequired[bool]
+    is_packed_in_trl: NotRequired[bool]
     """Whether TRL packs rows."""
     environment: NotRequired[dict[str, str]]
     """Environment variables of both libraries."""
@@ -47,12 +47,12 @@ CASES: dict[str, Case] = {
     "lora fp32, same batches": {"lora": QV, "rank": 8, "dtype": "fp32", "is_packed": False},
     "lora on all fp32": {"lora": ALL, "rank": 16, "dtype": "fp32", "is_packed": True},
     "full bf16": {"lora": None, "dtype": "bf16", "is_packed": True},
-    "lora fp32, peer packed": {
+    "lora fp32, TRL packed": {
         "lora": QV,
         "rank": 8,
         "dtype": "fp32",
         "is_packed": True,
-        "is_peer_packed": True,
+        "is_packed_in_trl": True,
     },
 }
 GOALS = {
@@ -66,14 +66,14 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """A run with one technique disabled or replaced.
+    """A run with one optimization disabled or replaced.
 
     Args:
-        overrides: Overrides that disable the technique.
-        environment: Environment variables that disable the technique.
-        replacement: A key of `REPLACEMENTS`, if neither overrides nor variables can disable the technique.
+        overrides: Overrides that disable the optimization.
+        environment: Environment variables that disable the optimization.
+        replacement: A key of `REPLACEMENTS`, if neither overrides nor variables can disable the optimization.
         is_packed: Whether rows are packed, if the case packs rows.
-        dtype: The only precision that uses the technique; empty: every precision does.
+        dtype: The only precision that uses the optimization; empty: every precision does.
     """
 
     overrides: tuple[str, ...] = ()
@@ -86,11 +86,11 @@ class Ablation:
 DEFAULT_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
 DEFAULT_HEAP = {"GLIBC_TUNABLES": "", **DEFAULT_CACHES}
 ABLATIONS: dict[str, Ablation] = {
-    "everything": Ablation(),
+    "none": Ablation(),
     "padded rows": Ablation(is_packed=False),
     "logits at every position": Ablation(("loss=torch.nn.CrossEntropyLoss",)),
     "the loss in one chunk": Ablation(("loss.chunk_size=65536",)),
-    "plain layers": Ablation(("placement.lean_layers=false",)),
+    "standard layers": Ablation(("placement.lean_layers=false",)),
     "shared prefixes written out": Ablation(("loading.packing.share_prefixes=false",)),
     "weights copied": Ablation(replacement="weights copied"),
     "attention in bfloat16": Ablation(replacement="attention in bfloat16", dtype="bf16"),

@@ -20,9 +20,9 @@ class Measurement(TypedDict):
     """Token counts of the examples of each step."""
     matmul: float
     """Sustained speed of matrix products in this process (FLOP/s)."""
-    planned: NotRequired[int]
+    estimate: NotRequired[int]
     """Estimate of `tune validate --memory` for the run (bytes)."""
-    beyond_imports: NotRequired[int]
+    peak_without_imports: NotRequired[int]
     """Peak memory of the run minus the memory after its imports (bytes)."""
 
 

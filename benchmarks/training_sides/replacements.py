@@ -1,4 +1,4 @@
-"""Replacements for techniques that no override can disable, for the ablations of benchmarks/training.py."""
+"""Replacements for optimizations that no override can disable, for the ablations of benchmarks/training.py."""
 # ruff: noqa: SLF001 -- the replaced functions are private, because only ablations replace them
 
 from collections.abc import Callable

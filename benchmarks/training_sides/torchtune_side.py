@@ -60,11 +60,11 @@ def train(
         peak=peak,
         matmul=matmul_flops(dtype, sizes),
     )
-    planned = planned_bytes(args, max(widths))
-    return {**measurement, "planned": planned, "beyond_imports": peak - resident_before[0]}
+    estimate = estimated_bytes(args, max(widths))
+    return {**measurement, "estimate": estimate, "peak_without_imports": peak - resident_before[0]}
 
 
-def planned_bytes(args: list[str], width: int) -> int:
+def estimated_bytes(args: list[str], width: int) -> int:
     """Return the estimate of `tune validate --memory` for batches of the given width (bytes)."""
     from torchtune.cli._validate import validate_config
     from torchtune.runs.command_line import RUN_OPTIONS, parse_command_line

@@ -85,7 +85,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def sized_builders(family: Any) -> list[str]:
+def builders_of_sizes(family: Any) -> list[str]:
     """Return the names of a family's builders for fixed sizes."""
     values = vars(family).items()  # includes imports from other families
     functions = [n for n, f in values if inspect.isfunction(f) and f.__module__ == family.__name__]
@@ -106,7 +106,7 @@ class ModelSizes(_GeneratedMarkdown):
             if entry.name.startswith("_"):
                 continue
             family = importlib.import_module(f"torchtune.models.{entry.name}")
-            for name in sized_builders(family):
+            for name in builders_of_sizes(family):
                 with torch.device("meta"):
                     model = getattr(family, name)()
                 count = sum(p.numel() for p in model.parameters())

@@ -12,7 +12,7 @@ MESSAGES = {
     "lora_finetune": "--config: no config given; the configs of lora_finetune are alpaca_llama2_lora_finetune, smollm2",
     "smollm2_135m_lora": "this is a config of lora_finetune; run tune lora_finetune --config smollm2_135m_lora",
     "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: unknown field 'lr'; use optimizer.lr",
-    "import whole.yaml -o new.yaml": "is already a config of this library",
+    "import whole.yaml -o new.yaml": "is already a torchtune config",
     "import old.yaml -o new.json": "new.json: the output is a YAML file; the path must end in .yaml",
     "cp lora_finetune x.yaml": "a recipe is a Python file",
 }

@@ -1,4 +1,4 @@
-"""Names and options of other projects cause hints about existing fields in YAML, in Python and in overrides."""
+"""In YAML, Python and overrides, names and options of other projects produce hints that name equivalent fields."""
 
 import dataclasses
 import importlib
@@ -112,11 +112,11 @@ MESSAGES = {
     "++lora.rank=2": "++lora.rank=2: expected key=value; use lora.rank=2",
     "--override ++batch_size=2": "++batch_size=2: expected key=value; use batch_size=2",
     "+batch_size=2": "`+` requires a list, but this field is not a list; use batch_size=2 to set it",
-    "--multirun optimizer.lr=1,2": "each command starts one run",
-    "-m optimizer.lr=1": "-m: expected key=value; each command starts one run",
+    "--multirun optimizer.lr=1,2": "a command starts a single run; start several",
+    "-m optimizer.lr=1": "-m: unknown option; a command starts a single run; start several",
     "-max_steps=3": "-max_steps: unknown field '-max_steps'; did you mean 'max_steps'?",
     "./runs": "./runs: expected key=value; quote values that contain spaces",
-    "~": "~: expected key=value; quote values that contain spaces",
+    "~": "~: expected key=value; fields cannot be removed; use KEY=null or KEY=default",
     "--config-name x": "unknown field 'config-name'; use --config NAME",
     "hydra.run.dir=x": "unknown field 'hydra'; Hydra's settings are not supported",
     "--gradient_checkpointing": "unknown option; use placement.activation_checkpointing={}",
@@ -127,13 +127,13 @@ MESSAGES = {
     "--dry-run batch_size=2": "--dry-run: unknown option; tune validate RECIPE --config NAME checks a config",
     "--validate": "--validate: unknown option; tune validate RECIPE --config NAME checks a config",
     "--cfg job": "unknown field 'cfg'; tune export RECIPE --config NAME prints every value of a config",
-    "--resume": "--resume: unknown option; use output_dir (running the same command again",
+    "--resume": "--resume: unknown option; running the same command again resumes an unfinished run",
     "--quiet": "--quiet: unknown option; --help lists options and fields",
     "temperature=1": "unknown field 'temperature'; only the recipe alpaca_generate has this field",
     "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables instead: ",
     "output_dir=x/${now:%Y}": "not found; let the shell expand the date instead: ",
     "output_dir=${x-names.a}": (
-        "${x-names.a} not found; x- keys define anchors and are valid only at the top level of a file"
+        "${x-names.a} not found; x- keys are valid only at the top level of a file, and only YAML aliases"
     ),
     "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; use lr",
     "output_dir=${.lora}": "${.lora} not found; relative references are not supported",
@@ -170,7 +170,7 @@ def test_field_of_another_recipe_is_suggested_with_that_recipe(tmp_path: Path) -
     rank, adapters = mistakes("full_finetune", str(yaml))
     assert rank.endswith("unknown field 'lora_r'; use lora.rank in a config of the recipe lora_finetune")
     assert adapters.endswith(
-        "unknown field 'peft_config'; use lora, the adapters of the recipe lora_finetune"
+        "unknown field 'peft_config'; use lora, the section of a lora_finetune config that describes the adapters"
     )
     (section,) = mistakes("full_finetune", "smollm2_135m_full", "lora.rank=8")
     assert section.endswith("unknown field 'lora'; only the recipe lora_finetune has this field")

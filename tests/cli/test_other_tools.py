@@ -125,7 +125,7 @@ ADVICE_BY_ARGUMENTS = {
     "~lora": "use lora=null or lora=default",
     "~dataset.split=x": "use dataset.split=null or dataset.split=default",
     "++batch_size=4": "use batch_size=4",
-    "--multirun": "each command starts one run",
+    "--multirun": "a command starts a single run; start several",
     "hydra.task.summary=x": "Hydra's settings are not supported",
     "--nproc_per_node 2": "--nproc_per_node is an option of torchrun and comes before the recipe",
     "--nproc-per-node=2": "--nproc-per-node is an option of torchrun and comes before the recipe",

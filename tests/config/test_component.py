@@ -220,5 +220,7 @@ def test_unresolved_reference_suggests_resolve() -> None:
 
 
 def test_value_that_is_not_a_component_is_rejected() -> None:
-    with pytest.raises(InstantiationError, match="expected a lazy component, a partial or a mapping"):
+    with pytest.raises(
+        InstantiationError, match=r"expected a lazy partial, a functools\.partial or a mapping"
+    ):
         instantiate(Layers)  # type: ignore[call-overload]  # the mistake under test

@@ -162,7 +162,7 @@ def c() -> WideConfig:
 # The body of a config function, starting on line 5, with overrides, and the expected mistakes.
 PYTHON: dict[tuple[str, ...], list[str]] = {
     ("c = WideConfig(steps=1)\nc.optimizer.lr = 0.5\nreturn c",): [
-        "6: AttributeError: a lazy component is read-only; assign a new one: lazy(Adam, lr=...)"
+        "6: AttributeError: a lazy partial is read-only; assign a new one: lazy(Adam, lr=...)"
     ],
     ("c = WideConfig(steps=1)\nc.part2 = Part()\nc.part2.intervl = 0\nreturn c",): [
         "7: part2.intervl: unknown field 'intervl'"

@@ -69,7 +69,7 @@ def test_flags_and_preferences_apply_to_all_blocks_of_an_answer() -> None:
 # Special tokens in content
 
 
-class AllowingTokenizer(ByteTokenizer):
+class TokenizerWithContentToken(ByteTokenizer):
     """A tokenizer that allows one special token in content."""
 
     content_tokens = frozenset({"<|pad|>"})
@@ -104,11 +104,12 @@ def test_only_allowed_special_tokens_are_recognized_in_content() -> None:
         plain = dataset(ByteTokenizer(), [row])[0]
         assert plain == example(*question, *answer)
         assert {note.split("'")[1] for note in notes_of(plain)} == {"<|im_end|>", "<|pad|>"}
-        with_allowed = dataset(AllowingTokenizer(), [row])[0]
+        with_allowed = dataset(TokenizerWithContentToken(), [row])[0]
         assert with_allowed == example(*allowed, *allowed_answer)
         assert [note.split("'")[1] for note in notes_of(with_allowed)] == ["<|im_end|>"]
     pair = PreferenceDataset(
-        AllowingTokenizer(), [{"prompt": SPECIAL_TOKEN_TEXT, "chosen": SPECIAL_TOKEN_TEXT, "rejected": "B"}]
+        TokenizerWithContentToken(),
+        [{"prompt": SPECIAL_TOKEN_TEXT, "chosen": SPECIAL_TOKEN_TEXT, "rejected": "B"}],
     )[0]
     assert isinstance(pair, Pair)
     assert pair.chosen == example(*allowed, *allowed_answer)

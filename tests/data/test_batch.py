@@ -145,7 +145,7 @@ def test_a_batch_is_moved_to_a_gpu_without_synchronization() -> None:
 def test_invalid_examples_and_empty_batches_are_rejected() -> None:
     with pytest.raises(ValueError, match="at least two tokens"):
         Example([1], [1])
-    with pytest.raises(ValueError, match="3 tokens has 2 labels"):
+    with pytest.raises(ValueError, match="3 tokens need as many labels, got 2"):
         Example([1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="at least one example"):
         collate([], PAD)

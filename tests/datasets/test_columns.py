@@ -94,15 +94,15 @@ def test_a_mapped_column_is_read_once_in_preferences() -> None:
     [
         (
             {"instruction": "q", "output": "q"},
-            "columns: the column 'q' is mapped to both instruction and output; map it to one",
+            "columns: the column 'q' is used for both instruction and output; use it for one",
         ),
         (
             {"instruction": "q", "input": "q", "output": "a"},
-            "columns: the column 'q' is mapped to both instruction and input",
+            "columns: the column 'q' is used for both instruction and input",
         ),
         (
             {"instruction": "output"},
-            "columns: the column 'output' is mapped to instruction; map a different column to output",
+            "columns: the column 'output' is used for instruction, so it cannot also be used for output",
         ),
     ],
 )

@@ -32,9 +32,12 @@ def test_a_list_is_read_with_any_json_suffix(path: Path, indent: int | None, asc
 
 @pytest.mark.parametrize("line_ending", ["\n", "\r\n", "\r", "\n\n", " \n\t\n", "\n" + 20 * " " + "\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("ends", [True, False])
-def test_lines_are_read_with_any_json_suffix(path: Path, line_ending: str, bom: bytes, ends: bool) -> None:
-    text = line_ending.join(json.dumps(row, ensure_ascii=False) for row in ROWS) + line_ending * ends
+@pytest.mark.parametrize("has_final_line_ending", [True, False])
+def test_lines_are_read_with_any_json_suffix(
+    path: Path, line_ending: str, bom: bytes, has_final_line_ending: bool
+) -> None:
+    text = line_ending.join(json.dumps(row, ensure_ascii=False) for row in ROWS)
+    text += line_ending * has_final_line_ending
     path.write_bytes(bom + text.encode())
     assert rows_of(path) == ROWS
 

@@ -186,7 +186,7 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
         ([{}], "row 1: no column 'instruction'; the row's columns are (none)"),
         (
             [{"instruction": "a", "inputs": "b", "output": "c"}],
-            "row 1: no column 'input', but a similar column, which would not",
+            "row 1: no column 'input', and a column with a similar name is not used",
         ),
         ([ROWS[0], {**ROWS[0], "output": 5}], "row 2: 'output': expected text, got 5"),
         ([{**ROWS[0], "output": None}], "row 1: 'output': expected text, got null"),

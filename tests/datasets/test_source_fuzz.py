@@ -68,12 +68,13 @@ def test_json_lists_are_read_back(
     name=st.sampled_from(["a.json", "a.jsonl", "a.ndjson"]),
     line_ending=st.sampled_from(["\n", "\r\n", "\r", "\n \n"]),
     ascii_only=st.booleans(),
-    ends=st.booleans(),
+    has_final_line_ending=st.booleans(),
 )
 def test_json_lines_are_read_back(
-    rows: Any, compression: str, name: str, line_ending: str, ascii_only: bool, ends: bool
+    rows: Any, compression: str, name: str, line_ending: str, ascii_only: bool, has_final_line_ending: bool
 ) -> None:
-    text = line_ending.join(json.dumps(row, ensure_ascii=ascii_only) for row in rows) + line_ending * ends
+    text = line_ending.join(json.dumps(row, ensure_ascii=ascii_only) for row in rows)
+    text += line_ending * has_final_line_ending
     assert read_back(name, text.encode(), compression) == rows
 
 

@@ -20,11 +20,14 @@ def texts(path: Path) -> list[str]:
     "line_ending", [b"\n", b"\r\n", b"\r", b"\n\n", b"\n   \t   \x0c       \n", b"\r\r\n"]
 )
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("ends", [True, False])
-def test_only_line_endings_separate_lines(tmp_path: Path, line_ending: bytes, bom: bytes, ends: bool) -> None:
+@pytest.mark.parametrize("has_final_line_ending", [True, False])
+def test_only_line_endings_separate_lines(
+    tmp_path: Path, line_ending: bytes, bom: bytes, has_final_line_ending: bool
+) -> None:
     lines = ["one", f"  two {NOT_LINE_ENDINGS} three ", "größe 🎉", "x"]
     path = tmp_path / "a.txt"
-    path.write_bytes(bom + line_ending.join(line.encode() for line in lines) + line_ending * ends)
+    final_line_ending = line_ending * has_final_line_ending
+    path.write_bytes(bom + line_ending.join(line.encode() for line in lines) + final_line_ending)
     assert texts(path) == lines
     table = open_data_source(str(path))
     assert pickle.loads(pickle.dumps(table))[1] == table[1]

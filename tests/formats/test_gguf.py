@@ -143,9 +143,9 @@ def test_bos_token_follows_the_file_or_the_llama_cpp_default(
     [
         (
             {"tokenizer_pre": "viking"},
-            "its tokenizer has the unsupported kind 'gpt2' / 'viking'; expected",
+            "the file's tokenizer has the unsupported kind 'gpt2' / 'viking'; expected",
         ),
-        ({"tokenizer_model": "bert"}, "its tokenizer has the unsupported kind 'bert' / 'smollm'"),
+        ({"tokenizer_model": "bert"}, "the file's tokenizer has the unsupported kind 'bert' / 'smollm'"),
         ({"tokenizer_model": "llama"}, "has no metadata key 'tokenizer.ggml.scores'"),
         ({"eos_token_id": None}, "declares no end-of-sequence token"),
         ({"eos_token_id": 300}, "its eos token has the id 300, but there are only 300 tokens"),

@@ -46,17 +46,18 @@ def read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize(
-    ("params", "embeddings"),
+    ("params", "embedding_split_dim"),
     [(LLAMA2, 1), (LLAMA2_70B, 1), (CODE_LLAMA, 1), (LLAMA3, 0), (LLAMA3_1, 0)],
     ids=["llama2", "llama2-70b", "code-llama", "llama3", "llama3.1"],
 )
 def test_converted_folder_reproduces_meta_logits_in_transformers(
-    tmp_path: Path, params: dict[str, Any], embeddings: int, n: int
+    tmp_path: Path, params: dict[str, Any], embedding_split_dim: int, n: int
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     state = tiny_state(params)
-    convert(write_meta(tmp_path / "meta", params, state, n, embeddings=embeddings), tmp_path / "converted")
+    meta = write_meta(tmp_path / "meta", params, state, n, embedding_split_dim=embedding_split_dim)
+    convert(meta, tmp_path / "converted")
     with float64_transformers():
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "converted", attn_implementation="eager")
         assert model.dtype == torch.float64
@@ -298,7 +299,7 @@ def test_inconsistent_shards_are_rejected(tmp_path: Path, i: int, change: Any, m
     [
         (_remove("layers.1.ffn_norm.weight"), "missing layers.1.ffn_norm.weight"),
         (_remove("output.weight"), "missing output.weight"),
-        (_remove("tok_embeddings.weight"), "contains tok_embeddings.weight; download them again"),
+        (_remove("tok_embeddings.weight"), "contains tok_embeddings.weight; download the checkpoint again"),
         (_set("layers.1.attention.bq.bias", 64), "unexpected layers.1.attention.bq.bias"),
         (_set("layers.2.ffn_norm.weight", 64), "unexpected layers.2.ffn_norm.weight"),
         (

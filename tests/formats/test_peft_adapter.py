@@ -283,7 +283,7 @@ def test_mixed_adapter_kinds_are_rejected(tmp_path: Path) -> None:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         model.set_submodule(name, adapt_linear(linear, kind, rank=2, alpha=4.0))
-    with pytest.raises(ValueError, match="contains adapters of one kind, but the model has several"):
+    with pytest.raises(ValueError, match="can contain only one kind of adapter, but the model has several"):
         save_peft_adapter(model, tmp_path / "adapter", base_model=None)
 
 

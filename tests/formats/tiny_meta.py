@@ -123,13 +123,13 @@ def _attention(x: Tensor, w: State, params: dict[str, Any], rotations: Tensor) -
     return mixed @ w["attention.wo.weight"].T
 
 
-def split_state(state: State, n: int, *, embeddings: int, kv_heads: int) -> list[State]:
+def split_state(state: State, n: int, *, embedding_split_dim: int, kv_heads: int) -> list[State]:
     """Split a model into shards for n GPUs, as Meta does for tensor parallelism.
 
     Args:
         state: The weights of the full model.
         n: The number of shards.
-        embeddings: The dimension along which the embeddings are split: 1 in Llama 2, 0 in Llama 3.
+        embedding_split_dim: The dimension along which the embeddings are split: 1 in Llama 2, 0 in Llama 3.
         kv_heads: The model's number of key-value heads. If it is less than `n`, adjacent shards share heads.
     """
     shards: list[State] = [{} for _ in range(n)]
@@ -137,7 +137,7 @@ def split_state(state: State, n: int, *, embeddings: int, kv_heads: int) -> list
         if "norm" in name:
             pieces = [tensor] * n
         elif name == "tok_embeddings.weight":
-            pieces = list(tensor.chunk(n, embeddings))
+            pieces = list(tensor.chunk(n, embedding_split_dim))
         elif name.endswith(("wo.weight", "w2.weight")):
             pieces = list(tensor.chunk(n, 1))
         elif name.endswith(("wk.weight", "wv.weight")) and kv_heads < n:
@@ -155,14 +155,15 @@ def write_meta(
     state: State | None = None,
     n: int = 1,
     *,
-    embeddings: int = 1,
+    embedding_split_dim: int = 1,
     tokenizer: bool = True,
 ) -> Path:
     """Write a folder as Meta does, including Llama 2's table of rotary frequencies; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     state = tiny_state(params) if state is None else state
     kv_heads = params.get("n_kv_heads") or params["n_heads"] or n
-    for i, shard in enumerate(split_state(state, n, embeddings=embeddings, kv_heads=kv_heads)):
+    shards = split_state(state, n, embedding_split_dim=embedding_split_dim, kv_heads=kv_heads)
+    for i, shard in enumerate(shards):
         torch.save({**shard, "rope.freqs": torch.ones(8)}, folder / f"consolidated.{i:02}.pth")
     (folder / "params.json").write_text(json.dumps(params))
     if tokenizer:

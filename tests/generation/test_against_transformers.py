@@ -87,7 +87,9 @@ def test_a_batch_with_different_prompt_lengths_matches_transformers(
     assert generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS) == expected
     for prompt, answer in zip(PROMPTS, expected, strict=True):
         assert list(generate(pair.model, prompt, max_new_tokens=MAX_NEW_TOKENS)) == answer
-    monkeypatch.setattr(_generate, "PREFILL", 4)  # so that the prompts are split into multiple prefill chunks
+    monkeypatch.setattr(
+        _generate, "PREFILL_CHUNK_SIZE", 4
+    )  # so that the prompts are split into multiple prefill chunks
     assert generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS) == expected
 
 

@@ -173,7 +173,7 @@ def test_a_prompt_has_the_same_tokens_as_the_training_row(row: dict[str, Any], t
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_line_endings_split_prompts_only_in_text_files(name: str, tmp_path: Path) -> None:
+def test_unusual_line_separators_do_not_split_prompts(name: str, tmp_path: Path) -> None:
     texts = ["One\x85two", "form\x0cfeed", "three\u2028four"]
     lines = {
         "a.txt": "\n".join(texts),

@@ -70,7 +70,7 @@ def test_a_token_with_probability_zero_is_never_drawn(
 
 @pytest.fixture
 def deterministic_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take a GPU's choices in deterministic mode, in which CUDA's `cumsum` of floats raises an error."""
+    """Use the settings for a GPU in deterministic mode, in which CUDA's `cumsum` of floats raises an error."""
     on_host: list[Tensor] = []
     cumsum = Tensor.cumsum
 

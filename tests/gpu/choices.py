@@ -1,4 +1,4 @@
-"""Let code take the choices of an H100, and runs of recipes train on the device of `tests.gpu.device`."""
+"""Let code use the settings for an H100, and runs of recipes train on the device of `tests.gpu.device`."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,7 @@ from torchtune.training import _start
 
 @contextmanager
 def h100() -> Iterator[None]:
-    """Take the choices of an H100; attention in packed rows is computed densely."""
+    """Use the settings for an H100; attention in packed rows is computed densely."""
     with pytest.MonkeyPatch.context() as patch, assume_hardware(Hardware("cuda", (9, 0))):
         patch.setattr(_flex_attention, "_compiled", lambda: dense_flex_attention)
         patch.setattr(F, "scaled_dot_product_attention", with_kernels_of_cuda(F.scaled_dot_product_attention))
@@ -31,7 +31,7 @@ def h100() -> Iterator[None]:
 
 @contextmanager
 def runs_on_gpu() -> Iterator[None]:
-    """Let runs of recipes use the device, regardless of their config's `device`, with the choices of an H100."""
+    """Let runs of recipes use the device, regardless of their config's `device`, with the settings for an H100."""
     with ExitStack() as stack:
         stack.enter_context(h100())
         patch = stack.enter_context(pytest.MonkeyPatch.context())

@@ -201,7 +201,7 @@ def loss_and_gradients(model: Decoder, tokens: Tensor, documents: Documents | No
 @pytest.mark.parametrize("kind", FAMILIES)
 @in_separate_process
 def test_losses_and_gradients_on_the_device_equal_those_on_the_cpu(kind: Kind) -> None:
-    """Both take the choices of a GPU; packed attention is computed by torch's eager code on the CPU."""
+    """Both use the settings for a GPU; packed attention is computed by torch's eager code on the CPU."""
     torch.manual_seed(0)
     model = tiny(kind)
     tokens = torch.randint(ByteTokenizer.vocab_size, (2, 40))

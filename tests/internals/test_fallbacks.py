@@ -21,7 +21,7 @@ from torchtune.config import lazy
 from torchtune.config._validators import not_empty, one_of, rules
 from torchtune.internals import OUTCOMES, PROBED_FEATURES, avoid_dynamo_import_in_step, limit_heap_growth
 from torchtune.modules import Hardware, lean
-from torchtune.modules._lean import Lean
+from torchtune.modules._lean import LeanLayer
 from torchtune.training import estimate_memory
 
 Disable = Callable[[str], None]
@@ -82,14 +82,14 @@ def test_optimizer_step_matches_torch(disable: Disable, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_lean_layers_fall_back_to_plain_layers(disable: Disable, family: str) -> None:
-    lean_model, plain = (decoder(FAMILIES[family], "lora") for _ in range(2))
+def test_lean_layers_fall_back_to_standard_layers(disable: Disable, family: str) -> None:
+    lean_model, standard = (decoder(FAMILIES[family], "lora") for _ in range(2))
     lean(lean_model)
     disable("activation backward")
-    lean(plain)
-    assert any(isinstance(module, Lean) and module.is_lean for module in lean_model.modules())
-    assert not any(isinstance(module, Lean) and module.is_lean for module in plain.modules())
-    assert_near(results(lean_model), results(plain), FLOAT64)
+    lean(standard)
+    assert any(isinstance(module, LeanLayer) and module.is_lean for module in lean_model.modules())
+    assert not any(isinstance(module, LeanLayer) and module.is_lean for module in standard.modules())
+    assert_near(results(lean_model), results(standard), FLOAT64)
 
 
 def test_an_estimate_omits_activations(disable: Disable) -> None:
@@ -131,7 +131,7 @@ def origins(file: Path, tune: Tune) -> tuple[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        ("calling lines", {"output_dir": "6", "optimizer.lr": "7", "epochs": "12"}),
+        ("line numbers of calls", {"output_dir": "6", "optimizer.lr": "7", "epochs": "12"}),
         ("recording of config functions", {"output_dir": "4", "optimizer.lr": "9", "epochs": "4"}),
     ],
 )

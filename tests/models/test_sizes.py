@@ -84,7 +84,7 @@ def test_architecture_of_each_size_is_restored_from_its_config(name: str) -> Non
     assert architecture_from_hf(hf_config(model)) == model.architecture
 
 
-def test_every_sized_builder_is_listed() -> None:
+def test_every_builder_of_a_size_is_listed() -> None:
     builders = set[str]()
     for entry in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
         for value in vars(importlib.import_module(entry.name)).values():

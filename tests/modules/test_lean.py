@@ -1,4 +1,4 @@
-"""Lean layers compared with plain layers: values, gradients and memory saved for the backward pass."""
+"""Lean layers compared with standard layers: values, gradients and memory saved for the backward pass."""
 
 import copy
 import subprocess

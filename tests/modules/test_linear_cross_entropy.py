@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.modules.loss_choices import HARDWARE, computed_as_on
+from tests.modules.loss_settings import HARDWARE, loss_settings_of
 from tests.tolerance import FLOAT64, assert_near, bound, distance, norm_bound
 from torchtune.modules import (
     Hardware,
@@ -88,7 +88,7 @@ def test_16_bit_losses_are_summed_in_float32(
 ) -> None:
     hidden, weight, labels = batch(2001, dtype)
     weight.requires_grad_(is_trained)
-    with computed_as_on(hardware):
+    with loss_settings_of(hardware):
         loss = LinearCrossEntropy(chunk_size=128, ignore_index=-100)(hidden, weight, labels, softcap)
         loss.backward()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
@@ -128,7 +128,7 @@ def test_large_logits_are_not_rounded_to_16_bits(hardware: str) -> None:
     logits = hidden.double() @ weight.double().T
     error = logits.bfloat16().double() - logits
     assert error.abs().max() > 0.05, "rounding must matter"
-    with computed_as_on(hardware):
+    with loss_settings_of(hardware):
         loss = LinearCrossEntropy()(hidden, weight, torch.tensor([1]))
     assert_near(loss, F.cross_entropy(logits, torch.tensor([1])), bound(torch.float32, 6, 41))
 
@@ -138,7 +138,7 @@ def test_the_gradient_of_the_head_is_summed_in_float32_across_chunks() -> None:
     n = 7 * 301
     hidden, labels = torch.ones(n, 1, dtype=torch.bfloat16), torch.zeros(n, dtype=torch.long)
     weight = torch.zeros(2, 1, requires_grad=True)
-    with computed_as_on("GPU"):
+    with loss_settings_of("GPU"):
         LinearCrossEntropy(chunk_size=301)(hidden, weight, labels).backward()
     assert weight.grad is not None
     assert weight.grad.flatten().tolist() == [-n / 2, n / 2]
@@ -182,7 +182,7 @@ def test_chunks_depend_on_the_hardware_unless_a_size_is_set(
     hidden, weight = torch.randn(300, 5), torch.randn(11, 5)
     labels = torch.randint(11, (300,))
     for chunk_size, chunks in ((None, expected), (200, [200, 100])):
-        with computed_as_on(hardware):
+        with loss_settings_of(hardware):
             LinearCrossEntropy(chunk_size=chunk_size)(hidden, weight, labels)
             token_log_probs(hidden, weight, labels, chunk_size=chunk_size)
             token_log_probs_and_entropies(hidden, weight, labels, chunk_size=chunk_size)

@@ -1,4 +1,4 @@
-"""LoRA and DoRA layers, compared with PEFT and merged into plain layers."""
+"""LoRA and DoRA layers, compared with PEFT and merged into standard layers."""
 
 from collections.abc import Sequence
 from typing import Any

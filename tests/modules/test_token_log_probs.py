@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.modules.loss_choices import HARDWARE, computed_as_on
+from tests.modules.loss_settings import HARDWARE, loss_settings_of
 from tests.tolerance import FLOAT64, assert_near, bound, distance, norm_bound
 from torchtune.internals import LiveBytes
 from torchtune.modules import (
@@ -128,7 +128,7 @@ def test_log_probabilities_are_accurate_in_every_precision(
     exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_())
     settings: Any = {"softcap": softcap, "temperature": temperature}
     upstream = torch.randn(300)
-    with computed_as_on(hardware):
+    with loss_settings_of(hardware):
         log_probs, entropies = token_log_probs_and_entropies(hidden, weight, labels, **settings)
         gradients = torch.autograd.grad(log_probs, (hidden, weight), upstream)
         frozen = token_log_probs(hidden, weight.detach(), labels, **settings)

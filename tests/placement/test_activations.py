@@ -1,4 +1,4 @@
-"""Layers with activation checkpointing or compilation, compared with plain layers."""
+"""Layers with activation checkpointing or compilation, compared with standard layers."""
 
 import shutil
 import weakref

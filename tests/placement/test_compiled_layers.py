@@ -1,4 +1,4 @@
-"""Compiled layers with a GPU's choices: every layer is one graph, and no feature of a run undoes the compilation."""
+"""With the settings for a GPU, every layer is compiled as one graph, and no feature of a run undoes this."""
 
 import itertools
 import random
@@ -52,7 +52,7 @@ class CountingCompiler:
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingCompiler]:
-    """Take a GPU's choices, with a counting compiler."""
+    """Use the settings for a GPU, with a counting compiler."""
     counting = CountingCompiler()
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counting))
@@ -74,7 +74,7 @@ def build_model(keep: str | None, *, lora: bool, windows: bool) -> Decoder:
 
 
 def batches(*, packed: bool) -> Iterator[Batch]:
-    """Yield batches of random rows in the widths that rows have on a GPU."""
+    """Yield batches of random rows, with the batch width used on a GPU."""
     for step in range(N_STEPS):
         rows = random.Random(step).sample(examples(), 6)
         batch = collate([rows[:3], rows[3:]], pad_id=0) if packed else make_batch(rows)

@@ -35,7 +35,7 @@ requires_torchao = pytest.mark.skipif(
 
 @pytest.fixture
 def h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take the choices of an H100, but do not compile layers."""
+    """Use the settings for an H100, but do not compile layers."""
     monkeypatch.setattr(torch, "compile", lambda function, **_settings: function)
     with assume_hardware(H100):
         yield

@@ -28,7 +28,7 @@ TEMPLATE = (
 )
 
 LLAMA3_RANKS = 1000
-"""Number of ranks; tests set `_tiktoken.N_RANKS` to this value."""
+"""Number of ranked tokens in the vocabulary; tests set `_tiktoken.N_RANKS` to this value."""
 
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Word pattern of the tekken.json."""
@@ -42,7 +42,7 @@ class Kind:
     """The tokenizer class."""
     write: Callable[[Path], Path]
     """Writes the vocabulary and its configuration files, without a chat template, to a folder."""
-    marker: str
+    content_token: str
     """A special token that answers may contain."""
     stop: str
     """A token that is not a stop token unless an option adds it."""
@@ -57,7 +57,7 @@ def set_config(folder: Path, **changes: Any) -> Path:
 
 
 @functools.cache
-def marked_backend() -> str:
+def backend_with_special_tokens() -> str:
     backend = tiny_tokenizer()
     tokens = [AddedToken(text, special=True, normalized=False) for text in ("<think>", "</think>")]
     backend.add_tokens([*tokens, AddedToken("<tool>", special=False, normalized=False)])
@@ -66,12 +66,12 @@ def marked_backend() -> str:
 
 def write_hf(folder: Path) -> Path:
     config = {**tokenizer_config(), "chat_template": None}
-    return set_config(write(folder, tokenizer__json=marked_backend()), **config)
+    return set_config(write(folder, tokenizer__json=backend_with_special_tokens()), **config)
 
 
 def write_bpe(folder: Path) -> Path:
     """Write the same tokenizer as vocab.json and merges.txt."""
-    values = json.loads(marked_backend())
+    values = json.loads(backend_with_special_tokens())
     merges = ["#version: 0.2", *(" ".join(pair) for pair in values["model"]["merges"])]
     write(folder, vocab__json=json.dumps(values["model"]["vocab"]), merges__txt="\n".join([*merges, ""]))
     added = {str(token.pop("id")): token for token in values["added_tokens"]}

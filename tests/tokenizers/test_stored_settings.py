@@ -188,16 +188,19 @@ def test_a_custom_template_is_used_with_every_tokenizer_class(kind: Kind, tmp_pa
     plain = kind.load(str(folder))
     end = next(token for token, i in plain.special_tokens.items() if i in plain.stop_ids)
     (tmp_path / "mine.jinja").write_text(CUSTOM.replace("{{ END }}", end))
-    options = {"chat_template": str(tmp_path / "mine.jinja"), "special_tokens_in_content": [kind.marker]}
+    options = {
+        "chat_template": str(tmp_path / "mine.jinja"),
+        "special_tokens_in_content": [kind.content_token],
+    }
     tokenizer = auto_tokenizer(str(folder), **options)  # type: ignore[arg-type]  # the values have different types
-    completion = f"the words {kind.marker} these {end}"
+    completion = f"the words {kind.content_token} these {end}"
     example = ChatDataset(tokenizer, [{"prompt": "digits", "completion": completion}])[0]
     assert isinstance(example, Example)
     prompt = encode_prompt(tokenizer, Prompt.from_text("digits"), "chat")
     assert example.tokens[: len(prompt)] == prompt
     answer = [label for label in example.labels if label >= 0]
     assert example.tokens == [*prompt, *answer]
-    assert answer.count(plain.special_tokens[kind.marker]) == 1
+    assert answer.count(plain.special_tokens[kind.content_token]) == 1
     assert answer.count(plain.special_tokens[end]) == 1, "the end token in the message stays text"
     assert [note.text.split("'")[1] for note in example.notes] == [end]
 

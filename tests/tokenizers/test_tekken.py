@@ -122,7 +122,10 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
         (damaged(config=[]), r"config is \[\]; expected an object of settings"),
         (changed_config(pattern=None), r"config.pattern is None; expected a regular expression"),
         (changed_config(pattern="("), r"tekken.json cannot be used: .*; download it again"),
-        (changed_config(pattern=r"[^\n]+"), r"the special token '<unk>' is also a token of plain text"),
+        (
+            changed_config(pattern=r"[^\n]+"),
+            r"the special token '<unk>' is also an ordinary token of the vocabulary",
+        ),
         (
             changed_config(default_vocab_size="x"),
             r"config.default_vocab_size is 'x'; expected a non-negative integer",

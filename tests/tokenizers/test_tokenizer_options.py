@@ -136,20 +136,20 @@ def test_stop_tokens_are_added(kind: Kind, folder: Path) -> None:
     assert before.stop_ids < tokenizer.stop_ids
     assert stop in tokenizer.encode(f"hello{kind.stop}", add_eos=False)
     assert pickle.loads(pickle.dumps(tokenizer)).stop_ids == tokenizer.stop_ids
-    special = kind.load(str(folder), stop_tokens=(kind.marker,))
-    assert special.stop_ids == before.stop_ids | {before.special_tokens[kind.marker]}
+    special = kind.load(str(folder), stop_tokens=(kind.content_token,))
+    assert special.stop_ids == before.stop_ids | {before.special_tokens[kind.content_token]}
     assert special.content_tokens == frozenset()
 
 
 @pytest.mark.parametrize("option", ["stop_tokens", "special_tokens_in_content"])
 def test_unknown_tokens_are_rejected(kind: Kind, folder: Path, option: str) -> None:
-    misspelled = kind.marker[:-2] + kind.marker[-1:]
+    misspelled = kind.content_token[:-2] + kind.content_token[-1:]
     with pytest.raises(ValueError, match=rf"^{option}: '.*' is not in the vocabulary; did you mean '.*'\?$"):
         kind.load(str(folder), **{option: [misspelled]})
     for token in ("two words", "", "\ue000\ue001"):
         with pytest.raises(ValueError, match=rf"^{option}: .* is not in the vocabulary; remove it"):
             kind.load(str(folder), **{option: [token]})
-    for invalid in (kind.marker, 3, [3], {"a": 1}):
+    for invalid in (kind.content_token, 3, [3], {"a": 1}):
         with pytest.raises(ValueError, match=rf"^{option}: expected a list of tokens, got "):
             kind.load(str(folder), **{option: invalid})
 
@@ -166,15 +166,15 @@ def test_text_that_encodes_as_an_unknown_token_is_rejected_as_a_stop_token(tmp_p
 
 def test_content_tokens_are_encoded_as_tokens(kind: Kind, folder: Path) -> None:
     before = kind.load(str(folder))
-    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.marker])
-    marker = before.special_tokens[kind.marker]
-    text = f"{kind.marker}words{kind.marker}, the words"
-    assert tokenizer.content_tokens == {kind.marker}
-    assert marker not in before.encode(text)
+    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.content_token])
+    content_id = before.special_tokens[kind.content_token]
+    text = f"{kind.content_token}words{kind.content_token}, the words"
+    assert tokenizer.content_tokens == {kind.content_token}
+    assert content_id not in before.encode(text)
     for loaded in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
         ids = loaded.encode(text, add_bos=False, add_eos=False)
         assert ids == loaded.encode_template(text)
-        assert ids.count(marker) == 2
+        assert ids.count(content_id) == 2
         assert loaded.decode(loaded.encode(text)) == text
     assert tokenizer.special_tokens == before.special_tokens
     assert (tokenizer.vocab_size, tokenizer.stop_ids) == (before.vocab_size, before.stop_ids)
@@ -182,22 +182,22 @@ def test_content_tokens_are_encoded_as_tokens(kind: Kind, folder: Path) -> None:
 
 def test_content_tokens_do_not_change_other_text(kind: Kind, folder: Path) -> None:
     before = kind.load(str(folder))
-    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.marker])
-    for text in [*TEXTS, *SPECIAL_TEXTS, kind.marker[:-1], f" {kind.marker[1:]}"]:
+    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.content_token])
+    for text in [*TEXTS, *SPECIAL_TEXTS, kind.content_token[:-1], f" {kind.content_token[1:]}"]:
         assert tokenizer.encode(text) == before.encode(text)
         assert tokenizer.decode(tokenizer.encode(text)) == before.decode(before.encode(text))
 
 
 def test_other_special_tokens_stay_text_with_content_tokens(kind: Kind, folder: Path) -> None:
-    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.marker])
-    others = [text for text in tokenizer.special_tokens if text != kind.marker][:8]
+    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.content_token])
+    others = [text for text in tokenizer.special_tokens if text != kind.content_token][:8]
     for other in others:
-        text = f"words {other} words{kind.marker}{other}"
+        text = f"words {other} words{kind.content_token}{other}"
         ids = tokenizer.encode(text, add_bos=False, add_eos=False)
         special_ids = {*ids} & {*tokenizer.special_tokens.values()}
-        assert special_ids == {tokenizer.special_tokens[kind.marker]}
+        assert special_ids == {tokenizer.special_tokens[kind.content_token]}
         assert tokenizer.decode(ids) == text
-    plain = f"words {others[0]}{kind.marker}"
+    plain = f"words {others[0]}{kind.content_token}"
     assert tokenizer.encode_template(plain, [(0, len(plain))]) == kind.load(str(folder)).encode(
         plain, add_bos=False, add_eos=False
     ), "`encode_template` itself is unchanged"
@@ -219,7 +219,7 @@ def test_the_fingerprint_depends_on_every_option(kind: Kind, folder: Path, tmp_p
         {"date": "2024-07-26"},
         {"date": "2024-07-27"},
         {"stop_tokens": [kind.stop]},
-        {"special_tokens_in_content": [kind.marker]},
+        {"special_tokens_in_content": [kind.content_token]},
         {"chat_template": str(custom)},
     ]
     fingerprints = [kind.load(str(folder), **o).fingerprint() for o in options]
@@ -237,9 +237,11 @@ def test_a_misspelled_option_raises_in_python(kind: Kind, folder: Path) -> None:
 
 
 def test_auto_tokenizer_detects_the_class_and_passes_the_options(kind: Kind, folder: Path) -> None:
-    tokenizer = auto_tokenizer(str(folder), stop_tokens=[kind.stop], special_tokens_in_content=[kind.marker])
+    tokenizer = auto_tokenizer(
+        str(folder), stop_tokens=[kind.stop], special_tokens_in_content=[kind.content_token]
+    )
     assert isinstance(tokenizer, kind.load)
-    assert tokenizer.content_tokens == {kind.marker}
+    assert tokenizer.content_tokens == {kind.content_token}
     for file in (f for f in sorted(folder.iterdir()) if f.name != "tokenizer_config.json"):
         assert auto_tokenizer(str(file)).fingerprint() == kind.load(str(folder)).fingerprint()
 

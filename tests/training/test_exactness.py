@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from tests.modules.kernels import use_kernel
-from tests.modules.loss_choices import HARDWARE, computed_as_on
+from tests.modules.loss_settings import HARDWARE, loss_settings_of
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_as_near, bound, distance, norm_bound, rms_error, roundings
 from tests.training.tiny import SINGLE_RANK, place, step_loss
@@ -42,9 +42,9 @@ ERROR_BOUND = bound(torch.float32, 3 * roundings(SMALL, 45))
 
 @pytest.fixture(params=HARDWARE)
 def hardware(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take the choices for a CPU with or without AMX, or a GPU, whose kernels for packed rows a CPU does not have."""
+    """Use the loss settings for a CPU with or without AMX, or for a GPU, but the CPU's kernel for packed rows."""
     use_kernel(monkeypatch, "per_document")
-    with computed_as_on(request.param):
+    with loss_settings_of(request.param):
         yield
 
 
@@ -95,7 +95,7 @@ def gradients(model: Decoder) -> dict[str, Tensor]:
 def compute_separately(
     architecture: Architecture, lora: Lora | None, examples: list[Example], dtype: str = "fp64"
 ) -> tuple[float, dict[str, Tensor]]:
-    """Compute each example separately, with plain layers and full logits; return float64 sums of loss and gradients."""
+    """Compute each example separately, with standard layers and all logits; return float64 losses and gradients."""
     model = build_model(architecture, lora, dtype, lean_layers=False).to(DTYPES[dtype])
     total = 0.0
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -57,7 +57,7 @@ def place(
     lean_layers: bool = False,
     **settings: Any,
 ) -> None:
-    """Place a model, by default with plain layers."""
+    """Place a model, by default with standard layers."""
     section = Placement(lean_layers=lean_layers, **settings)
     section.place(model, world, model_directory, dtype=dtype, enable_fsdp=enable_fsdp)
 

@@ -73,7 +73,7 @@ def copy_of(name: str, path: str) -> str:
         return _with_schema(_read(os.path.join(folder_of("configs_yaml"), f"{name}.yaml")), path)  # noqa: PTH118
     if path.endswith(".py"):
         if config_source(name).file.endswith(".yaml"):
-            raise ValueError(f"{path}: {name} is a YAML file; the path must end in .yaml")
+            raise ValueError(f"{path}: the config {name} is written in YAML, so the path must end in .yaml")
         from torchtune.cli._excerpt import excerpt
 
         return excerpt(_read(config_source(name).file), name)

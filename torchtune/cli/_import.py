@@ -78,10 +78,11 @@ COMMAND = Command(
     ),
     expects="a YAML file of the original torchtune and -o NEW.yaml",
     description="""\
-Converts a YAML config of the original torchtune (0.1 to 0.6) to a config of this
-project, and lists the fields that have no equivalent, with the reason. Overrides
-use the original's field names and are applied before the conversion. For an
-axolotl, LLaMA-Factory or TRL config, prints the equivalent of each key.""",
+Converts a YAML config of the original torchtune (0.1 to 0.6) to a torchtune
+config, and lists the fields that have no equivalent, with the reason. Overrides
+use the field names of the original torchtune and are applied before the
+conversion. For an axolotl, LLaMA-Factory or TRL config, prints the equivalent
+of each key.""",
     examples=(
         "tune import 7B_lora.yaml -o my_run.yaml",
         "tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml",

@@ -22,7 +22,7 @@ def run(call: Call) -> int:
 
 
 def write_all(folder: Path) -> None:
-    """Write the schema of every registered recipe; without a config class, the schema accepts every config."""
+    """Write the schemas of all registered recipes; for a recipe without a config class, it accepts every config."""
     from torchtune.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)

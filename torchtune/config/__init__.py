@@ -1,4 +1,4 @@
-"""Typed configs: attrs classes with lazy components, checked before anything is built.
+"""Typed configs: attrs classes with lazy partials, checked before anything is built.
 
 Config files need only the names that this package exports. `torchtune.config.model` exports the names that higher
 layers use. Imports are lazy, to keep `tune ls` fast.

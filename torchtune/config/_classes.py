@@ -111,7 +111,7 @@ def structure_section(tree: Any, cls: type, conv: cattrs.Converter) -> Any:
     """Convert a mapping to an object of a config class.
 
     Raises:
-        RejectedError: The mapping is not valid; contains every unknown key, missing field and invalid value.
+        RejectedError: The mapping is not valid; the error lists unknown keys, missing fields and invalid values.
     """
     if not isinstance(tree, Mapping):
         got = "null" if tree is None else repr(tree)
@@ -201,7 +201,7 @@ def _validate(instance: Any, values: Mapping[str, Any], known_fields: Mapping[st
         if field.validator is None or is_reference(value):
             continue
         if isinstance(field.validator, Arguments):
-            mistakes += [_argument_mistake(value, name, *broken) for broken in field.validator.broken(value)]
+            mistakes += [_argument_mistake(value, name, *rule) for rule in field.validator.violations(value)]
             continue
         try:
             field.validator(instance, field.attribute, value)
@@ -219,9 +219,9 @@ def _validate_unbuilt(cls: type, values: dict[str, Any], known_fields: Mapping[s
 def _validator_mistake(field: Field, value: Any, error: Exception) -> Mistake:
     """Return the mistake for a value that a validator rejects, including the violated rule, if any."""
     path = (field.name,)
-    broken = [rule for rule in rules(field.validator) if not rule.accepts(value)]
-    if broken:
-        suggestion = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
+    violated = [rule for rule in rules(field.validator) if not rule.accepts(value)]
+    if violated:
+        suggestion = did_you_mean(value, violated[0].choices) if isinstance(value, str) else ""
         return Mistake("rule", "", suggestion, path, expected=expectation(field), got=repr(value))
     if isinstance(error, FieldError):
         rule_path = as_path(error.fields[0]) if error.fields else path

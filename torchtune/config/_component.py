@@ -1,4 +1,4 @@
-"""The lazy component: a description of an object that is not built yet.
+"""The lazy partial: a description of an object that is not built yet.
 
 To type checkers, `lazy` *is* `functools.partial`, which mypy and pyright special-case, so that editors report a wrong
 keyword or type. At run time, `lazy` is a subclass that adds equality, read-only keywords, a readable repr and the
@@ -36,7 +36,7 @@ COMPONENT_KEY: Final = "_component_"
 
 
 class Component(Protocol[T_co]):
-    """The annotation of a config field whose value is a lazy component: `optimizer: Component[Optimizer]`."""
+    """The annotation of a config field whose value is a lazy partial: `optimizer: Component[Optimizer]`."""
 
     @property
     def func(self) -> Callable[..., T_co]:
@@ -74,7 +74,7 @@ else:
         def __setattr__(self, name: str, value: Any) -> None:
             if name not in ("written_at", "read_at"):
                 example = f"lazy({getattr(self.func, '__name__', '...')}, {name}=...)"
-                raise AttributeError(f"a lazy component is read-only; assign a new one: {example}")
+                raise AttributeError(f"a lazy partial is read-only; assign a new one: {example}")
             super().__setattr__(name, value)
 
         def __eq__(self, other: object) -> bool:
@@ -111,7 +111,7 @@ def nested(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Describe a component that is an argument of another component.
 
     To type checkers, `nested(...)` has the return type of `func`, as the outer signature requires. At run time, it is a
-    lazy component, which `instantiate` builds before the outer component.
+    lazy partial, which `instantiate` builds before the outer component.
     """
     component: T = _create(lazy, func, args, kwargs)
     return component
@@ -137,7 +137,7 @@ def written_at(component: object) -> tuple[CodeType, int] | None:
 
 
 def stamp(component: object, location: Location, path: Path) -> None:
-    """Record the location (`my.yaml:12`) and the field path (`dataset`) from which a lazy component was read."""
+    """Record the location (`my.yaml:12`) and the field path (`dataset`) from which a lazy partial was read."""
     if isinstance(component, lazy) and not TYPE_CHECKING:
         component.read_at = (location, path)
 
@@ -150,7 +150,7 @@ def read_at(component: object) -> tuple[Location, Path] | None:
 def flatten(component: "functools.partial[Any]") -> "functools.partial[Any]":
     """Flatten nested partials into a single, equivalent partial.
 
-    Python flattens plain partials itself, but not partials with attributes, such as a lazy component.
+    Python flattens plain partials itself, but not partials with attributes, such as a lazy partial.
     """
     while isinstance(component.func, functools.partial):
         inner = component.func

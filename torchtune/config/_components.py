@@ -35,7 +35,7 @@ def structure_component(
     *,
     incomplete: bool = False,
 ) -> Any:
-    """Convert a mapping with `_component_` to a lazy component.
+    """Convert a mapping with `_component_` to a lazy partial.
 
     Args:
         tree: The value in the config.

@@ -46,7 +46,7 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     that are declared as `Component`. The inputs are never modified.
 
     Args:
-        component: A lazy component, a `functools.partial`, or a mapping with `_component_`; None returns None.
+        component: A lazy partial, a `functools.partial`, or a mapping with `_component_`; None returns None.
         *args: Positional arguments, appended to the component's positional arguments, as when calling a partial.
         **kwargs: Keyword arguments, which override those in the config.
 
@@ -57,7 +57,7 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     if component is None:
         return None
     if not is_component(component):
-        message = f"expected a lazy component, a partial or a mapping with {COMPONENT_KEY}, got {component!r}"
+        message = f"expected a lazy partial, a functools.partial or a mapping with {COMPONENT_KEY}, got {component!r}"
         raise _located(InstantiationError(message), component)
     try:
         partial = _from_mapping(component) if isinstance(component, Mapping) else component
@@ -85,7 +85,7 @@ def _source_of(component: Any) -> tuple[Location | None, Path]:
 
 
 def _from_mapping(component: Mapping[str, Any]) -> Any:
-    """Convert a mapping to a lazy component, and resolve references against the config that contains the mapping."""
+    """Convert a mapping to a lazy partial, and resolve references against the config that contains the mapping."""
     tree, root = tree_of(component), root_of(component)
     try:
         if root is not None:
@@ -103,7 +103,7 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
     try:
-        # A callable itself builds the arguments that it declares as Component, for example to add arguments.
+        # Arguments declared as Component are built by the callable, which may pass them further arguments.
         lazy_params = {name for name, p in parameters(fn).items() if contains_components(p.type)}
         built = {
             key: value if key in kwargs or key in lazy_params else _build_nested(value, (key,))

@@ -78,11 +78,11 @@ class Arguments:
         Raises:
             FieldError: An argument violates its rule. The message contains the argument, the rule and the value.
         """
-        for name, rule, argument in self.broken(value):
+        for name, rule, argument in self.violations(value):
             message = f"expected a value {rule.words}, got {argument!r}"
             raise FieldError(message, f"{attribute.name}.{name}")
 
-    def broken(self, component: Any) -> Iterator[tuple[str, Rule, Any]]:
+    def violations(self, component: Any) -> Iterator[tuple[str, Rule, Any]]:
         """Yield each argument that violates its rule, with the rule and the value."""
         arguments_set = bound_keywords(component) if isinstance(component, partial) else {}
         for name, rule in self.rules.items():

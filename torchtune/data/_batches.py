@@ -81,7 +81,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     group_by_length: bool = field(default=False, kw_only=True)
     """Group rows of similar length, if they are not packed."""
     fixed_widths: bool = field(default=False, kw_only=True)
-    """Pad batches to a few widths (`FixedWidths`), instead of to the widest row of the batch."""
+    """Pad batches to one of a few widths (`FixedWidths`), instead of to the widest row of the batch."""
     window: int = field(default=1024, kw_only=True)
     """Number of rows in a packing window."""
     workers: int = field(default=0, kw_only=True)

@@ -38,7 +38,7 @@ class ChatTokens:
     turns: list[int]
     """Message index of each span."""
     notes: tuple[Note, ...] = ()
-    """Notes on parts of the conversation that the tokens omit or change."""
+    """Notes on parts of the conversation that were omitted or changed in the encoding."""
 
 
 def chat_prompt(
@@ -82,7 +82,7 @@ def chat_tokens(
     """Encode a conversation with the tokenizer's chat template, and locate the assistant's answers in it.
 
     If the template has `{% generation %}` blocks, answers are the tokens in these blocks. Otherwise an answer begins
-    after the generation prompt and ends with the first stop id. The tokens are the tokens of the full text, with two
+    after the generation prompt and ends with the first stop token. The tokens are the tokens of the full text, with two
     exceptions that make training start from the same prompt as generation: a token that spans the boundary between
     prompt and answer is split; and if a template renders the turns before the last answer differently when that answer
     is present (Mistral's template drops the system turn), they are rendered as in the prompt.
@@ -96,7 +96,7 @@ def chat_tokens(
     Raises:
         ValueError: the tokenizer has no chat template; the template rejects the messages, renders the prompt
             differently when an answer follows, or omits assistant output; or an answer does not end
-            with a stop id.
+            with a stop token.
     """
     renderer = ChatRenderer.build(tokenizer, messages, tools)
     rendered, starts = renderer.render_all()
@@ -118,7 +118,7 @@ def chat_tokens(
 
 
 def _up_to_stop_tokens(rendering: Rendering, layout: Layout, starts: Sequence[tuple[int, int]]) -> ChatTokens:
-    """Locate the end of each answer: after its first stop id or, without one, at the end of its message.
+    """Locate the end of each answer: after its first stop token or, without one, at the end of its message.
 
     Args:
         rendering: The conversation.
@@ -126,29 +126,29 @@ def _up_to_stop_tokens(rendering: Rendering, layout: Layout, starts: Sequence[tu
         starts: The message index of each answer, and the character index at which it begins.
     """
     limits = [layout.next_start(turn) for turn, _ in starts]
-    tokens, begins = rendering.encode_at([start for _, start in starts])
-    ends = rendering.ends(tokens, begins, limits)
+    tokens, token_starts = rendering.encode_at([start for _, start in starts])
+    ends = rendering.ends(tokens, token_starts, limits)
     if None in ends:
         tokens, boundaries = rendering.encode_at(
             [boundary for turn, start in starts for boundary in (start, layout.end_of(turn))]
         )
-        begins, message_ends = boundaries[::2], boundaries[1::2]
-        stops = rendering.ends(tokens, begins, limits)
+        token_starts, message_ends = boundaries[::2], boundaries[1::2]
+        stops = rendering.ends(tokens, token_starts, limits)
         ends = [stop or end for stop, end in zip(stops, message_ends, strict=True)]
-    answers = [(begin, end) for begin, end in zip(begins, ends, strict=True) if end is not None]
+    answers = [(start, end) for start, end in zip(token_starts, ends, strict=True) if end is not None]
     return ChatTokens(tokens, answers, [turn for turn, _ in starts])
 
 
 def _without_stop_token(tokenizer: Tokenizer, chat: ChatTokens, last: int) -> list[Note]:
-    """Return a note if answers do not end with a stop id.
+    """Return a note if answers do not end with a stop token.
 
     Args:
-        tokenizer: The tokenizer, which has the stop ids.
+        tokenizer: The tokenizer, which has the stop tokens.
         chat: The answers.
         last: Index of the conversation's last message.
 
     Raises:
-        ValueError: no answer ends with a stop id, or the conversation's last message does not.
+        ValueError: no answer ends with a stop token, or the conversation's last message does not.
     """
     spans = dict(zip(chat.turns, chat.answers, strict=True))  # keeps only the last block of each answer
     without_stop = [
@@ -215,7 +215,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
     Logs a warning if the template does not render BOS even though the model's plain text begins with it.
 
     Raises:
-        ValueError: there is no template, it renders BOS twice, or an answer does not end with a stop id.
+        ValueError: there is no template, it renders BOS twice, or an answer does not end with a stop token.
     """
     turns = [
         Message(role=role, content=content)

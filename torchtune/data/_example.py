@@ -31,7 +31,7 @@ class Example(Item):
 
     def __attrs_post_init__(self) -> None:
         if len(self.tokens) != len(self.labels):
-            raise ValueError(f"an example with {len(self.tokens)} tokens has {len(self.labels)} labels")
+            raise ValueError(f"{len(self.tokens)} tokens need as many labels, got {len(self.labels)}")
         if len(self.tokens) < 2:
             raise ValueError("an example needs at least two tokens, one as the input and one to predict")
 

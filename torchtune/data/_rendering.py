@@ -94,12 +94,12 @@ class Rendering:
         return result, counts
 
     def ends(self, tokens: Sequence[int], starts: Sequence[int], limits: Sequence[int]) -> list[int | None]:
-        """Return the token index at which each answer ends: after its first stop id, or None without a stop id.
+        """Return the token index at which each answer ends: after its first stop token, or None without one.
 
         Args:
             tokens: The tokens that `encode_at` returned.
             starts: The token index at which each answer begins.
-            limits: The character index at which the next message begins; a later stop id does not belong to the answer.
+            limits: The character index at which the next message begins; a later stop token is not part of the answer.
         """
         special_ids = self._special_tokens.all_ids
         special = [i for i, token in enumerate(tokens) if token in special_ids]

@@ -220,7 +220,7 @@ def _with_bounded_width(function: Callable[..., str]) -> Callable[..., str]:
     def bounded(*args: Any, **kwargs: Any) -> str:
         for value in (*args, *kwargs.values()):
             if isinstance(value, int) and value > MAX_WIDTH:
-                raise ValueError(f"the width {value} is too large; the maximum is {MAX_WIDTH:,}")
+                raise ValueError(f"the text width {value} exceeds the maximum of {MAX_WIDTH:,} characters")
         return function(*args, **kwargs)
 
     return bounded

@@ -16,7 +16,7 @@ class Tokenizer(Protocol):
 
     @property
     def bos_id(self) -> int | None:
-        """The beginning-of-text id, or None if the model's vocabulary has no such id."""
+        """The beginning-of-sequence id, or None if the model's vocabulary has no such id."""
 
     @property
     def eos_id(self) -> int:

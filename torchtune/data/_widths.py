@@ -1,4 +1,4 @@
-"""Widths of batch rows on accelerators."""
+"""Batch widths on accelerators."""
 
 from attrs import frozen
 
@@ -10,7 +10,7 @@ _NARROWEST = 128
 
 @frozen
 class FixedWidths:
-    """The few widths of the batches of a run on an accelerator, which compiles kernels and allocates memory by shape.
+    """The few batch widths of a run on an accelerator, which compiles kernels and allocates memory by shape.
 
     All packs have the maximum length. The width of other rows is a power of two, from 128 up, or the maximum length of
     a sequence. Only rows with several sequences, such as pairs, are wider than a sequence can be.

@@ -1,4 +1,4 @@
-"""Stanford Alpaca, and datasets with the same columns, in Alpaca's plain-text prompt."""
+"""Stanford Alpaca, and datasets with the same columns, in the Alpaca prompt template (plain text)."""
 
 from attrs import define, field
 

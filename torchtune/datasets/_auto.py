@@ -37,7 +37,7 @@ def auto_dataset(  # noqa: PLR0913 -- the settings that all formats share.
 
     Conversations (`messages`, `conversations`, or `prompt` and `completion`) open as a `ChatDataset`, tasks with
     answers (`instruction`, `output`) as an `InstructDataset`, and plain text (`text`) as a `TextCompletionDataset`.
-    Tasks use Alpaca's template if the tokenizer has no chat template.
+    Tasks use the Alpaca prompt template if the tokenizer has no chat template.
 
     Args:
         tokenizer: Encodes the rows; the recipe passes it.
@@ -80,7 +80,7 @@ def _template(tokenizer: Tokenizer) -> str:
     if tokenizer.chat_template is not None:
         return "chat"
     _logger.warning(
-        "the tokenizer has no chat template, so rows are formatted with the Alpaca prompt (template=alpaca)"
+        "the tokenizer has no chat template, so rows use the Alpaca prompt template (template=alpaca)"
     )
     return "alpaca"
 

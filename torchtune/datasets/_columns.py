@@ -112,7 +112,7 @@ def checked_columns(
 ) -> dict[str, str]:
     """Return the column name of each field.
 
-    A column that is mapped to a different field is read only as that field: `{instruction: input}` leaves no column for
+    A column that is used for a different field is read only as that field: `{instruction: input}` leaves no column for
     the field `input`.
 
     Args:
@@ -121,7 +121,7 @@ def checked_columns(
         required: The fields that must have a column.
 
     Raises:
-        ValueError: A field is unknown or has no column, or a column is mapped to two fields.
+        ValueError: A field is unknown or has no column, or a column is used for two fields.
     """
     columns = columns or {}
     unknown = [name for name in columns if name not in names]
@@ -131,13 +131,14 @@ def checked_columns(
     for name, column in columns.items():
         if column in field_of:
             raise ValueError(
-                f"columns: the column {column!r} is mapped to both {field_of[column]} and {name}; map it to one"
+                f"columns: the column {column!r} is used for both {field_of[column]} and {name}; use it for one"
             )
         field_of[column] = name
     column_of = {name: columns.get(name, name) for name in names if name in columns or name not in field_of}
     for name in required:
         if name not in column_of:
             raise ValueError(
-                f"columns: the column {name!r} is mapped to {field_of[name]}; map a different column to {name}"
+                f"columns: the column {name!r} is used for {field_of[name]}, so it cannot also be used for {name};"
+                f" set {name} to a different column"
             )
     return column_of

@@ -17,7 +17,7 @@ COLUMNS = ("messages", "conversations", "conversation")
 
 @frozen
 class Conversation:
-    """Turns, the tools that they may call, and flags that mark the assistant's target turns."""
+    """Turns, the tools that the assistant may call, and flags that mark the assistant's target turns."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None
@@ -102,8 +102,8 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
             raise ValueError(f"{empty[0]!r}: expected text or a list of turns, got null")
         raise ValueError(
             f"no column {' or '.join(map(repr, COLUMNS[:2]))} with a list of turns, and no 'prompt' and"
-            f" 'completion'; {columns_of(row)}; to read turns from a different column, set dataset.column=NAME; for"
-            " questions and answers in columns, use torchtune.datasets.InstructDataset"
+            f" 'completion'; {columns_of(row)}; to read turns from a different column, set dataset.column=NAME; if"
+            " questions and answers are in separate columns, use torchtune.datasets.InstructDataset"
         )
     prompt = turns_of(row["prompt"], "prompt", "user")
     completion = turns_of(row["completion"], "completion", "assistant")

@@ -1,4 +1,4 @@
-"""Tasks and answers, encoded with a chat template, Stanford Alpaca's prompt, or a custom prompt."""
+"""Tasks and answers, encoded with a chat template, the Alpaca prompt template, or a custom one."""
 
 import re
 
@@ -70,7 +70,7 @@ class InstructDataset(RowDataset[Task, Example]):
     columns: dict[str, str] | None = None
     """The source's column names, if they differ from the defaults: `{instruction: question, output: answer}`."""
     template: str = "chat"
-    """"chat" for the tokenizer's chat template; "alpaca" for the Stanford Alpaca prompt; or your own prompt with the
+    """"chat" for the tokenizer's chat template; "alpaca" for the Alpaca prompt template; or a custom one with the
     placeholders {instruction} and {input}, directly followed by the answer."""
     system: str | None = None
     """System message for rows that have none; null: the chat template's default, if any."""
@@ -161,7 +161,7 @@ def _input(row: Row, names: dict[str, str]) -> str:
             column(row, name, "input")
         if any("input" in other.lower() for other in row if other not in names.values()):
             raise ValueError(
-                f"no column 'input', but a similar column, which would not be read; {columns_of(row)}; to read it, set"
+                f"no column 'input', and a column with a similar name is not used; {columns_of(row)}; to use it, set"
                 " dataset.columns={input: NAME}"
             )
     return optional_text(row, name)

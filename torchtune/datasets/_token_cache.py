@@ -1,10 +1,10 @@
 """A cache of encoded rows on disk.
 
 A row is looked up by a digest of everything that its tokens depend on: the parsed row, the dataset's settings, the
-tokenizer's files and the versions of the libraries that encode. Entries therefore never become out of date, and any
-number of datasets may share a folder. Each process appends to its own files, so that ranks and workers share a folder
-without waiting for each other. A record that was not completely written does not match its checksum, and its row is
-encoded again.
+tokenizer's files and the versions of the libraries that encode the row. Entries therefore never become out of date,
+and any number of datasets may share a folder. Each process appends to its own files, so that ranks and workers share a
+folder without waiting for each other. A record that was not completely written does not match its checksum, and its
+row is encoded again.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Deterministic algorithms, with which a repeated run on the same devices gives the same bits."""
+"""Deterministic algorithms, with which repeating a run on the same devices gives bit-for-bit identical results."""
 
 import os
 from collections.abc import Iterator

@@ -70,7 +70,7 @@ class Assistant:
     """Answers questions with a model, as a string or a stream.
 
     Args:
-        model: The model, with its weights loaded; it is in evaluation mode while it answers.
+        model: The model, with its weights loaded; it is put into evaluation mode while it answers.
         tokenizer: The model's tokenizer.
         template: The format of questions.
         system: System prompt for conversations without one.

@@ -11,7 +11,7 @@ from torchtune._pluralize import pluralize
 from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions, row_generator
 from torchtune.modules import Decoder, KVCache
 
-PREFILL = 2048
+PREFILL_CHUNK_SIZE = 2048
 """Prompt tokens per prefill chunk: enough to keep a GPU busy, but few enough to limit activation memory."""
 
 
@@ -27,7 +27,7 @@ def generate(
     """Continue a prompt, yielding each token as soon as it is chosen.
 
     Args:
-        model: The model, which is in evaluation mode until the last token is generated.
+        model: The model; it is kept in evaluation mode until the last token is generated.
         tokens: Token ids of the prompt, at least one.
         max_new_tokens: Maximum number of generated tokens.
         stop_ids: Ids that end the answer; they are not yielded.
@@ -71,7 +71,7 @@ def generate_batch(  # noqa: PLR0913 -- all except three are options
     If the model is sharded, all ranks must pass the same prompts and, unless decoding is greedy, the same seed.
 
     Args:
-        model: The model, which is in evaluation mode during the call.
+        model: The model; it is put into evaluation mode during the call.
         prompts: Token ids, at least one for each prompt.
         max_new_tokens: Maximum number of generated tokens for each prompt.
         stop_ids: Ids that end an answer; they are not part of it.
@@ -162,14 +162,14 @@ def decode_steps(  # noqa: PLR0913 -- all except three are options
     """Decode one token for every unfinished batch row per step, until all rows are finished.
 
     Args:
-        model: The model, which is in evaluation mode while it decodes.
+        model: The model; it is put into evaluation mode while it decodes.
         prompts: Token ids that `check_prompt` accepts.
         max_new_tokens: Maximum number of generated tokens for each prompt.
         stop_ids: Ids that end an answer; they are not yielded.
         sampling: Options for choosing tokens.
         generators: One random number generator for each prompt.
-        is_finished: Returns whether the prompt with an index needs no further token; called after the prompt's token
-            is yielded.
+        is_finished: Given the index of a prompt, returns whether the prompt needs no further token; called after the
+            prompt's token is yielded.
 
     Yields:
         The index of the prompt and the next token, for every unfinished row.
@@ -212,12 +212,12 @@ def _prefill(model: Decoder, tokens: Tensor, lengths: Sequence[int], cache: KVCa
     """Prefill the cache with right-padded prompts `[b, s]`; return the hidden states `[b, d]` of their last tokens."""
     last = torch.tensor(lengths) - 1  # [b]
     chunks = []
-    for start in range(0, tokens.shape[1], PREFILL):
-        hidden = model.hidden(tokens[:, start : start + PREFILL], cache=cache)  # [b, s, d]
+    for start in range(0, tokens.shape[1], PREFILL_CHUNK_SIZE):
+        hidden = model.hidden(tokens[:, start : start + PREFILL_CHUNK_SIZE], cache=cache)  # [b, s, d]
         indices = (last - start).clamp(0, hidden.shape[1] - 1).to(hidden.device)
         chunks.append(hidden[torch.arange(len(indices), device=hidden.device), indices])
     stacked = torch.stack(chunks)  # [n, b, d]
-    indices = (last // PREFILL).to(stacked.device)
+    indices = (last // PREFILL_CHUNK_SIZE).to(stacked.device)
     return stacked[indices, torch.arange(len(indices), device=stacked.device)]
 
 

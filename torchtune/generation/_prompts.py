@@ -11,7 +11,7 @@ from torchtune._similar_paths import did_you_mean_path
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 
 Template = Literal["auto", "chat", "alpaca", "plain"]
-"""The format of a prompt: the tokenizer's chat template, Stanford Alpaca's format, or plain text. `auto`
+"""The format of a prompt: the tokenizer's chat template, the Alpaca prompt template, or plain text. `auto`
 is `chat` if the tokenizer has a chat template, otherwise `plain`."""
 
 

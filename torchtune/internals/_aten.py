@@ -33,8 +33,8 @@ def _agrees_with_autograd() -> bool:
 ACTIVATION_BACKWARD = ProbedFeature(
     name="activation backward",
     tested_with="torch 2.13.0",
-    benefit='lean layers use less memory, as measured in the line "plain layers" of '
+    benefit='lean layers use less memory, as measured in the line "standard layers" of '
     "python -m benchmarks.training MODEL ROWS --ablate",
-    fallback="plain layers are used, as with lean_layers=false",
+    fallback="standard layers are used, as with lean_layers=false",
     probe=_agrees_with_autograd,
 )

@@ -22,7 +22,7 @@ def _finds_line() -> bool:
 
 
 CALLS = ProbedFeature(
-    name="calling lines",
+    name="line numbers of calls",
     tested_with="Python 3.11",
     benefit="origins contain the line of each argument of a component: "
     "tune show lora_finetune --config smollm2_135m_lora --origins",

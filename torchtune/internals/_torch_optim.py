@@ -91,15 +91,15 @@ def supports_skipping(optimizer: Optimizer) -> bool:
     )
 
 
-def skip_step_if(optimizer: Optimizer, skips: Tensor) -> None:
+def skip_step_if(optimizer: Optimizer, should_skip: Tensor) -> None:
     """Skip an optimizer's next step if a flag is set, without waiting for the device.
 
     Args:
         optimizer: An optimizer for which `supports_skipping` returns True.
-        skips: A bool scalar on the parameters' device.
+        should_skip: A bool scalar on the parameters' device.
     """
     optimizer.grad_scale = None  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
-    optimizer.found_inf = skips.float()  # type: ignore[attr-defined]
+    optimizer.found_inf = should_skip.float()  # type: ignore[attr-defined]
 
 
 def _skips_step() -> bool:
@@ -108,8 +108,8 @@ def _skips_step() -> bool:
     optimizer = torch.optim.AdamW([parameter], lr=0.5, fused=True)
     parameter.grad = torch.ones(2, device="cpu")
     values = []
-    for skips in (True, False):
-        skip_step_if(optimizer, torch.tensor(skips))
+    for should_skip in (True, False):
+        skip_step_if(optimizer, torch.tensor(should_skip))
         optimizer.step()
         values.append(parameter.detach().clone())
     step = optimizer.state[parameter]["step"].item()

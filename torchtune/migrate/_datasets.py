@@ -19,7 +19,7 @@ class _Builder:
     """The equivalent of one of the original torchtune's dataset builders."""
 
     component: str
-    """The equivalent dataset class in this library."""
+    """The equivalent dataset class in torchtune."""
     rows: Tree = field(factory=dict)
     """Arguments that make the dataset class read the builder's default rows."""
     columns: Mapping[str, str] = field(factory=dict)
@@ -67,18 +67,18 @@ class ImportedDataset:
     unmapped: dict[str, str] = field(factory=dict)
     """Arguments without an equivalent, with the reason; the key `""` refers to the whole dataset."""
     changed: str = ""
-    """How the behavior differs from the original; empty if it is the same."""
+    """How the behavior differs from the original torchtune; empty if it is the same."""
     packing: Tree | None = None
     """The section `packing`; None without packing."""
 
 
 def import_dataset(value: Any, max_seq_len: int | None, truncate: str | None) -> ImportedDataset:
-    """Convert a dataset, or a list of datasets, which the original concatenates.
+    """Convert a dataset, or a list of datasets, which the original torchtune concatenates.
 
     Args:
-        value: A component of the original, or a list of components.
-        max_seq_len: The length (tokens) to which the original's tokenizer truncates examples.
-        truncate: The end at which the original's tokenizer truncates examples.
+        value: A component of the original torchtune, or a list of components.
+        max_seq_len: The length (tokens) to which the tokenizer of the original torchtune truncates examples.
+        truncate: The end at which the tokenizer of the original torchtune truncates examples.
     """
     if not isinstance(value, list):
         return _import_one(value, max_seq_len, truncate)
@@ -146,7 +146,7 @@ def _rows(remaining: Tree, builder: _Builder) -> Tree:
 
 
 def _text_arguments(remaining: Tree, *, packed: bool) -> Tree:
-    """Return the arguments of a plain-text dataset; the original truncated long rows unless it packed them."""
+    """Return the arguments of a plain-text dataset; the original torchtune truncates unpacked rows."""
     arguments = {
         name: remaining.pop(name) for name in ("column", "add_eos") if remaining.get(name) is not None
     }

@@ -37,7 +37,7 @@ _BY_COMPONENT: Final = {
 
 
 def unsupported_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the method of an original config that no recipe supports.
+    """Return the method of a config of the original torchtune that no recipe supports.
 
     Returns:
         The field that implies the method, and the method; None for supervised fine-tuning and generation.

@@ -1,4 +1,4 @@
-"""Map the original torchtune's model builders to the model builders of this library."""
+"""Map the original torchtune's model builders to torchtune's model builders."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _PACKAGES: Final = {
     "gemma2": "gemma",
     "qwen2_5": "qwen2",
 }
-"""Model families of the original whose builders are in a different package of this library."""
+"""Model families of the original torchtune whose builders are in a different package of torchtune."""
 _RENAMED: Final = {
     "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
     "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",
@@ -20,15 +20,15 @@ _RENAMED: Final = {
     "qwen2_5_7b_base": "torchtune.models.qwen2.qwen2_7b",
     "qwen2_5_7b_instruct": "torchtune.models.qwen2.qwen2_7b",
 }
-"""Builders with a different name in this library."""
+"""Builders with a different name in torchtune."""
 
 
 def candidate_models(family: str, name: str) -> list[str]:
     """Return the possible dotpaths of a builder's equivalent, most likely first.
 
     Args:
-        family: The package of the original's builder, such as `torchtune.models.llama3_1`.
-        name: The name of the original's builder.
+        family: The package of the original torchtune's builder, such as `torchtune.models.llama3_1`.
+        name: The name of the original torchtune's builder.
     """
     parent, _, package = family.rpartition(".")
     base_name = name.removesuffix("_base").removesuffix("_instruct")

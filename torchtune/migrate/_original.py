@@ -30,7 +30,7 @@ SAME_FIELDS: Final = (
     "temperature",
     "top_k",
 )
-"""Fields with the same meaning in this library."""
+"""Fields with the same meaning in torchtune."""
 
 SWITCHES: Final = {
     "resume_from_checkpoint": "a run resumes when it is started again with the same output_dir",
@@ -54,7 +54,7 @@ UNNEEDED: Final = {
     "model_type",
     "cudnn_deterministic_mode",
 }
-"""Fields that need no equivalent: they are always enabled in this library, or do not affect results."""
+"""Fields that need no equivalent: they are always enabled in torchtune, or do not affect results."""
 
 LOSSES: Final = {
     "torchtune.modules.loss.CEWithChunkedOutputLoss",
@@ -73,19 +73,19 @@ LOGGERS: Final = {
     "TensorBoardLogger": ("log_dir",),
     "WandBLogger": ("log_dir", "project", "entity", "group", "name", "mode"),
 }
-"""Loggers with the same name in this library, each with the arguments that have the same meaning."""
+"""Loggers with the same name in torchtune, each with the arguments that have the same meaning."""
 MLP: Final = ["gate_proj", "up_proj", "down_proj"]
 TARGETS: Final = {"output_proj": "o_proj"}
-"""Linear layers with different names in this library."""
+"""Linear layers with different names in torchtune."""
 
 
 @define
 class Import:
-    """A conversion of an original config to this library's format.
+    """A conversion of a config of the original torchtune to a torchtune config.
 
     Attributes:
-        old: The original config, with references to renamed fields resolved.
-        exists: Returns whether a dotpath names a component of this library.
+        old: The config of the original torchtune, with references to renamed fields resolved.
+        exists: Returns whether a dotpath names a component of torchtune.
         new: The converted config.
         unmapped: Fields without an equivalent, by path, with the reason.
     """
@@ -95,15 +95,15 @@ class Import:
     new: Tree = field(factory=dict)
     unmapped: dict[str, str] = field(factory=dict)
     changed: dict[str, str] = field(factory=dict)
-    """Converted fields whose behavior differs from the original, by path, with the difference."""
+    """Converted fields whose behavior differs from the original torchtune, by path, with the difference."""
     converted: set[str] = field(factory=set)
-    """Fields of the original that have been converted."""
+    """Fields of the original torchtune that have been converted."""
     max_seq_len: int | None = None
-    """The length to which the original's tokenizer truncated rows; in this library, the dataset truncates them."""
+    """The length to which the original torchtune's tokenizer truncated rows; in torchtune, the dataset does."""
     truncate: str | None = None
-    """The end at which the original's tokenizer truncated rows."""
+    """The end at which the original torchtune's tokenizer truncated rows."""
     checkpoint_output: str | None = None
-    """The output folder of the original's checkpointer; in this library, all files are written to `output_dir`."""
+    """Output folder of the original torchtune's checkpointer; torchtune writes all files to `output_dir`."""
 
     @property
     def recipe(self) -> str:
@@ -116,7 +116,7 @@ class Import:
         """Convert the whole config.
 
         Args:
-            sharded: Whether the config is for one of the original's distributed recipes.
+            sharded: Whether the config is for one of the original torchtune's distributed recipes.
         """
         self.model()
         self.checkpointer()
@@ -133,12 +133,12 @@ class Import:
             self.report_unknown(name, self.old[name])
 
     def take(self, name: str) -> Any:
-        """Return a field of the original, and mark it as converted."""
+        """Return a field of the original torchtune, and mark it as converted."""
         self.converted.add(name)
         return self.old.get(name)
 
     def component(self, name: str) -> tuple[str, Tree]:
-        """Return the dotpath and arguments of a component of the original; both are empty without a component."""
+        """Return the dotpath and arguments of a component of the original torchtune; both are empty without one."""
         tree = self.take(name)
         if not isinstance(tree, Mapping):
             return "", {}
@@ -235,7 +235,7 @@ class Import:
         self.converted |= UNNEEDED
         self.placement(sharded=sharded)
         if self.recipe != "alpaca_generate":
-            self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # the original does not clip by default
+            self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # the original torchtune does not clip
 
     def placement(self, *, sharded: bool) -> None:
         """Convert sharding, activation checkpointing, compilation and profiling."""
@@ -292,7 +292,7 @@ class Import:
             self.new["loading"] = {"packing": imported.packing}
 
     def validation(self) -> None:
-        """Convert the validation data; the original only uses it if both of its fields are set."""
+        """Convert the validation data; the original torchtune only uses it if both of its fields are set."""
         every_n_steps, rows = self.take("run_val_every_n_steps"), self.take("dataset_val")
         batch_size = self.take("batch_size_val")
         if every_n_steps is None or rows is None:
@@ -316,7 +316,7 @@ class Import:
         return imported
 
     def loss(self) -> None:
-        """Convert the loss; its reduction and its ignored label are fixed in this library."""
+        """Convert the loss; its reduction and its ignored label are fixed in torchtune."""
         path, arguments = self.component("loss")
         for name in ("reduction", "ignore_index", "num_output_chunks", "tp_enabled", "mask_ignored_tokens"):
             arguments.pop(name, None)
@@ -373,7 +373,7 @@ class Import:
                 self.new |= {"system": prompt["system"], "template": "chat"}
         if "template" not in self.new:
             self.changed["prompt"] = (
-                "the prompt is formatted with template=alpaca; the original passed it to the model unchanged"
+                "the prompt is formatted with template=alpaca; the original torchtune did not format it"
             )
         for name in ("instruct_template", "chat_format"):
             value = self.take(name)

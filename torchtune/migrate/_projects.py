@@ -42,7 +42,7 @@ def project_of(tree: Mapping[str, Any]) -> str | None:
 
 
 def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield each key that is set, with its equivalent in this library.
+    """Yield each key that is set, with its equivalent in torchtune.
 
     Args:
         tree: The config of the other project.

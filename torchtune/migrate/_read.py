@@ -15,14 +15,15 @@ _KEPT_REFERENCES: Final = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)
 
 
 def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return an original config with overrides applied, and references to renamed fields resolved.
+    """Return a config of the original torchtune with overrides applied, and references to renamed fields resolved.
 
     Args:
         file: The YAML file.
-        overrides: Overrides with the original's field names, `key=value`.
+        overrides: Overrides with the original torchtune's field names, `key=value`.
 
     Raises:
-        ConfigError: The file cannot be read, is not a config of the original, or is for an unsupported method.
+        ConfigError: The file cannot be read, is not a config of the original torchtune, or is for a method that is not
+            supported.
     """
     document = read_yaml(file)
     if document.mistakes:
@@ -67,7 +68,7 @@ def _check_origin(document: Document, file: str) -> None:
         )
         raise ConfigError(_explanations(document), file, heading)
     if "model_directory" in tree:
-        message = "the file is already a config of this library: it sets model_directory"
+        message = "the file is already a torchtune config: it sets model_directory"
         raise ConfigError([Mistake.of_file(file, message)], file)
     if not {"model", "checkpointer"} & tree.keys():
         message = (

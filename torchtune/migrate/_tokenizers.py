@@ -13,12 +13,12 @@ _RENAMED: Final = {
     "phi4_tokenizer": "torchtune.models.phi3.phi3_tokenizer",
     "qwen2_5_tokenizer": "torchtune.models.qwen2.qwen2_tokenizer",
 }
-"""Tokenizers with a different name in this library."""
+"""Tokenizers with a different name in torchtune."""
 _IMAGE_KEYWORDS: Final = ("vision", "clip", "flux", "llava", "multimodal", "cauldron", "vqa")
 
 
 def no_equivalent(path: str, kind: str) -> str:
-    """Return the reason why a model, tokenizer or dataset of the original has no equivalent.
+    """Return the reason why a model, tokenizer or dataset of the original torchtune has no equivalent.
 
     Args:
         path: The dotpath of the component.
@@ -35,9 +35,9 @@ def import_tokenizer(
     """Convert a tokenizer.
 
     Args:
-        path: The dotpath of the original's builder.
+        path: The dotpath of the original torchtune's builder.
         arguments: The builder's arguments. Arguments that are converted, or need no equivalent, are removed.
-        exists: Returns whether a dotpath names a component of this library.
+        exists: Returns whether a dotpath names a component of torchtune.
 
     Returns:
         The new component's dotpath, empty without an equivalent; the file that it reads; and the arguments without an

@@ -67,7 +67,7 @@ def _attend_by_torch(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale
 def _restriction(mask: AttentionMask, q: Tensor) -> AbstractContextManager[None]:
     """Restrict torch to the chosen kernel, which then raises if its conditions do not hold.
 
-    Only CUDA has these kernels; a CPU that takes a GPU's choices computes the same with its own kernel.
+    Only CUDA has these kernels; with the settings for a GPU, a CPU computes the same with its own kernel.
     """
     if mask.kernel in _BACKENDS and q.is_cuda:
         return sdpa_kernel(_BACKENDS[mask.kernel])

@@ -11,7 +11,7 @@ from torchtune.modules._attend import attend
 from torchtune.modules._attention_kernels import AttentionCall, Kernel, Masking, choose_kernel
 from torchtune.modules._context import PassContext
 from torchtune.modules._hardware import Hardware
-from torchtune.modules._lean import Lean, rotate
+from torchtune.modules._lean import LeanLayer, rotate
 from torchtune.modules._linear import Linear
 from torchtune.modules._parts import AttentionSpec, NormSpec
 from torchtune.modules._rotary import Rotation
@@ -75,7 +75,7 @@ class GroupedQuerySpec(AttentionSpec):
         return None if is_full else self.window
 
     def kernel(self, hardware: Hardware, dtype: torch.dtype, masking: Masking) -> Kernel:
-        """Choose the kernel by the table in `_attention_kernels`."""
+        """Choose the kernel according to the table in `_attention_kernels`."""
         return choose_kernel(
             AttentionCall(
                 hardware=hardware,
@@ -92,7 +92,7 @@ class GroupedQuerySpec(AttentionSpec):
         return Attention(architecture.embed_dim, self, architecture.norm)
 
 
-class Attention(Lean, nn.Module):
+class Attention(LeanLayer, nn.Module):
     """Causal self-attention with rotary positions and grouped key-value heads (arXiv 2305.13245).
 
     Args:

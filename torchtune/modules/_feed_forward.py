@@ -7,7 +7,7 @@ from attrs.validators import gt
 from torch import Tensor, nn
 
 from torchtune.modules._context import PassContext
-from torchtune.modules._lean import Lean, activate, gated_product
+from torchtune.modules._lean import LeanLayer, activate, gated_product
 from torchtune.modules._linear import Linear
 from torchtune.modules._parts import FeedForwardSpec
 
@@ -33,7 +33,7 @@ class DenseSpec(FeedForwardSpec):
         return FeedForward(architecture.embed_dim, self)
 
 
-class FeedForward(Lean, nn.Module):
+class FeedForward(LeanLayer, nn.Module):
     """Feed-forward, by default gated: SwiGLU, or GEGLU with the tanh approximation (arXiv 2002.05202, equation 6).
 
     Without a gate, it consists of two linear layers with the activation in between.

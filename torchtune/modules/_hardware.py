@@ -1,7 +1,7 @@
 """The hardware that a pass runs on, which determines its kernels, dtypes and shapes.
 
-Code that depends on the device asks `hardware_of` instead of a tensor, so that a test can take the choices of a GPU on
-a CPU (`assume_hardware`).
+Code that depends on the device asks `hardware_of` instead of a tensor, so that a test can use the settings for a GPU
+on a CPU (`assume_hardware`).
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def hardware_of(device: torch.device) -> Hardware:
 
 @contextmanager
 def assume_hardware(hardware: Hardware) -> Iterator[None]:
-    """Take the choices for some hardware on any device, such as a GPU's choices on a CPU.
+    """Use the settings for some hardware on any device, such as the settings for a GPU on a CPU.
 
     Operations that only a GPU has are replaced by operations of the device that have the same result.
     """

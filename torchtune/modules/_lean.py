@@ -26,7 +26,7 @@ Recompute = Callable[[], Tensor]
 """Recomputes a weight matrix `[out, in]`, so that it need not be saved for the backward pass."""
 
 
-class Lean:
+class LeanLayer:
     """Base of layers that also have a lean implementation, which saves less for the backward pass."""
 
     is_lean = False
@@ -50,7 +50,7 @@ def lean(model: nn.Module) -> None:
     This function does nothing if `ACTIVATION_BACKWARD` is disabled.
     """
     for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
-        if isinstance(module, Lean):
+        if isinstance(module, LeanLayer):
             module.is_lean = True
 
 

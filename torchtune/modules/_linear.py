@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adaptable, Adapter
 from torchtune.modules._initialize import initialize
-from torchtune.modules._lean import Lean, linear, uses_autocast
+from torchtune.modules._lean import LeanLayer, linear, uses_autocast
 
 
 def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
@@ -25,7 +25,7 @@ def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
             nn.init.zeros_(bias)
 
 
-class Linear(Lean, Adaptable, nn.Linear):
+class Linear(LeanLayer, Adaptable, nn.Linear):
     """An adaptable `nn.Linear`, initialized by `init_weight`, by default without a bias.
 
     A subclass that represents the weight differently, such as in quantized form, overrides `weight_matrix` and, if it

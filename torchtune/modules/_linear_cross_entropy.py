@@ -23,9 +23,10 @@ class LinearCrossEntropy(nn.Module):
 
     Args:
         reduction: "sum" over the targets, or their "mean" (0 without targets).
-        chunk_size: Number of targets whose logits are stored at once; null: `loss_chunk_size`.
-        ignore_index: Label of positions without a target; null: every position has a target, and the host does
-            not wait for the GPU. Otherwise, the number of targets is copied from the GPU once per call.
+        chunk_size: Number of targets whose logits are stored at once; null: chosen according to the device
+            and the vocabulary size (`loss_chunk_size`).
+        ignore_index: Label of positions without a target; null: every position has a target. With a value, each
+            call of the loss copies the number of targets from the GPU, which is slower.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class LinearCrossEntropy(nn.Module):
 def loss_chunk_size(vocab_size: int, hardware: Hardware) -> int:
     """Return the number of targets whose logits are stored at once.
 
-    Each chunk reads the head `[v, d]`, and reads and writes its gradient, so larger chunks need less memory traffic per
-    target. On a CPU, 128 targets are enough. On an H100, the product of 128 hidden states with Llama 3's bfloat16 head
-    (d = 4096, v = 128256) takes 0.14 ms at the peak of 989e12 FLOP/s, but reading that head, 1.05 GB, takes 0.31 ms at
-    3.35 TB/s, and reading and writing its float32 gradient, 4.2 GB, takes 1.25 ms. The product of 2,048 hidden states
-    takes 2.2 ms. A chunk on a GPU therefore has as many targets as keep its float32 logits within 1 GiB, rounded down
-    to a multiple of 128, the tile size of matrix products: 2,048 with Llama 3's head. These times are computed from
-    published peaks, not measured.
+    The head `[v, d]` is read, and its gradient is read and written, once per chunk, so larger chunks need less memory
+    traffic per target. On a CPU, 128 targets are enough. On an H100, the product of 128 hidden states with Llama 3's
+    bfloat16 head (d = 4096, v = 128256) takes 0.14 ms at the peak of 989e12 FLOP/s, but reading that head, 1.05 GB,
+    takes 0.31 ms at 3.35 TB/s, and reading and writing its float32 gradient, 4.2 GB, takes 1.25 ms. The product of
+    2,048 hidden states takes 2.2 ms. On a GPU, the chunk size is therefore the largest multiple of 128, the tile size
+    of matrix products, for which the float32 logits fit into 1 GiB: 2,048 with Llama 3's head. These times are computed
+    from published peaks, not measured.
 
     Args:
         vocab_size: Number of rows of the head, v.

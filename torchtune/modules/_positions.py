@@ -40,7 +40,7 @@ class LearnedSpec(PositionsSpec):
     """Learned position embeddings, added to the token embeddings; queries and keys are not rotated."""
 
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
-        """Return rotary embeddings that leave queries and keys unchanged."""
+        """Return a placeholder that leaves queries and keys unchanged."""
         rotary = NoRotation(rotary_dim, base=1.0)
         return rotary, rotary
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor, nn
 
-from torchtune.modules._lean import Lean, rms_norm
+from torchtune.modules._lean import LeanLayer, rms_norm
 from torchtune.modules._parts import NormSpec
 
 
@@ -21,7 +21,7 @@ class RMSNormSpec(NormSpec):
         return RMSNorm(dim, self.norm_eps, self.norm_offset)
 
 
-class RMSNorm(Lean, nn.Module):
+class RMSNorm(LeanLayer, nn.Module):
     """Scales vectors to a root mean square of one, and then by a learned weight (arXiv 1910.07467, equation 4).
 
     The norm is computed in float32 or wider, regardless of the input's dtype.

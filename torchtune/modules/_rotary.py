@@ -88,7 +88,7 @@ class RotaryEmbedding:
 
 
 class NoRotation(RotaryEmbedding):
-    """Rotary embeddings that leave queries and keys unchanged, for decoders with learned position embeddings."""
+    """Placeholder for decoders without rotary embeddings; leaves queries and keys unchanged."""
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Return a rotation that leaves its input unchanged."""

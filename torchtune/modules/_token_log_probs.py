@@ -37,9 +37,10 @@ def token_log_probs(
         labels: `[n]`, the ids whose log-probabilities are computed.
         softcap: Bound c of the logits z, which become c tanh(z / c); None: no soft cap.
         temperature: Divisor of the logits, after the soft cap.
-        chunk_size: Number of positions whose logits are stored at once; None: `loss_chunk_size`.
-        ignore_index: Label of ignored positions; None: no position is ignored, and the host does not wait for the
-            GPU. Otherwise, the number of other positions is copied from the GPU once per call.
+        chunk_size: Number of positions whose logits are stored at once; None: chosen according to the
+            device and the vocabulary size (`loss_chunk_size`).
+        ignore_index: Label of ignored positions; None: no position is ignored. With a value, each call copies the
+            number of other positions from the GPU, which is slower.
 
     Returns:
         `[n]`, in nats, float32 or wider; 0 at ignored positions.

@@ -126,7 +126,7 @@ _MAX_GRAPHS = 64
 """Maximum number of graphs of a layer's code.
 
 Two for passes with and without gradients, times two for the first layer, whose input may need no gradient, times the
-number of layer structures (such as with and without a sliding window), times the number of widths of batches.
+number of layer structures (such as with and without a sliding window), times the number of batch widths.
 """
 
 

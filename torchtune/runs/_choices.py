@@ -70,8 +70,8 @@ def format_components(paths: Sequence[str]) -> str:
 def similar_components(name: str, paths: Sequence[str]) -> list[str]:
     """Return the dotpaths whose last part is similar to a name, most likely first.
 
-    Only exact matches are returned if there are any; otherwise parts that contain the name, prefixes first; otherwise
-    the longest part in the name, such as `AdamW` in `adamw_torch`; otherwise the part with the closest spelling.
+    Exact matches are returned if there are any; otherwise dotpaths whose last part contains the name, first those that
+    begin with it; otherwise the longest last part that the name contains (`AdamW` in `adamw_torch`) or the closest one.
     """
     target = _normalized(name)
     normalized = {path: _normalized(path) for path in sorted(paths, key=_is_from_torch)}

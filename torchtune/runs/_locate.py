@@ -181,7 +181,7 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _base_of(adapter: Path) -> Path:
-    """Return the folder of an adapter's base, relative to the working directory or to that of its run."""
+    """Return the folder of an adapter's base, looked up first in the working directory, then in its run's."""
     path = adapter / _ADAPTER_CONFIG
     named = read_json(path).get("base_model_name_or_path")
     if not isinstance(named, str | None):

@@ -114,9 +114,10 @@ def _first_name(text: str) -> str:
 def _not_an_override(arg: str, suggest: Suggest) -> Mistake:
     """Return the mistake for an argument that is neither a flag nor an override."""
     hint = hint_for(arg) if arg.startswith(("-", *HYDRA_PREFIXES)) else None
-    suggestion = hint or (suggest(arg, "") if arg.startswith("-") else "")
+    if arg.startswith("-"):
+        return Mistake.of_argument(arg, "unknown option", hint or suggest(arg, ""))
     return Mistake.of_argument(
-        arg, "expected key=value", suggestion or "quote values that contain spaces: 'prompt=What is it?'"
+        arg, "expected key=value", hint or "quote values that contain spaces: 'prompt=What is it?'"
     )
 
 

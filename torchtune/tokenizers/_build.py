@@ -99,7 +99,7 @@ def from_ranks(ranks: Mapping[bytes, int], split: Split, special_tokens: Sequenc
     backend = byte_level(vocabulary, _merges(ranks_by_text), split)
     clashes += [token for token in special_tokens if split.whole_words and _is_word(backend, token)]
     if clashes:
-        raise ValueError(f"the special token {clashes[0]!r} is also a token of plain text")
+        raise ValueError(f"the special token {clashes[0]!r} is also an ordinary token of the vocabulary")
     add_tokens(backend, ((token, True) for token in special_tokens))
     return backend
 

@@ -45,7 +45,7 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
     kind, tokens = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.tokens"]
     kinds = metadata["tokenizer.ggml.token_type"]
     if len(set(tokens)) != len(tokens) or len(kinds) != len(tokens):
-        raise ValueError("its tokenizer has a duplicate token or a token without a type")
+        raise ValueError("the file's tokenizer has a duplicate token or a token without a type")
     backend = _sentencepiece(metadata) if kind == "llama" else _byte_level(metadata)
     is_special = {_CONTROL: True, _USER_DEFINED: False}
     added_tokens = ((token, kind) for token, kind in zip(tokens, kinds, strict=True) if kind in is_special)
@@ -67,12 +67,12 @@ def _byte_level(metadata: dict[str, Any]) -> "Backend":
     kind, pre = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
     if kind != "gpt2" or pre not in SPLITS:
         raise ValueError(
-            f"its tokenizer has the unsupported kind {kind!r} / {pre!r}; expected 'llama' or 'gpt2' /"
+            f"the file's tokenizer has the unsupported kind {kind!r} / {pre!r}; expected 'llama' or 'gpt2' /"
             f" {' or '.join(map(repr, SPLITS))}"
         )
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     if any(len(merge) != 2 for merge in merges):
-        raise ValueError("its tokenizer has a merge that is not a pair")
+        raise ValueError("the file's tokenizer has a merge that is not a pair")
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", False)
     return byte_level(vocabulary, merges, SPLITS[pre], space_prefix=prefix)
@@ -81,7 +81,7 @@ def _byte_level(metadata: dict[str, Any]) -> "Backend":
 def _sentencepiece(metadata: dict[str, Any]) -> "Backend":
     tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
     if len(scores) != len(tokens):
-        raise ValueError("its tokenizer has a token without a score")
+        raise ValueError("the file's tokenizer has a token without a score")
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     return from_pieces(
         tokens,

@@ -70,11 +70,11 @@ def open_datasets(
         rows = _open(cfg, section.dataset, "validation.dataset", tokenizer)
     else:
         dataset, rows = split_off(dataset, section.fraction, world.seed)
-    return dataset, section.hold_out(rows, tokenizer, model)
+    return dataset, section.encode_held_out(rows, tokenizer, model)
 
 
 def _open(cfg: FinetuneConfig, component: Any, name: str, tokenizer: Tokenizer) -> Rows[Any]:
-    """Build a dataset and check the type of its first item, which the dataset's class may not declare."""
+    """Build a dataset and check the type of its first item, since a dataset class need not declare its item type."""
     rows = cast("Rows[Any]", instantiate(component, tokenizer))
     config_class: type = type(cfg)
     encoded = rows[0] if len(rows) else ()

@@ -83,8 +83,8 @@ class FinetuneConfig:
     device: Device = "auto"
     """Device to train on; auto: the first available of cuda, mps and cpu."""
     deterministic: bool = False
-    """Use deterministic algorithms, so that a repeated run on the same GPUs gives the same bits; slower. A run on a CPU
-    is repeatable without this setting."""
+    """Use deterministic algorithms, so that repeating a run on the same GPUs gives bit-for-bit identical results; this
+    is slower. A run on a CPU is repeatable without this setting."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute precision, and precision of frozen weights; auto: bf16 on GPUs that support it, else fp32. fp16 uses loss
     scaling."""

@@ -20,7 +20,8 @@ class Packing:
     fit: Literal["best", "first"] = "best"
     """Packing strategy. best: longest examples first, each into the fullest pack with room for it; first: in order."""
     window: int = field(default=1024, validator=above(0))
-    """Number of examples packed together (packing window); larger windows leave less padding but use more memory."""
+    """Number of examples that are read at a time and distributed over packs (packing window); a larger window leaves
+    less padding but uses more memory."""
     share_prefixes: bool = True
     """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients do
     not change, except that the examples then share the dropout masks of the prefix."""

@@ -50,7 +50,8 @@ class Validation:
     max_rows: int | None = field(default=None, validator=above(0))
     """Maximum number of held-out rows to use, evenly spaced over the dataset; null: all."""
     batch_size: int | None = field(default=None, validator=above(0))
-    """Number of examples (or packs) per forward pass on each rank; null: as in training. The loss stays the same."""
+    """Number of examples (or packs) per forward pass on each rank; null: as in training. The validation loss does not
+    depend on it."""
     every_n_steps: int | None = field(default=100, validator=above(0))
     """Optimizer steps between validations; null: validate only at the end. Every run ends with a validation."""
     at_start: bool = True
@@ -62,17 +63,17 @@ class Validation:
     min_improvement: float = field(default=0.0, validator=at_least(0))
     """Minimum decrease of the loss that counts as an improvement for `patience` (nats per token)."""
     prompts: list[str] = field(factory=list)
-    """Prompts to answer at every validation, formatted with the tokenizer's chat template if it has one, otherwise as
-    Alpaca prompts. Answers are written to `samples.jsonl`."""
+    """Prompts to answer at every validation, formatted with the tokenizer's chat template if it has one, otherwise with
+    the Alpaca prompt template. Answers are written to `samples.jsonl`."""
     max_new_tokens: int = field(default=64, validator=above(0))
     """Maximum length of an answer (tokens)."""
 
-    def hold_out(self, rows: Rows[Item], tokenizer: Tokenizer, model: Decoder) -> "HeldOutSet":
+    def encode_held_out(self, rows: Rows[Item], tokenizer: Tokenizer, model: Decoder) -> "HeldOutSet":
         """Encode the held-out rows and the prompts.
 
         Args:
             rows: The rows of `dataset`, or the held-out fraction of the training dataset.
-            tokenizer: The tokenizer; prompts use its chat template, or Alpaca's if it has none.
+            tokenizer: The tokenizer; prompts use its chat template, or the Alpaca prompt template if it has none.
             model: The model, which may be on the meta device; sequences that are too long for it are truncated.
 
         Raises:
@@ -82,7 +83,7 @@ class Validation:
         return HeldOutSet(self, items, self.encode_prompts(tokenizer, model))
 
     def encode_prompts(self, tokenizer: Tokenizer, model: Decoder) -> list[list[int]]:
-        """Encode the prompts; the arguments are as for `hold_out`.
+        """Encode the prompts; the arguments are as for `encode_held_out`.
 
         Raises:
             ValueError: A prompt is too long.

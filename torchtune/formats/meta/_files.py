@@ -62,7 +62,7 @@ class MetaFiles:
             if name != _ROPE:
                 self.shapes[name] = self._joined_shape(name)
         if EMBEDDINGS not in self.shapes:
-            raise ValueError(f"no file in {self.folder} contains {EMBEDDINGS}; download them again")
+            raise ValueError(f"no file in {self.folder} contains {EMBEDDINGS}; download the checkpoint again")
 
     def read(self, name: str) -> Tensor:
         """Read one tensor and join its parts; the tensor of a single file is memory-mapped."""

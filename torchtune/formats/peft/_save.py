@@ -83,8 +83,8 @@ def check_peft_adapter(model: Decoder) -> None:
         raise ValueError("the model has no LoRA adapters to save; add them first (add_lora)")
     if len({(_linear_kind(adapter), adapter.rank_stabilized) for adapter in adapters.values()}) > 1:
         raise ValueError(
-            "a PEFT folder contains adapters of one kind, but the model has several; use the same kind, and the same"
-            " rank_stabilized, for all layers"
+            "a PEFT folder can contain only one kind of adapter, but the model has several; use the same kind, and"
+            " the same rank_stabilized, for all layers"
         )
     kind = _kind(model)
     if not kind.peft_tensors:

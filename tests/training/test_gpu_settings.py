@@ -39,7 +39,7 @@ ERROR_BOUND = bound(torch.float32, 3 * roundings(SMALL.evolve(**WIDE), 45))
 
 @pytest.fixture(autouse=True)
 def h100() -> Iterator[None]:
-    """Take the choices of an H100."""
+    """Use the settings for an H100."""
     with assume_hardware(Hardware("cuda", (9, 0))), uncompiled_flex():
         yield
 
@@ -52,7 +52,7 @@ def batches_of(layout: str, examples: list[Example]) -> list[Batch]:
     return packed(examples, 100)
 
 
-def compute_with_gpu_choices(
+def compute_with_gpu_settings(
     architecture: Architecture, lora: Lora | None, dtype: str, batches: list[Batch]
 ) -> tuple[float, dict[str, Tensor]]:
     """Compute batches as a recipe does on a GPU; return the loss and gradients."""
@@ -77,7 +77,7 @@ def test_losses_and_gradients_match_the_plain_implementation(
         examples = prepend_prefix(examples, 20)
     batches = batches_of(layout, examples)
     assert layout != "shared prefixes" or all(any(s.prefix_length for s in b.spans) for b in batches)
-    loss, actual = compute_with_gpu_choices(architecture, lora, dtype, batches)
+    loss, actual = compute_with_gpu_settings(architecture, lora, dtype, batches)
     with assume_hardware(Hardware("cpu")):
         exact_loss, exact = compute_separately(architecture, lora, examples)
         plain_loss, plain = compute_separately(architecture, lora, examples, dtype)

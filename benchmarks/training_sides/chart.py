@@ -5,7 +5,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, BAR, GAP, TOP, LEFT, PANEL = 860, 15, 12, 66, 190, 205
-TORCHTUNE, PEER = "#0f766e", "#b8b2a7"
+TORCHTUNE, TRL = "#0f766e", "#b8b2a7"
 PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
     ("tokens per second", lambda result: result["tokens_per_second"], "{:.0f}"),
     ("peak memory, GiB", lambda result: result["peak"] / 2**30, "{:.2f}"),
@@ -30,7 +30,7 @@ def draw_chart(cases: dict[str, dict[str, Any]]) -> str:
         largest = max(value(result) for case in cases.values() for result in case.values())
         parts.append(_text(x, TOP - 14, title, 12, "#6b6459"))
         for i, case in enumerate(cases.values()):
-            for i_library, (library, colour) in enumerate((("torchtune", TORCHTUNE), ("TRL", PEER))):
+            for i_library, (library, colour) in enumerate((("torchtune", TORCHTUNE), ("TRL", TRL))):
                 y = TOP + i * group + i_library * (BAR + 1)
                 length = (PANEL - 48) * value(case[library]) / largest
                 parts.append(

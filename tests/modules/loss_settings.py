@@ -1,4 +1,4 @@
-"""The choices of the loss for different hardware, taken on a CPU."""
+"""The loss settings for different hardware, used on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ HARDWARE = {
 
 
 @contextmanager
-def computed_as_on(name: str) -> Iterator[None]:
-    """Compute the loss as on hardware, a key of `HARDWARE`."""
+def loss_settings_of(name: str) -> Iterator[None]:
+    """Compute the loss with the settings for some hardware, a key of `HARDWARE`."""
     with pytest.MonkeyPatch.context() as patch, assume_hardware(HARDWARE[name]):
         patch.setattr(_linear_cross_entropy, "_has_bfloat16_matmul", lambda: name == "CPU with AMX")
         yield

@@ -11,7 +11,7 @@ from benchmarks.training_sides.cases import Case
 from benchmarks.training_sides.measurement import Measurement, ModelSizes, build_measurement, matmul_flops
 
 
-class PeerRun(TypedDict):
+class TRLRun(TypedDict):
     """The arguments of a TRL run."""
 
     model: str
@@ -27,7 +27,7 @@ class PeerRun(TypedDict):
     """Maximum number of tokens per row."""
 
 
-def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
+def train(command_time: float, run: TRLRun, sizes: ModelSizes) -> Measurement:
     """Train with TRL.
 
     Args:
@@ -66,7 +66,7 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
             weight_decay=0.0,
             lr_scheduler_type="constant",
             max_length=run["length"],
-            packing=case.get("is_peer_packed", False),
+            packing=case.get("is_packed_in_trl", False),
             gradient_checkpointing=False,
             completion_only_loss=True,
             bf16=is_bf16,
