@@ -52,7 +52,7 @@ def run_on_gpu(recipe: str, folder: Path, name: str, kind: Kind, **changes: Any)
 
 def everything(*, is_packed: bool) -> dict[str, Any]:
     """Return changes of a config that use all parts of a run."""
-    validation = Validation(share=0.3, every_n_steps=2, prompts=PROMPTS, max_new_tokens=5)
+    validation = Validation(fraction=0.3, every_n_steps=2, prompts=PROMPTS, max_new_tokens=5)
     packing = {"loading.packing": Packing(length=150)} if is_packed else {}
     return {"validation": validation, "checkpoints.every_n_steps": 2, **packing}
 
