@@ -179,3 +179,7 @@ def inductor_bytes(function: Callable[[Any], Any], x: Any) -> int:
     compiled = torch.compile(function, backend=partial(compile_fx, inner_compile=count), fullgraph=True)
     torch.autograd.backward(compiled(x), torch.empty_like(x))
     return total
+
+
+if __name__ == "__main__":
+    main()

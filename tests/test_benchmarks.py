@@ -138,6 +138,7 @@ SMALLEST: dict[str, Callable[[Tiny], list[str]]] = {
         "rows",
         "ranks, replicated",
     ],
+    "layer_traffic": lambda _: ["--tokens=64"],
     "loading": lambda tiny: [str(tiny.folder / "model"), "--layers=0", "--runs=1"],
     "startup": lambda _: ["--runs=1"],
     "training": lambda tiny: [

@@ -170,7 +170,15 @@ def test_config_imports_no_heavy_package_at_the_top_of_a_file() -> None:
 
 ROOT_MODULES = {
     f"torchtune.{name}"
-    for name in ("_pluralize", "_hints", "_home", "_lazy", "_similar_paths", "_bundled_packages")
+    for name in (
+        "_field_docs",
+        "_pluralize",
+        "_hints",
+        "_home",
+        "_lazy",
+        "_similar_paths",
+        "_bundled_packages",
+    )
 }
 """Private modules that every package may import."""
 

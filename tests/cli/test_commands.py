@@ -179,7 +179,7 @@ def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune
     text = " ".join(tune(*LORA, "--help").out.replace("│", " ").split())
     for part in (
         "--batch_size INT Number of examples (or packs) per forward pass on each rank. (config: 8)",
-        "--optimizer.lr FLOAT learning rate",
+        "--optimizer.lr FLOAT Learning rate",
         "--lora.rank INT Rank (inner dimension) of an adapter. (config: 16)",
         "--dataset.source PATH|LIST The rows",
     ):

@@ -91,4 +91,4 @@ def test_single_run_is_compared_with_the_current_config_of_its_command(
 def test_folder_without_a_run_is_reported_as_one_mistake(tune: Tune, tmp_path: Path) -> None:
     result = tune("diff", str(tmp_path))
     assert result.status == 2
-    assert "is not a run's folder; pass a second config to compare it with" in result.err
+    assert "not a run's folder; pass a second config to compare it with" in result.err

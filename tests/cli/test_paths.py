@@ -148,7 +148,7 @@ def test_home_is_expanded_in_a_recipe_without_a_config_class(home: Path) -> None
             "~nobody-of-this-name has no home folder; if this is a file name that begins with ~",
         ),
         ("$HOME/x", "a path cannot begin with the environment variable $HOME; let the shell expand it"),
-        ("$SCRATCH", "a path cannot begin with $SCRATCH"),
+        ("$SCRATCH", "a path cannot begin with the environment variable $SCRATCH"),
     ],
 )
 def test_path_without_a_valid_home_folder_is_reported_as_one_mistake(

@@ -163,7 +163,7 @@ def test_any_bytes_produce_rows_or_a_one_line_error_with_the_file_name(content: 
             rows = [table[i] for i in range(len(table))]
         except ValueError:
             message = error_of(path)
-            assert message.startswith(f"{name}: ")
+            assert message.startswith((f"{name}: ", f"{name} "))
             assert "\n" not in message
         else:
             assert rows

@@ -72,5 +72,5 @@ def test_many_unused_ids_are_checked_quickly() -> None:
         def decode(self, ids: Sequence[int]) -> str:
             return ""
 
-    with pytest.raises(ValueError, match=r"has 1000000000000 ids .* no row for '' \(261\)"):
+    with pytest.raises(ValueError, match=r"has 1000000000000 ids, .* no row for '' \(261\)"):
         check_vocabulary(Sparse(), model(261))

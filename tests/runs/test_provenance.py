@@ -155,7 +155,7 @@ def test_a_change_prevents_resuming_unless_it_is_accepted(
     assert status == 2
     assert "code, data or versions have changed since the run in run started; restore them, or pass" in text
     assert "pass --accept-changes to resume anyway; to start a new run, choose a different output_dir" in text
-    assert f"\n  {path}: " in text
+    assert f"\n  {path} changed from " in text or f"\n  {path}: " in text
     assert "2 mistakes" in text, "nothing else must be reported"
     assert "accepted" not in project.record
     status, text = project.run("--accept-changes")

@@ -74,7 +74,9 @@ def test_an_edited_source_prevents_resuming(
     result = tune("lora_finetune", "--config", "lora", *args)
     assert result.status == 2
     assert "code, data or versions have changed since the run in run started" in result.err
-    assert [line.partition(": ")[0] for line in result.err.splitlines()[2:]] == [f"  sources.{field}"]
+    assert [line.partition(" changed from ")[0] for line in result.err.splitlines()[2:]] == [
+        f"  sources.{field}"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["yaml", "python"])

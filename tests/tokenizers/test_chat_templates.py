@@ -125,7 +125,8 @@ def test_a_template_must_be_selected_if_there_is_no_default(folder: Path) -> Non
     set_config(folder, chat_template=named("rag", "tool_use"))
     assert HFTokenizer(str(folder)).chat_template is None
     with pytest.raises(
-        ValueError, match=r"date: .* has no default chat template \(stored: rag, tool_use\); set chat"
+        ValueError,
+        match=r"date has no effect, because .* has no default chat template \(stored: rag, tool_use\); set chat",
     ):
         HFTokenizer(str(folder), date="2024-07-26")
     assert source(HFTokenizer(str(folder), chat_template="rag"), tools=True) == "rag of the config"

@@ -182,11 +182,15 @@ def test_estimate_depends_on_config_fields(tmp_path: Path) -> None:
     two_replicas = estimated(ranks=4, enable_fsdp=True, placement=Placement(sharding=Sharding(replicas=2)))
     assert plain.optimizer / 2 <= two_replicas.optimizer < plain.optimizer / 1.8
     assert estimated(batch_size=4).activations > 1.5 * plain.activations
-    checkpointed = estimated(
-        batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing())
-    )
-    offloaded = estimated(
-        batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing(offload=True))
+    # Up to three inputs of layers stay on the device.
+    deep = lazy(smollm2, vocab_size=31, num_layers=8, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
+    checkpointed, offloaded = (
+        estimated(
+            model=deep,
+            batch_size=64,
+            placement=Placement(activation_checkpointing=ActivationCheckpointing(offload=offload)),
+        )
+        for offload in (False, True)
     )
     assert offloaded.activations < checkpointed.activations
 

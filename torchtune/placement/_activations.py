@@ -118,6 +118,8 @@ def _compile_layer(layer: DecoderLayer) -> None:
 def _compiler_reason(error: Exception) -> str:
     """Return the first line of a compiler's error, and the line of code that it is about."""
     reason, *details = str(error).strip().split("\n")
+    if reason.endswith(":") and details:  # of an error in the code generator
+        reason = f"{reason} {details[0].strip()}"
     code = [line.strip() for line in details if line.strip().startswith("File ")]
     return f"{reason} ({code[-1]})" if code else reason
 
