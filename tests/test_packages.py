@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "torchtune.formats": {"modules", "data", "files", "runs", "tokenizers", "models"},
     "torchtune.generation": {"modules", "data", "datasets", "runs", "tokenizers", "models", "formats"},
     "torchtune.distributed": {"runs"},
-    "torchtune.placement": {"config", "modules", "formats", "distributed"},
+    "torchtune.placement": {"internals", "config", "modules", "formats", "distributed"},
     "torchtune.training": {
         "internals", "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats",
         "generation", "distributed", "placement",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchtune.internals._glibc import limit_heap_growth as limit_heap_growth
     from torchtune.internals._probed_feature import OUTCOMES as OUTCOMES
     from torchtune.internals._probed_feature import ProbedFeature as ProbedFeature
+    from torchtune.internals._torch_compile import compiler_errors as compiler_errors
     from torchtune.internals._torch_memory import LIVE_BYTES as LIVE_BYTES
     from torchtune.internals._torch_memory import LiveBytes as LiveBytes
     from torchtune.internals._torch_memory import fake_tensors as fake_tensors

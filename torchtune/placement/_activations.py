@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.config import FieldError, above
+from torchtune.internals import compiler_errors
 from torchtune.modules import Decoder, DecoderLayer, PassContext
 from torchtune.placement._offload import InputOffload
 
@@ -94,20 +95,17 @@ def _compile_layer(layer: DecoderLayer) -> None:
     compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # stubs lack recompile_limit
         plain, fullgraph=True, dynamic=False, recompile_limit=_MAX_GRAPHS
     )
-    from torch._dynamo.exc import (  # torch.compile has imported it
-        FailOnRecompileLimitHit,
-        TorchDynamoException,
-    )
+    recompile_limit_error, compiler_error = compiler_errors()
 
     def run_compiled(x: Tensor, context: PassContext) -> Any:
         if context.cache is not None:
             return plain(x, context)
         try:
             return compiled(x, context)
-        except FailOnRecompileLimitHit as error:
+        except recompile_limit_error as error:
             message = f"layers have been compiled {_MAX_GRAPHS} times, for different shapes or settings"
             raise ValueError(f"{message}; pack the rows, or set placement.compile=false") from error
-        except TorchDynamoException as error:
+        except compiler_error as error:
             raise ValueError(
                 f"a layer cannot be compiled: {_compiler_reason(error)}; set placement.compile=false"
             ) from error
