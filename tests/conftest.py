@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def tune(capsys: pytest.CaptureFixture[str]) -> Tune:
     """Return a function that calls `tune` with its arguments and captures the output."""
     return Tune(capsys)
+
+
+@pytest.fixture
+def destroy_group() -> Iterator[None]:
+    """Destroy the process group that a run on one rank creates for FSDP."""
+    yield
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Four ranks that shard a model in every supported way, compared with one rank that stores the full model."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run four ranks over gloo, and return their results."""
     result: dict[str, Any] = torch.load(run_ranks(tmp_path_factory, "four_ranks", 4) / "results.pt")
     return result
-
-
-@pytest.fixture
-def destroy_group() -> Iterator[None]:
-    """Destroy the process group that a run on one rank creates for FSDP."""
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @pytest.mark.slow

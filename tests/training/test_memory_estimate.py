@@ -167,3 +167,9 @@ def test_a_gpu_has_a_context() -> None:
     assert gpu.heap == 0
     assert gpu.context > 2**30
     assert gpu.peak > gpu.context + gpu.weights + gpu.optimizer
+
+
+def test_a_gpu_does_not_copy_keys_and_values_for_each_query_head() -> None:
+    grouped, separate = (estimate_for(H100, 512, num_heads=8, num_kv_heads=n).activations for n in (1, 8))
+    n_bytes = 2 * 512 * 2 * 7 * 16 * 2  # keys and values of seven heads, [2, 7, 512, 16], in 16 bits
+    assert separate - grouped > 0.9 * TINY.num_layers * n_bytes

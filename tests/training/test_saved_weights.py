@@ -1,12 +1,10 @@
 """Saved folders contain the trained parameters, even if the model was validated just before."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from tests.training.run_ranks import run_ranks
@@ -25,14 +23,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run two ranks over gloo, and return their results."""
     result: dict[str, Any] = torch.load(run_ranks(tmp_path_factory, "saved_ranks", 2) / "results.pt")
     return result
-
-
-@pytest.fixture
-def destroy_group() -> Iterator[None]:
-    """Destroy the process group that a run on one rank creates for FSDP."""
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -1,9 +1,10 @@
 """The table of attention kernels: which kernel computes which call.
 
 torch's own choice (`scaled_dot_product_attention` without restrictions) is not used on CUDA: it may be cuDNN, which has
-given wrong results for calls such as ours, or `math`, which stores all scores. Each kernel has conditions, which are
-cited from torch v2.13.0: functions of `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (here "sdp_utils.cpp"),
-and lines of files in the wheel. The table is not yet proven on a GPU.
+given wrong results for calls with few key-value heads or masks, or `math`, which stores all scores. Conditions of a
+kernel cite lines of files in the wheel of torch 2.13.0, or functions of
+`aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (here "sdp_utils.cpp"), which is not in the wheel and was read on
+torch's main branch of 2026. The choices have not yet been verified on a GPU.
 """
 
 from collections.abc import Callable
@@ -77,13 +78,14 @@ _CPP_H = "torch/include/ATen/native/transformers/sdp_utils_cpp.h:"
 _FLEX = "torch/_inductor/kernel/flex/flex_attention.py:"
 
 
-def _is_at_least(major: int, minor: int = 0) -> Callable[[AttentionCall], bool]:
-    return lambda call: call.hardware.is_cuda and call.hardware.capability >= (major, minor)
+def _has_capability(lowest: tuple[int, int], highest: tuple[int, int]) -> Callable[[AttentionCall], bool]:
+    return lambda call: call.hardware.is_cuda and lowest <= call.hardware.capability <= highest
 
 
 def _supports_dtype(call: AttentionCall) -> bool:
-    is_bfloat16_too_new = call.dtype == torch.bfloat16 and call.hardware.capability < (8, 0)
-    return call.dtype in {*_HALF, torch.float32} and not is_bfloat16_too_new
+    if call.dtype == torch.bfloat16:
+        return call.hardware.capability >= (8, 0)
+    return call.dtype in {torch.float16, torch.float32}
 
 
 def _has_backward(call: AttentionCall) -> bool:
@@ -100,7 +102,7 @@ _FLASH = (
     Condition(
         "the GPU has compute capability 8.0 to 12.1",
         f"{_SDP}check_flash_attention_hardware_support",
-        lambda call: _is_at_least(8)(call) and call.hardware.capability <= (12, 1),
+        _has_capability((8, 0), (12, 1)),
     ),
     Condition(
         "the dtype is float16 or bfloat16",
@@ -114,7 +116,7 @@ _FLASH = (
     ),
     Condition(
         "heads of 193 to 224 channels are not trained on capability 8.6 to 8.9 or 12",
-        f"{_SDP}check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_121",
+        f"{_SDP}check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120",
         _has_backward,
     ),
     _NO_SOFTCAP,
@@ -142,7 +144,7 @@ CONDITIONS: dict[Kernel, tuple[Condition, ...]] = {
     "varlen": (
         Condition(
             "rows are packed, and no document continues another",
-            "torch/nn/attention/varlen.py:229",
+            "torch/nn/attention/varlen.py:176",
             lambda call: call.masking == "documents",
         ),
         *_FLASH,
@@ -151,7 +153,7 @@ CONDITIONS: dict[Kernel, tuple[Condition, ...]] = {
         Condition(
             "the GPU has compute capability 5.0 to 12.1",
             f"{_SDP}check_mem_efficient_hardware_support",
-            lambda call: _is_at_least(5)(call) and call.hardware.capability <= (12, 1),
+            _has_capability((5, 0), (12, 1)),
         ),
         Condition(
             "the dtype is float32, float16 or, from capability 8.0, bfloat16",
@@ -167,9 +169,11 @@ CONDITIONS: dict[Kernel, tuple[Condition, ...]] = {
     ),
     "flex": (
         Condition(
-            "Triton is installed and the GPU has compute capability 7.0",
+            "Triton is installed and the GPU has compute capability 7.0 or later",
             "torch/_inductor/scheduler.py:8495",
-            lambda call: _is_at_least(7)(call) and call.hardware.has_triton,
+            lambda call: (
+                call.hardware.is_cuda and call.hardware.capability >= (7, 0) and call.hardware.has_triton
+            ),
         ),
         Condition("heads have at least 16 channels", f"{_FLEX}157", lambda call: call.head_dim >= 16),
         Condition(

@@ -57,7 +57,7 @@ def _has_operators(tensor: Tensor) -> bool:
 
 
 def _check_factors(a: Tensor, b: Tensor) -> None:
-    """Check dtypes as `_mm_dtype_out_cuda` and `_addmm_dtype_out_cuda` do (torch v2.13.0, native/cuda/Blas.cpp)."""
+    """Check dtypes as `_mm_dtype_out_cuda` and `_addmm_dtype_out_cuda` do (native/cuda/Blas.cpp on the main branch)."""
     if a.dtype != b.dtype:
         raise RuntimeError(f"factors must have the same dtype, got {a.dtype} and {b.dtype}")
     if a.dtype not in {torch.float16, torch.bfloat16}:

@@ -202,9 +202,8 @@ class _Workload:
                 sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in model.layers
             ]
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            layers += (
-                max(reduced, default=0) * 4
-            )  # float32 gradients, of one layer and at the end of the root module
+            # Gradients are reduced in float32: those of a layer at a time, and at the end those of the root module.
+            layers += max(reduced, default=0) * 4
             embedding += (trained - sum(reduced)) * 4
         loss, head = self._loss_bytes()
         return _PassMemory(saved + casts, loss, head, layers + casts, embedding + casts)
