@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from torchtune.config.model import (
     COMPONENT_KEY,
@@ -32,6 +32,13 @@ class Typed(str):
     __slots__ = ()
 
 
+class _HelpTexts(NamedTuple):
+    """What help texts contain; listing each field's components takes half a second for a recipe's config."""
+
+    only_defaults: bool = False  # no config sets any value
+    lists_components: bool = True
+
+
 class _Group:
     """A group of flags for a config class, component or list; each subclass defines a tyro specification."""
 
@@ -49,7 +56,7 @@ def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]
     latest = {override.key: override.text for override in overrides}
     args = [f"--{key}={text}" for key, text in latest.items()]
     parsed, _unknown = tyro.cli(
-        _group(layers.config_class or Any, layers.tree, "config", ""),
+        _group(layers.config_class or Any, layers.tree, "config", "", _HelpTexts(lists_components=False)),
         args=args,
         registry=_registry(),
         use_underscores=True,
@@ -70,11 +77,9 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
     """
     import tyro
 
-    only_defaults = not layers.sources and layers.depth <= 1
+    texts = _HelpTexts(only_defaults=not layers.sources and layers.depth <= 1)
     description = f"{description}\n\n{options_table(RUN_OPTIONS)}".strip("\n")
-    group = _group(
-        layers.config_class or Any, layers.tree, "config", description, only_defaults=only_defaults
-    )
+    group = _group(layers.config_class or Any, layers.tree, "config", description, texts)
     options: Any = {"prog": prog, "description": description}
     with contextlib.suppress(SystemExit):  # tyro exits after printing
         tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **options)
@@ -112,20 +117,22 @@ def _registry() -> Any:
     return registry
 
 
-def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = False) -> type[_Group]:
-    """Return a group with a flag for each slot of a value; `only_defaults` means that no config sets any slot."""
+def _group(t: Any, tree: Any, name: str, doc: str, texts: _HelpTexts) -> type[_Group]:
+    """Return a group with a flag for each slot of a value."""
     from tyro.constructors import StructConstructorSpec
 
     fields = []
     if is_component_tree(tree):
-        doc = f"Dotpath of the component{_choices(t)}."
-        fields.append(_leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], doc, is_default=only_defaults))
+        doc = f"Dotpath of the component{_choices(t, texts)}."
+        fields.append(
+            _leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], doc, is_default=texts.only_defaults)
+        )
     # tyro treats `a-b` and `a_b` as one name; the second one is parsed without tyro.
     slots_by_name = {
         str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())
     }
     for key, slot in reversed(slots_by_name.values()):
-        fields.append(_field(str(key), slot, _value(tree, key, slot), only_defaults=only_defaults))
+        fields.append(_field(str(key), slot, _value(tree, key, slot), texts))
     spec = StructConstructorSpec(instantiate=dict, fields=tuple(fields))
     return type(name, (_Group,), {"__doc__": doc or name, "spec": spec})
 
@@ -143,23 +150,23 @@ def _default(slot: Slot) -> Any:
     return value if has_default else REQUIRED
 
 
-def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
+def _field(name: str, slot: Slot, value: Any, texts: _HelpTexts) -> Any:
     from tyro.constructors import StructFieldSpec
 
     has_parts = any(map(is_component_tree, value if isinstance(value, list) else [value]))
     section = section_of(slot.type)
     if has_parts or (section is not None and not is_reference(value)):
-        group = _group(slot.type, value, name, slot.doc, only_defaults=only_defaults)
+        group = _group(slot.type, value, name, slot.doc, texts)
         return StructFieldSpec(name=name, type=group, default=group(), helptext=slot.doc or None)
-    is_default = only_defaults or value == _default(slot)
-    choices = _choices(slot.type)
+    is_default = texts.only_defaults or value == _default(slot)
+    choices = _choices(slot.type, texts)
     doc = f"{slot.doc} Components{choices}.".strip() if choices else slot.doc
     return _leaf(name, metavar(slot.type), value, doc, is_default=is_default)
 
 
-def _choices(t: Any) -> str:
+def _choices(t: Any, texts: _HelpTexts) -> str:
     """Return the components that a field accepts, after a colon; empty if it accepts any value."""
-    paths = components_of_field(t)
+    paths = components_of_field(t) if texts.lists_components else []
     return f": {format_components(paths)}, or your own package.module.Name" if paths else ""
 
 

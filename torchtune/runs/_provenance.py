@@ -2,9 +2,11 @@
 
 import glob
 import hashlib
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,19 +70,26 @@ def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence
 
     named = [*trust.files, *layers.programs, *(source.source for source in layers.sources if source.source)]
     files = [file for file in (Path(name).resolve() for name in named) if is_users_file(file)]
-    components = _modules_of(tree)
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if not isinstance(path, str):
-            continue
-        file = Path(path).resolve()
-        is_used = name in {*components, "__main__"} or _is_below(file, folders)
-        if is_used and is_users_file(file) and not _is_installed(file):
-            files.append(file)
+    imported = _imported_files(folders, {*_modules_of(tree), "__main__"})
+    files += [file for file in imported if is_users_file(file) and not _is_installed(file)]
     copies: dict[str, Path] = {}
     for file in with_imports(files, folders, lambda file: is_users_file(file) and not _is_installed(file)):
         copies[_unused_name(file, folders, copies)] = file
     return copies
+
+
+def _imported_files(folders: Sequence[Path], named_modules: Container[str]) -> Iterator[Path]:
+    """Yield the resolved files of imported modules that are named or are below the folders.
+
+    A run imports thousands of files from hundreds of folders, so folders are resolved, and paths are strings.
+    """
+    is_below = cache(lambda folder: _is_below(Path(folder).resolve(), folders))
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name in named_modules or is_below(os.path.dirname(file)) or os.path.islink(file):  # noqa: PTH114, PTH120
+            resolved = Path(file).resolve()
+            if name in named_modules or _is_below(resolved, folders):
+                yield resolved
 
 
 def _is_torchtune_file(file: Path) -> bool:

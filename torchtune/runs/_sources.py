@@ -332,8 +332,8 @@ def load_module(file: str) -> ModuleType:
 
 def _loaded_from(path: Path) -> ModuleType | None:
     """Return the module already imported from a file, under any name, or None."""
-    modules = list(sys.modules.values())
-    return next((m for m in modules if Path(str(getattr(m, "__file__", None))) == path), None)
+    files = ((str(getattr(module, "__file__", None)), module) for module in list(sys.modules.values()))
+    return next((module for file, module in files if file.endswith(path.name) and Path(file) == path), None)
 
 
 def _import_member(path: Path) -> ModuleType | None:
