@@ -184,7 +184,7 @@ def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
     if cfg.output_file is not None:
         if Path(cfg.output_file).exists():
             raise FileExistsError(
-                f"output_file: {cfg.output_file} already exists; choose a new file, or remove it"
+                f"output_file: {cfg.output_file} already exists; choose a different path, or delete the existing file"
             )
         Path(cfg.output_file).parent.mkdir(parents=True, exist_ok=True)
     if cfg.prompts_file is not None:

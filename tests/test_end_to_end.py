@@ -1,6 +1,6 @@
 """The command-line workflow of the README: convert, fine-tune, generate, export.
 
-The quick tests use a tiny random model; `test_demo.py` uses the real one.
+The quick tests use a tiny model with random weights; `test_demo.py` uses the real one.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A tiny random model and a few rows, which replace the demo's model and rows in command-line runs."""
+"""A tiny model with random weights and a few rows, which replace the demo's model and rows in command-line runs."""
 
 import json
 from collections.abc import Callable

@@ -29,7 +29,7 @@ passes through float32 has an error of up to 2^14 times the bound.
 
 
 def bound(dtype: torch.dtype, n_operations: int, scale: float = 1.0) -> float:
-    """Return the largest error of an element, compared with a different order of operations or with float64.
+    """Return the largest difference between an element and its value computed in a different order or in float64.
 
     Two results with errors of at most n u differ by at most n eps, which is the bound for up to 16 roundings. For
     more, it is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, or 8 for one rounded and one exact result.
@@ -85,9 +85,10 @@ def assert_as_near(
     """Check that a result's error is similar to the error of the plain computation on the same processor.
 
     Both have roundings of the same size, amplified by the same layers, in a different order. Their errors are
-    therefore two samples of one distribution. In float32 a few sensitive elements can dominate: among 90 pairs, with
-    other rows and kernels, the largest ratio was 3.6, so 4 is allowed. In bfloat16, where every element contributes,
-    the largest ratio was 1.6. A single rounding to bfloat16 instead of float32 has an error 2^16 times as large.
+    therefore two samples of one distribution. In float32, a few sensitive elements can dominate: among 90 pairs of
+    errors, measured with different rows and kernels, the largest ratio was 3.6, so 4 is allowed. In bfloat16, where
+    every element contributes, the largest ratio was 1.6. A single rounding to bfloat16 instead of float32 has an error
+    2^16 times as large.
 
     Args:
         result: The tested result, computed in low precision.

@@ -64,7 +64,7 @@ def shadowing_hint(error: BaseException) -> str:
 
 
 def prefer_project_packages(file: "str | Path") -> None:
-    """Let `recipes` and `configs_py` refer to the packages of a file's project, if the project has such packages.
+    """Make `recipes` and `configs_py` refer to the packages of a file's project, if the project has such packages.
 
     The project's folder is not added to `sys.path`, so that a `torch.py` in it does not shadow torch.
     """

@@ -50,7 +50,10 @@ def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny)
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = show_data(tune, tiny, "--held-out", str(held_out))
-    assert "held out   3 rows; 1 also in the training data, 1 with only the prompt in it" in result.out
+    assert (
+        "held out   3 rows; 1 also in the training data, 1 with the prompt of a training example but a different answer"
+        in result.out
+    )
     assert (
         f"1 of 3 held-out rows is also in the training data; first occurrence: {held_out}: line 2"
         in result.out

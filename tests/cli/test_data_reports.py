@@ -143,7 +143,7 @@ def test_run_without_trainable_targets_does_not_start(
 ) -> None:
     result = call(tune, tiny, "run", rows, *args)
     assert result.status == 2
-    assert "none of 3 rows has a target: 3 of 3 rows" in result.err
+    assert "no row has a target (3 rows): 3 of 3 rows" in result.err
     assert reason in result.err
     assert "users.jsonl: line 1" in result.err
     assert not (tiny.folder / "out" / "final").exists()
@@ -155,7 +155,7 @@ def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: 
     run = call(tune, tiny, "run", [CHAT_ROW] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 2
     assert (
-        "validation: none of 1 held-out row has a target; 1 of 1 row has no target within 64 tokens"
+        "validation: no held-out row has a target (1 row); 1 of 1 row has no target within 64 tokens"
         in run.err
     )
 

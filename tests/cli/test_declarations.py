@@ -255,7 +255,7 @@ def test_option_spellings_are_unambiguous() -> None:
     assert not [pair for pair in pairs if set(pair[0].names) & set(pair[1].names)]
 
 
-def test_arguments_are_parsed_in_any_order() -> None:
+def test_arguments_may_be_given_in_any_order() -> None:
     args = ["recipe", "--config", "c", "--allow", "a", "--overwrite", "x.y=3", "--lr=1"]
     call = parse_command_line(args, RUN_OPTIONS)
     for start in range(len(args)):

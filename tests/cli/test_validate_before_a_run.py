@@ -70,8 +70,8 @@ def test_data_without_targets_is_rejected_by_every_command(
 @pytest.mark.parametrize(
     ("held_out", "reason"),
     [
-        ([LONG] * 3, "none of 3 held-out rows has a target; 3 of 3 rows have no target within 128 tokens"),
-        ([LONG] * 70, "none of 70 held-out rows has a target; 70 of 70 rows have no target within 128"),
+        ([LONG] * 3, "no held-out row has a target (3 rows); 3 of 3 rows have no target within 128 tokens"),
+        ([LONG] * 70, "no held-out row has a target (70 rows); 70 of 70 rows have no target within 128"),
     ],
     ids=["long", "many long"],
 )
@@ -97,7 +97,7 @@ def test_a_held_out_fraction_without_targets_is_reported_as_one_mistake(command:
     assert "validation.fraction: a held-out fraction requires at least two rows, got 1" in result.err
     result = call(tune, command, [LONG] * 3, "validation={fraction: 0.7}", "seed=1")
     assert result.status == 2
-    assert "none of 2 held-out rows has a target" in result.err
+    assert "no held-out row has a target (2 rows)" in result.err
 
 
 def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
@@ -139,7 +139,7 @@ def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field
         ("torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1", ""),
     ],
 )
-def test_a_run_shorter_than_its_schedule_is_valid_with_a_note(
+def test_a_run_shorter_than_its_schedule_is_valid_and_causes_a_note(
     command: str, schedule: str, message: str, tune: Tune, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = call(tune, command, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
@@ -272,6 +272,8 @@ FP32_NOTE = "note: dtype: fp32 does not use the tensor cores of a GPU"
         ((), False),
     ],
 )
-def test_fp32_on_a_gpu_is_valid_with_a_note(tune: Tune, overrides: tuple[str, ...], has_note: bool) -> None:
+def test_fp32_on_a_gpu_is_valid_and_causes_a_note(
+    tune: Tune, overrides: tuple[str, ...], has_note: bool
+) -> None:
     result = call(tune, "validate", [CHAT], *overrides)
     assert (result.status, FP32_NOTE in result.err) == (0, has_note)

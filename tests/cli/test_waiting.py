@@ -75,7 +75,7 @@ def tune(folder: Path, *args: str, **environment: str) -> "subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_enable_interrupts,  # noqa: PLW1509 - the child acquires no lock of another thread
+        preexec_fn=_enable_interrupts,  # noqa: PLW1509 - the child needs no lock that another thread may hold
     )
 
 
@@ -113,7 +113,7 @@ def interrupt_after_message(process: "subprocess.Popen[str]", message: str) -> s
 @pytest.mark.parametrize(
     ("rank", "awaited"), [(0, "rank 1"), pytest.param(1, "rank 0", marks=pytest.mark.slow)]
 )
-def test_missing_ranks_from_the_environment_are_reported_and_ctrl_c_ends_the_wait(
+def test_missing_ranks_announced_by_environment_variables_are_reported_and_ctrl_c_ends_the_wait(
     tmp_path: Path, rank: int, awaited: str
 ) -> None:
     port = free_port()

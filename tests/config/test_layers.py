@@ -153,7 +153,7 @@ def test_setting_a_field_of_a_null_section_creates_the_section() -> None:
     assert cfg.validation == sample.Validation(source="rows")
 
 
-def test_replacing_a_component_drops_its_arguments_with_a_note_in_any_order() -> None:
+def test_replacing_a_component_drops_its_arguments_and_adds_a_note_whatever_the_order_of_overrides() -> None:
     overrides = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
     for order in (overrides, overrides[::-1]):
         layers = rich(*order)
@@ -189,12 +189,12 @@ def test_nested_component_can_be_changed() -> None:
     assert part == lazy(sample.Rows, nested(sample.Letters, "x", lower=True), source="z")
 
 
-def test_component_key_replaces_a_component_like_its_field() -> None:
+def test_overriding_the_component_key_has_the_same_effect_as_overriding_the_field() -> None:
     cfg: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
     assert cfg.optimizer == lazy(sample.Sgd, lr=0.1)
 
 
-def test_outer_override_is_applied_before_inner_overrides_in_any_order() -> None:
+def test_outer_override_is_applied_before_inner_overrides_whatever_their_order_on_the_command_line() -> None:
     for overrides in (
         ["validation.interval=3", "validation={source: s}"],
         ["validation={source: s}", "validation.interval=3"],

@@ -134,7 +134,7 @@ OPENS_REASONING = (
 )
 
 
-def test_an_answer_that_lacks_the_reasoning_opened_by_the_prompt_is_a_target_with_a_note() -> None:
+def test_an_answer_that_lacks_the_reasoning_opened_by_the_prompt_is_a_target_and_causes_a_note() -> None:
     tokenizer = ByteTokenizer(OPENS_REASONING)
     check_chat(tokenizer)
     thought = Message(role="assistant", content="<think>\nHm.\n</think>\nSo.")

@@ -193,10 +193,10 @@ def test_a_dataset_without_any_target_raises_before_the_first_step(
 ) -> None:
     batches = Batches(dataset(TOKENIZER), 2, shuffle=True, seed=0, pad_id=0, **settings)
     message = (
-        f"none of 3 rows has a target: 3 of 3 rows {reason} and are skipped; first occurrence: source: row "
+        f"no row has a target (3 rows): 3 of 3 rows {reason} and are skipped; first occurrence: source: row "
     )
     for iterate in (lambda: batches.steps_in(1), lambda: next(batches)):
-        with pytest.raises(ValueError, match="none of 3 rows") as raised:
+        with pytest.raises(ValueError, match="no row has a target") as raised:
             iterate()
         assert str(raised.value).startswith(message)
 

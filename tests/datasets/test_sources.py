@@ -1,4 +1,4 @@
-"""Sources in every format produce the same rows, and errors contain the file and the line."""
+"""Sources in every format produce the same rows, and errors name the file and the line."""
 
 import csv
 import json

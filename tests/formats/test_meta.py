@@ -66,7 +66,7 @@ def test_converted_folder_reproduces_meta_logits_in_transformers(
     assert read_json(tmp_path / "converted")["tie_word_embeddings"] is False
 
 
-def test_equal_embeddings_and_head_are_tied_and_use_the_llama_3_2_rope_factor(tmp_path: Path) -> None:
+def test_equal_embeddings_and_head_are_tied_and_imply_the_llama_3_2_rope_factor(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     state = tiny_state(LLAMA3_1, tied=True)

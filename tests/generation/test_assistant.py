@@ -95,7 +95,7 @@ def test_greedy_answers_use_no_random_numbers(assistant: Assistant) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_each_call_draws_different_tokens_without_a_seed(assistant: Assistant) -> None:
+def test_each_call_draws_different_tokens_if_no_seed_is_set(assistant: Assistant) -> None:
     torch.manual_seed(1)
     answers = [assistant.answers(QUESTIONS[:1] * 2, temperature=3.0, batch_size=1) for _ in range(2)]
     assert len({text for texts in answers for text in texts}) == 4

@@ -146,7 +146,7 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
     )
 
 
-def test_the_default_generator_of_torch_is_used_without_a_seed() -> None:
+def test_the_default_generator_of_torch_is_used_if_no_seed_is_set() -> None:
     model = tiny_smollm2()
     answers = []
     for seed in (1, 1, 2):

@@ -220,7 +220,7 @@ def test_auto_selects_the_chat_template_if_one_exists() -> None:
         (None, "chat", None, "the tokenizer has no chat template"),
         (None, "auto", "Be brief.", "for which the tokenizer needs a chat template"),
         ("{{ messages[0]['content'] }}", "chat", None, "the chat template"),
-        (None, "alpaca", "Be brief.", "system: the alpaca template has no system prompt"),
+        (None, "alpaca", "Be brief.", "system: the alpaca template does not support a system prompt"),
         (None, "vicuna", None, "template: expected one of auto, chat, alpaca, plain, got 'vicuna'"),
     ],
 )

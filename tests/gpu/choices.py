@@ -1,4 +1,4 @@
-"""Let code use the settings for an H100, and runs of recipes train on the device of `tests.gpu.device`."""
+"""Make code use the settings for an H100, and make recipes run on the device of `tests.gpu.device`."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,7 +31,7 @@ def h100() -> Iterator[None]:
 
 @contextmanager
 def runs_on_gpu() -> Iterator[None]:
-    """Let runs of recipes use the device, regardless of their config's `device`, with the settings for an H100."""
+    """Make recipes run on the device, regardless of their config's `device`, with the settings for an H100."""
     with ExitStack() as stack:
         stack.enter_context(h100())
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -41,7 +41,7 @@ def runs_on_gpu() -> Iterator[None]:
 
 @contextmanager
 def no_waits_in_steps() -> Iterator[None]:
-    """Let operators fail that make the host wait for the device in a step of a recipe.
+    """Make operators raise RuntimeError if they cause the host to wait for the device in a step of a recipe.
 
     A step lasts from the beginning of its first forward pass to the end of its last backward pass.
     """

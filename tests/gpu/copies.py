@@ -33,7 +33,7 @@ class Event:
         return not _pending
 
     def synchronize(self) -> None:
-        """Let all copies arrive."""
+        """Complete all pending copies."""
         wait_for_copies()
 
 
@@ -41,7 +41,7 @@ class Stream:
     """The only stream of the device."""
 
     def synchronize(self) -> None:
-        """Let all copies arrive."""
+        """Complete all pending copies."""
         wait_for_copies()
 
 

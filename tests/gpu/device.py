@@ -1,4 +1,4 @@
-"""A device written in Python, `gpu`: it computes on the CPU, and rejects what CUDA rejects.
+"""A simulated device `gpu`, implemented in Python: it computes on the CPU, and rejects what CUDA rejects.
 
 A tensor of the device wraps a tensor on the CPU (`DeviceTensor`), and torch's autograd engine treats it like a tensor
 on a GPU. The device raises RuntimeError, with the name of the operator, if

@@ -28,7 +28,7 @@ _SIZES: dict[str, Any] = {
     "max_seq_len": 256,
 }
 _WINDOW = {"window": 24, "embed_scale": 32**0.5, "attention_scale": 0.25}
-# Heads of 8 channels are too narrow for `flex`, so packed rows of llama use `varlen`.
+# A head dimension of 8 is too small for `flex`, so packed rows of llama use `varlen`.
 _ARCHITECTURES = {
     "llama": smollm2_135m.architecture.evolve(**_SIZES | {"head_dim": 8}),
     "gemma2": gemma2_2b.architecture.evolve(**_SIZES | _WINDOW),
@@ -43,8 +43,8 @@ def tiny(kind: Kind, fault: Fault | None = None, seed: int = 0) -> Decoder:
 
     Args:
         kind: The family.
-        fault: A fault to plant into a layer; None: no fault.
-        seed: Seed that draws the layer, its module, and whether the fault is in the forward or the backward pass.
+        fault: A fault to plant in a layer; None: no fault.
+        seed: Seed that determines the layer, its module, and whether the fault is in the forward or the backward pass.
     """
     model = Decoder(_ARCHITECTURES[kind])
     if fault is not None:

@@ -18,7 +18,7 @@ _PRELOADED = ["tests.gpu.device", "recipes.alpaca_generate", "recipes.full_finet
 
 
 def in_separate_process(test: Callable[..., None]) -> Callable[..., None]:
-    """Let a test run in a separate process, where all warnings are errors.
+    """Make a test run in a separate process, in which all warnings are errors.
 
     The device cannot be removed from a process, and the autograd engine's thread for the device may abort the process
     when Python exits; a process that `multiprocessing` forks exits without finalizing Python.

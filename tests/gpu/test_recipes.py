@@ -51,7 +51,7 @@ def run_on_gpu(recipe: str, folder: Path, name: str, kind: Kind, **changes: Any)
 
 
 def everything(*, is_packed: bool) -> dict[str, Any]:
-    """Return changes of a config that use all parts of a run."""
+    """Return changes to a config that make a run use all of its features."""
     validation = Validation(fraction=0.3, every_n_steps=2, prompts=PROMPTS, max_new_tokens=5)
     packing = {"loading.packing": Packing(length=150)} if is_packed else {}
     return {"validation": validation, "checkpoints.every_n_steps": 2, **packing}
@@ -193,8 +193,10 @@ MESSAGES: dict[Fault, str] = {
     ],
 )
 @in_separate_process
-def test_a_fault_planted_into_a_layer_is_found_by_name(tmp_path: Path, fault: Fault, seed: int) -> None:
-    """The seed draws the family, the layer, the module, and the forward or the backward pass."""
+def test_a_fault_planted_in_a_layer_raises_an_error_that_names_the_operator(
+    tmp_path: Path, fault: Fault, seed: int
+) -> None:
+    """The seed determines the family, the layer, the module, and the pass of the fault: forward or backward."""
     kind = FAMILIES[seed % len(FAMILIES)]
     model = lazy(tiny, kind=kind, fault=fault, seed=seed)
     with pytest.raises(RuntimeError, match=MESSAGES[fault]):

@@ -1,4 +1,4 @@
-"""The operators that made the host wait for the device of `tests.gpu.device`, and sections in which it must not."""
+"""The operators that made the host wait for the device of `tests.gpu.device`, and code sections that forbid waiting."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _OWN_FILES = (
     str(Path(torch.__file__).parent),
     *(str(Path(__file__).with_name(name)) for name in ("waits.py", "device.py")),
 )
-"""Beginnings of the paths of torch and of the device."""
+"""Path prefixes of torch's files and of the files that implement the device."""
 
 
 @frozen
@@ -36,7 +36,7 @@ _FORBIDDEN: list[str] = []
 
 @contextmanager
 def no_waits(section: str) -> Iterator[None]:
-    """Let operators that make the host wait for the device raise RuntimeError.
+    """Make operators raise RuntimeError if they cause the host to wait for the device.
 
     Args:
         section: The section of the program, for the message.
@@ -70,4 +70,4 @@ def _caller() -> str:
         if not file.startswith(_OWN_FILES):
             return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back
-    return "a thread of torch"
+    return "an internal torch thread"

@@ -87,7 +87,7 @@ def test_a_probe_runs_once_and_its_failure_is_logged_once(
 
 
 @pytest.mark.parametrize(("value", "is_enabled"), [("1", False), ("0", True), ("", True)])
-def test_the_environment_variable_disables_features_without_a_probe(
+def test_the_environment_variable_disables_features_without_running_their_probes(
     value: str, is_enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_PLAIN", value)

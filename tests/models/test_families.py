@@ -1,4 +1,4 @@
-"""Every family with tiny random weights, compared with transformers."""
+"""A tiny model of every family, with random weights, compared with transformers."""
 
 import json
 from pathlib import Path

@@ -36,7 +36,7 @@ def attend_to_documents(
 
 
 def use_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> None:
-    """Let all layers attend within packed documents with a kernel."""
+    """Make all layers use a kernel for attention within packed documents."""
     choose = GroupedQuerySpec.kernel
 
     def choice(spec: GroupedQuerySpec, hardware: Hardware, dtype: torch.dtype, masking: Masking) -> Kernel:

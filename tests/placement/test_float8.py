@@ -281,8 +281,8 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(
 @pytest.mark.parametrize(
     ("hardware", "message"),
     [
-        (Hardware("cpu"), "this device has no float8 products"),
-        (Hardware("cuda", (8, 6)), "this device has no float8 products"),
+        (Hardware("cpu"), "this device does not support float8 products"),
+        (Hardware("cuda", (8, 6)), "this device does not support float8 products"),
         (Hardware("cuda", (8, 9), has_triton=False), "requires compiled layers, for which Triton is missing"),
     ],
 )

@@ -31,7 +31,7 @@ class Preference:
     momentum: float = field(default=0.9, validator=between(0, 1))
     """Momentum of the moving average of the margins."""
     answer_weight: float = field(default=0.2, validator=at_least(0))
-    """Weight of the term that averages the preferred answers' negative log-likelihood over both answers' targets."""
+    """Weight of the preferred answers' negative log-likelihood, divided by the number of targets of all answers."""
 
 
 class PairScorer(Scorer):

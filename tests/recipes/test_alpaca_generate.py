@@ -219,7 +219,9 @@ def test_answers_to_a_prompts_file_are_written_as_json_lines(base: Path, tmp_pat
         {**row, "generated": expected_reply(base, text)} for row, text in zip(rows, questions, strict=True)
     ]
     assert "Naïve" in out.read_text(encoding="utf-8")
-    with pytest.raises(FileExistsError, match="already exists; choose a new file, or remove it"):
+    with pytest.raises(
+        FileExistsError, match="already exists; choose a different path, or delete the existing file"
+    ):
         alpaca_generate.main(generate_config(base, prompt=None, **files))
 
 
@@ -392,7 +394,7 @@ def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_pa
     mistakes = {
         f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: expected a string, or a row with exactly one of",
         f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
-        f"prompt=a output_file={tmp_path / 'existing'}": "already exists; choose a new file, or remove it",
+        f"prompt=a output_file={tmp_path / 'existing'}": "already exists; choose a different path",
         "prompt=a": "folder nowhere does not exist (relative paths are resolved against",
     }
     for args, message in mistakes.items():

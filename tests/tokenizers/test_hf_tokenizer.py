@@ -1,4 +1,4 @@
-"""Text is encoded as in the tokenizers library, and special tokens in plain text stay text."""
+"""Text is encoded as in the tokenizers library, and special tokens spelled out in it are encoded as text."""
 
 import json
 import pickle

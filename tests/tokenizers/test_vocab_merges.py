@@ -107,7 +107,7 @@ def test_family_builders_read_vocab_and_merges(
             assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
 
 
-def test_family_builders_set_the_split_without_a_tokenizer_class(tmp_path: Path) -> None:
+def test_family_builders_set_the_split_if_no_tokenizer_class_is_set(tmp_path: Path) -> None:
     tokenizer, hf_tokenizer = (
         smollm2_tokenizer(str(write_bpe(tmp_path / "a"))),
         HFTokenizer(str(write_hf(tmp_path / "b"))),
@@ -172,7 +172,7 @@ def test_settings_have_the_same_effect_as_in_transformers(
         )
 
 
-def test_the_model_type_is_used_without_a_tokenizer_class(two_files: Path, tmp_path: Path) -> None:
+def test_the_model_type_is_used_if_no_tokenizer_class_is_set(two_files: Path, tmp_path: Path) -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     for model_type, name in MODEL_TYPES.items():

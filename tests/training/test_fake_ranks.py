@@ -35,7 +35,7 @@ def group() -> Iterator[None]:
 
 @contextmanager
 def fake_fill(mode: FakeTensorMode) -> Iterator[None]:
-    """Let `Placement.place` fill the model with fake tensors; the device mesh requires real ones."""
+    """Make `Placement.place` fill the model with fake tensors; the device mesh requires real ones."""
     fill = placement._fill
 
     def fill_with_fake_tensors(*args: Any, **kwargs: Any) -> None:

@@ -77,7 +77,7 @@ def test_attention_is_counted_per_document_and_with_the_window_of_each_layer() -
 
 
 @pytest.mark.parametrize(("bf16_peak", "expected"), [(312e12, 156e12), (None, None)])
-def test_tf32_peak_is_that_of_the_data_sheet_of_the_a100(
+def test_tf32_peak_matches_the_a100_data_sheet(
     bf16_peak: float | None, expected: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_flops, "peak_flops", lambda device, dtype: {"bf16": bf16_peak}[dtype])

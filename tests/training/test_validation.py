@@ -140,7 +140,7 @@ def test_a_non_finite_validation_loss_does_not_count_for_early_stopping(
     assert (validator.best_loss, validator.best_step) == (1.0, 1)
 
 
-def test_samples_are_kept_for_all_validations_except_from_a_killed_run(
+def test_samples_of_all_validations_are_kept_and_those_of_a_killed_run_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = hold_out_half(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
@@ -341,7 +341,8 @@ def test_held_out_rows_without_a_target_are_reported(caplog: pytest.LogCaptureFi
     assert held_out_items(rows, None, 1)[0].tokens == [1, 2]
     with pytest.raises(
         ValueError,
-        match="none of 1 held-out row has a target; 1 of 1 row has no answer and is skipped; first occurrence: row 1",
+        match=r"no held-out row has a target \(1 row\); 1 of 1 row has no answer and is skipped;"
+        " first occurrence: row 1",
     ):
         held_out_items(Rows(rows[:1]), None, 9)
 

@@ -46,7 +46,7 @@ def commands() -> dict[str, str]:
 
     A command is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
     """
-    files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- see `tune cp`
+    files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- importing pathlib is slow
     names = sorted(file[1:-3] for file in files if file.startswith("_") and file.endswith(".py"))
     lines = {name: _summary(name) for name in dict.fromkeys((*LISTED_FIRST, *names))}
     return {name: line for name, line in lines.items() if line}
@@ -56,7 +56,7 @@ def _summary(name: str) -> str:
     """Return a command's line in `tune --help`, or an empty string if there is no such command."""
     head = f'"""`tune {name}`: '
     for folder in __path__:
-        file = os.path.join(folder, f"_{name}.py")  # noqa: PTH118 -- see `tune cp`
+        file = os.path.join(folder, f"_{name}.py")  # noqa: PTH118 -- importing pathlib is slow
         # OSError: there is no such file. ValueError: the name is not a valid file name.
         with suppress(OSError, ValueError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
             line = stream.readline()

@@ -173,7 +173,7 @@ def write_output(call: Call, text: str) -> int:
         sys.stdout.write(text)
         return 0
     try:
-        with open(target, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- see `tune cp`
+        with open(target, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- importing pathlib is slow
             stream.write(text)
     except OSError as error:
         raise ConfigError.of_argument(target, f"the file cannot be written: {error.strerror}") from error

@@ -110,7 +110,7 @@ def _overrides(call: Call, current: str) -> Iterator[str]:
 
 
 def _schema(recipe: str) -> Schema:
-    file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118 -- see `tune diff`
+    file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118 -- importing pathlib is slow
     with suppress(OSError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
         return dict(json.load(stream))
     return {}

@@ -124,7 +124,10 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, median {lengths[n // 2]:,}"
     if counts.n_held_out:
         n_rows, n_prompts = len(counts.leaked_rows), len(counts.leaked_prompts)
-        overlap = f"{n_rows:,} also in the training data, {n_prompts:,} with only the prompt in it"
+        overlap = (
+            f"{n_rows:,} also in the training data, {n_prompts:,} with the prompt of a training example but a"
+            " different answer"
+        )
         yield "held out", f"{pluralize(counts.n_held_out, 'row')}; {overlap}"
     if counts.n_truncated:
         yield "truncated", f"{pluralize(counts.n_truncated, 'example')} longer than the maximum length"

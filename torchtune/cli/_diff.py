@@ -82,7 +82,7 @@ def _changed_lines(
 
 
 def _is_run(name: str) -> bool:
-    return name not in config_sources() and os.path.isdir(name)  # noqa: PTH112 -- importing pathlib slows it by 10%
+    return name not in config_sources() and os.path.isdir(name)  # noqa: PTH112 -- importing pathlib is slow
 
 
 def tree_of(name: str, *, frozen: bool = False) -> Any:

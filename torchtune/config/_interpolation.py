@@ -209,8 +209,8 @@ class _Resolver:
         if path[0] in self.missing:
             return BROKEN
         if path[0] in self.computed:
-            message = f"${{{name}}} is computed from other fields, so it cannot be referenced"
-            raise _broken(message, "set it explicitly, or compute this field in the config class")
+            fix = f"set {name} explicitly, or compute the field that refers to it in the config class"
+            raise _broken(f"${{{name}}} is computed from other fields, so it cannot be referenced", fix)
         if path in self.in_progress:
             cycle = tuple(self.in_progress[self.in_progress.index(path) :])
             raise _BrokenReferenceError(_Fault(_circular(cycle), cycle))

@@ -141,7 +141,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             n_micro_batches: Number of micro-batches per rank and step.
 
         Raises:
-            ValueError: none of these rows has a target.
+            ValueError: No row of the sample has a target.
         """
         n = len(self.dataset)
         lengths = self._sampled_lengths()
@@ -156,7 +156,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         """Estimate the fraction of positions that are padding, from the rows that `steps_in` encodes.
 
         Raises:
-            ValueError: none of these rows has a target.
+            ValueError: No row of the sample has a target.
         """
         rows = self._sampled_rows()
         batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
@@ -183,7 +183,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             if not any(self._sample.values()):
                 reasons, n = "; ".join(counts.lines(len(self._sample))), len(self._sample)
                 self._sample = {}
-                raise ValueError(f"none of {pluralize(n, 'row')} has a target: {reasons}")
+                raise ValueError(f"no row has a target ({pluralize(n, 'row')}): {reasons}")
         return self._sample
 
     def __enter__(self) -> Self:

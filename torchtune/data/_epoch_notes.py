@@ -58,12 +58,12 @@ class EpochNotes:
         """Log and record the totals of an epoch, counted from 1, and begin the next one.
 
         Raises:
-            ValueError: none of the epoch's rows has a target.
+            ValueError: No row of the epoch has a target.
         """
         lines = self._counts.lines(self.n_rows_read)
         if not self.n_batch_rows:
             raise ValueError(
-                f"none of {pluralize(self.n_rows_read, 'row')} has a target: {'; '.join(lines)}"
+                f"no row has a target ({pluralize(self.n_rows_read, 'row')}): {'; '.join(lines)}"
                 f"{_LONG_ROWS * any(NO_TARGET in line for line in lines)}"
             )
         if self._logs:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _BLOCK = 2**22
-"""Size of the blocks that are decompressed at a time (bytes)."""
+"""Number of bytes that are decompressed at a time."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 """Compression formats by file name suffix."""

@@ -25,7 +25,7 @@ class ConcatDataset(Dataset[Encoded[Example]]):
     """Concatenated datasets, each repeated or subsampled by its weight. Shuffling mixes their rows.
 
     Args:
-        tokenizer: Passed to each dataset; the recipe passes it.
+        tokenizer: The tokenizer for all datasets; the recipe passes it.
         datasets: The datasets, configured without a tokenizer.
         weights: Number of times that an epoch contains each dataset's rows: 2 uses every row twice, 0.5 uses half of
             the rows (the same half in every epoch). Null: 1 for each dataset.

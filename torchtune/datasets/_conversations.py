@@ -33,7 +33,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
     A row has a list of turns in a column `messages` or `conversations`, in OpenAI's format (`role` and `content`) or
     ShareGPT's (`from` and `value`), as a list or as JSON text. Alternatively, it has a `prompt` and a `completion`,
     each as text or a list of turns; only the completion is trained on. A column `tools` may list the tools that can
-    be called, and a column `system` may contain the system turn of a conversation that lacks one. An assistant turn
+    be called, and a column `system` may contain the system prompt if the turns do not contain one. An assistant turn
     that is empty, or has `"weight": 0` or `"train": false`, is not a target. Tool calls, `reasoning_content` and all
     other fields of a turn are passed to the template. Parts that the template does not render are reported; if
     they include the assistant's tool calls or reasoning, ValueError is raised.

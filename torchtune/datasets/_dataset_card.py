@@ -28,7 +28,7 @@ _READER_SETTINGS = {
 
 @frozen
 class DatasetConfig:
-    """A configuration of a repository, such as one language.
+    """A configuration (subset) of a dataset repository, such as the data in one language.
 
     The format: https://huggingface.co/docs/hub/datasets-manual-configuration.
     """
@@ -98,7 +98,7 @@ def read_configs(folder: Path) -> list[DatasetConfig]:
 
 
 def choose_config(configs: Sequence[DatasetConfig], name: str | None, folder: Path) -> DatasetConfig:
-    """Return the configuration with a name; without a name, the only or the default configuration.
+    """Return the configuration with the given name or, if no name is given, the only or default configuration.
 
     Raises:
         ValueError: No configuration has that name, or there are several and no default.
@@ -146,7 +146,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """Read the YAML header of a README.md, between two lines of dashes; return an empty dict without a header."""
+    """Read the YAML header of a README.md, between two lines of dashes; if there is no header, return an empty dict."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     dashes = [i for i, line in enumerate(lines) if line.rstrip() == "---"]
     if len(dashes) < 2 or dashes[0] != 0:

@@ -164,8 +164,8 @@ def pick_template(tokenizer: Tokenizer, template: Template, system: str | None =
         The template, never `auto`.
 
     Raises:
-        ValueError: The template is `chat`, but the tokenizer has no chat template or one that does not end answers; the
-            template does not support `system`; or its name is unknown.
+        ValueError: The template is `chat`, but the tokenizer has no chat template, or its chat template does not end
+            answers; the template does not support `system`; or its name is unknown.
     """
     if template not in get_args(Template):
         raise ValueError(f"template: expected one of {', '.join(get_args(Template))}, got {template!r}")
@@ -176,7 +176,7 @@ def pick_template(tokenizer: Tokenizer, template: Template, system: str | None =
         check_chat(tokenizer)
     elif system is not None:
         raise ValueError(
-            f"system: the {resolved} template has no system prompt; omit it, or use template=chat"
+            f"system: the {resolved} template does not support a system prompt; remove system, or use template=chat"
             + (", for which the tokenizer needs a chat template" if template == "auto" else "")
         )
     return resolved
@@ -191,7 +191,7 @@ def encode_prompt(
         tokenizer: The model's tokenizer.
         prompt: The prompt.
         template: A template that `pick_template` returned.
-        system: System prompt of a conversation that has none.
+        system: System prompt to use if the conversation has none.
 
     Raises:
         ValueError: The template does not support several turns or tools, or the chat template rejects them.

@@ -145,6 +145,6 @@ VALIDATORS = ProbedFeature(
     tested_with="attrs 26.1.0",
     benefit='messages contain "text that is not empty" and schemas contain minLength: '
     "tune schema alpaca_generate",
-    fallback="rules of fields with several validators are enforced, but messages and schemas lack them",
+    fallback="if a field has several validators, its rules are enforced but not shown in messages and schemas",
     probe=_splits_validators,
 )

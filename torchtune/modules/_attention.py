@@ -69,7 +69,7 @@ class GroupedQuerySpec(AttentionSpec):
         return self.num_heads * self.head_dim
 
     def window_of(self, index: int) -> int | None:
-        """Return the sliding window of a layer, counted from 0, in keys; None: full causal attention."""
+        """Return the sliding window (number of keys) of layer `index`, counted from 0; None: full causal attention."""
         interval = self.full_attention_every
         is_full = interval is not None and (index + 1) % interval == 0
         return None if is_full else self.window

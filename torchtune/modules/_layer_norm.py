@@ -13,7 +13,7 @@ class LayerNormSpec(NormSpec):
     """Layer norms with a bias."""
 
     def build(self, dim: int) -> "LayerNorm":
-        """Build a norm of vectors of width `dim`."""
+        """Build a normalization layer for vectors of width `dim`."""
         return LayerNorm(dim, self.norm_eps)
 
 

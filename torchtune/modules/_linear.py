@@ -40,7 +40,7 @@ class Linear(LeanLayer, Adaptable, nn.Linear):
     """
 
     multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
-    """Computes `x W^T + b` from x, W and b in another way than `F.linear`, such as in float8; None: `F.linear`."""
+    """Computes `x W^T + b` from x, W and b in a different way from `F.linear`, such as in float8; None: `F.linear`."""
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = False, device: str | None = None

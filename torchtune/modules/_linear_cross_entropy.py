@@ -25,8 +25,8 @@ class LinearCrossEntropy(nn.Module):
         reduction: "sum" over the targets, or their "mean" (0 without targets).
         chunk_size: Number of targets whose logits are stored at once; null: chosen according to the device
             and the vocabulary size (`loss_chunk_size`).
-        ignore_index: Label of positions without a target; null: every position has a target. With a value, each
-            call of the loss copies the number of targets from the GPU, which is slower.
+        ignore_index: Label of positions without a target; null: every position has a target. If a label is
+            set, every computation of the loss copies the number of targets from the GPU, which is slower.
     """
 
     def __init__(
@@ -312,7 +312,7 @@ def _has_bfloat16_matmul() -> bool:
 
 @contextmanager
 def _bfloat16_products() -> Iterator[None]:
-    """Let a CPU compute float32 products with factors rounded to bfloat16 and sums in float32."""
+    """Make a CPU compute float32 products with factors rounded to bfloat16 and sums in float32."""
     settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing in the stubs
     previous = settings.fp32_precision
     settings.fp32_precision = "bf16"

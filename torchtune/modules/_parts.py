@@ -34,14 +34,16 @@ class AttentionSpec(ABC):
     @property
     @abstractmethod
     def query_width(self) -> int:
-        """Total number of channels of all query heads: the multiplications for each pair of a query and a key."""
+        """Total number of channels of all query heads; also the number of multiplications per query-key pair."""
 
     @abstractmethod
     def window_of(self, index: int) -> int | None:
-        """Return the sliding window of a layer, counted from 0, in keys; None: full causal attention."""
+        """Return the sliding window (number of keys) of layer `index`, counted from 0; None: full causal attention."""
 
     def kernel(self, hardware: Hardware, dtype: torch.dtype, masking: Masking) -> Kernel:  # noqa: ARG002 -- arguments of the interface
-        """Choose the kernel, which determines the form of `PassContext.mask`; by default a mask of pairs.
+        """Choose the kernel, which determines the form of `PassContext.mask`.
+
+        The default is "scores", whose mask has an element for each pair of a query and a key.
 
         Args:
             hardware: The device.
@@ -106,7 +108,7 @@ class NormSpec(ABC):
 
     @abstractmethod
     def build(self, dim: int) -> nn.Module:
-        """Build a norm of vectors of width `dim`."""
+        """Build a normalization layer for vectors of width `dim`."""
 
 
 class PositionsSpec(ABC):

@@ -17,7 +17,7 @@ class RMSNormSpec(NormSpec):
     """Offset added to the weight of every norm; 1 if checkpoints store the weight minus one."""
 
     def build(self, dim: int) -> "RMSNorm":
-        """Build a norm of vectors of width `dim`."""
+        """Build a normalization layer for vectors of width `dim`."""
         return RMSNorm(dim, self.norm_eps, self.norm_offset)
 
 

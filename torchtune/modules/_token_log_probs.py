@@ -39,8 +39,8 @@ def token_log_probs(
         temperature: Divisor of the logits, after the soft cap.
         chunk_size: Number of positions whose logits are stored at once; None: chosen according to the
             device and the vocabulary size (`loss_chunk_size`).
-        ignore_index: Label of ignored positions; None: no position is ignored. With a value, each call copies the
-            number of other positions from the GPU, which is slower.
+        ignore_index: Label of ignored positions; None: no position is ignored. If a label is set, each call copies
+            the number of other positions from the GPU, which is slower.
 
     Returns:
         `[n]`, in nats, float32 or wider; 0 at ignored positions.

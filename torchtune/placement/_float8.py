@@ -17,7 +17,7 @@ from torchtune.config import FieldError
 from torchtune.modules import Decoder, Hardware, Linear
 
 FLOAT8_CAPABILITY = (8, 9)
-"""The first compute capability with float8 products: that of Ada GPUs; Hopper GPUs are 9.0."""
+"""The lowest compute capability that supports float8 products (Ada GPUs; Hopper GPUs have 9.0)."""
 FLOAT8_MULTIPLE = 16
 """The widths of a float8 product's factors must be multiples of this number (cuBLAS, `torch._scaled_mm`)."""
 
@@ -53,15 +53,15 @@ def check_float8(*, dtype: str, device: str, compiles: bool) -> None:
 
 
 def check_float8_hardware(hardware: Hardware, *, compiles: bool) -> None:
-    """Check that a device has float8 products, and that layers are compiled on it.
+    """Check that a device supports float8 products, and that layers are compiled on it.
 
     Raises:
-        FieldError: The device has no float8 products, or layers cannot be compiled.
+        FieldError: The device does not support float8 products, or layers cannot be compiled.
     """
     if not hardware.is_cuda or hardware.capability < FLOAT8_CAPABILITY:
         message = (
-            "this device has no float8 products, which require a GPU of compute capability 8.9 (Ada) or later;"
-            " remove fp8"
+            "this device does not support float8 products, which require a GPU of compute capability 8.9 (Ada)"
+            " or later; remove fp8"
         )
         raise FieldError(message, "placement.fp8")
     if not compiles:
@@ -76,7 +76,7 @@ def use_float8(model: Decoder) -> None:
     not changed.
 
     Raises:
-        FieldError: A layer is of another class than `Linear`, such as a quantized one, or has an unsupported width.
+        FieldError: A layer is not of class `Linear`, such as a quantized layer, or has an unsupported width.
     """
     layers = dict(_linear_layers(model))
     for name, layer in layers.items():

@@ -61,14 +61,14 @@ class Copy:
         self._done: torch.Event | None = done
 
     def wait(self) -> Tensor:
-        """Let the compute stream wait for the copy, and return the target."""
+        """Make the compute stream wait for the copy, and return the target."""
         if self._done is not None:
             self._stream.compute_stream().wait_event(self._done)
             self._done = None
         return self.target
 
     def __del__(self) -> None:
-        """Let the compute stream, which allocates the memory of the tensors again, wait for the copy."""
+        """Make the compute stream, which allocates the memory of the tensors again, wait for the copy."""
         self.wait()
 
 

@@ -66,7 +66,7 @@ class BackendTokenizer(BaseTokenizer):
 
         Args:
             text: The text.
-            plain: Start and end, in characters, of the spans in which special tokens stay text.
+            plain: Start and end, in characters, of the spans in which special tokens are encoded as text.
         """
         if not plain:
             return list(self._special.encode(text, add_special_tokens=False).ids)

@@ -70,7 +70,7 @@ class BaseTokenizer(ABC):
 
         Args:
             text: The text.
-            plain: Start and end, in characters, of the spans in which special tokens stay text.
+            plain: Start and end, in characters, of the spans in which special tokens are encoded as text.
         """
 
     @abstractmethod
@@ -96,7 +96,7 @@ class BaseTokenizer(ABC):
         return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle only the arguments: the libraries do not pickle the set of special tokens that stay text."""
+        """Pickle only the arguments, because the library tokenizers does not pickle `encode_special_tokens`."""
         kind: Callable[..., BaseTokenizer] = type(self)  # subclasses accept a path of type str
         return partial(kind, str(self._path), **self._settings, **self._options), ()
 

@@ -1,7 +1,7 @@
 """Byte-level BPE tokenizers stored as in GPT-2: vocab.json and merges.txt.
 
 The files do not define how text is split into words before merging; that depends on `tokenizer_class` in
-tokenizer_config.json, a class of transformers.
+tokenizer_config.json, which names a class of transformers.
 """
 
 import os
@@ -60,7 +60,7 @@ class BPETokenizer(BackendTokenizer):
 
     Args:
         path: One of the two files, or their folder.
-        split: How to split text into words, by the name in llama.cpp: "gpt-2", "smollm", "llama-bpe", "dbrx" or
+        split: Name, in llama.cpp, of the rule that splits text into words: "gpt-2", "smollm", "llama-bpe", "dbrx" or
             "qwen2".
             Null: determined by `tokenizer_class` in tokenizer_config.json or, if absent, `model_type` in config.json.
         **options: Options that all tokenizers accept.

@@ -18,7 +18,8 @@ class SentencePieceTokenizer(BaseTokenizer):
     """A SentencePiece model (arXiv 1808.06226), as in Llama 2, Mistral, Gemma and Phi-3.
 
     Its special tokens are the model's control pieces, the tokens that a tokenizer_config.json or added_tokens.json next
-    to it adds or declares, and `special_tokens`. In plain text, they stay text unless the options specify otherwise.
+    to it adds or declares, and `special_tokens`. In plain text, they are encoded as text unless the options specify
+    otherwise.
 
     Args:
         path: A tokenizer.model, or its folder. A tokenizer_config.json next to it may contain a chat template and
@@ -84,7 +85,7 @@ class SentencePieceTokenizer(BaseTokenizer):
 
         Args:
             text: The text.
-            plain: Start and end, in characters, of the spans in which special tokens stay text.
+            plain: Start and end, in characters, of the spans in which special tokens are encoded as text.
         """
         return self._split(text, self._in_template, plain)
 

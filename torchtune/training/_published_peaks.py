@@ -74,8 +74,8 @@ _IRRELEVANT = re.compile(r"NVIDIA|TESLA|GEFORCE|AMD|INSTINCT|SXM[3-6]|OAM|HBM3E?
 def published_peak(name: str, dtype: str) -> float | None:
     """Return the published peak of a GPU (FLOP/s), or None if unknown.
 
-    All words of the name are compared: an "RTX 4090 Laptop GPU" is another chip than an "RTX 4090", and a "MIG" device
-    is a part of a GPU.
+    All words of the name are compared: an "RTX 4090 Laptop GPU" is a different chip from an "RTX 4090", and a "MIG"
+    device is a part of a GPU.
 
     Args:
         name: The name that CUDA or ROCm reports, such as "NVIDIA H100 80GB HBM3".

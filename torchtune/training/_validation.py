@@ -139,7 +139,7 @@ def held_out_items(rows: Rows[ItemT], max_rows: int | None, longest: int) -> lis
     lines = tally.lines(len(chosen))
     if not items:
         raise ValueError(
-            f"validation: none of {pluralize(len(chosen), 'held-out row')} has a target; {'; '.join(lines)}"
+            f"validation: no held-out row has a target ({pluralize(len(chosen), 'row')}); {'; '.join(lines)}"
         )
     for line in lines:
         _logger.warning("validation: %s", line)

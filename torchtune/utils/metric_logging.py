@@ -207,7 +207,7 @@ class WandBLogger(MetricLogger):
         return run
 
     def close(self) -> None:
-        """Let wandb send the remaining metrics."""
+        """Send the remaining metrics to wandb, and end its run."""
         if self._run is not None:
             self._run.finish()
             self._run = None

@@ -28,8 +28,8 @@ def hf_config(
         base: The config.json of the model that the decoder was trained or converted from. Its keys are kept, including
             unknown ones, except where the decoder differs from that model. The larger of the two maximum sequence
             lengths is written, since a run may use a smaller one to save memory.
-        dtype: The dtype of the weights in the same folder, in which transformers loads them; None: that of the
-            decoder's parameters (`main_dtype`).
+        dtype: The dtype of the weights in the same folder, in which transformers loads them; None: the dtype
+            of the decoder's parameters (`main_dtype`).
     """
     if dtype is None:
         dtype = main_dtype((tensor.dtype, tensor.numel()) for tensor in model.state_dict().values())
