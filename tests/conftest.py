@@ -115,3 +115,20 @@ def smollm2_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("converted") / "smollm2"
     convert(smollm2_gguf, folder)
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects tests by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark cases as slow, except for `n` evenly spaced cases of each test with the mark `quick_cases(n)`."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("quick_cases") is not None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for of_test in cases.values():
+        mark = of_test[0].get_closest_marker("quick_cases")
+        assert mark is not None
+        n_quick, n = mark.args[0], len(of_test)
+        quick = {i * n // n_quick for i in range(n_quick)}
+        for i, item in enumerate(of_test):
+            if i not in quick:
+                item.add_marker(pytest.mark.slow)

@@ -64,6 +64,7 @@ def write_model(
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     [pytest.param(name, marks=() if name == "gemma3" else pytest.mark.slow) for name in FAMILIES],
@@ -104,6 +105,7 @@ def test_instruct_rows_use_the_alpaca_template_if_the_tokenizer_has_no_chat_temp
         auto_dataset(tokenizer, write_rows({"messages": TURNS}))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("row", "advice"),
     [
@@ -209,6 +211,7 @@ INVALID_MODEL_DIRECTORIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "directory",
     [
@@ -238,6 +241,7 @@ def test_invalid_model_directory_is_reported_as_one_mistake_with_a_fix(
     assert repeated.status == 0, repeated.err
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["owner/rows", "tatsu-lab/alpaca"])
 def test_hub_dataset_without_network_is_reported_with_the_download_command(
     name: str, tune: Tune, tmp_path: Path

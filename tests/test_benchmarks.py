@@ -160,6 +160,7 @@ def model_and_rows(tiny: Tiny) -> list[str]:
     return [str(tiny.folder / "model"), str(rows)]
 
 
+@pytest.mark.slow
 def test_too_few_rows_for_the_steps_are_rejected_with_a_fix(tiny: Tiny) -> None:
     result = benchmark("training", str(tiny.folder / "model"), str(tiny.folder / "rows.json"), "--no-trl")
     assert result.returncode == 1

@@ -48,6 +48,7 @@ def test_every_rendering_belongs_to_a_config() -> None:
     assert files == {name for _, name in NAMES}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("recipe", "name"), NAMES)
 def test_config_validates_without_weights_or_gpu(recipe: str, name: str, tune: Tune) -> None:
     # The parameter count follows `ok`. The configs for any model read it from the model folder, if that exists.

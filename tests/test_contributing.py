@@ -428,6 +428,7 @@ def contents(tree: Path) -> dict[str, bytes]:
     return {str(f.relative_to(tree)): f.read_bytes() for f in files if f.suffix != ".pyc"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [pytest.param(kind, marks=() if kind == "dataset" else pytest.mark.slow) for kind in listed_files()],

@@ -102,6 +102,7 @@ def test_yaml_snippet_is_a_config(snippet: Snippet, tmp_path: Path) -> None:
     config_layers(str(tmp_path / "my.yaml"), None).build()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("snippet", "command"), COMMANDS, ids=str)
 def test_tune_line_works_as_documented(
     snippet: Snippet,

@@ -90,6 +90,7 @@ def test_lora_run_learns_the_answers_and_its_saved_config_reproduces_the_run(
     assert adapted.out != base.out
 
 
+@pytest.mark.slow
 def test_transformers_generates_text_with_a_fine_tuned_model(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -119,6 +120,7 @@ def test_peft_loads_the_adapter_on_the_converted_base_model(tune: Tune, tiny: Ti
     assert adapted.peft_config["default"].to_dict()["r"] == 16
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("overrides", "status", "part"),
     [

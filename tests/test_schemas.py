@@ -101,6 +101,7 @@ def test_copy_next_to_configs_yaml_references_its_schema_by_relative_path(
     assert schema.resolve() == (FOLDER / "schemas/lora_finetune.json").resolve()
 
 
+@pytest.mark.slow
 def test_empty_schemas_of_a_wheel_are_built_on_first_use(
     tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def engine_accepts(recipe: str, tree: Any) -> bool:
     return True
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("recipe", "name"), FILES)
 def test_schema_accepts_every_shipped_config(recipe: str, name: str) -> None:
     assert list(validator(recipe).iter_errors(read_yaml(str(FOLDER / f"{name}.yaml")).value)) == []
@@ -198,6 +200,7 @@ INVALID_EDITS: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.quick_cases(32)
 @pytest.mark.parametrize(("path", "value"), INVALID_EDITS)
 def test_schema_and_engine_reject_the_same_invalid_edit(path: str, value: Any) -> None:
     tree = copy.deepcopy(VALID)
@@ -250,6 +253,7 @@ edits = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(drawn_edits=edits)
 def test_schema_accepts_every_config_that_the_engine_accepts(drawn_edits: list[Edit]) -> None:

@@ -100,6 +100,7 @@ def test_copied_yaml_is_valid_and_equals_the_original(tune: Tune, tmp_path: Path
     assert tune("cp", "smollm2_135m_lora", path, "--force").status == 0
 
 
+@pytest.mark.slow
 def test_validate_itemises_the_memory_per_step(tune: Tune) -> None:
     args = (
         "validate",
@@ -168,6 +169,7 @@ def test_diff_prints_the_differing_fields(tune: Tune, tmp_path: Path) -> None:
     assert tune("diff", "smollm2_135m_lora", path).out == "batch_size: 8 -> 2\n"
 
 
+@pytest.mark.slow
 def test_validate_all_accepts_every_registered_config(tune: Tune) -> None:
     result = tune("validate", "--all")
     assert result.status == 0

@@ -10,6 +10,7 @@ from torchtune.config import Trust, only_trusting
 from torchtune.runs import load_recipe
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [

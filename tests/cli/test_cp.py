@@ -13,6 +13,7 @@ from torchtune.runs import config_names, recipe_source
 CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("recipe", "name"), CONFIGS)
 @pytest.mark.parametrize("ending", ["py", "yaml"])
 def test_copied_config_is_valid_and_equals_the_original(
@@ -24,6 +25,7 @@ def test_copied_config_is_valid_and_equals_the_original(
     assert tune("diff", name, path).out == "no differences\n"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("recipe", "names"), config_names().items())
 def test_original_configs_are_valid_for_a_copied_recipe(
     recipe: str, names: list[str], tune: Tune, tmp_path: Path

@@ -74,6 +74,7 @@ UNUSED_COLUMNS = "3 of 4 rows have unused columns: 'id', 'chosen_by'; first occu
 UNRENDERED_TOOLS = "have tools that the chat template does not render; first occurrence: "
 
 
+@pytest.mark.slow
 def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -95,6 +96,7 @@ def test_unused_columns_and_unrendered_tools_are_reported_by_tune_data_and_the_r
         assert any("have tools that the chat template" in text for text in record["data"]["notes"])
 
 
+@pytest.mark.slow
 def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,6 +122,7 @@ def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
     assert (run.status, "held_out.jsonl: line 2: the chat template does not" in run.err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "args", "reason"),
     [
@@ -149,6 +152,7 @@ def test_run_without_trainable_targets_does_not_start(
     assert not (tiny.folder / "out" / "final").exists()
 
 
+@pytest.mark.slow
 def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: Tune, tiny: Tiny) -> None:
     source = write(tiny, [LONG_ROW], "long.jsonl")
     section = f"{{_component_: torchtune.datasets.InstructDataset, source: {source}}}"
@@ -163,6 +167,7 @@ def test_held_out_rows_without_targets_are_rejected_before_the_first_step(tune: 
 WRONG_DATASET_TYPE = "is a Dataset of Pair | SkippedRow, but the recipe needs a Dataset of Example"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_preference_dataset_in_a_supervised_recipe_is_rejected(command: str, tune: Tune, tiny: Tiny) -> None:
     result = call(tune, tiny, command, [PAIR_ROW] * 3, f"dataset={PREFERENCE}")
@@ -177,6 +182,7 @@ def test_preference_dataset_in_a_supervised_recipe_is_rejected(command: str, tun
     assert not (tiny.folder / "out").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("row", "message"),

@@ -114,6 +114,7 @@ COMPLETION_SCRIPTS = {
 }
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("shell", COMPLETION_SCRIPTS)
 @pytest.mark.parametrize(
     ("line", "expected"),
@@ -300,6 +301,7 @@ main()
 """
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("args", "status", "part"),
     [

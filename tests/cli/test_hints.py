@@ -37,6 +37,7 @@ def mistakes(recipe: str, config: str | None, *overrides: str) -> list[str]:
     return []
 
 
+@pytest.mark.quick_cases(13)
 @pytest.mark.parametrize("text", _FIELDS)
 def test_field_or_override_in_a_hint_is_valid(text: str) -> None:
     path = re.split("[=, ]", text)[0]
@@ -145,6 +146,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.quick_cases(17)
 @pytest.mark.parametrize("args", MESSAGES)
 def test_syntax_of_another_launcher_is_reported_once_with_advice(args: str) -> None:
     (message,) = mistakes("lora_finetune", "smollm2_135m_lora", *args.split())

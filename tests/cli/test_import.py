@@ -74,6 +74,7 @@ def import_config(tune: Tune, folder: Path, text: str, *overrides: str) -> tuple
     return read_yaml(str(folder / "new.yaml")).value, result.out, result.err
 
 
+@pytest.mark.slow
 def test_lora_config_is_imported_completely(tune: Tune, tmp_path: Path) -> None:
     new, out, err = import_config(tune, tmp_path, LORA)
     assert out == f"wrote {tmp_path}/new.yaml; run: tune lora_finetune --config {tmp_path}/new.yaml\n"
@@ -123,6 +124,7 @@ def test_lora_config_is_imported_completely(tune: Tune, tmp_path: Path) -> None:
     assert tune("validate", "--all", str(tmp_path)).status == 2  # the folder also contains the old config
 
 
+@pytest.mark.slow
 def test_fields_of_later_versions_are_imported(tune: Tune, tmp_path: Path) -> None:
     overrides = (
         "model.use_dora=True",

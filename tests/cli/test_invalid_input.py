@@ -66,6 +66,7 @@ CASES = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", CASES)
 def test_invalid_input_exits_with_status_2_and_a_list_of_mistakes(name: str, tmp_path: Path) -> None:
     args, parts = CASES[name]

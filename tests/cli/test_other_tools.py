@@ -78,6 +78,7 @@ def test_other_unknown_names_get_no_advice(name: str, tune: Tune) -> None:
     assert tune(name).status == 2
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 def test_overrides_in_the_advice_about_loggers_are_valid(logger: str, tune: Tune) -> None:
     pytest.importorskip(logger)

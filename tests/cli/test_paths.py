@@ -181,6 +181,7 @@ def tiny(tune: Tune, home: Path) -> Tiny:
     return tiny_run(home / "my data", lambda *args: tune(*args).status)
 
 
+@pytest.mark.slow
 def test_run_resumes_if_paths_have_home_spaces_links_and_slashes(tune: Tune, tiny: Tiny, home: Path) -> None:
     work = Path.cwd()
     (home / "linked model").symlink_to(home / "my data/model")

@@ -19,6 +19,7 @@ from torchtune.plots._table import NO_VALUE, differing_leaves, row_of
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
+@pytest.mark.slow
 def test_page_contains_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> None:
     lines = {name: synthetic_metrics(60, seed=seed, validate_every=20) for seed, name in enumerate("ab")}
     runs = [str(write_run(tmp_path / name, lines[name])) for name in lines]
@@ -115,6 +116,7 @@ def test_run_state_is_derived_from_the_record(
     assert row_of(plotted_run(lines, record=record, config=config))[-1] == state
 
 
+@pytest.mark.slow
 def test_runs_without_metrics_or_with_one_step_are_plotted(tmp_path: Path, tune: Tune) -> None:
     write_run(tmp_path / "empty", None, finished=False)
     write_run(tmp_path / "one", synthetic_metrics(1), finished=False)
@@ -167,6 +169,7 @@ def test_config_differences_omit_run_folders(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_text_from_a_run_is_escaped_in_the_page(tmp_path: Path, tune: Tune) -> None:
     samples = [{"step": 5, "prompt": f"{HOSTILE}\ud800", "answer": HOSTILE}]
     run = write_run(tmp_path / "run", synthetic_metrics(3), samples=samples)
@@ -216,6 +219,7 @@ def test_answers_are_grouped_by_prompt_and_step(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize(
     ("args", "part"),
     [
@@ -250,6 +254,7 @@ def test_invalid_arguments_exit_with_status_2_and_one_line(
     assert not list(tmp_path.rglob("plot.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "files"),
     [
@@ -273,6 +278,7 @@ def test_output_can_be_a_folder_a_name_or_a_file(
     assert sorted(re.findall("wrote (.*)", result.out)) == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "unneeded"), [("p", ["torch", "tyro"]), ("p.html", ["torch", "numpy", "matplotlib"])]
 )

@@ -139,12 +139,14 @@ def tune(project: Path, first: str, *args: str) -> str:
 FIRST = pytest.mark.parametrize("first", [pytest.param("torchtune", marks=pytest.mark.slow), "project"])
 
 
+@pytest.mark.slow
 @FIRST
 def test_registered_configs_are_listed_and_can_be_a_base(first: str, project: Path) -> None:
     assert "smollm2_135m_lora" in tune(project, first, "ls")
     assert tune(project, first, "validate", "lora_finetune", "--config", "mine.yaml").startswith("ok")
 
 
+@pytest.mark.slow
 @FIRST
 def test_project_recipe_runs_with_its_config_and_imports_torchtune_recipes(first: str, project: Path) -> None:
     call = ["recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
@@ -152,18 +154,21 @@ def test_project_recipe_runs_with_its_config_and_imports_torchtune_recipes(first
     assert "_component_: recipes.toppings.Topping" in (project / "runs/cake/config.yaml").read_text()
 
 
+@pytest.mark.slow
 @FIRST
 def test_yaml_can_use_components_of_the_project_package(first: str, project: Path) -> None:
     call = ["recipes/cake.py", "--config", "cake.yaml", "in_a_process=true"]
     assert tune(project, first, *call) == "nuts in recipes.toppings\n"
 
 
+@pytest.mark.slow
 @FIRST
 def test_registered_recipe_accepts_a_config_of_the_project_package(first: str, project: Path) -> None:
     call = ["lora_finetune", "--config", "configs_py/cakes.py:fine_tuned"]
     assert "batch_size: 3\n" in tune(project, first, "export", *call)
 
 
+@pytest.mark.slow
 @FIRST
 def test_all_project_configs_are_found_and_validated(first: str, project: Path) -> None:
     result = run(project, first, "bin/tune", "validate", "--all", ".")
@@ -172,6 +177,7 @@ def test_all_project_configs_are_found_and_validated(first: str, project: Path) 
     assert sum(" ok" in line for line in lines) == 4, result.stdout
 
 
+@pytest.mark.slow
 def test_project_script_imports_both_packages(project: Path) -> None:
     result = run(project, "project", "bake.py")
     assert result.returncode == 0, result.stderr
@@ -191,6 +197,7 @@ def test_shadowed_module_is_suggested_under_its_torchtune_name(name: str, hint: 
     assert shadowing_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
 
 
+@pytest.mark.slow
 def test_another_projects_package_is_not_trusted_because_of_its_name(project: Path) -> None:
     (project / "stranger.yaml").write_text(
         "_base_: smollm2_135m_lora\nmodel: {_component_: recipes.toppings.Topping}\n"

@@ -78,6 +78,7 @@ def tune(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["../own/own_recipe.py", "full_finetune"])
 def test_names_in_untrusted_yaml_are_neither_imported_nor_run(recipe: str, folder: Path) -> None:
     lines = [f"x{i}: {{_component_: {path}}}" for i, path in enumerate(REJECTED)]
@@ -101,6 +102,7 @@ def test_names_in_untrusted_yaml_are_neither_imported_nor_run(recipe: str, folde
             assert reason in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_torch_module_next_to_the_yaml_does_not_shadow_torch(ranks: int, folder: Path) -> None:
     (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")

@@ -64,6 +64,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_config_in_a_folder_is_validated_for_its_recipe(folder: Path, tune: Tune) -> None:
     result = tune("validate", "--all", str(folder))
     assert result.status == 2

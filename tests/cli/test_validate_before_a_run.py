@@ -43,6 +43,7 @@ def call(tune: Tune, command: str, rows: list[Any], *args: str, recipe: str = "l
     )
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["validate", "data", "run"])
 @pytest.mark.parametrize(
     ("rows", "args", "reason"),
@@ -66,6 +67,7 @@ def test_data_without_targets_is_rejected_by_every_command(
     assert not Path("run/final").exists()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("held_out", "reason"),
@@ -113,6 +115,7 @@ def test_one_row_with_a_target_among_many_rows_without_targets_is_valid(n_long: 
     assert call(tune, "validate", [*[LONG] * n_long, {**LONG, "instruction": "a"}]).status == 0
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("schedule", WRONG_SCHEDULES)
 @pytest.mark.parametrize("command", ["validate", "run"])
 def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field(
@@ -125,6 +128,7 @@ def test_a_schedule_that_cannot_be_built_is_reported_as_one_mistake_at_its_field
     assert line.count("lr_scheduler: ") == 1
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("schedule", "message"),
@@ -147,6 +151,7 @@ def test_a_run_shorter_than_its_schedule_is_valid_and_causes_a_note(
     assert message in caplog.text
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("folder", "message"),
@@ -170,6 +175,7 @@ def test_a_folder_without_an_adapter_is_reported_as_one_mistake(
     assert not Path("further/final").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("args", "length"),
     [
@@ -197,6 +203,7 @@ def test_activations_are_estimated_for_the_batch_length(
     assert f" of activations (2 batch rows of {length.format(longest=longest)}" in result.out
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("command", ["validate", "run"])
 @pytest.mark.parametrize(
     ("optimizer", "reason"),
@@ -218,6 +225,7 @@ def test_an_optimizer_that_cannot_train_the_model_is_reported_in_one_line_with_o
     assert not Path("run/final").exists()
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("recipe", ["lora_finetune", "alpaca_generate"])
 @pytest.mark.parametrize(
     ("name", "command"),
@@ -245,6 +253,7 @@ def test_message_about_a_hub_name_contains_the_download_command(
     assert command in run_result.err
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", ["owner/name", "Qwen/Qwen2.5-0.5B", "nowhere"])
 def test_a_missing_tokenizer_folder_is_reported_in_one_line_with_the_download_command(
     name: str, tune: Tune
@@ -262,6 +271,7 @@ def test_a_missing_tokenizer_folder_is_reported_in_one_line_with_the_download_co
 FP32_NOTE = "note: dtype: fp32 does not use the tensor cores of a GPU"
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("overrides", "has_note"),
     [

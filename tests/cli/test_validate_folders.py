@@ -54,6 +54,7 @@ def lines(result: Result) -> list[str]:
     return [line for line in result.err.splitlines() if line.startswith("  ")]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("recipe", ["full_finetune", "lora_finetune"])
 @pytest.mark.parametrize("has_base", [True, False])
 @pytest.mark.parametrize("args", [(), HF])
@@ -79,6 +80,7 @@ def test_an_adapter_as_model_directory_is_rejected_with_advice(
         assert f"tune: {expected}" in run_result.err
 
 
+@pytest.mark.slow
 def test_a_run_folder_as_model_directory_is_rejected_with_its_model_folders(tune: Tune, tiny: Tiny) -> None:
     folder = tiny.folder / "run"
     folder.mkdir()
@@ -107,6 +109,7 @@ def test_the_folder_of_an_adapter_run_as_model_directory_is_rejected_with_advice
     ) in result.err
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("args", [(), HF])
 @pytest.mark.parametrize("command", [validate, run])
 def test_a_quantized_folder_is_rejected(tune: Tune, tiny: Tiny, command: Any, args: tuple[str, ...]) -> None:
@@ -176,6 +179,7 @@ def with_a_different_config(folder: Path) -> str:
     return "describes a different model: rope_base is 5.0, expected "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -203,6 +207,7 @@ def test_prompts_that_are_too_long_are_rejected(tune: Tune, tiny: Tiny) -> None:
     assert "validation.prompts: 'Who are you?' has" in result.err
 
 
+@pytest.mark.slow
 def test_a_missing_tokenizer_is_rejected(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "model/tokenizer.json").unlink()
     result = validate(tune, tiny)
@@ -245,6 +250,7 @@ def test_an_optimizer_that_rejects_the_parameters_is_reported_in_one_line_with_o
     assert "torch.Size([" in line
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -110,6 +110,7 @@ def interrupt_after_message(process: "subprocess.Popen[str]", message: str) -> s
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "awaited"), [(0, "rank 1"), pytest.param(1, "rank 0", marks=pytest.mark.slow)]
 )
@@ -149,6 +150,7 @@ def test_a_port_in_use_is_reported_in_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launch",
     [
@@ -184,12 +186,14 @@ def test_the_wait_for_a_missing_node_ends_after_the_join_timeout(tmp_path: Path)
     assert "joined within 3 s; start the other nodes, check that they can reach this one" in text
 
 
+@pytest.mark.slow
 def test_a_time_limit_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "soon")
     assert "--join-timeout: expected an integer above 0, got 'soon'" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "failing", "reported"),
     [

@@ -118,6 +118,7 @@ def reference_chain(length: int) -> str:
     return "\n".join([*lines, *(f"    k{i}: ${{outer.anything.k{i - 1}}}" for i in range(1, length))])
 
 
+@pytest.mark.slow
 def test_reference_bomb_and_overlong_chain_are_rejected(tmp_path: Path) -> None:
     assert "use fewer references" in mistakes(reference_bomb(40), tmp_path)[0]
     assert "the chain of references is too long" in mistakes(reference_chain(600), tmp_path)[0]

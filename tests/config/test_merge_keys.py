@@ -69,6 +69,7 @@ def documents(draw: st.DrawFn, merges: list[str]) -> str:
     return "\n".join(writer.lines)
 
 
+@pytest.mark.slow
 @given(documents(["one", "inline"]))
 def test_merge_keys_match_pyyaml(text: str) -> None:
     assert parse_yaml(text, "f.yaml").value == yaml.safe_load(text)

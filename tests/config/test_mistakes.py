@@ -100,6 +100,7 @@ OVERRIDES = {
 }
 
 
+@pytest.mark.quick_cases(10)
 @pytest.mark.parametrize(("overrides", "mistake"), OVERRIDES.items())
 def test_mistake_in_an_override_is_the_same_in_every_spelling(
     overrides: tuple[str, ...], mistake: str

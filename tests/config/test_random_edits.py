@@ -129,6 +129,7 @@ def is_equal(built: Any, expected: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "valid"), [(sample.main, SAMPLE), (deep.main, DEEP)], ids=["sample", "deep"]
 )

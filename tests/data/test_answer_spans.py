@@ -198,6 +198,7 @@ def turns_of(n: int, *, special: bool = False, tools: bool = False) -> list[Any]
     return [turn for i in range(n) for turn in (user(f"q{marker}{i}"), *calls, assistant(f"a{marker}{i}"))]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("template", "options"),
     [

@@ -57,6 +57,7 @@ def steps(
 SHAPES = list(itertools.product([1, 2, 3, 8, 30], [1, 2, 3], [1, 2, 4], [1, 4]))
 
 
+@pytest.mark.quick_cases(56)
 @pytest.mark.parametrize(("n", "batch_size", "size", "n_micro_batches"), SHAPES)
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_every_epoch_contains_every_row_once(
@@ -166,6 +167,7 @@ def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
     return result
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("n", [1, 7, 300, 900])
 @pytest.mark.parametrize("fit", ["best", "first"])
 @pytest.mark.parametrize("window", [16, 1024])
@@ -175,6 +177,7 @@ def test_packed_epochs_contain_every_document_once(n: int, fit: str, window: int
     assert Counter(actual[:n]) == Counter(actual[n:]) == expected
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize("n", [3, 40, 1000])
 @pytest.mark.parametrize(("size", "n_micro_batches"), list(itertools.product([1, 2, 4], [1, 4])))
 def test_all_ranks_together_read_every_document_once_per_packed_epoch(
@@ -210,6 +213,7 @@ def test_packs_are_the_same_for_any_number_of_ranks(size: int) -> None:
         assert expected.n_targets == sum(part.n_targets for part in parts)
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("stop", [0, 1, 5, 17, 18, 19, 40])
 @pytest.mark.parametrize("settings", [{"packed_length": 64}, {"group_by_length": True}, {}])
 def test_every_stream_can_be_resumed_at_any_step(stop: int, settings: dict[str, Any]) -> None:

@@ -66,6 +66,7 @@ def test_a_document_longer_than_a_pack_is_rejected() -> None:
         pack([3, 9], 8)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("n", [1, 2, 3, 100, 65_537, 100_003])
 def test_an_order_is_a_permutation(n: int) -> None:
     order = Order(n, 3, 0)
@@ -79,6 +80,7 @@ def test_an_order_is_a_permutation(n: int) -> None:
     assert [Order(n, None, 0)[i] for i in range(min(n, 9))] == list(range(min(n, 9)))
 
 
+@pytest.mark.slow
 def test_a_large_order_looks_random() -> None:
     n = 200_000
     order = Order(n, 1, 0)

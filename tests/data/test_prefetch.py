@@ -48,6 +48,7 @@ def has_started(prefetcher: Prefetcher[Example]) -> bool:
     return any(future.done() and not future.cancelled() for future in prefetcher._requests.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2])
 def test_prefetched_windows_match_windows_read_directly(workers: int) -> None:
     windows = Windows(Rows(300), 3, 32)
@@ -62,6 +63,7 @@ def test_prefetched_windows_match_windows_read_directly(workers: int) -> None:
     assert prefetcher.read(7) == windows.read(7)
 
 
+@pytest.mark.slow
 def test_the_main_process_reads_the_windows_after_workers_die(caplog: pytest.LogCaptureFixture) -> None:
     windows = Windows(Rows(300), 3, 32)
     prefetcher = Prefetcher(windows, 2)
@@ -76,6 +78,7 @@ def test_the_main_process_reads_the_windows_after_workers_die(caplog: pytest.Log
     ]
 
 
+@pytest.mark.slow
 def test_an_invalid_row_raises_when_its_window_is_read() -> None:
     windows = Windows(Rows(300, invalid=200), None, 32)
     prefetcher = Prefetcher(windows, 1)
@@ -99,6 +102,7 @@ def test_a_dataset_that_cannot_be_pickled_is_encoded_in_the_main_process(
     assert "rows are encoded in the main process: the dataset cannot be pickled" in caplog.text
 
 
+@pytest.mark.slow
 def test_workers_exit_silently_when_the_main_process_has_exited() -> None:
     """Check a worker that is still starting, and a worker that has sent one of its replies."""
     processes = [

@@ -277,6 +277,7 @@ def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) 
         assert not words_in(report.rpartition(": ")[2]) & words_in(text), report
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
 @given(row=rows())

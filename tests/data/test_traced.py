@@ -63,6 +63,7 @@ OPERATIONS: list[tuple[str, tuple[Any, ...]]] = [
 ]
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize(("name", "arguments"), OPERATIONS)
 @settings(deadline=None, max_examples=25)
 @given(parts=PARTS)

@@ -135,6 +135,7 @@ def test_a_stream_with_fixed_widths_has_the_same_rows_padded(settings: dict[str,
             assert bool(padded.spans) == ("packed_length" in settings)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("settings", KINDS)
 def test_a_stream_with_fixed_widths_can_be_resumed(settings: dict[str, Any], workers: int) -> None:

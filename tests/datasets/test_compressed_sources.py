@@ -100,6 +100,7 @@ def test_a_compressed_file_requires_a_text_format_suffix(tmp_path: Path) -> None
         assert error_of(tmp_path / name).startswith(f"{name}: expected a data file ending in .json, .jsonl")
 
 
+@pytest.mark.slow
 def test_the_temporary_file_is_removed_with_the_table_or_when_python_exits(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -123,6 +124,7 @@ def test_the_temporary_file_is_removed_with_the_table_or_when_python_exits(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_process_reads_the_temporary_file_or_creates_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.zst"
     path.write_bytes(COMPRESS[".zst"](content_of(".csv")))

@@ -72,6 +72,7 @@ def test_quotes_inside_text_are_accepted(tmp_path: Path) -> None:
     assert examples == [example(question_text(q), answer_target(a)) for q, a in [rows[0], *rows]]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
 def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
     cells = ["x" * 131_073, '"' * 140_000 + "\n", "é" * 200_000]

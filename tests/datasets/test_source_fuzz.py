@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ def read_back(name: str, content: bytes, compression: str = "") -> list[dict[str
         return rows_of(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     rows=ROWS,
@@ -61,6 +63,7 @@ def test_json_lists_are_read_back(
     assert read_back(name, bom + text.encode(), compression) == rows
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     rows=ROWS.filter(lambda rows: len(rows) > 1),

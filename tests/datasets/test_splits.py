@@ -92,6 +92,7 @@ def test_a_missing_or_invalid_split_raises(folder: Path, split: str, message: st
     assert message in error_of(folder, split=split)
 
 
+@pytest.mark.quick_cases(50)
 @pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("validation", VALIDATION)
 @pytest.mark.parametrize("test", TEST)

@@ -104,6 +104,7 @@ def test_the_order_is_the_same_for_any_number_of_ranks(source: str, packed_lengt
                 assert names == [row[0] for row in single_rank[first : first + 3]]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("packed_length", [None, 64])
 @pytest.mark.parametrize("stop", [0, 1, 9, 30, 60, 140])
 def test_a_stream_resumes_where_it_stopped(source: str, packed_length: int | None, stop: int) -> None:
@@ -217,6 +218,7 @@ class FakeHub:
         return stream
 
 
+@pytest.mark.slow
 def test_a_dataset_on_the_hub_is_streamed(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", FakeHub(source, N))
     dataset = TextCompletionDataset(TOKENIZER, "who/what", load_options=STREAMED)
@@ -244,6 +246,7 @@ def test_a_stream_of_unknown_length_requires_the_rows_option(
         dataset[120]
 
 
+@pytest.mark.slow
 def test_an_interrupted_stream_raises_and_can_be_read_again(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

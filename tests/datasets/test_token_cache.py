@@ -119,6 +119,7 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
         assert read(InstructDataset(CountingTokenizer(), ROWS), tmp_path) == (plain, 0), name
 
 
+@pytest.mark.slow
 def test_multiple_processes_share_a_cache_folder(tmp_path: Path) -> None:
     def batches(workers: int) -> Batches[Example]:
         dataset = InstructDataset(ByteTokenizer(), ROWS * 20)

@@ -73,6 +73,7 @@ def load_model(folder: Path, max_seq_len: int | None = None) -> Decoder:
     return model
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "gpt2" not in name])
 def test_shorter_max_seq_len_is_not_written(tmp_path: Path, name: str) -> None:
     base = write_base(name, tmp_path / "base")
@@ -85,6 +86,7 @@ def test_shorter_max_seq_len_is_not_written(tmp_path: Path, name: str) -> None:
     assert architecture_from_hf(config) == architecture_from_hf(read_json(base))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_converting_and_merging_preserve_every_key(tmp_path: Path, name: str) -> None:
     base = write_base(name, tmp_path / "base")

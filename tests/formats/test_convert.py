@@ -333,6 +333,7 @@ def test_tokenizer_and_template_of_an_adapter_are_copied(tmp_path: Path, kind: s
         assert not (tmp_path / "from_base/chat_template.jinja").exists()
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("dtype", [None, torch.float32])
 def test_merged_adapter_matches_merge_lora_bit_for_bit(
     base: Path, tmp_path: Path, dtype: torch.dtype | None

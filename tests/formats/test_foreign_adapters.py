@@ -129,6 +129,7 @@ WRAPPED: dict[str, Rename] = {
 }
 
 
+@pytest.mark.quick_cases(11)
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("new_name", WRAPPED.values(), ids=WRAPPED)
 def test_wrapper_prefixes_of_adapters_are_stripped(

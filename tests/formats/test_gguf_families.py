@@ -134,6 +134,7 @@ def model_weights(model: Any) -> dict[str, Tensor]:
     return weights
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_file_converts_to_the_original_model(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 IDS = [i * 300 // 16 for i in range(16)]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("family", ["Llama", "Phi3", "GPT2"])
 @pytest.mark.parametrize("kind", [{}, {"kind": "dora"}], ids=["lora", "dora"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -44,6 +44,7 @@ def read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return values
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("n", [1, 2, 4])
 @pytest.mark.parametrize(
     ("params", "embedding_split_dim"),

@@ -158,6 +158,7 @@ def test_peft_computes_the_same_logits_from_a_saved_adapter(tmp_path: Path, targ
     assert read_config(tmp_path / "adapter")["lora_dropout"] == 0.1
 
 
+@pytest.mark.quick_cases(3)
 @families
 @kinds
 def test_peft_loads_every_kind_of_adapter(tmp_path: Path, family: str, kind: dict[str, Any]) -> None:
@@ -191,6 +192,7 @@ PATTERNS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick_cases(2)
 @families
 @kinds
 @pytest.mark.parametrize("has_patterns", [False, True])

@@ -109,6 +109,7 @@ PEFT_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("family", ["Llama", "Llama tied"])
 @pytest.mark.parametrize("settings", PEFT_SETTINGS.values(), ids=PEFT_SETTINGS)
 @pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`:UserWarning")

@@ -37,6 +37,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.quick_cases(1)
 def test_copied_tensors_do_not_stay_in_memory(file: Path) -> None:
     files = file_tensors(file)
     assert resident_bytes(file) < 2 * MB, "reading shapes must not load tensors"

@@ -77,6 +77,7 @@ def reference_answers(pair: Pair, prompts: list[list[int]], **options: Any) -> l
     return answers
 
 
+@pytest.mark.quick_cases(1)
 def test_a_batch_with_different_prompt_lengths_matches_transformers(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_batch_with_different_prompt_lengths_matches_transformers(
     assert generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS) == expected
 
 
+@pytest.mark.quick_cases(3)
 def test_rows_end_at_stop_ids_as_in_transformers(pair: Pair) -> None:
     full = generate_batch(pair.model, PROMPTS, max_new_tokens=MAX_NEW_TOKENS)
     stops = {full[0][6], full[1][2], full[3][12]}
@@ -106,6 +108,7 @@ def test_rows_end_at_stop_ids_as_in_transformers(pair: Pair) -> None:
     assert len({len(answer) for answer in answers}) > 2, "rows must end at different steps"
 
 
+@pytest.mark.quick_cases(1)
 def test_repetition_penalty_matches_transformers(pair: Pair) -> None:
     sampling = Sampling(repetition_penalty=1.4)
     answers = generate_batch(pair.model, PROMPTS[:2], max_new_tokens=MAX_NEW_TOKENS, sampling=sampling)

@@ -27,6 +27,7 @@ def matrix(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.ones(4, 4, dtype=dtype, device=GPU)
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_tensors_on_the_cpu_are_rejected_by_the_name_of_the_operator() -> None:
     x, host = matrix(), torch.ones(4, 4)
@@ -62,6 +63,7 @@ def test_scalars_and_indices_on_the_cpu_are_accepted() -> None:
     assert x.fill_(scalar)[torch.tensor([0, 3])].tolist() == torch.full((2, 4), 2.0).tolist()
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_products_of_different_dtypes_are_rejected_by_the_name_of_the_operator() -> None:
     x, half = matrix(), matrix(torch.bfloat16)
@@ -85,6 +87,7 @@ def test_products_of_different_dtypes_are_rejected_by_the_name_of_the_operator()
         F.scaled_dot_product_attention(x[None, None], x[None, None], half[None, None])
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_products_with_out_dtype_sum_in_float32_and_follow_the_rules_of_cuda() -> None:
     torch.manual_seed(0)
@@ -106,6 +109,7 @@ def test_products_with_out_dtype_sum_in_float32_and_follow_the_rules_of_cuda() -
             call()
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_every_operator_that_makes_the_host_wait_is_recorded_with_its_location() -> None:
     x, host, mask = matrix(), torch.ones(4, 4), matrix() > 0
@@ -139,6 +143,7 @@ def test_every_operator_that_makes_the_host_wait_is_recorded_with_its_location()
     assert not waits
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_an_asynchronous_copy_arrives_when_the_host_waits_for_it() -> None:
     pinned = torch.empty(4, pin_memory=True).zero_()
@@ -172,12 +177,14 @@ def check_kernels() -> None:
         F.scaled_dot_product_attention(q, q, q)
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_kernels_that_cuda_has_are_subject_to_their_conditions() -> None:
     with h100():
         check_kernels()
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_errors_in_a_backward_pass_are_raised_at_its_end_and_only_once() -> None:
     x = matrix().requires_grad_()
@@ -198,6 +205,7 @@ def loss_and_gradients(model: Decoder, tokens: Tensor, documents: Documents | No
     return [loss.cpu(), torch.cat([gradient.flatten() for gradient in gradients]).cpu()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 @in_separate_process
 def test_losses_and_gradients_on_the_device_equal_those_on_the_cpu(kind: Kind) -> None:

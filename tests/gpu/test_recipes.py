@@ -66,6 +66,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "kind", "dtype", "layout"),
     [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
@@ -95,6 +96,7 @@ def test_a_run_on_the_device_agrees_with_a_run_on_the_cpu(
         assert steps[0][name] == pytest.approx(steps[1][name], rel=bound(DTYPES[dtype], n_roundings)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "kind", "dtype", "is_packed"),
     [
@@ -117,6 +119,7 @@ def test_an_interrupted_run_on_the_device_resumes_and_matches_an_uninterrupted_o
     assert file.read_bytes() == (tmp_path / "uninterrupted/final" / file.name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 @in_separate_process
 def test_recomputed_activations_do_not_change_a_run_on_the_device(tmp_path: Path, recipe: str) -> None:
@@ -128,6 +131,7 @@ def test_recomputed_activations_do_not_change_a_run_on_the_device(tmp_path: Path
     assert losses(tmp_path, "recomputed") == losses(tmp_path, "stored")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 @in_separate_process
 def test_plain_layers_train_on_the_device(tmp_path: Path, recipe: str) -> None:
@@ -135,6 +139,7 @@ def test_plain_layers_train_on_the_device(tmp_path: Path, recipe: str) -> None:
     assert losses(tmp_path, "plain")[-1] < losses(tmp_path, "plain")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["gemma2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FAMILIES if kind != "gemma2")]
 )
@@ -184,6 +189,7 @@ MESSAGES: dict[Fault, str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "seed"),
     [
@@ -203,6 +209,7 @@ def test_a_fault_planted_in_a_layer_raises_an_error_that_names_the_operator(
         run_on_gpu("full", tmp_path, "full", kind, model=model, dtype="bf16", max_steps=1)
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_a_run_on_the_cpu_does_not_notice_the_faults(tmp_path: Path) -> None:
     faults: tuple[Fault, ...] = ("cpu_tensor", "readback", "upload")

@@ -115,6 +115,7 @@ for _ in range(2):
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_ONEDNN, reason="torch is built without oneDNN")
 def test_onednn_cache_capacity_follows_the_environment_variable() -> None:
     hits = []

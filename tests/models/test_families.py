@@ -150,6 +150,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
+@pytest.mark.quick_cases(6)
 def test_saved_folders_are_bit_identical_and_load_in_transformers(pair: Pair) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -175,6 +176,7 @@ def test_right_padding_does_not_affect_other_tokens(pair: Pair) -> None:
 LENGTHS = [[9, 1, 17, 3], [20, 10]]  # document lengths in two rows; some are longer than the sliding windows
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("kernel", ["per_document", "flex", "scores"])
 def test_packed_documents_match_separate_documents(
     pair: Pair, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
@@ -200,6 +202,7 @@ def test_packed_documents_match_separate_documents(
         assert_close(gradients[name], _gradient(p), FLOAT64, name)
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize("sizes", [[20] + [1] * 10, [7, 11, 1, 1, 10], [1] * 30])
 def test_cached_logits_match_the_full_sequence(pair: Pair, sizes: list[int]) -> None:
     tokens = rows(2, sum(sizes))
@@ -209,6 +212,7 @@ def test_cached_logits_match_the_full_sequence(pair: Pair, sizes: list[int]) -> 
         assert_close(torch.cat(parts, dim=1), pair.model(tokens), FLOAT64)
 
 
+@pytest.mark.quick_cases(9)
 def test_rows_of_unequal_length_continue_at_their_positions(pair: Pair) -> None:
     tokens, lengths = rows(2, 24), torch.tensor([13, 20])
     cache = KVCache(pair.model.architecture.num_layers, 40)
@@ -222,6 +226,7 @@ def test_rows_of_unequal_length_continue_at_their_positions(pair: Pair) -> None:
                 assert_close(logits[row, 0], separate[0, -1], FLOAT64)
 
 
+@pytest.mark.quick_cases(2)
 def test_greedy_answers_match_transformers(pair: Pair) -> None:
     prompt = rows(1, 12, seed=3)
     answer = list(
@@ -238,6 +243,7 @@ def test_greedy_answers_match_transformers(pair: Pair) -> None:
     assert answer == reference_tokens[0, 12:].tolist()
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # warnings from PEFT
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["up_proj"]])
 def test_saved_adapters_load_in_peft_and_torchtune(pair: Pair, targets: Any) -> None:

@@ -73,11 +73,13 @@ def build(name: str) -> Decoder:
     return model
 
 
+@pytest.mark.quick_cases(23)
 @pytest.mark.parametrize(("name", "parameters"), SIZES.items())
 def test_each_size_has_the_parameter_count_of_its_checkpoint(name: str, parameters: int) -> None:
     assert sum(p.numel() for p in build(name).parameters()) == parameters
 
 
+@pytest.mark.quick_cases(15)
 @pytest.mark.parametrize("name", SIZES)
 def test_architecture_of_each_size_is_restored_from_its_config(name: str) -> None:
     model = build(name)

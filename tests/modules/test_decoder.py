@@ -93,6 +93,7 @@ def test_bfloat16_is_as_accurate_as_its_8_bits_allow() -> None:
     assert distance(rounded, expected) < norm_bound(torch.bfloat16, 2 * 10 + 2)
 
 
+@pytest.mark.slow
 def test_the_decoder_compiles_without_graph_breaks() -> None:
     model = random_decoder()
     compiled = torch.compile(model, backend="eager", fullgraph=True)

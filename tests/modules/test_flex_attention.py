@@ -46,6 +46,7 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
+@pytest.mark.quick_cases(12)
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("lengths", [LENGTHS, [[3, 4], [7]], [[128, 128], [256]]])
 @pytest.mark.parametrize("window", [None, 1, 40, 140])
@@ -60,6 +61,7 @@ def test_block_attention_matches_separate_attention_per_document(
     assert_near(out, expected, FLOAT64)
 
 
+@pytest.mark.quick_cases(13)
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("kernel", ["per_document", "flex", "sdpa", "scores"])
 @pytest.mark.parametrize("prefixes", PREFIXES)
@@ -134,6 +136,7 @@ def test_different_documents_and_windows_do_not_cause_recompilation(graphs: list
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_models_with_different_scales_and_caps_can_share_a_process(graphs: list[Any]) -> None:
     packed = documents()
     q, k, v = heads(330)

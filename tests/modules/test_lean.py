@@ -78,6 +78,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
     return tensors | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_and_gradients_match_plain_layers(family: str, kind: str) -> None:
@@ -202,6 +203,7 @@ def test_autocast_is_disabled_on_devices_without_it() -> None:
         assert not uses_autocast(torch.device("meta"))
 
 
+@pytest.mark.slow
 def test_autocast_is_known_for_a_device_that_another_package_registers() -> None:
     program = """
 import torch

@@ -62,6 +62,7 @@ def loss_and_gradients(model: Decoder, batch: Batch, dtype: str) -> dict[str, Te
     return {"loss": loss.detach(), **gradients, "random": torch.get_rng_state()}
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("lora", [None, LORA_WITH_DROPOUT], ids=["full", "lora"])
 @pytest.mark.parametrize("batch", [PADDED, PACKED], ids=["padded", "packed"])

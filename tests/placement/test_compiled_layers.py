@@ -84,6 +84,7 @@ def batches(*, packed: bool) -> Iterator[Batch]:
 CASES = list(itertools.product([True, False], [None, "inputs", "matmuls"], [True, False], [True, False]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("packed", "keep", "lora", "windows"),
     [

@@ -190,6 +190,7 @@ class _Graphs:
         return make_boxed_func(module.forward)
 
 
+@pytest.mark.slow
 @requires_torchao
 @pytest.mark.filterwarnings("ignore")  # warnings from torch's compiler
 @pytest.mark.parametrize(("lora", "keep"), [(None, "matmuls"), (LORA, None)], ids=["full", "lora"])

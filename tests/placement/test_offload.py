@@ -50,6 +50,7 @@ def accumulate_gradients(model: Decoder) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("every_n_layers", [1, 2])
 @pytest.mark.parametrize("num_layers", [1, 2, 5])
 def test_gradients_are_bitwise_identical_without_races(num_layers: int, every_n_layers: int) -> None:

@@ -36,6 +36,7 @@ def test_image_has_the_documented_size_and_is_not_blank(tmp_path: Path, tune: Tu
     assert not (tmp_path / "new" / "a.html").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("n_runs", [5, 20, 45])
 def test_many_runs_differ_in_colour_or_dash(n_runs: int) -> None:
     from PIL import Image
@@ -59,6 +60,7 @@ def test_images_matched_by_a_glob_are_skipped(tmp_path: Path, tune: Tune) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "plot.html", "plot.png"}
 
 
+@pytest.mark.slow
 def test_page_of_long_runs_is_small_and_keeps_spikes() -> None:
     lines = [{"step": s, "loss": 2.0 + s % 7, "lr": 1e-4, "grad_norm": 1.0 + s % 5} for s in range(1, 30_001)]
     lines[12_345]["grad_norm"] = 1e6
@@ -133,6 +135,7 @@ def test_axis_labels_are_short() -> None:
     ]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("first", "second"), [(1e308, -1e308), (1e308, 5e-324), (1e-300, 10**30), (5e-324, 0.0), (-1e300, -1e300)]
 )

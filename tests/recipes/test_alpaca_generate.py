@@ -78,6 +78,7 @@ def greedy_answer(base: Path, adapter: Path, ids: list[int], max_tokens: int) ->
     return tokenizer.decode(answer)
 
 
+@pytest.mark.slow
 def test_answers_of_base_model_and_adapter_are_printed(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ both_recipes = pytest.mark.parametrize("run", [run_full, run_lora], ids=["full",
 HIGH_LR: dict[str, Any] = {"optimizer": lazy(AdamW, lr=1e-2, fused=True)}
 
 
+@pytest.mark.slow
 @both_recipes
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_a_few_rows_are_learned(tmp_path: Path, run: RunRecipe, dtype: str) -> None:
@@ -59,6 +60,7 @@ def test_a_few_rows_are_learned(tmp_path: Path, run: RunRecipe, dtype: str) -> N
     assert max(loss[-3:]) < loss[0] - min_decrease
 
 
+@pytest.mark.quick_cases(1)
 @both_recipes
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_steps_with_the_choices_of_a_gpu_match_steps_on_a_cpu(
@@ -73,6 +75,7 @@ def test_steps_with_the_choices_of_a_gpu_match_steps_on_a_cpu(
     assert on_gpu == pytest.approx(on_cpu, rel=bound(DTYPES[dtype], 1 if dtype != "fp32" else 300))
 
 
+@pytest.mark.slow
 @both_recipes
 @pytest.mark.parametrize(
     "data", [{}, {"loading.packing": Packing(length=150)}, {"loading.group_by_length": True}]
@@ -97,6 +100,7 @@ def test_an_interrupted_run_resumes_and_matches_an_uninterrupted_one(
     assert file.read_bytes() == (tmp_path / "uninterrupted" / "final" / file.name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [{"batch_size": 2}, {"batch_size": 1, "loading.packing": Packing(length=150)}],
@@ -119,6 +123,7 @@ def test_a_run_with_uneven_epochs_interrupted_at_any_step_matches_an_uninterrupt
     assert (tmp_path / "interrupted" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
 
 
+@pytest.mark.slow
 @both_recipes
 def test_an_extended_run_equals_a_single_run_of_the_same_length(tmp_path: Path, run: RunRecipe) -> None:
     changes: dict[str, Any] = HIGH_LR | {"lr_scheduler": None, "epochs": 3, "gradient_accumulation_steps": 1}
@@ -143,6 +148,7 @@ def test_a_run_that_ends_between_checkpoints_can_be_extended(tmp_path: Path) -> 
     assert metrics(tmp_path, "extended") == metrics(tmp_path, "whole")
 
 
+@pytest.mark.slow
 def test_max_steps_per_epoch_limits_the_run_without_repeating_rows(tmp_path: Path) -> None:
     limited = HIGH_LR | {"batch_size": 2, "gradient_accumulation_steps": 1, "shuffle": False, "epochs": 2}
     run_full(tmp_path, "limited", limited | {"max_steps_per_epoch": 2})
@@ -167,6 +173,7 @@ def test_a_run_with_only_skipped_steps_raises_an_error_and_saves_no_model(tmp_pa
     assert not (tmp_path / "skipped" / "final").exists()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("changes", [{}, {"max_steps": 2}, {"lr_scheduler": None}])
 def test_rows_without_targets_raise_an_error_before_the_first_step(tmp_path: Path, changes: Any) -> None:
     model = lazy(TINY.func, **{**TINY.keywords, "max_seq_len": 4})
@@ -175,6 +182,7 @@ def test_rows_without_targets_raise_an_error_before_the_first_step(tmp_path: Pat
     assert not (tmp_path / "none" / "final").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_a_stream_resumes(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS * 4), tmp_path / "rows.parquet")
     streamed = lazy(
@@ -231,6 +239,7 @@ def test_incompatible_settings_are_rejected(tmp_path: Path, changes: Any, messag
         run_full(tmp_path, "a", HIGH_LR | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fp32_is_float64")
 def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: Path) -> None:
     results = []
@@ -247,6 +256,7 @@ def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: P
     assert results[2] == pytest.approx(results[0], rel=FLOAT64)
 
 
+@pytest.mark.slow
 def test_full_finetuning_saves_the_trained_model(tmp_path: Path) -> None:
     run_full(tmp_path, "a", HIGH_LR | {"epochs": 20})
     second = HIGH_LR | {"model_directory": str(tmp_path / "a" / "final"), "tokenizer_directory": None}
@@ -326,6 +336,7 @@ def test_a_torch_loss_that_does_not_accept_logits_is_rejected(tmp_path: Path) ->
         run_full(tmp_path, "a", {"loss": lazy(MSELoss)})
 
 
+@pytest.mark.slow
 def test_adapters_resume_only_with_unchanged_base_weights(tmp_path: Path) -> None:
     run_full(tmp_path, "base", {"max_steps": 1})
     run_full(tmp_path, "other", HIGH_LR | {"max_steps": 3})
@@ -353,6 +364,7 @@ def test_adapters_resume_only_with_unchanged_base_weights(tmp_path: Path) -> Non
         lora_finetune.main(lora_config(tmp_path, "a", **interrupted), accept_changes=True)
 
 
+@pytest.mark.slow
 def test_fp16_loss_scaling_learns_and_resumes(tmp_path: Path) -> None:
     changes = HIGH_LR | {"dtype": "fp16", "epochs": 8, "checkpoints.every_n_steps": 2}
     run_full(tmp_path, "a", changes)
@@ -368,6 +380,7 @@ def test_fp16_loss_scaling_learns_and_resumes(tmp_path: Path) -> None:
     assert metrics(tmp_path, "interrupted") == metrics(tmp_path, "a")
 
 
+@pytest.mark.slow
 def test_bf16_weights_halve_the_checkpoint_and_learn(tmp_path: Path) -> None:
     changes = HIGH_LR | {
         "dtype": "bf16",

@@ -35,6 +35,7 @@ def run_lora(folder: Path, name: str, **changes: Any) -> None:
     lora_finetune.main(lora_config(folder, name, **COMMON | {"lora": lora} | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("torchao") is None, reason="needs the package torchao, which the extra fp8 installs"
 )

@@ -47,6 +47,7 @@ def test_recipe_has_the_length_stated_in_the_guide() -> None:
     assert count_code(text) - count_code(imports) == 80
 
 
+@pytest.mark.slow
 def test_preferences_are_learned_and_an_interrupted_run_matches_an_uninterrupted_one(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "epochs": 24,
@@ -71,6 +72,7 @@ def test_preferences_are_learned_and_an_interrupted_run_matches_an_uninterrupted
     assert file.read_bytes() == (tmp_path / "uninterrupted" / "final" / file.name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fp32_is_float64")
 def test_metrics_do_not_depend_on_the_micro_batch_size(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"lora": Lora(targets=["all-linear"], rank=4), "epochs": 3, "shuffle": False}
@@ -82,6 +84,7 @@ def test_metrics_do_not_depend_on_the_micro_batch_size(tmp_path: Path) -> None:
         assert [line[name] for line in split] == pytest.approx([line[name] for line in unsplit], rel=FLOAT64)
 
 
+@pytest.mark.slow
 def test_beta_depends_on_the_margin_unless_sensitivity_is_zero(tmp_path: Path) -> None:
     section = pairs.Preference(beta=0.5, sensitivity=0.0)
     pairs.main(config(tmp_path, "constant", preference=section, epochs=3))
@@ -111,6 +114,7 @@ class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # deliber
     """`UntypedRows` as a subclass of `Dataset`, for use as a component."""
 
 
+@pytest.mark.slow
 def test_items_of_the_wrong_type_raise_an_error_before_the_first_step(tmp_path: Path) -> None:
     plain = [{"instruction": row["prompt"], "input": "", "output": row["chosen"]} for row in ROWS]
     (tmp_path / "pair_rows.json").write_text(json.dumps(ROWS), encoding="utf-8")

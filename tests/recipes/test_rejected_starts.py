@@ -11,6 +11,7 @@ from tests.recipes.parts import full_config, lora_config
 from torchtune.config import ConfigError, lazy
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("optimizer", "reason"),
     [
@@ -29,6 +30,7 @@ def test_an_optimizer_that_rejects_the_parameters_is_reported_as_one_mistake(
     lora_finetune.main(lora_config(tmp_path, optimizer=lazy(optimizer), max_steps=1))
 
 
+@pytest.mark.slow
 def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_training(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -39,6 +41,7 @@ def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_training(tmp_
     lora_finetune.main(lora_config(tmp_path, tokenizer_directory=str(empty), max_steps=1))
 
 
+@pytest.mark.slow
 def test_extending_a_run_by_no_steps_raises_an_error(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"checkpoints.every_n_steps": 100}
     full_finetune.main(full_config(tmp_path, **changes, max_steps=2))

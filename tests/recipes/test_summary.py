@@ -20,6 +20,7 @@ from torchtune.training._global_batch import GlobalBatch
 VALIDATED: dict[str, Any] = {"validation": Validation(fraction=0.4, every_n_steps=1)}
 
 
+@pytest.mark.slow
 def test_a_starting_run_prints_model_data_and_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +59,7 @@ def test_packing_is_suggested_if_padding_is_high(
     assert (suggestion in capsys.readouterr().err) == is_suggested
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("epochs", "changes", "has_hint"),
     [(3, {}, True), (3, {"max_steps": 3}, False), (12, {}, False)],

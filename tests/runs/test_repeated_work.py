@@ -146,6 +146,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
 def test_each_input_is_parsed_once(
     call: list[str],

@@ -53,6 +53,7 @@ CASES: dict[str, tuple[str, str, Callable[[], object]]] = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("case", CASES)
 def test_an_edited_source_prevents_resuming(
     case: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

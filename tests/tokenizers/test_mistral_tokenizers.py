@@ -59,6 +59,7 @@ def load(version: str, folder: Path) -> SentencePieceTokenizer:
     return tokenizer
 
 
+@pytest.mark.quick_cases(1)
 def test_plain_text_is_encoded_as_in_the_sentencepiece_library(version: str) -> None:
     tokenizer = mistral_tokenizer(str(FILES[version]))
     reference = SentencePieceProcessor(model_file=str(FILES[version]))
@@ -71,6 +72,7 @@ def test_plain_text_is_encoded_as_in_the_sentencepiece_library(version: str) -> 
     assert ("[INST]" in tokenizer.special_tokens) == (version != "v1")
 
 
+@pytest.mark.slow
 def test_conversations_match_mistral_common(version: str, tmp_path: Path) -> None:
     tokenizer, reference = load(version, tmp_path), MistralTokenizer.from_file(str(FILES[version]))
     for text in TRICKY:
@@ -99,6 +101,7 @@ def test_conversations_match_mistral_common(version: str, tmp_path: Path) -> Non
         ]
 
 
+@pytest.mark.quick_cases(1)
 def test_converted_tokenizers_match_the_original(version: str) -> None:
     model = SentencePieceProcessor(model_file=str(FILES[version]))
     backend = sentencepiece_backend(model, {"bos": "<s>", "eos": "</s>", "unk": "<unk>"})

@@ -42,6 +42,7 @@ LIMITS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("limits", LIMITS, ids=["truncated", "padded", "both"])
 @pytest.mark.parametrize("load", [HFTokenizer, auto_tokenizer, smollm2_tokenizer])
 def test_stored_limits_do_not_change_rows(load: Any, limits: dict[str, Any], tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def tiktoken_encoding(ranks: dict[bytes, int]) -> Any:
     return Encoding("llama3", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
 
+@pytest.mark.slow
 def test_ids_match_tiktoken(file: Path) -> None:
     reference, tokenizer = tiktoken_encoding(ranks()), llama3_tokenizer(str(file))
     assert isinstance(tokenizer, TiktokenTokenizer)
@@ -59,6 +60,7 @@ def test_ids_match_tiktoken(file: Path) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_special_ids_match_metas_code(file: Path) -> None:
     tokenizer: Tokenizer = llama3_tokenizer(str(file.parent))
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (128_000, 128_001, 128_004)

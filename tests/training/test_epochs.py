@@ -27,6 +27,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return loaded
 
 
+@pytest.mark.slow
 def test_every_epoch_trains_every_row_once(results: list[dict[str, Any]]) -> None:
     for case, result in zip(CASES, results, strict=True):
         trained = [row for _, numbers, _ in result["steps"] for row in numbers]
@@ -35,6 +36,7 @@ def test_every_epoch_trains_every_row_once(results: list[dict[str, Any]]) -> Non
         assert first_epoch == Counter(range(case.n_rows)), case
 
 
+@pytest.mark.slow
 def test_losses_and_weights_match_an_example_by_example_computation(results: list[dict[str, Any]]) -> None:
     for case, result in zip(CASES, results, strict=True):
         losses, parameters = train_example_by_example(case, [numbers for _, numbers, _ in result["steps"]])

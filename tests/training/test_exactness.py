@@ -141,6 +141,7 @@ def compute_packed(
     return total, gradients(model)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_match_the_plain_implementation(family: str, lora: Lora | None) -> None:
@@ -152,6 +153,7 @@ def test_losses_and_gradients_match_the_plain_implementation(family: str, lora: 
     assert_as_near(actual, plain, exact, ERROR_BOUND)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("hardware")
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,6 +167,7 @@ def test_bfloat16_errors_are_comparable_to_the_plain_implementation(family: str,
     assert distance(plain, exact) < 0.5, "the reference must not be mostly noise"
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shared_prefix_is_computed_once(family: str, lora: Lora | None) -> None:
@@ -207,6 +210,7 @@ def losses(family: str, dtype: str, *, lean_layers: bool) -> Tensor:
     return torch.tensor(run(FAMILIES[family], dtype, lean_layers=lean_layers), dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fifty_steps_match_the_plain_implementation(family: str) -> None:
     plain, actual = (losses(family, "fp32", lean_layers=lean_layers) for lean_layers in (False, True))
@@ -215,6 +219,7 @@ def test_fifty_steps_match_the_plain_implementation(family: str) -> None:
     assert_as_near(actual, plain, exact_losses(family), error_bound)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hardware")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_losses_over_fifty_steps_are_unbiased(family: str) -> None:

@@ -100,6 +100,7 @@ def test_memory_estimate_for_llama3_8b_on_64_ranks_is_exact(lora: Lora | None) -
     assert measured == stored_bytes(estimate)
 
 
+@pytest.mark.slow
 def test_memory_estimate_is_exact_with_replicas_and_checkpointing() -> None:
     section = ActivationCheckpointing(keep="matmuls")
     measured = measure(llama3_2_1b, None, sharding=Sharding(replicas=8), activation_checkpointing=section)
@@ -109,6 +110,7 @@ def test_memory_estimate_is_exact_with_replicas_and_checkpointing() -> None:
     assert measured == stored_bytes(estimate)
 
 
+@pytest.mark.slow
 def test_pure_bf16_halves_the_memory_of_fp32_weights() -> None:
     measured = measure(llama3_2_1b, None, weights_dtype="bf16")
     estimate = estimate_memory(

@@ -63,6 +63,7 @@ def loss_and_gradients(model: Decoder, batch: Batch) -> tuple[Tensor, dict[str, 
     return loss.detach(), gradients(model)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.usefixtures("kernel")

@@ -65,6 +65,7 @@ def compute_with_gpu_settings(
     return total, gradients(model)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared prefixes"])
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", GPU_FAMILIES)

@@ -91,6 +91,7 @@ def destroy_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@pytest.mark.quick_cases(7)
 @all_kinds
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_adapted_model_initially_matches_its_base(tmp_path: Path, lora: Lora, dtype: str) -> None:
@@ -147,6 +148,7 @@ def test_checkpointing_is_bitwise_identical(keep: Any, dtype: str) -> None:
     assert all(torch.equal(actual[name], g) for name, g in plain.items())
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "lora", [DORA, EMBEDDINGS, TRAINED], ids=["dora", "embeddings", "trained embeddings"]
 )
@@ -169,6 +171,7 @@ def test_memory_estimate_matches_the_memory_of_a_run(dtype: str, lora: Lora) -> 
     assert estimate.activations > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trust_the_tests")
 def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
     lora = evolve(DORA, dropout=0.2)
@@ -191,6 +194,7 @@ def test_resumed_dora_run_matches_an_uninterrupted_run(tmp_path: Path) -> None:
     assert loss[-1] < loss[0] - 0.1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["rslora", "rslora and dora", "embeddings", "trained embeddings"])
 @pytest.mark.usefixtures("trust_the_tests")
 def test_final_folder_contains_the_trained_adapter(tmp_path: Path, kind: str) -> None:
@@ -241,6 +245,7 @@ def results(folder: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
     actual, single = results[case], one_step(SINGLE_RANK, **CASES[case])
@@ -281,6 +286,7 @@ def lora_parameters(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in state.items() if ".adapter." in name]
 
 
+@pytest.mark.quick_cases(1)
 @all_kinds
 def test_training_can_continue_from_an_adapter(tmp_path: Path, lora: Lora) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):

@@ -154,6 +154,7 @@ def test_attention_of_a_gpu_is_estimated_in_16_bits() -> None:
     assert 0.7 * cpu < gpu < 0.95 * cpu
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("changes", [{}, {"window": 64}, {"attention_softcap": 5.0}])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_a_gpu_stores_no_scores_of_token_pairs(dtype: str, changes: dict[str, object]) -> None:

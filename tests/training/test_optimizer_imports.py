@@ -74,6 +74,7 @@ def results() -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("case", CASES)
 def test_steps_match_torch_without_importing_its_compiler(case: str, results: dict[str, Any]) -> None:
     kind, settings = CASES[case]

@@ -11,6 +11,7 @@ from torchtune.config import Trust, only_trusting
 from torchtune.training import Profiling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_step", [2, 4])
 def test_trace_contains_the_selected_steps(tmp_path: Path, first_step: int) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):

@@ -26,6 +26,7 @@ def results(folder: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
     actual, single = results[case], one_step(SINGLE_RANK, **CASES[case])

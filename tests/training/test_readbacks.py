@@ -194,6 +194,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "settings", [{"packed_length": 60, "share_prefixes": True}, {"packed_length": 60}, {}]
@@ -222,6 +223,7 @@ def test_nothing_is_read_back_between_a_batch_and_its_gradients_with_the_choices
     assert ("flex_attention" in counter.names) == (bool(settings) or architecture == "gemma")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("calls", [(), (1,), (4, 5)], ids=["finite", "first step", "third step"])
 def test_asynchronous_and_synchronous_runs_are_identical(
@@ -249,6 +251,7 @@ def _moments(optimizer: Optimizer) -> list[Tensor]:
     return [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("synchronous", [True, False])
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
 def test_non_finite_step_ends_the_run_with_the_previous_parameters(
@@ -364,6 +367,7 @@ def test_learning_rate_schedule_advances_even_at_skipped_steps(tmp_path: Path) -
     assert rates == [None if i == 1 else pytest.approx(0.01 * (1 - i / 6)) for i in range(6)]
 
 
+@pytest.mark.slow
 def test_fp16_overflows_are_skipped_identically_on_host_and_device(tmp_path: Path) -> None:
     class Large(NextToken):
         """A loss whose gradients initially overflow in fp16."""

@@ -66,6 +66,7 @@ def test_a_resumed_run_notes_that_auto_selects_other_values(
     assert folder.read_record()["resolved"] == {**RESOLVED, "other": "kept"}
 
 
+@pytest.mark.slow
 def test_a_run_that_repeats_another_notes_that_auto_selects_other_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

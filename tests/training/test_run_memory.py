@@ -72,6 +72,7 @@ SECTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # warnings from the profiler
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -82,6 +83,7 @@ def test_estimated_activations_match_the_profiler(
     compare_with_the_profiler(lora, dtype, section, lean_layers=False)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # warnings from the profiler
 @pytest.mark.parametrize(("lora", "dtype"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
 def test_estimated_lean_layer_activations_match_the_profiler(lora: bool, dtype: str) -> None:
@@ -157,6 +159,7 @@ def test_weights_that_are_not_cast_are_memory_mapped(tmp_path: Path) -> None:
     assert mapped_bytes(evolve(cfg, model_directory=str(folder)), model) == 0
 
 
+@pytest.mark.slow
 def test_estimate_depends_on_config_fields(tmp_path: Path) -> None:
     cfg = full_config(tmp_path)
 
@@ -227,6 +230,7 @@ def test_the_estimate_includes_dropout_which_has_no_parameters(tmp_path: Path) -
     assert activations[1] > activations[0]
 
 
+@pytest.mark.slow
 def test_settings_that_would_save_memory_are_listed_with_the_bytes_saved(tmp_path: Path) -> None:
     cfg = full_config(tmp_path, batch_size=8, loading=Loading(packing=Packing(length=256)))
     savings = dict(memory_savings(cfg, ranks=4))
@@ -259,6 +263,7 @@ class HugeLoss(nn.Module):
         return torch.empty(2**52).sum()
 
 
+@pytest.mark.slow
 def test_out_of_memory_error_contains_the_line_and_memory_savings(tmp_path: Path) -> None:
     from recipes.full_finetune import main
 

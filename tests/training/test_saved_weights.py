@@ -43,6 +43,7 @@ def assert_saved(result: dict[str, Any], kind: str, dtype: str) -> None:
     assert_equal({name: tensor.to(trained[name].dtype) for name, tensor in result["saved"].items()}, trained)
 
 
+@pytest.mark.quick_cases(3)
 @by_kind
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("placement", ["unsharded", "resharded", "gathered"])
@@ -59,6 +60,7 @@ def test_one_process_saves_the_trained_parameters(
     assert_saved(result, kind, settings["dtype"])
 
 
+@pytest.mark.slow
 @by_kind
 @pytest.mark.parametrize("sharding", SHARDINGS)
 def test_two_ranks_save_the_trained_parameters(results: dict[str, Any], sharding: str, kind: str) -> None:
@@ -72,6 +74,7 @@ def transformers_dtype(folder: Path) -> torch.dtype:
     return dtype
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_transformers_loads_saved_and_converted_models_in_the_precision_of_the_run(
     tmp_path: Path, dtype: str

@@ -73,6 +73,7 @@ class TinyRun:
         return checkpoint.steps(self.folder)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize(
     ("settings", "saved"),
@@ -96,6 +97,7 @@ def test_checkpoints_are_written_when_due_and_retained_as_configured(
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
 
 
+@pytest.mark.slow
 def test_background_checkpoint_matches_a_foreground_checkpoint(tmp_path: Path) -> None:
     for name, in_background in (("foreground", False), ("background", True)):
         run = TinyRun(tmp_path / name, checkpoint_rules(every_n_steps=3, asynchronous=in_background), 9)

@@ -82,6 +82,7 @@ def assert_same(actual: Any, expected: Any) -> None:
         assert actual == expected
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("lora", [None, DROPOUT], ids=["full", "lora with dropout"])
 @pytest.mark.parametrize("optimizer", ["fused", "sgd"])
 def test_resumed_run_matches_an_uninterrupted_run(tmp_path: Path, lora: Lora | None, optimizer: str) -> None:
@@ -149,6 +150,7 @@ DAMAGE: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "state.pt", "rank_0.pt"])
 @pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=["cut", "flipped", "missing"])
 def test_a_damaged_checkpoint_is_rejected_and_the_previous_one_is_suggested(
@@ -171,6 +173,7 @@ def test_a_damaged_checkpoint_is_rejected_and_the_previous_one_is_suggested(
     assert resumed.state.step == 1
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "null", '{"format": 99}', '{"format": 2}'])
 def test_a_checkpoint_without_a_valid_manifest_is_rejected(tmp_path: Path, text: str | None) -> None:
     Run(tmp_path).train(1).state.save()
@@ -241,6 +244,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("function", "call"), [point[1:] for point in POINTS], ids=[p[0] for p in POINTS])
 def test_kill_during_checkpoint_writing_leaves_a_complete_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int

@@ -218,6 +218,7 @@ def held_out(folder: Path, **fields: Any) -> Validation:
     return Validation(dataset=lazy(InstructDataset, source=str(source)), **fields)
 
 
+@pytest.mark.slow
 def test_validation_does_not_affect_training(tmp_path: Path) -> None:
     section = held_out(tmp_path, every_n_steps=3, prompts=["Who are you?"], max_new_tokens=5)
     lora = {"lora": lora_config(tmp_path).lora}
@@ -237,6 +238,7 @@ def test_validation_does_not_affect_training(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> None:
     section = held_out(tmp_path, every_n_steps=2, patience=3, prompts=["Hi"], max_new_tokens=3)
     optimizer = lazy(SGD, lr=0.3)
@@ -253,6 +255,7 @@ def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> No
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_best_model_has_the_lowest_validation_loss(tmp_path: Path, kind: str) -> None:
     # The training rows are memorized quickly, and held-out rows with different answers become less likely.
