@@ -106,6 +106,7 @@ def test_transformers_generates_text_with_a_fine_tuned_model(tune: Tune, tiny: T
     assert model.generate(tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated"
 )  # PEFT reads this attribute of transformers

@@ -43,6 +43,7 @@ def call(tune: Tune, tiny: Tiny, command: str, rows: Sequence[Any], *args: str) 
     return tune(*first, *config, *tiny.overrides, *dataset, source, "seed=1", *run, *held_out, *others)
 
 
+@pytest.mark.slow
 def test_tool_calls_not_rendered_by_the_chat_template_are_rejected(tune: Tune, tiny: Tiny) -> None:
     rows = [CHAT_ROW, CHAT_ROW, CHAT_ROW, TOOL_CALL_ROW]
     for command in ("data", "run"):

@@ -110,6 +110,7 @@ def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
     assert call(tune, "validate", [CHAT], f"validation={{fraction: null, dataset: {section}}}").status == 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("n_long", [63, 200])
 def test_one_row_with_a_target_among_many_rows_without_targets_is_valid(n_long: int, tune: Tune) -> None:
     assert call(tune, "validate", [*[LONG] * n_long, {**LONG, "instruction": "a"}]).status == 0

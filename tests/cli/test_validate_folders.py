@@ -199,6 +199,7 @@ def test_weights_that_do_not_match_the_model_are_rejected(tune: Tune, tiny: Tiny
         assert message in result.err
 
 
+@pytest.mark.slow
 def test_prompts_that_are_too_long_are_rejected(tune: Tune, tiny: Tiny) -> None:
     prompts = "validation.prompts=[Who are you?]"
     assert validate(tune, tiny, prompts, "validation.max_new_tokens=2").status == 0

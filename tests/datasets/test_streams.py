@@ -90,6 +90,7 @@ def test_every_epoch_shuffles_the_rows_within_blocks_differently(source: str) ->
     assert [int(row[0]) for row in read(unshuffled.take(N))] == list(range(N))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("packed_length", [None, 64])
 def test_the_order_is_the_same_for_any_number_of_ranks(source: str, packed_length: int | None) -> None:
     single_rank = read(batches(source, packed_length=packed_length).take(96))

@@ -54,6 +54,7 @@ def adapted_model(base: Path, change: dict[str, Any]) -> Decoder:
     return model
 
 
+@pytest.mark.quick_cases(5)
 @families
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_peft_computes_the_same_logits(tmp_path: Path, family: str, change: dict[str, Any]) -> None:

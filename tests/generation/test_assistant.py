@@ -76,6 +76,7 @@ def test_questions_may_be_strings_turns_prompts_or_token_ids(assistant: Assistan
     assert assistant.encode(longer) == chat_prompt(assistant.tokenizer, longer)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "options",
     [AnswerOptions(), SAMPLED, AnswerOptions(repetition_penalty=1.3)],

@@ -55,6 +55,7 @@ def test_tensors_on_the_cpu_are_rejected_by_the_name_of_the_operator() -> None:
         torch.rand(4, generator=torch.Generator(), device=GPU)
 
 
+@pytest.mark.slow
 @in_separate_process
 def test_scalars_and_indices_on_the_cpu_are_accepted() -> None:
     x, scalar = matrix(), torch.tensor(2.0)

@@ -126,6 +126,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_different_documents_and_windows_do_not_cause_recompilation(graphs: list[Any]) -> None:
     batches = [LENGTHS, [[330], [330]], [[10] * 33, [300, 30]], [[350], [340, 10]]]
     for window, lengths in zip([None, 40, 50, None], batches, strict=True):

@@ -140,6 +140,7 @@ def test_an_extended_run_equals_a_single_run_of_the_same_length(tmp_path: Path, 
     assert file.read_bytes() == (tmp_path / "whole/final" / file.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_between_checkpoints_can_be_extended(tmp_path: Path) -> None:
     changes: dict[str, Any] = HIGH_LR | {"lr_scheduler": None, "checkpoints.every_n_steps": 100}
     full_finetune.main(full_config(tmp_path, "whole", **changes, max_steps=5))
@@ -203,6 +204,7 @@ def test_an_interrupted_run_on_a_stream_resumes(tmp_path: Path) -> None:
     assert metrics(tmp_path, "interrupted") == metrics(tmp_path, "uninterrupted")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fp32_is_float64")
 def test_packed_examples_train_like_separate_examples(tmp_path: Path) -> None:
     run_full(tmp_path, "separate", HIGH_LR | {"batch_size": 6, "shuffle": False, "epochs": 3})
@@ -411,6 +413,7 @@ def test_null_disables_logger_schedule_clipping_and_checkpoints(tmp_path: Path) 
     assert not (tmp_path / "a" / "log.txt").exists()
 
 
+@pytest.mark.slow
 def test_the_seed_determines_the_run(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run_lora(tmp_path, name, {"seed": seed})

@@ -71,6 +71,7 @@ def test_special_ids_match_metas_code(file: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode("<|eot_id|>")[1] != 128_009
 
 
+@pytest.mark.slow
 def test_configuration_files_are_read(file: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").symlink_to(file)
     config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "add_bos_token": False}

@@ -126,6 +126,7 @@ def test_a_run_on_cuda_sets_the_environment_before_its_device(monkeypatch: pytes
         assert error.value.args == (NAMES if deterministic else [],)
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_on_a_cpu_gives_the_same_bits_and_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,6 +260,7 @@ def test_step_on_two_ranks_matches_the_step_on_one_rank(results: dict[str, Any],
         assert_same_step(actual, single)
 
 
+@pytest.mark.slow
 def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results: dict[str, Any]) -> None:
     single = initial_adapters(SINGLE_RANK, folder / "dora")
     assert single is not None
@@ -271,6 +272,7 @@ def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results
         assert_near(actual[f"{name}.adapter.lora_magnitude"], norms, NORM_BOUND)
 
 
+@pytest.mark.slow
 def test_continued_adapter_is_loaded_into_shards(folder: Path, results: dict[str, Any]) -> None:
     expected = read_peft_tensors(folder / "dora" / "adapter")
     assert results["continued"].keys() == {name for name, _ in lora_parameters(results["continued"])}

@@ -74,13 +74,14 @@ def results() -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_steps_match_torch_without_importing_its_compiler(case: str, results: dict[str, Any]) -> None:
     kind, settings = CASES[case]
     assert results[case] == four_steps(lambda parameters: kind(parameters, **settings))[0]
 
 
+@pytest.mark.slow
 def test_optimizer_hooks_are_called(results: dict[str, Any]) -> None:
     assert results["hooked"] == [0.5, 0.5]
 

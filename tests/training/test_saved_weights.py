@@ -91,6 +91,7 @@ def test_transformers_loads_saved_and_converted_models_in_the_precision_of_the_r
         assert transformers_dtype(tmp_path / name) == getattr(torch, name)
 
 
+@pytest.mark.slow
 @by_kind
 def test_training_continues_after_saving(results: dict[str, Any], kind: str) -> None:
     expected = results[f"sharded {kind}"]["resumed"]
