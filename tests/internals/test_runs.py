@@ -18,7 +18,7 @@ from torchtune.internals import limit_heap_growth
 limit_heap_growth()
 import torch
 from torchtune.cli import main
-from torchtune.training import DTYPES
+from torchtune.placement import DTYPES
 DTYPES["fp32"] = torch.float64  # in fp32, Adam would amplify rounding differences
 for args in json.loads(sys.argv[1]):
     assert main(args) == 0

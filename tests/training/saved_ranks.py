@@ -1,5 +1,7 @@
 """The program that `test_saved_weights.py` runs on each of two ranks."""
 
+import filecmp
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,13 @@ class Cfg:
 def train_and_save(
     world: World, folder: Path, lora: Lora | None, *, dtype: str, **settings: Any
 ) -> dict[str, Any] | None:
-    """Take a step, validate, save `final/`, and take another step; all ranks must call this function.
+    """Take a step, validate, save `best/` and `final/`, and take another step; all ranks must call this function.
 
     Returns:
         On rank 0, by the names of the trained parameters: `trained`, the parameters of the optimizer; `gathered`, the
-        result of `full_state`; and `saved`, the contents of `final/`. Also `dtypes`, the dtypes of the saved tensors,
-        and `resumed`, the parameters of the optimizer after the second step.
+        result of `full_state`; and `saved`, the contents of `final/`. Also `dtypes`, the dtypes of the saved tensors;
+        `resumed`, the parameters of the optimizer after the second step; and `different`, the names of the files that
+        differ between `best/`, which the validator saves, and `final/`.
     """
     with torch.device("meta"):
         model = tiny_decoder()
@@ -71,12 +74,13 @@ def train_and_save(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = AdamW(trained.values(), lr=0.01)
     _step(model, optimizer)
-    section = Validation(fraction=0.5, prompts=["abc"], max_new_tokens=3)
-    with Metrics(str(folder), [], world, 0, 99) as metrics:
-        tiny_validator(folder, section, model, world=world).validate(0, metrics)
-    before = _full_copies(trained)
     fields: dict[str, Any] = {"dtype": dtype, "model_directory": None, "tokenizer_directory": None}
     cfg = evolve(smollm2_135m_full(), output_dir=str(folder), **fields)
+    section = Validation(fraction=0.5, prompts=["abc"], max_new_tokens=3)
+    save_best = partial(save_model, cfg, model, world, "best")
+    with Metrics(str(folder), [], world, 0, 99) as metrics:
+        tiny_validator(folder, section, model, world=world, save=save_best).validate(1, metrics)
+    before = _full_copies(trained)
     save_model(cfg, model, world, "final")
     gathered = full_state(model, world)
     gathered = None if gathered is None else {name: p.clone() for name, p in gathered.items()}
@@ -85,7 +89,16 @@ def train_and_save(
     if not world.is_main:
         return None
     saved, dtypes = _read(folder / "final", lora, dtype)
-    return {"trained": before, "gathered": gathered, "saved": saved, "dtypes": dtypes, "resumed": after}
+    names = sorted(path.name for path in (folder / "final").iterdir())
+    _, mismatched, missing = filecmp.cmpfiles(folder / "final", folder / "best", names, shallow=False)
+    return {
+        "trained": before,
+        "gathered": gathered,
+        "saved": saved,
+        "dtypes": dtypes,
+        "resumed": after,
+        "different": [*mismatched, *missing],
+    }
 
 
 def _step(model: Decoder, optimizer: AdamW) -> None:

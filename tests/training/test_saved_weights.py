@@ -33,7 +33,11 @@ def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 
 
 def assert_saved(result: dict[str, Any], kind: str, dtype: str) -> None:
-    """Check that full models are saved in the compute precision, and adapters in the precision of the parameters."""
+    """Check that full models are saved in the compute precision, and adapters in the precision of the parameters.
+
+    `best/`, which the validator saves, must have the same files as `final/`, which is saved after the validation.
+    """
+    assert result["different"] == []
     trained = result["trained"]
     assert len(trained) > 10
     assert_equal(result["gathered"], trained)

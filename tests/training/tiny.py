@@ -185,9 +185,24 @@ class NaNLoss(NextToken):
 
 
 def tiny_validator(
-    folder: Path, section: Validation, model: Decoder, *, batch_size: int = 3, world: World = SINGLE_RANK
+    folder: Path,
+    section: Validation,
+    model: Decoder,
+    *,
+    batch_size: int = 3,
+    world: World = SINGLE_RANK,
+    save: Callable[[], None] | None = None,
 ) -> Validator:
-    """Build a validator for the tiny rows that have a target and for the prompts of a section."""
+    """Build a validator for the tiny rows that have a target and for the prompts of a section.
+
+    Args:
+        folder: The run's folder.
+        section: The validation section.
+        model: The model.
+        batch_size: Rows per forward pass.
+        world: The ranks of the run.
+        save: Saves the best model; None: only the folder `best/` is created.
+    """
     rows = [example for example in examples() if example.n_targets]
     return Validator(
         HeldOutSet(section, rows, [[1, 2, 3] for _ in section.prompts]),
@@ -197,5 +212,5 @@ def tiny_validator(
         batch_size,
         world,
         str(folder),
-        lambda: (folder / "best").mkdir(exist_ok=True),
+        save or (lambda: (folder / "best").mkdir(exist_ok=True)),
     )
