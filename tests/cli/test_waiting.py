@@ -55,9 +55,16 @@ def free_port() -> int:
     return port
 
 
-def tune(folder: Path, *args: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start `tune` with piped output in a folder; the argument RECIPE is replaced by the recipe's path."""
-    (folder / "start.py").write_text(RECIPE)
+def tune(folder: Path, *args: str, setup: str = "", **environment: str) -> "subprocess.Popen[str]":
+    """Start `tune` with piped output in a folder; the argument RECIPE is replaced by the recipe's path.
+
+    Args:
+        folder: The working folder of the process.
+        args: The arguments of `tune`.
+        setup: Python code that each rank runs before the recipe.
+        environment: Environment variables.
+    """
+    (folder / "start.py").write_text(RECIPE + setup)
     recipe = args.index("RECIPE")
     return subprocess.Popen(
         [

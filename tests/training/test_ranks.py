@@ -9,7 +9,7 @@ from tests.tolerance import FLOAT64
 from tests.training.run_ranks import run_ranks
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
 from tests.training.tiny import SINGLE_RANK, tiny_model
-from tests.training.two_ranks import CASES, one_step, validate
+from tests.training.two_ranks import CASES, one_step, sampled_answers, validate
 from torchtune.formats import load_hf_weights
 from torchtune.placement import full_state
 
@@ -45,6 +45,12 @@ def test_sharded_rank_stores_about_half_of_the_parameters(results: dict[str, Any
 def test_ranks_agree_on_a_random_seed_and_draw_different_numbers(results: dict[str, Any]) -> None:
     assert len(set(results["seeds"])) == 1
     assert len(set(results["draws"])) == 2
+
+
+def test_all_ranks_sample_the_tokens_of_rank_0(results: dict[str, Any]) -> None:
+    expected = sampled_answers(SINGLE_RANK)
+    assert len({len(answer) for answer in expected}) == 2  # one answer ends earlier
+    assert results["sampled answers"] == [expected, expected]
 
 
 def test_resuming_on_two_ranks_is_bitwise_identical(results: dict[str, Any]) -> None:

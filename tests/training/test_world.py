@@ -72,6 +72,18 @@ def test_more_ranks_than_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> N
     assert pick_device("cuda") == torch.device("cuda", 1)
 
 
+def test_a_rank_that_sees_a_single_gpu_uses_it_unless_torchrun_started_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert pick_device("cuda") == torch.device("cuda", 0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ValueError, match="4 ranks need 4 cuda devices, but this machine has only 1"):
+        pick_device("cuda")
+
+
 def test_world_size_without_a_launcher_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):

@@ -25,6 +25,7 @@ from tests.training.tiny import (
 )
 from torchtune.distributed import World, checkpoint
 from torchtune.formats import save_hf_folder
+from torchtune.generation import Sampling, generate_batch
 from torchtune.modules import LinearCrossEntropy
 from torchtune.placement import full_state
 from torchtune.training import (
@@ -167,6 +168,19 @@ def validate(world: World, folder: Path) -> list[float]:
     return losses
 
 
+def sampled_answers(world: World) -> list[list[int]]:
+    """Sample answers with a different seed on each rank; without rank 0's tokens, the ranks would wait forever."""
+    return generate_batch(
+        tiny_model("fp64", None, world, enable_fsdp=world.size > 1),
+        [[1, 2, 3], [4, 5]],
+        max_new_tokens=12,
+        stop_ids=range(0, VOCAB, 4),
+        sampling=Sampling(temperature=1.5),
+        seed=world.rank,
+        broadcast=world.broadcast,
+    )
+
+
 def final_folder(world: World, folder: Path) -> dict[str, Any]:
     """Save a sharded model, and load the saved model into shards."""
     model = tiny_model("bf16", None, world, enable_fsdp=True)
@@ -186,6 +200,7 @@ def main(out: Path) -> None:
         results: dict[str, Any] = {
             "seeds": world.gather(world.seed),
             "draws": world.gather(torch.rand(1).item()),
+            "sampled answers": world.gather(sampled_answers(world)),
         }
         fixed = World(rank=world.rank, size=2, data_rank=world.rank, data_size=2, device=world.device, seed=0)
         for name, case in CASES.items():

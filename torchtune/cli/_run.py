@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torchtune import runs
 from torchtune.cli._command import CONFIG_OPTIONS, RECIPE, Command, Form
 from torchtune.cli._nodes import watch_launcher
+from torchtune.cli._schedulers import has_torchrun_variables, set_rank_variables_from_slurm
 from torchtune.config import ConfigError, model
 from torchtune.config.model import nearest
 from torchtune.runs import config_names, config_sources, folder_of, recipe_names, unknown_name
@@ -32,8 +33,9 @@ def run(call: Call) -> int:
     print_notes(layers)
     command = ["tune", *call.argv]
     runs.set_join_timeout(call)
-    if call.launch:
+    if call.launch or has_torchrun_variables():
         return _launch(call, recipe, layers, command)
+    set_rank_variables_from_slurm(os.environ)
     recipe.run(layers, runs.resume_options(call), command)
     return 0
 
@@ -112,7 +114,7 @@ def count_nodes(options: Sequence[str]) -> int:
 
 def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
     """Return the minimum and maximum number of nodes in torchrun's options, and the number of ranks per node."""
-    if not options:
+    if not options and not has_torchrun_variables():
         return 1, 1, 1
     from torch.distributed.run import config_from_args, get_args_parser
 
@@ -211,6 +213,9 @@ def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
+    if rank in secondary and record.get("summary"):
+        sys.stderr.write(f"tune: {record['summary']}\n")
+        return 1
     if rank in secondary:
         reason = "lost its connection to another rank, which has exited; see the output of the other nodes"
     elif record.get("summary"):

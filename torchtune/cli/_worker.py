@@ -1,14 +1,11 @@
 """Run one rank of a recipe with the config that the parent process froze."""
 
 import atexit
-import json
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from torchtune.cli._nodes import note_started
 from torchtune.runs.console import INTERRUPTED, failure_of
@@ -48,15 +45,11 @@ def run_rank(argv: Sequence[str]) -> int:
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
         statuses.append(getattr(error, "status", INTERRUPTED))
     except Exception as error:
+        from torchtune.distributed import is_secondary, record_failure
+
         failure = failure_of(error)
-        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if file is None:
-            sys.stderr.write(failure.text)
-        else:
-            summary = "" if failure.details else failure.message
-            record = {"message": failure.text, "summary": summary, "is_secondary": _is_secondary(error)}
-            record["timestamp"] = int(time.time())  # torchrun requires a timestamp and a message
-            Path(file).write_text(json.dumps(record), encoding="utf-8")
+        summary = "" if failure.details else failure.message
+        record_failure(failure.text, summary=summary, is_secondary=is_secondary(error))
         sys.stdout.flush()
         os._exit(failure.status)  # do not wait for threads connected to ranks that have exited
     return statuses[0]
@@ -80,19 +73,6 @@ def _exit_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(INTERRUPTED)
-
-
-def _is_secondary(error: Exception) -> bool:
-    """Return whether an error of gloo, nccl or the store is a consequence of the exit of another rank."""
-    import torch.distributed as dist
-
-    is_distributed_error = isinstance(error, dist.DistError) or (
-        type(error) is RuntimeError and "gloo" in str(error)
-    )
-    return (
-        is_distributed_error
-        and re.search(r"[Cc]onnection|[Tt]imed? ?out|remote process|peer", str(error)) is not None
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in `__all__`
 
+from torchtune.distributed._failures import FailureWatch
 from torchtune.runs import join_timeout
 
 _POLL_INTERVAL = 0.2
@@ -21,7 +22,7 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Timeout of collectives: torch's default."""
 
 
-def join_ranks(backend: str, rank: int, size: int) -> None:
+def join_ranks(backend: str, rank: int, size: int) -> FailureWatch:
     """Join the process group of a run, which torchrun's environment variables, such as WORLD_SIZE, describe.
 
     Until all ranks have joined, Ctrl-C ends this process at once; torch's own wait cannot be interrupted.
@@ -30,6 +31,9 @@ def join_ranks(backend: str, rank: int, size: int) -> None:
         backend: A backend of torch.distributed.
         rank: The index of this rank.
         size: Number of ranks.
+
+    Returns:
+        The watch that ends this process if another rank fails.
 
     Raises:
         ValueError: A rank has not joined within the time limit, or rank 0 cannot listen on its address.
@@ -43,6 +47,7 @@ def join_ranks(backend: str, rank: int, size: int) -> None:
         wait.wait_for(_rank_names(missing))
     store.set_timeout(_COLLECTIVE_TIMEOUT)
     dist.init_process_group(backend, store=PrefixStore("run", store), rank=rank, world_size=size)
+    return FailureWatch(host, port, rank)
 
 
 def _open(host: str, port: int, rank: int, size: int, wait: "_Wait") -> TCPStore:

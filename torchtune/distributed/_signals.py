@@ -8,14 +8,15 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Self
 
 from torchtune.distributed._world import World
 
-GRACE_PERIOD = 240.0
-"""Time allowed after SIGTERM to finish the step and save its checkpoint (seconds); then the process exits."""
+MIN_GRACE_PERIOD = 240.0
+"""Minimum time allowed after SIGTERM to finish the step and save its checkpoint (seconds); then the process exits."""
 _NOTICES = {
     signal.SIGINT: b"\ninterrupted: finishing this step and saving a checkpoint; press Ctrl-C again to exit at once\n",
     signal.SIGTERM: b"SIGTERM: finishing this step and saving a checkpoint\n",
@@ -52,11 +53,19 @@ class StopRequests:
     Args:
         world: The ranks of this run.
         resume_hint: Instructions for resuming the run, included in messages.
+        save_seconds: Returns the time that writing the last checkpoint took (seconds), or None. After SIGTERM, the run
+            has twice this time, and at least `MIN_GRACE_PERIOD`.
     """
 
-    def __init__(self, world: World, resume_hint: str = "run the same command to resume") -> None:
+    def __init__(
+        self,
+        world: World,
+        resume_hint: str = "run the same command to resume",
+        save_seconds: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._world = world
         self._resume_hint = resume_hint
+        self._save_seconds = save_seconds
         self.received: int | None = None
         """The first signal received."""
         self._peers: list[int] = []
@@ -104,10 +113,16 @@ class StopRequests:
         self._stack.callback(os.close, write)  # ends the thread, which closes the read end
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, before)
-        threading.Thread(target=_exit_when_stuck, args=(read, self._peers), name="stop", daemon=True).start()
+        threading.Thread(
+            target=_exit_when_stuck, args=(read, self._peers, self._grace_period), name="stop", daemon=True
+        ).start()
+
+    def _grace_period(self) -> float:
+        """Return the time allowed after SIGTERM to finish the step and save its checkpoint (seconds)."""
+        return max(MIN_GRACE_PERIOD, 2 * (self._save_seconds() or 0.0))
 
 
-def _exit_when_stuck(read: int, peers: list[int]) -> None:
+def _exit_when_stuck(read: int, peers: list[int], grace_period: Callable[[], float]) -> None:
     """Wait for SIGTERM, then end the process once the grace period is over or a peer has died."""
     with open(read, "rb", buffering=0) as pipe:
         poll = select.poll()
@@ -117,8 +132,8 @@ def _exit_when_stuck(read: int, peers: list[int]) -> None:
             signals = pipe.read(64)
             if not signals:  # the run is over
                 return
-        started = time.monotonic()
-        while time.monotonic() - started <= GRACE_PERIOD and all(map(_exists, peers)):
+        ends = time.monotonic() + grace_period()
+        while time.monotonic() <= ends and all(map(_exists, peers)):
             if poll.poll(_POLL_INTERVAL) and not pipe.read(64):
                 return
         sys.stderr.flush()

@@ -61,6 +61,12 @@ class World:
         dist.all_reduce(total, group=self.group)
         return total
 
+    def broadcast(self, values: Tensor) -> Tensor:
+        """Return rank 0's tensor on every rank; all ranks must call this with tensors of the same shape and dtype."""
+        if self.size > 1:
+            dist.broadcast(values, src=0, group=self.group)
+        return values
+
     def gather(self, value: Item) -> list[Item]:
         """Collect one small picklable object from every rank, in rank order; all ranks must call this."""
         if self.size == 1:
@@ -92,10 +98,15 @@ class World:
 def pick_device(name: str) -> torch.device:
     """Return this rank's device for a config's `device`; for cuda, the GPU whose index is the local rank.
 
+    If the scheduler shows each rank a single GPU (`srun --gpus-per-task=1`), its index is 0. torchrun's ranks see the
+    same GPUs, so a single GPU is not enough for several of them.
+
     Raises:
         FieldError: The device is unknown or not available.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.device_count() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        local_rank = 0
     check_device(name, local_ranks=local_rank + 1)
     kind = device_type(name)
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)

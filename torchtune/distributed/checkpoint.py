@@ -77,17 +77,14 @@ def write(
         part.mkdir(parents=True)
     world.barrier()
     with _writing(part):
-        _save_tensors(tensors, part, world)
+        fingerprints = _save_tensors(tensors, part, world)
         if world.is_main:
-            torch.save(dict(shared), part / "state.pt")
-            _sync(part / "state.pt")
-        torch.save(dict(per_rank), part / f"rank_{world.rank}.pt")
-        _sync(part / f"rank_{world.rank}.pt")
-    world.barrier()
-    names = sorted(path.name for path in part.iterdir())
-    sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
+            fingerprints["state.pt"] = _save_values(shared, part / "state.pt")
+        name = f"rank_{world.rank}.pt"
+        fingerprints[name] = _save_values(per_rank, part / name)
+    fingerprints_of_ranks = world.gather(fingerprints)
     if world.is_main:
-        files = {name: fingerprint for rank_sums in sums for name, fingerprint in rank_sums.items()}
+        files = {name: values for of_rank in fingerprints_of_ranks for name, values in of_rank.items()}
         manifest = {"format": FORMAT, "ranks": world.size, "files": files}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(part / MANIFEST)
@@ -158,11 +155,30 @@ def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
         raise ValueError(f"{folder} cannot be read: {first}") from error
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> dict[str, list[int]]:
+    """Write tensors, and return the sizes and checksums of the files that this rank has written, by name."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    from torchtune.distributed._checksums import ChecksumFileSystem
+
     _silence_warning()
-    save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1, process_group=world.group)
+    writer = FileSystemWriter(folder)
+    writer.fs = file_system = ChecksumFileSystem()
+    save(dict(tensors), storage_writer=writer, no_dist=world.size == 1, process_group=world.group)
+    return file_system.fingerprints
+
+
+def _save_values(values: Mapping[str, Any], path: Path) -> list[int]:
+    """Write values of this rank, and return the size and checksum of the file."""
+    from torchtune.distributed._checksums import ChecksumFile
+
+    with path.open("wb") as raw:
+        file = ChecksumFile(raw)
+        torch.save(dict(values), file)
+        raw.flush()
+        os.fsync(raw.fileno())
+    return [file.size, file.crc]
 
 
 @contextmanager

@@ -62,13 +62,15 @@ def generate_batch(  # noqa: PLR0913 -- all except three are options
     sampling: Sampling = GREEDY,
     seed: int | None = None,
     first_index: int = 0,
+    broadcast: Callable[[Tensor], Tensor] = lambda tokens: tokens,
 ) -> list[list[int]]:
     """Continue several prompts, whose lengths may differ, in one batch.
 
     Each answer equals the answer to the prompt on its own, up to the rounding of batched matrix products: batch rows
     have separate positions and random numbers, and do not attend to each other. Finished rows are removed.
 
-    If the model is sharded, all ranks must pass the same prompts and, unless decoding is greedy, the same seed.
+    If the model is sharded, all ranks must pass the same prompts, and `broadcast`: ranks whose tokens differ
+    because of rounding or different seeds would wait for each other forever.
 
     Args:
         model: The model; it is put into evaluation mode during the call.
@@ -78,6 +80,7 @@ def generate_batch(  # noqa: PLR0913 -- all except three are options
         sampling: Options for choosing tokens.
         seed: Seed of the random draws, combined with the prompt's index. None: torch's default generator draws a seed.
         first_index: Index of the first prompt, if the prompts are a slice of a longer list.
+        broadcast: Given the tokens of a step, returns rank 0's tokens on every rank (`World.broadcast`).
 
     Returns:
         The generated ids of each prompt.
@@ -95,6 +98,7 @@ def generate_batch(  # noqa: PLR0913 -- all except three are options
         stop_ids=stop_ids,
         sampling=sampling,
         generators=row_generators(resolve_seed(seed, sampling), len(prompts), first_index),
+        broadcast=broadcast,
     ):
         for row, token in batch:
             answers[row].append(token)
@@ -158,6 +162,7 @@ def decode_steps(  # noqa: PLR0913 -- all except three are options
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     is_finished: Callable[[int], bool] = lambda _: False,
+    broadcast: Callable[[Tensor], Tensor] = lambda tokens: tokens,
 ) -> Iterator[list[tuple[int, int]]]:
     """Decode one token for every unfinished batch row per step, until all rows are finished.
 
@@ -170,6 +175,7 @@ def decode_steps(  # noqa: PLR0913 -- all except three are options
         generators: One random number generator for each prompt.
         is_finished: Given the index of a prompt, returns whether the prompt needs no further token; called after the
             prompt's token is yielded.
+        broadcast: As in `generate_batch`.
 
     Yields:
         The index of the prompt and the next token, for every unfinished row.
@@ -187,9 +193,8 @@ def decode_steps(  # noqa: PLR0913 -- all except three are options
         hidden = _prefill(model, tokens, lengths, cache)  # [b, d]
         seen_tokens = _seen_mask(tokens, model, hidden.device) if sampling.repetition_penalty != 1 else None
         for step in range(max_new_tokens):
-            chosen = sampling.choose(
-                model.logits(hidden), seen_tokens, [generators[row] for row in rows]
-            )  # [b]
+            logits = model.logits(hidden)
+            chosen = broadcast(sampling.choose(logits, seen_tokens, [generators[row] for row in rows]))  # [b]
             next_tokens = dict(zip(rows, chosen.tolist(), strict=True))
             yield [(row, token) for row, token in next_tokens.items() if token not in stop_ids]
             active = [

@@ -128,7 +128,9 @@ class Run:
         self._flops = step_flops(model)
         self.metrics = _build_metrics(cfg, world, self.state.step, schedule.total_steps)
         self._checkpoint_saver = CheckpointSaver(cfg.checkpoints, self.state, batches, world)
-        self._stop_requests = StopRequests(world, RunFolder(cfg.output_dir).resume_hint())
+        self._stop_requests = StopRequests(
+            world, RunFolder(cfg.output_dir).resume_hint(), lambda: self.state.save_seconds
+        )
         self._stack = ExitStack()
         self._pending: _Pending | None = None
 

@@ -15,6 +15,7 @@ from attrs import has
 from torchtune.config.model import differences, drop_paths, frozen_tree
 from torchtune.distributed import (
     DETERMINISTIC_ENVIRONMENT,
+    FailureWatch,
     World,
     deterministic_algorithms,
     join_ranks,
@@ -31,7 +32,7 @@ UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_ca
 
 @contextmanager
 def start(cfg: object) -> Iterator[World]:
-    """Start a run on this rank and yield its `World`; at the end, destroy the process group.
+    """Start a run on this rank and yield its `World`; after success, destroy the process group.
 
     If torchrun's environment variables are set (WORLD_SIZE), the process joins the process group, with gloo for
     tensors on the CPU and NCCL for tensors on GPUs. The random generators of Python, numpy and torch are seeded with
@@ -52,37 +53,61 @@ def start(cfg: object) -> Iterator[World]:
             set_deterministic_environment()
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    must_join = size > 1 and not dist.is_initialized()
+    with _process_group(device, size):
+        reserve = Reserve()
+        try:
+            rank = dist.get_rank() if size > 1 else 0
+            seed = _broadcast_seed(settings.seed, size)
+            world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
+            _seed_everything(seed + world.data_rank)
+            _check_configs_match(cfg, world)
+            algorithms = deterministic_algorithms() if settings.deterministic else nullcontext()
+            with _lock(settings.output_dir if world.is_main else None), algorithms:
+                _record_environment(settings, world)
+                yield world
+                world.barrier()  # a rank that exits early closes connections that other ranks still use
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reserve.release()
+            raise out_of_memory_error(error, cfg, size) from error
+        finally:
+            reserve.release()
+
+
+@contextmanager
+def _process_group(device: torch.device, size: int) -> Iterator[None]:
+    """Join the process group of the ranks, unless there is one, and destroy it at the end of a successful run.
+
+    After an error, it is not destroyed: NCCL waits for all ranks, but a rank that has failed waits for none. The other
+    ranks are notified instead.
+    """
+    watch = _join(device, size) if size > 1 and not dist.is_initialized() else None
+    try:
+        yield
+    except Exception as error:
+        if watch is not None:
+            watch.report(error)
+        raise
+    else:
+        if watch is not None:
+            dist.destroy_process_group()
+    finally:
+        if watch is not None:
+            watch.stop()
+        if size == 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(device: torch.device, size: int) -> FailureWatch:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if must_join and missing:
+    if missing:
         raise ValueError(
             f"WORLD_SIZE={size} is set in the environment but {missing[0]} is not: unset WORLD_SIZE, or start the ranks"
             f" with `tune --nproc_per_node {size}`"
         )
-    if must_join:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        join_ranks(backend, int(os.environ["RANK"]), size)
-    reserve = Reserve()
-    try:
-        rank = dist.get_rank() if size > 1 else 0
-        seed = _broadcast_seed(settings.seed, size)
-        _seed_everything(seed + rank)
-        world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
-        _check_configs_match(cfg, world)
-        algorithms = deterministic_algorithms() if settings.deterministic else nullcontext()
-        with _lock(settings.output_dir if world.is_main else None), algorithms:
-            _record_environment(settings, world)
-            yield world
-            world.barrier()  # a rank that exits early closes connections that other ranks still use
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        reserve.release()
-        raise out_of_memory_error(error, cfg, size) from error
-    finally:
-        reserve.release()
-        if dist.is_initialized() and (must_join or size == 1):
-            dist.destroy_process_group()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    return join_ranks(backend, int(os.environ["RANK"]), size)
 
 
 def _check_configs_match(cfg: object, world: World) -> None:

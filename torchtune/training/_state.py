@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -61,6 +62,8 @@ class State:
     _base: str | None = field(default=None, kw_only=True)
     _config: Mapping[str, Any] | None = field(default=None, kw_only=True)
     step: int = field(default=0, init=False)
+    save_seconds: float | None = field(default=None, init=False)
+    """Time that writing the last checkpoint of this process took (seconds); None: none has been written."""
     _writing: threading.Thread | None = field(default=None, init=False)
     _failure: BaseException | None = field(default=None, init=False)
     _background_world: World | None = field(default=None, init=False)
@@ -96,11 +99,13 @@ class State:
         world = self._world
         if not wait:
             world = self._background_world = self._background_world or world.with_new_group()
-            tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
+            tensors = _copies(tensors, world.device)
             shared, per_rank = copy.deepcopy((shared, per_rank))
 
         def write() -> None:
+            started = time.monotonic()
             checkpoint.write(folder, world, tensors=tensors, shared=shared, per_rank=per_rank)
+            self.save_seconds = time.monotonic() - started
             self._prune(keep, keep_every)
 
         if wait:
@@ -140,6 +145,8 @@ class State:
 
     def _run_in_background(self, write: Callable[[], None]) -> None:
         try:
+            if self._world.device.type == "cuda":
+                torch.cuda.set_device(self._world.device)  # a new thread would create a context on GPU 0
             write()
         except BaseException as error:
             self._failure = error
@@ -293,10 +300,18 @@ def _fingerprints(folder: Path) -> dict[str, list[int]]:
     return fingerprints
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor, or this rank's shard of it, to CPU memory."""
-    copied = tensor.detach().to("cpu")
-    return copied.clone() if tensor.device.type == "cpu" else copied
+def _copies(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy tensors, or this rank's shards of them, to CPU memory.
+
+    Copies from a GPU are asynchronous, into pinned memory, which torch reuses for the next checkpoint.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        copied = tensor.detach().to("cpu", non_blocking=True)
+        copies[name] = copied.clone() if tensor.device.type == "cpu" else copied
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return copies
 
 
 def _describe(value: Any) -> Any:

@@ -221,6 +221,7 @@ class Validator:
             held_out.prompts,
             max_new_tokens=held_out.section.max_new_tokens,
             stop_ids=self._tokenizer.stop_ids,
+            broadcast=self._world.broadcast,
         )
         generated = in_compute_dtype(self._model, generate)
         answers = [self._tokenizer.decode(ids).strip() for ids in generated]
