@@ -62,7 +62,7 @@ class ChecksumFileSystem(FileSystem):
         """The size (bytes) and CRC-32 of each written file, by name."""
 
     @contextmanager
-    def create_stream(self, path: str | PathLike[str], mode: str) -> Iterator[io.IOBase]:  # type: ignore[override]  # torch declares a Generator
+    def create_stream(self, path: str | PathLike[str], mode: str) -> Iterator[io.IOBase]:
         """Open a file for writing."""
         with Path(path).open(mode) as file:
             stream = ChecksumFile(cast("BinaryIO", file))

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -175,7 +175,7 @@ def _save_values(values: Mapping[str, Any], path: Path) -> list[int]:
 
     with path.open("wb") as raw:
         file = ChecksumFile(raw)
-        torch.save(dict(values), file)
+        torch.save(dict(values), cast("IO[bytes]", file))
         raw.flush()
         os.fsync(raw.fileno())
     return [file.size, file.crc]
