@@ -1,7 +1,7 @@
 """A rank that raises an error ends the run on all ranks and nodes with its own message.
 
-Collectives and the destruction of a process group block in these tests as those of NCCL do: without the failed rank,
-they never end, and Python cannot interrupt them. Those of gloo raise an error instead.
+In these tests, collectives and the destruction of a process group block like the functions of NCCL: without the failed
+rank, they never end, and Python cannot interrupt them. The functions of gloo raise an error instead.
 """
 
 import socket
@@ -42,7 +42,7 @@ dist.destroy_process_group = block_forever
 
 
 def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Return the exit status of a process and what it has written to standard error."""
+    """Return the exit status of a process and its standard error."""
     text = process.communicate(timeout=60)[1]
     return process.returncode, text
 

@@ -64,7 +64,7 @@ def test_a_batch_script_is_not_a_task_of_srun() -> None:
 
 
 def started(processes: "list[subprocess.Popen[str]]") -> list[str]:
-    """Return what each process has written to standard output, after all have ended without an error."""
+    """Return the standard output of each process, after all have ended without an error."""
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return [output for output, _ in outputs]

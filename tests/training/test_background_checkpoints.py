@@ -22,7 +22,7 @@ from torchtune.training import State
 
 
 def small_state(folder: Path, device: str = "cpu") -> State:
-    """Return the state of a run of a linear layer, whose tensors are on the CPU whatever the world's device is."""
+    """Return the state of a run of a linear layer, whose tensors are on the CPU for any device of the world."""
     model = nn.Linear(3, 2)
     optimizer = AdamW(model.parameters())
     model(torch.ones(3)).sum().backward()

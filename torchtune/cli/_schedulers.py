@@ -13,7 +13,7 @@ _TORCHRUN_SIZES: Final = ("PET_NNODES", "PET_NPROC_PER_NODE")
 def has_torchrun_variables() -> bool:
     """Return whether the environment sets torchrun's sizes, as Kubeflow's does.
 
-    torchrun reads the default of each option from the environment: that of --nnodes from PET_NNODES
+    torchrun reads the default of each option from the environment, such as PET_NNODES for --nnodes
     (torch/distributed/argparse_util.py).
     """
     return any(name in os.environ for name in _TORCHRUN_SIZES)

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 
 
 class ChecksumFile(io.RawIOBase):
-    """A file that is written from its beginning to its end, with the size and CRC-32 of what has been written.
+    """A file that is written from its beginning to its end, and the size and CRC-32 of its contents.
 
     CRC-32 detects damage, not tampering.
 

@@ -30,8 +30,8 @@ class FailureWatch:
     """Reports this rank's failure to the other ranks, and ends this process if another rank has failed.
 
     Collectives of NCCL wait for a failed rank until their timeout (30 minutes), and Python code cannot interrupt them.
-    A launcher ends the ranks of its own node, but those of other nodes would wait. Therefore, every rank has a thread
-    that reads failures from the key-value store of the run.
+    A launcher ends only the ranks on the same node. Therefore, every rank has a thread that reads failures from the
+    key-value store of the run.
 
     Args:
         host: The host of the key-value store, which rank 0 serves.
