@@ -236,8 +236,8 @@ class KilledError(BaseException):
 
 POINTS = [
     ("before any file", "_save_tensors", 1),
-    ("between tensors and other files", "_fingerprint", 1),
-    ("between two checksums", "_fingerprint", 2),
+    ("between tensors and other files", "_save_values", 1),
+    ("between two files", "_save_values", 2),
     ("before the manifest", "write_text", 1),
     ("before the folder is renamed", "rename", 2),  # the first call is in torch.distributed.checkpoint
     ("while the previous checkpoint is removed", "rmtree", 2),
