@@ -102,7 +102,7 @@ from torchtune.recipes import full_finetune
 assert recipes is not torchtune.recipes
 assert full_finetune.FullFinetuneConfig.__module__ == "torchtune.recipes.full_finetune"
 assert fine_tuned().batch_size == 3
-config.allow("recipes")  # a dotpath of the config names it
+config.allow("recipes")  # a dotpath in the config refers to it
 main(cake())
 """,
 }

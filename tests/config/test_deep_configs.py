@@ -67,7 +67,7 @@ MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("optimizer:\n  lr: .inf",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got inf"],
     ("optimizer:\n  lr: .nan",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got nan"],
     (f"optimizer:\n  _component_: {sample.Adam.__module__}.Adam\n  params: []\n  betas: [0.9, 1.0]",): [
-        "my.yaml:4: optimizer.betas: expected a list of 2 floats whose items are each from 0 to below 1, got"
+        "my.yaml:4: optimizer.betas: expected a list of 2 floats whose items are each at least 0 and below 1, got"
     ],
     ("{}", "outer=tests.config.deep.Outr", "outer.inner.size=3"): [
         "--override outer=tests.config.deep.Outr: outer: tests.config.deep has no 'Outr'; did you mean 'Outer'?"

@@ -32,7 +32,8 @@ PROBABILITIES: dict[str, tuple[dict[str, Any], list[float]]] = {
     # The first two of 1600, 625, 400 and 100 sum to 0.82 of the total; min-p 0.5 keeps only the first.
     "temperature, top-k, top-p": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8}, [1600, 625, 0, 0, 0]),
     "all": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8, "min_p": 0.5}, [1, 0, 0, 0, 0]),
-    # Top-p applies after top-k: 40 / 65 is below 0.65, so both remain (of all 100, they sum to exactly 0.65).
+    # Top-p applies after top-k: 40 / 65 is below 0.65, so both tokens remain.
+    # (Without top-k, they would sum to exactly 0.65.)
     "top-k before top-p": ({"temperature": 1.0, "top_k": 2, "top_p": 0.65}, [40, 25, 0, 0, 0]),
     # Min-p applies after the temperature: 400 is a quarter of 1600, but before it, 20 is half of 40.
     "temperature before min-p": ({"temperature": 0.5, "min_p": 0.3}, [1600, 625, 0, 0, 0]),
@@ -45,7 +46,7 @@ def test_draws_follow_the_probabilities_computed_by_hand(name: str) -> None:
     probs = torch.tensor(by_hand, dtype=torch.float64) / sum(by_hand)
     sampling = Sampling(**settings)
     exact = torch.softmax(sampling.scores(LOGITS[None])[0], dim=-1)
-    # Scores are at most 7.4, which multiplies the relative error of their exponentials; five are summed.
+    # The relative error of an exponential is that of its score times the score, at most 7.4; five are summed.
     assert_near(exact, probs, bound(torch.float32, 8 + 5))
     n = 4000
     generator = torch.Generator().manual_seed(7)
@@ -193,9 +194,18 @@ def test_each_row_and_seed_draws_different_numbers() -> None:
         ({"temperature": math.nan}, "temperature: expected a number of at least 0, got nan"),
         ({"temperature": math.inf}, "temperature: expected a number of at least 0, got inf"),
         ({"temperature": 1.0, "top_k": 0}, "top_k: expected a whole number above 0, or None, got 0"),
-        ({"temperature": 1.0, "top_p": 0.0}, "top_p: expected a number above 0, up to 1, or None, got 0.0"),
-        ({"temperature": 1.0, "top_p": 1.5}, "top_p: expected a number above 0, up to 1, or None, got 1.5"),
-        ({"temperature": 1.0, "min_p": -0.1}, "min_p: expected a number above 0, up to 1, or None, got -0.1"),
+        (
+            {"temperature": 1.0, "top_p": 0.0},
+            "top_p: expected a number above 0 and at most 1, or None, got 0.0",
+        ),
+        (
+            {"temperature": 1.0, "top_p": 1.5},
+            "top_p: expected a number above 0 and at most 1, or None, got 1.5",
+        ),
+        (
+            {"temperature": 1.0, "min_p": -0.1},
+            "min_p: expected a number above 0 and at most 1, or None, got -0.1",
+        ),
         ({"repetition_penalty": 0.0}, "repetition_penalty: expected a number above 0, got 0.0"),
         ({"top_k": 4, "min_p": 0.1}, "top_k has no effect at temperature 0 .* omit top_k and min_p"),
     ],

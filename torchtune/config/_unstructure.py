@@ -51,7 +51,7 @@ def unstructure(value: Any) -> Any:
     """Convert a config object to a tree of mappings, lists and scalars.
 
     Raises:
-        RejectedError: YAML cannot represent the object; contains a mistake for each value that is the reason.
+        RejectedError: YAML cannot represent the object; contains a mistake for each such value.
     """
     tree, mistakes = unstructure_partially(value)
     if mistakes:

@@ -115,7 +115,7 @@ def at_least(bound: float) -> Rule:
 def fraction() -> Rule:
     """Require a number of at least 0 and below 1, such as a dropout rate."""
     bounds = {"minimum": 0, "exclusiveMaximum": 1}
-    return Rule("from 0 to below 1", lambda value: 0 <= value < 1, schema=bounds)
+    return Rule("at least 0 and below 1", lambda value: 0 <= value < 1, schema=bounds)
 
 
 def each(rule: Rule) -> Rule:

@@ -42,7 +42,7 @@ class StopRequests:
     """Records SIGTERM and the first Ctrl-C (SIGINT); a second Ctrl-C ends the process at once.
 
     Use it as a context manager around the loop; elsewhere, signals have their usual effect. A second Ctrl-C does not
-    raise an exception, because Python ignores exceptions in finalizers and some callbacks. Only in interactive
+    raise an exception, because Python ignores exceptions in finalizers and some callbacks. In interactive
     sessions, such as notebooks, it raises `Stopped`, so that the session survives.
 
     With multiple ranks, torch's launcher sends SIGTERM to the ranks when it receives a second Ctrl-C; therefore, any

@@ -27,7 +27,7 @@ def _rule(expected: str, holds: Callable[[Any], bool]) -> Callable[[Any, "Attrib
 _is_temperature = _rule("a number of at least 0", lambda value: 0 <= value < math.inf)
 _is_penalty = _rule("a number above 0", lambda value: 0 < value < math.inf)
 _is_count = _rule("a whole number above 0, or None", lambda value: value is None or value >= 1)
-_is_fraction = _rule("a number above 0, up to 1, or None", lambda value: value is None or 0 < value <= 1)
+_is_fraction = _rule("a number above 0 and at most 1, or None", lambda value: value is None or 0 < value <= 1)
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -43,7 +43,7 @@ class Adapter(nn.Module, ABC):
             device; some kinds initialize the adapter from the layer's weight.
         rank: Rank of the update.
         alpha: The update is scaled by `alpha / rank`.
-        dropout: Dropout probability of the update's inputs, from 0 to below 1.
+        dropout: Dropout probability of the update's inputs, at least 0 and below 1.
         rank_stabilized: Scale by `alpha / sqrt(rank)` instead, which keeps the size of the update and its gradients
             independent of the rank (arXiv 2312.03732).
     """

@@ -38,7 +38,7 @@ def add_lora(
             tied output head is adapted together with the table.
         rank: Rank of the updates, above 0.
         alpha: The updates are scaled by `alpha / rank`.
-        dropout: Dropout probability of the adapters' inputs, from 0 to below 1.
+        dropout: Dropout probability of the adapters' inputs, at least 0 and below 1.
         kind: A key of `ADAPTERS`.
         rank_stabilized: Scale by `alpha / sqrt(rank)` instead.
         modules_to_save: Names or patterns, as in `targets`, of modules that are trained in full and saved with the
@@ -217,7 +217,7 @@ def _find_modules(model: nn.Module, names: Sequence[str], adapted: Sequence[str]
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    """Return the names that match a pattern or end with it, in whole dotted components."""
+    """Return the names that match a pattern, or whose last dotted components match it."""
     return [name for name in names if fnmatchcase(f".{name}", f"*.{pattern}")]
 
 

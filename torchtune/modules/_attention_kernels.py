@@ -156,7 +156,7 @@ CONDITIONS: dict[Kernel, tuple[Condition, ...]] = {
             _has_capability((5, 0), (12, 1)),
         ),
         Condition(
-            "the dtype is float32, float16 or, from capability 8.0, bfloat16",
+            "the dtype is float32, float16 or, on GPUs of compute capability 8.0 or later, bfloat16",
             f"{_SDP}can_use_mem_efficient_attention",
             _supports_dtype,
         ),
@@ -177,7 +177,7 @@ CONDITIONS: dict[Kernel, tuple[Condition, ...]] = {
         ),
         Condition("heads have at least 16 channels", f"{_FLEX}157", lambda call: call.head_dim >= 16),
         Condition(
-            "the dtype is float32, float16 or, from capability 8.0, bfloat16",
+            "the dtype is float32, float16 or, on GPUs of compute capability 8.0 or later, bfloat16",
             f"{_FLEX}85",
             _supports_dtype,
         ),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class DenseSpec(FeedForwardSpec):
-    """A dense feed-forward: every token passes through the same layers."""
+    """A dense feed-forward network: every token passes through the same layers."""
 
     ffn_dim: int = field(validator=gt(0))
     """Inner width of the feed-forward."""
@@ -54,7 +54,7 @@ class FeedForward(LeanLayer, nn.Module):
 
     def forward(self, x: Tensor, context: PassContext | None = None) -> Tensor:  # noqa: ARG002 -- part of the interface
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
-        # Both branches compute the gate first, so that dropout draws the same masks.
+        # The lean and the standard gated branch both compute the gate first, so that dropout draws the same masks.
         if not self.gated:
             inner = activate(self.up_proj(x), self.activation)  # [b, s, f]
         elif self.is_lean:

@@ -266,7 +266,7 @@ class OverrideApplier:
             return RejectedError(unknown_name(part, known_names, full_path, tree[COMPONENT_KEY]))
         if isinstance(tree, list):
             count = pluralize(len(tree), "item")
-            message = f"index out of range; the list has {count}, counted from 0"
+            message = f"index out of range; the list has {count}, and indices start at 0"
             return reject("unknown", message, path=full_path)
         if path and not known_names and not isinstance(tree, Mapping):
             description = "a single value"

@@ -21,7 +21,7 @@ ADDED = "added_tokens_decoder"
 _UNNAMED = ("extra_special_tokens", "additional_special_tokens")
 """Keys of unnamed special tokens: the key of transformers 5, and the key of earlier versions."""
 _NAMED = ("model_specific_special_tokens", "extra_special_tokens")
-"""Keys of model-specific special tokens by name."""
+"""Keys whose values map names to model-specific special tokens."""
 
 
 def tokenizer_file(path: str | os.PathLike[str], name: str) -> Path:
@@ -127,7 +127,7 @@ class TokenizerConfig:
             _check_added(legacy_file, text, i)
             added[text] = AddedToken(i)
         if not isinstance(tokens, dict | None):
-            raise unexpected_value(self._file, ADDED, tokens, "an object of tokens by id")
+            raise unexpected_value(self._file, ADDED, tokens, "an object that maps ids to tokens")
         for name, token in (tokens or {}).items():
             values = token if isinstance(token, dict) else {}
             content = values.get("content")

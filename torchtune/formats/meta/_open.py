@@ -35,7 +35,8 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     files = MetaFiles(folder, params)
     if params.n_layers > len(files.shapes):
         raise ValueError(
-            f"{folder / FILE}: n_layers is {params.n_layers}, but the weight files have {len(files.shapes)} tensors"
+            f"{folder / FILE}: n_layers is {params.n_layers}, which does not match the {len(files.shapes)} tensors of"
+            " the weight files"
         )
     vocab_size = params.vocab_size or files.shapes[EMBEDDINGS][0]
     tied = params.use_scaled_rope and files.is_tied()
