@@ -46,7 +46,7 @@ def test_draws_follow_the_probabilities_computed_by_hand(name: str) -> None:
     probs = torch.tensor(by_hand, dtype=torch.float64) / sum(by_hand)
     sampling = Sampling(**settings)
     exact = torch.softmax(sampling.scores(LOGITS[None])[0], dim=-1)
-    # The relative error of an exponential is that of its score times the score, at most 7.4; five are summed.
+    # The relative error of a score is multiplied by the score, at most 7.4, in its exponential; five are summed.
     assert_near(exact, probs, bound(torch.float32, 8 + 5))
     n = 4000
     generator = torch.Generator().manual_seed(7)

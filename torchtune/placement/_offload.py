@@ -9,10 +9,10 @@ recomputation and backward pass of a layer, the input of the checkpointed layer 
 The input of the last layer stays on the device, because the backward pass begins with it. At most two other inputs are
 on the device at a time: the one in use and the one being copied.
 
-The synchronization of the streams follows two rules. A copy waits for the compute stream, which computes its source
-and may still use the memory that its target has been allocated in. The compute stream waits for a copy before it reads
-the target, and before the source is freed. So all memory of the device is allocated and freed in the order of the
-compute stream. `Tensor.record_stream` would be an alternative to the wait before freeing, but the allocator would then reuse
+The synchronization of the streams follows two rules. A copy waits for the compute stream, which computes its source and
+may still use the memory that its target has been allocated in. The compute stream waits for a copy before it reads the
+target, and before the source is freed. So all memory of the device is allocated and freed in the order of the compute
+stream. `Tensor.record_stream` would be an alternative to the wait before freeing, but the allocator would then reuse
 the memory only when the CPU, which runs ahead of the device, sees that the copy has finished: the peak would be higher,
 and would vary. Pinned memory needs no such care, since torch does not reuse it before the copies that use it are done.
 """
