@@ -39,7 +39,7 @@ PARTS = (
     "build_schedule",
     "Run",
 )
-"""The timed calls of a recipe, by their names in `torchtune.training`."""
+"""The timed calls of a recipe, by their names in `torchtune.training` and `torchtune.placement`."""
 MIN_PART_SECONDS = 0.02
 """Shorter parts are added up and reported as `other`."""
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -156,12 +156,12 @@ def time_start(model: str, rows: str, start: float) -> Startup:
     import torch  # noqa: F401 - its import is timed
 
     clock.mark("import torch")
-    from torchtune import training
+    from torchtune import placement, training
     from torchtune.cli import main as tune
 
     clock.mark("import torchtune.training")
     for name in PARTS:
-        clock.watch(training, name)
+        clock.watch(placement if name.startswith("Placement.") else training, name)
 
     def stop(*_: Any) -> None:
         clock.mark("the first step")
