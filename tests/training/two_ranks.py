@@ -200,9 +200,9 @@ def main(out: Path) -> None:
         results: dict[str, Any] = {
             "seeds": world.gather(world.seed),
             "draws": world.gather(torch.rand(1).item()),
-            "sampled answers": world.gather(sampled_answers(world)),
         }
         fixed = World(rank=world.rank, size=2, data_rank=world.rank, data_size=2, device=world.device, seed=0)
+        results["sampled answers"] = world.gather(sampled_answers(fixed))
         for name, case in CASES.items():
             results[name] = one_step(fixed, **case)
         results |= stop_and_resume(fixed, out / "run")
