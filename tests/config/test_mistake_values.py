@@ -245,6 +245,7 @@ TEXT_METHODS |= {"rpartition", "splitlines", "find", "index", "strip"}
 EXCEPTIONS_BY_FILE = {
     "config/_yaml.py": "only the first line of PyYAML's message is shown",
     "distributed/_failures.py": "gloo and nccl raise RuntimeError for every failure",
+    "distributed/_join.py": "only the first line of torch's message is shown",
     "cli/_download.py": "only the first line of a server's message is shown",
     "utils/metric_logging.py": "only the first line of a logger's message is shown",
     "training/_run_memory.py": "torch has no class for memory that runs out on the CPU",
