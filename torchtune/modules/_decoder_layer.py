@@ -55,11 +55,15 @@ class DecoderLayer(nn.Module):
         return y, aggregates
 
     def _residual_stream(self, x: Tensor, context: PassContext) -> Tensor:
+        # A variable for the output of the attention would keep it alive while the feed-forward part allocates; on a
+        # CPU, each layer would then leave a gap of that size in the heap.
         names = self.norm_names
-        mixed = self.self_attn(self._normed(x, names.before_attention), context)
-        x = x + self._normed(mixed, names.after_attention)
-        mapped = self.mlp(self._normed(x, names.before_feed_forward), context)
-        return x + self._normed(mapped, names.after_feed_forward)
+        x = x + self._normed(
+            self.self_attn(self._normed(x, names.before_attention), context), names.after_attention
+        )
+        return x + self._normed(
+            self.mlp(self._normed(x, names.before_feed_forward), context), names.after_feed_forward
+        )
 
     def _normed(self, x: Tensor, name: str | None) -> Tensor:
         normed: Tensor = x if name is None else getattr(self, name)(x)
