@@ -224,14 +224,14 @@ def _modules_of(tree: Mapping[str, Any]) -> set[str]:
 
 def _version(package: str) -> str | None:
     """Return the version of the distribution that provides a package; None if it has no distribution."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is not None and not _is_installed(Path(file)):
+        return None  # the user's code is recorded instead; the import below would take 50 ms
     from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
     try:
         return version(package)
     except PackageNotFoundError:
-        file = getattr(sys.modules.get(package), "__file__", None)
-        if "site-packages" not in str(file):
-            return None  # the user's code; searching all distributions for it would take half a second
         distributions = packages_distributions().get(package, ())
     return version(distributions[0]) if distributions else None
 
