@@ -73,7 +73,7 @@ def large_model() -> Decoder:
 
 
 def saved_growth(world: World, folder: Path) -> tuple[int, int]:
-    """Save the large model; return how much this rank's resident set grows, and the largest tensor (bytes)."""
+    """Save the large model; return the growth of this rank's resident set and the largest tensor (bytes)."""
     model = build("large", world, enable_fsdp=True)
     largest = 2 * max(parameter.numel() for parameter in model.parameters())
     world.barrier()

@@ -61,8 +61,12 @@ class SafetensorsFile:
     def __init__(self, path: Path, tensors: TensorStream, names: Sequence[str]) -> None:
         self._path = path
         self._n_missing = sum(map(tensors.n_bytes, names))
-        self._file = path.open("wb")
-        self._write(_header(tensors, names))
+        self._file = path.open("wb", buffering=0)
+        try:
+            self._write(memoryview(_header(tensors, names)))
+        except OSError:
+            self._file.close()
+            raise
 
     def write(self, part: Tensor) -> None:
         """Write the next part of the contents.
@@ -71,13 +75,13 @@ class SafetensorsFile:
             OSError: The file cannot be written.
         """
         data = part.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        self._write(memoryview(data.numpy()))
+        self._write(data.numpy().data)
         self._n_missing -= data.numel()
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, data: memoryview) -> None:
         try:
-            self._file.write(data)
-            self._file.flush()
+            while data:
+                data = data[self._file.write(data) :]  # at most 2 GiB per call on Linux: write(2)
         except OSError as error:
             raise OSError(f"cannot write {self._path}: {error}") from error
 
@@ -126,8 +130,8 @@ def write_shards(
 ) -> None:
     """Write weights into one file, or several files of at most `shard_bytes` with an index, named as in transformers.
 
-    The files are distributed over the ranks. Each rank holds one tensor at a time, which a thread writes while tensors
-    of other ranks are gathered.
+    The files are distributed over the ranks. Each rank has one tensor in memory at a time, which a thread
+    writes while tensors of other ranks are gathered.
 
     Args:
         folder: The folder to write to, the same on all ranks.
@@ -155,13 +159,13 @@ def _write_files(
     file = dict(enumerate(files)).get(ranks.rank)
     opened = nullcontext() if file is None else SafetensorsFile(folder / file, tensors, files[file])
     pending: list[Future[None]] = []
-    with opened as own, ThreadPoolExecutor(1) as thread:
+    with opened as current, ThreadPoolExecutor(1) as thread:
         for rank, name in _alternating(files.values()):
             if rank == ranks.rank:
                 _wait(pending)  # so that only one tensor of this rank is in memory
             for part in tensors.parts(name, rank):
-                if own is not None and part is not None:
-                    pending.append(thread.submit(own.write, part))
+                if current is not None and part is not None:
+                    pending.append(thread.submit(current.write, part))
                 del part
         _wait(pending)
 

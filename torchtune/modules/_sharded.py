@@ -28,7 +28,7 @@ def copy_full(parameter: Tensor, full: Tensor) -> None:
 def gather_full(tensor: Tensor, rank: int, dtype: torch.dtype | None = None) -> Tensor | None:
     """Gather a full tensor on the CPU of one rank; all ranks must call this.
 
-    The ranks that hold a copy of the shards (one group of ranks with HSDP) send them to that rank; the others do
+    The ranks of the group that shares the tensor with that rank send their shards to it; with HSDP, other groups do
     nothing. No rank other than `rank` allocates more than a cast copy of its shard.
 
     Args:
@@ -51,15 +51,15 @@ def _gather_shards(tensor: "DTensor", rank: int, dtype: torch.dtype) -> Tensor |
     mesh = tensor.device_mesh
     coordinates = [int(i) for i in (mesh.mesh == rank).nonzero()[0]]
     axis = _shard_axis(tensor)
-    own = mesh.get_coordinate()
-    assert own is not None
-    if any(own[i] != coordinates[i] for i in range(mesh.ndim) if i != axis):
+    current = mesh.get_coordinate()
+    assert current is not None
+    if any(current[i] != coordinates[i] for i in range(mesh.ndim) if i != axis):
         return None  # another group of ranks has the same shards
     local = tensor.to_local().to(dtype).contiguous()
     if axis is None or mesh.size(axis) == 1:
         return local
     group = mesh.get_group(axis)
-    if own[axis] != coordinates[axis]:
+    if current[axis] != coordinates[axis]:
         _wait([dist.P2POp(dist.isend, _as_bytes(local), rank, group)] if local.numel() else [])
         return None
     full = torch.empty(tensor.shape, dtype=dtype, device=local.device)
