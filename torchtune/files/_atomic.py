@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torchtune.files._ranks import SINGLE_RANK, Ranks
+
 
 @contextmanager
-def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    folder: str | os.PathLike[str], *, overwrite: bool = False, ranks: Ranks = SINGLE_RANK
+) -> Iterator[Path]:
     """Yield a temporary folder next to the target, and rename it to the target on success.
 
     If the process is killed, `<folder>.torchtune-partial` remains; the next call for the same folder removes it.
@@ -15,6 +19,8 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     Args:
         folder: The target; parents are created, and symlinks are followed.
         overwrite: Replace an existing folder, which stays in place until the new one is complete.
+        ranks: The ranks that write the folder, all of which must call this. Rank 0 creates and renames it, which it
+            does once all ranks have succeeded.
 
     Yields:
         The temporary folder to write into.
@@ -28,11 +34,18 @@ def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     import shutil
 
     target = resolve_folder(folder)
+    if ranks.rank != 0:
+        ranks.barrier()
+        yield partial_path(target)
+        ranks.barrier()
+        return
     _check_available(target, overwrite=overwrite)
     partial = _remove_leftover(partial_path(target))
     partial.mkdir(parents=True)
+    ranks.barrier()
     try:
         yield partial
+        ranks.barrier()
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource
+from torchtune.formats._tensor_writer import SHARD_BYTES, TensorStream, write_shards
 from torchtune.formats.hf._config import hf_config, main_dtype
-from torchtune.formats.hf._save import SHARD_BYTES, write_shards
 from torchtune.formats.hf._weights import check_tensors, expected_shapes
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
@@ -62,7 +62,7 @@ def write_checkpoint(
         checkpoint: The checkpoint.
         folder: The folder to write; it appears only once it is complete.
         dtype: The dtype to write. None: the default of the checkpoint.
-        shard_bytes: Maximum size of a weight file (bytes). Only one file's tensors are in memory at a time.
+        shard_bytes: Maximum size of a weight file (bytes).
         progress: Called after each tensor.
 
     Raises:
@@ -80,19 +80,17 @@ def write_checkpoint(
     dtypes = {name: dtype or checkpoint.dtype or checkpoint.weights.dtypes[name] for name in shapes}
     n_done = 0
 
-    def read(name: str) -> Tensor:
+    def read(name: str, _: int) -> Iterator[Tensor]:
         nonlocal n_done
-        tensor = _cast(checkpoint, name, dtypes[name])
+        yield _cast(checkpoint, name, dtypes[name])
         n_done += 1
         if progress is not None:
             progress(n_done, len(shapes))
-        return tensor
 
     with atomic_folder(folder) as partial:
         dtype = main_dtype((dtypes[name], element_counts[name]) for name in shapes)
         _write_config(checkpoint, partial, dtype)
-        sizes = {name: element_counts[name] * dtypes[name].itemsize for name in shapes}
-        write_shards(partial, sizes, read, shard_bytes)
+        write_shards(partial, TensorStream(shapes=shapes, dtypes=dtypes, parts=read), shard_bytes)
 
 
 def _write_config(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:

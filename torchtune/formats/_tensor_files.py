@@ -16,7 +16,7 @@ from torchtune.files import read_json
 _MAPPED_BYTES = 2**24
 """Number of bytes that are read from a file before it is reopened, which releases the memory pages read so far."""
 
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Floating-point dtypes by their safetensors names; tensors of other dtypes are quantized and need a scale."""
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -118,8 +118,8 @@ def file_tensors(path: Path) -> TensorSource:
     for name in tensors.keys():  # noqa: SIM118  A safetensors handle is not a mapping.
         tensor = tensors.get_slice(name) if is_safe else tensors[name]
         shapes[name] = list(tensor.get_shape() if is_safe else tensor.shape)
-        dtype: torch.dtype | None = _FLOATS.get(tensor.get_dtype()) if is_safe else tensor.dtype
-        if dtype is not None and dtype in _FLOATS.values():
+        dtype: torch.dtype | None = FLOATS.get(tensor.get_dtype()) if is_safe else tensor.dtype
+        if dtype is not None and dtype in FLOATS.values():
             dtypes[name] = dtype
     return TensorSource(shapes=shapes, dtypes=dtypes, read=file.read)
 

@@ -22,7 +22,7 @@ from torchtune.modules._documents import Documents, DocumentSpan
 from torchtune.modules._dora import DoRA
 from torchtune.modules._feed_forward import DenseSpec, FeedForward
 from torchtune.modules._hardware import Hardware, assume_hardware, hardware_of
-from torchtune.modules._initialize import copy_full, initialize, is_sharded
+from torchtune.modules._initialize import initialize
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
 from torchtune.modules._lean import lean
@@ -41,6 +41,7 @@ from torchtune.modules._parts import (
 from torchtune.modules._positions import LearnedSpec, RotarySpec
 from torchtune.modules._rms_norm import RMSNorm, RMSNormSpec
 from torchtune.modules._rotary import RopeScaling, RotaryEmbedding, Rotation
+from torchtune.modules._sharded import copy_full, gather_full, is_sharded
 from torchtune.modules._token_log_probs import token_log_probs, token_log_probs_and_entropies
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "assume_hardware",
     "copy_full",
     "fully_trained_parameters",
+    "gather_full",
     "hardware_of",
     "has_adapters",
     "initialize",

@@ -31,8 +31,8 @@ from torchtune.modules import (
     Hardware,
     adapted_layers,
     copy_full,
+    gather_full,
     hardware_of,
-    is_sharded,
     lean,
 )
 from torchtune.placement._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
@@ -251,7 +251,7 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
             parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
 
 
-def full_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:
+def full_state(model: nn.Module, world: World) -> dict[str, Tensor] | None:
     """Gather the full (unsharded) trained parameters on the CPU of rank 0; all ranks must call this.
 
     These are the parameters that the optimizer updates, even after a forward pass without gradients (`reshard`).
@@ -259,18 +259,11 @@ def full_state(model: nn.Module, world: World, dtype: str | None = None) -> dict
     Args:
         model: The model, which may be sharded.
         world: The ranks of this run.
-        dtype: The precision to cast the parameters to, a key of `DTYPES`; None: no cast.
 
     Returns:
         Parameters by name, on rank 0; None on other ranks.
     """
     reshard(model)
-    state = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        tensor = parameter.detach()
-        full = tensor.full_tensor() if is_sharded(tensor) else tensor
-        if world.is_main:
-            state[name] = full.to("cpu", None if dtype is None else DTYPES[dtype])
-    return state if world.is_main else None
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    state = {name: gather_full(parameter, 0) for name, parameter in trained.items()}
+    return {name: tensor for name, tensor in state.items() if tensor is not None} if world.is_main else None

@@ -13,7 +13,7 @@ from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
-from torchtune.placement import full_state, resolve_dtype
+from torchtune.placement import DTYPES, full_state, reshard, resolve_dtype
 from torchtune.runs import RunFolder, check_model_folder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._loading import has_fixed_widths
@@ -162,25 +162,25 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
     """
     run = RunFolder(cfg.output_dir)
     folder = run.final if name == "final" else run.best
-    is_adapted = has_adapters(model)
-    state = full_state(model, world, None if is_adapted else resolve_dtype(cfg.dtype, world.device))
-    if state is None:
-        return
-    if is_adapted:
-        save_peft_adapter(
-            model,
-            folder,
-            base_model=cfg.model_directory,
-            tokenizer_directory=cfg.tokenizer_directory,
-            state=state,
-            overwrite=True,
-        )
-    else:
+    if not has_adapters(model):
+        reshard(model)
         save_hf_folder(
             model,
             folder,
             tokenizer_directory=cfg.tokenizer_directory,
             base=cfg.model_directory,
+            dtype=DTYPES[resolve_dtype(cfg.dtype, world.device)],
+            overwrite=True,
+            ranks=world,
+        )
+        return
+    state = full_state(model, world)
+    if state is not None:
+        save_peft_adapter(
+            model,
+            folder,
+            base_model=cfg.model_directory,
+            tokenizer_directory=cfg.tokenizer_directory,
             state=state,
             overwrite=True,
         )

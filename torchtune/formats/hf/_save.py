@@ -1,19 +1,18 @@
 """Save a model as a Hugging Face folder."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from torchtune.files import atomic_folder, read_json, write_json
+from torchtune.files import SINGLE_RANK, Ranks, atomic_folder, read_json, write_json
+from torchtune.formats._tensor_writer import SHARD_BYTES, TensorStream, write_shards
 from torchtune.formats.hf._config import hf_config, main_dtype
-from torchtune.formats.hf._weights import hf_groups, hf_tensor
-from torchtune.modules import Decoder, has_adapters
+from torchtune.formats.hf._weights import expected_shapes, hf_groups, is_transposed
+from torchtune.modules import Decoder, gather_full, has_adapters
 from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, auto_tokenizer, copy_files, copy_tokenizer
-
-SHARD_BYTES = 5 * 10**9
-"""Maximum size of a weight file (bytes): the limit that transformers uses, since hubs limit the size of files."""
 
 
 def save_hf_folder(
@@ -22,22 +21,25 @@ def save_hf_folder(
     *,
     tokenizer_directory: str | os.PathLike[str] | None = None,
     base: str | os.PathLike[str] | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    ranks: Ranks = SINGLE_RANK,
 ) -> None:
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads.
 
     Args:
-        model: A model without adapters (`merge_lora` merges them).
+        model: A model without adapters (`merge_lora` merges them); its parameters may be sharded across the ranks.
         folder: The folder to write; it appears only once it is complete.
         tokenizer_directory: Folder whose tokenizer files are copied; its generation_config.json is copied if `base` has
             none.
         base: Folder of the model that this one was trained from: the keys of its config.json are kept (`hf_config`),
             and so is its generation_config.json, with the special ids of the tokenizer. None: there is no such folder.
-        state: Tensors to write instead of `model.state_dict()`, such as weights gathered from shards.
+        dtype: The dtype to write. None: the dtype of each parameter.
         overwrite: Replace an existing folder.
         shard_bytes: Maximum size of a weight file (bytes).
+        ranks: The ranks that write the folder, all of which must call this. The weight files are distributed over them,
+            and each tensor is gathered on the rank that writes it.
 
     Raises:
         FileExistsError: The folder is not empty and `overwrite` is False.
@@ -49,24 +51,75 @@ def save_hf_folder(
             "the model has LoRA adapters; merge them first (merge_lora), or save only the adapters"
             " (save_peft_adapter)"
         )
-    with atomic_folder(folder, overwrite=overwrite) as partial:
-        special_ids = SpecialIds()
-        if tokenizer_directory is not None:
-            directory = Path(tokenizer_directory)
-            copy_tokenizer(directory, partial)
-            special_ids = SpecialIds.from_folder(directory)
-            if not special_ids.eos_ids():
-                special_ids = special_ids.completed(auto_tokenizer(str(directory)))
-        folders = [Path(source) for source in (base, tokenizer_directory) if source is not None]
-        _write_generation_config(partial, folders, special_ids)
-        config = None if base is None else read_json(Path(base) / "config.json")
-        weights = model.state_dict() if state is None else state
-        dtype = main_dtype((tensor.dtype, tensor.numel()) for tensor in weights.values())
-        write_json(partial / "config.json", {**hf_config(model, config, dtype=dtype), **special_ids})
-        a = model.architecture
-        groups = hf_groups(a, weights)
-        sizes = {name: sum(weights[part].nbytes for part in parts) for name, parts in groups.items()}
-        write_shards(partial, sizes, lambda name: hf_tensor(a, weights, name, groups[name]), shard_bytes)
+    weights = model.state_dict()
+    dtypes = {name: dtype or tensor.dtype for name, tensor in weights.items()}
+    with atomic_folder(folder, overwrite=overwrite, ranks=ranks) as partial:
+        if ranks.rank == 0:
+            main = main_dtype((dtypes[name], tensor.numel()) for name, tensor in weights.items())
+            _write_config(model, partial, main, tokenizer_directory, base)
+        groups = hf_groups(model.architecture, weights)
+        tensors = TensorStream(
+            shapes=expected_shapes(model),
+            dtypes={name: dtypes[names[0]] for name, names in groups.items()},
+            parts=lambda name, rank: _gather(model, weights, name, groups[name], dtype, rank),
+        )
+        write_shards(partial, tensors, shard_bytes, ranks)
+
+
+def _gather(
+    model: Decoder,
+    weights: Mapping[str, Tensor],
+    name: str,
+    parts: Sequence[str],
+    dtype: torch.dtype | None,
+    rank: int,
+) -> Iterator[Tensor | None]:
+    """Gather a tensor of the checkpoint on one rank, as in `TensorStream.parts`.
+
+    Args:
+        model: The model.
+        weights: Its weights, which may be sharded.
+        name: The name of the tensor in the checkpoint.
+        parts: The names of the weights that the tensor fuses.
+        dtype: The dtype to cast to; None: no cast.
+        rank: The rank that receives the tensor.
+    """
+    if not is_transposed(model.architecture, name):
+        for part in parts:
+            yield gather_full(weights[part], rank, dtype)
+        return
+    gathered = [gather_full(weights[part], rank, dtype) for part in parts]
+    tensors = [tensor for tensor in gathered if tensor is not None]
+    yield torch.cat(tensors).T if tensors else None
+
+
+def _write_config(
+    model: Decoder,
+    folder: Path,
+    dtype: torch.dtype,
+    tokenizer_directory: str | os.PathLike[str] | None,
+    base: str | os.PathLike[str] | None,
+) -> None:
+    """Write config.json, generation_config.json and the tokenizer.
+
+    Args:
+        model: The model.
+        folder: The folder to write to.
+        dtype: The dtype for config.json.
+        tokenizer_directory: As in `save_hf_folder`.
+        base: As in `save_hf_folder`.
+    """
+    special_ids = SpecialIds()
+    if tokenizer_directory is not None:
+        directory = Path(tokenizer_directory)
+        copy_tokenizer(directory, folder)
+        special_ids = SpecialIds.from_folder(directory)
+        if not special_ids.eos_ids():
+            special_ids = special_ids.completed(auto_tokenizer(str(directory)))
+    sources = [Path(source) for source in (base, tokenizer_directory) if source is not None]
+    _write_generation_config(folder, sources, special_ids)
+    config = None if base is None else read_json(Path(base) / "config.json")
+    write_json(folder / "config.json", {**hf_config(model, config, dtype=dtype), **special_ids})
 
 
 def _write_generation_config(folder: Path, sources: Sequence[Path], ids: SpecialIds) -> None:
@@ -84,56 +137,3 @@ def _write_generation_config(folder: Path, sources: Sequence[Path], ids: Special
         copy_files(path.parent, folder, [GENERATION_CONFIG])
     elif path is not None:
         write_json(folder / GENERATION_CONFIG, {**read_json(path), **ids.non_null()})
-
-
-def write_shards(
-    folder: Path, sizes: Mapping[str, int], read: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
-) -> None:
-    """Write weights into one file, or several files of at most `shard_bytes` with an index, named as in transformers.
-
-    Args:
-        folder: The folder to write to.
-        sizes: The size of every tensor by name (bytes). A tensor larger than `shard_bytes` gets a separate file.
-        read: Returns a tensor. Only one file's tensors are in memory at a time.
-        shard_bytes: Maximum size of a file (bytes).
-    """
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, n_bytes in sizes.items():
-        if shards[-1] and size + n_bytes > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += n_bytes
-    if len(shards) == 1:
-        write_safetensors(folder / "model.safetensors", {name: read(name) for name in shards[0]})
-        return
-    weight_map = {}
-    for i, shard in enumerate(shards, start=1):
-        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        write_safetensors(folder / file, {name: read(name) for name in shard})
-        weight_map.update(dict.fromkeys(shard, file))
-    write_json(
-        folder / "model.safetensors.index.json",
-        {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))},
-    )
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors with the metadata that transformers requires.
-
-    Raises:
-        OSError: The file cannot be written, for example because the disk is full.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path.touch()
-    mode = path.stat().st_mode
-    try:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"format": "pt"}
-        )
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    path.chmod(mode)  # The library creates files that only the owner can read.

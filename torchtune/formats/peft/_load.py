@@ -12,7 +12,7 @@ from torch import Tensor
 from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantized import check_unquantized_tensors
 from torchtune.formats._tensor_files import TensorSource, file_tensors
-from torchtune.formats.hf._save import write_safetensors
+from torchtune.formats._tensor_writer import write_safetensors
 from torchtune.formats.hf._weights import expected_shapes, iter_weights
 from torchtune.formats.peft._config import ADAPTER_CONFIG, adapter_kind, layer_setting, read_peft_config
 from torchtune.formats.peft._layers import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.files import atomic_folder, write_json
-from torchtune.formats.hf._save import write_safetensors
+from torchtune.formats._tensor_writer import write_safetensors
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.formats.peft._config import ADAPTER_CONFIG, KIND_SETTINGS, PLAIN
 from torchtune.formats.peft._layers import HEAD, PREFIX, WEIGHTS, CheckpointAdapter, peft_layers, table_name
