@@ -76,14 +76,14 @@ def checkpoint_activations(
 def compile_layers(model: Decoder) -> None:
     """Compile each layer with `torch.compile`, in place; compilation happens in the first steps.
 
-    Each layer is compiled as a single graph for each shape of the batch, and layers of the same structure share graphs. A
-    layer that cannot be compiled as a single graph, or a shape beyond `_MAX_GRAPHS`, raises instead of falling back to slow execution.
-    Passes with a cache, as in generation, are not compiled, because the length of a cache changes with every token.
+    Each layer is compiled as a single graph for each shape of the batch, and layers of the same structure share graphs.
+    A layer that cannot be compiled as a single graph, or a shape beyond `_MAX_GRAPHS`, raises instead of falling back
+    to slow execution. Passes with a cache, as in generation, are not compiled, because the length of a cache changes with every token.
 
     Call this after `checkpoint_activations`, so that the compiler sees the recomputation, and before applying FSDP, so
     that FSDP's hooks are not compiled.
     """
-    # The compiler reads the `grad` of every parameter; cast parameters (`in_compute_dtype`) are not leaves and have none.
+    # The compiler reads the `grad` of every parameter; cast parameters (`in_compute_dtype`) have none.
     warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
     for layer in model.layers:
         assert isinstance(layer, DecoderLayer)
