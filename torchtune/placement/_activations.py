@@ -78,7 +78,8 @@ def compile_layers(model: Decoder) -> None:
 
     Each layer is compiled as a single graph for each shape of the batch, and layers of the same structure share graphs.
     A layer that cannot be compiled as a single graph, or a shape beyond `_MAX_GRAPHS`, raises instead of falling back
-    to slow execution. Passes with a cache, as in generation, are not compiled, because the length of a cache changes with every token.
+    to slow execution. Passes with a cache, as in generation, are not compiled, because the length of a cache changes
+    with every token.
 
     Call this after `checkpoint_activations`, so that the compiler sees the recomputation, and before applying FSDP, so
     that FSDP's hooks are not compiled.
