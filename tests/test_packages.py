@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "distributed", "placement",
         "training",
     },
-    "torchtune.selftest": {"modules", "models", "runs", "placement", "training"},
+    "torchtune.selftest": {"modules", "models", "runs", "tokenizers", "placement", "training"},
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
     "torchtune.cli": {
