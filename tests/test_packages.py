@@ -36,11 +36,12 @@ MAY_IMPORT = {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "distributed", "placement",
         "training",
     },
+    "torchtune.selftest": {"modules", "models", "runs", "tokenizers", "placement", "training"},
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
     "torchtune.cli": {
         "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "distributed",
-        "placement", "training", "checks",
+        "placement", "training", "checks", "selftest",
     },
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",

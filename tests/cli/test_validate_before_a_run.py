@@ -26,13 +26,16 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tmp_path / "model")
 
 
-def call(tune: Tune, command: str, rows: list[Any], *args: str, recipe: str = "lora_finetune") -> Result:
+def call(
+    tune: Tune, command: str, rows: list[Any], *args: str, recipe: str = "lora_finetune", ranks: int = 1
+) -> Result:
     """Validate or run a config whose dataset contains the given rows."""
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = "lora" if recipe == "lora_finetune" else "full"
     plain = ("device=cpu", "dtype=fp32", "loading.workers=0", "validation=null", "output_dir=run")
     return tune(
         command,
+        *(("--nproc_per_node", str(ranks)) if ranks > 1 else ()),
         recipe,
         "--config",
         config,
@@ -288,3 +291,29 @@ def test_fp32_on_a_gpu_is_valid_and_causes_a_note(
 ) -> None:
     result = call(tune, "validate", [CHAT], *overrides)
     assert (result.status, FP32_NOTE in result.err) == (0, has_note)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ranks", "enable_fsdp", "is_suggested"),
+    [
+        ("lora_finetune", 4, "true", True),
+        ("lora_finetune", 4, "false", False),
+        ("lora_finetune", 1, "true", False),
+        ("full_finetune", 4, "true", False),
+    ],
+)
+def test_sharding_frozen_weights_is_compared_with_keeping_them_on_each_rank(
+    tune: Tune, recipe: str, ranks: int, enable_fsdp: str, is_suggested: bool
+) -> None:
+    result = call(tune, "validate", [CHAT] * 3, f"enable_fsdp={enable_fsdp}", recipe=recipe, ranks=ranks)
+    assert result.status == 0, result.err
+    assert ("most weights are frozen; enable_fsdp=false would not gather them" in result.out) is is_suggested
+    if is_suggested:
+        sharded, replicated = (
+            json.loads(call(tune, "validate", [CHAT] * 3, f"enable_fsdp={value}", "--json", ranks=ranks).out)[
+                "needs"
+            ]
+            for value in ("true", "false")
+        )
+        assert sharded["peak_without_fsdp"] == replicated["peak"] > 0
+        assert "peak_without_fsdp" not in replicated

@@ -1,4 +1,4 @@
-"""Generation blocks may contain no message text, and stop tokens may be ordinary tokens."""
+"""Generation blocks need not contain any message text, and a stop token can be an ordinary token."""
 
 from collections.abc import Sequence
 from typing import Any

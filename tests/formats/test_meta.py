@@ -217,7 +217,7 @@ def test_tokenizer_may_be_in_a_different_folder(tmp_path: Path) -> None:
         ),
         (
             {"ffn_dim_multiplier": 2.0**30},
-            "result in a feed-forward width of 182,536,110,080; download it again",
+            "result in a feed-forward width of 182,536,110,080, which is too large; the file is damaged",
         ),
         ({"dim": 2**30, "multiple_of": 2**30, "n_heads": 2}, ""),
         ({"norm_eps": float("inf")}, "norm_eps is inf; expected a number above 0 and below"),

@@ -56,7 +56,7 @@ def perplexity(logits: torch.Tensor, tokens: torch.Tensor) -> float:
     return math.exp(F.cross_entropy(logits[0, :-1], tokens[0, 1:]))
 
 
-def test_perplexity_matches_transformers_on_the_folder_and_on_the_file(
+def test_perplexity_matches_transformers_reading_the_same_folder_and_file(
     model: Decoder, tokenizer: HFTokenizer, folder: Path, gguf: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -77,7 +77,7 @@ def test_perplexity_matches_transformers_on_the_folder_and_on_the_file(
     assert 2 < actual < 20, "the perplexity must be plausible for plain English"
 
 
-def test_tokens_match_transformers_on_the_folder_and_on_the_file(
+def test_tokens_match_transformers_reading_the_same_folder_and_file(
     tokenizer: HFTokenizer, folder: Path, gguf: Path
 ) -> None:
     from transformers import AutoTokenizer

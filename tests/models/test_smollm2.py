@@ -117,7 +117,9 @@ def test_perplexity_matches_transformers(model: Decoder, tokenizer: BaseTokenize
     assert 2 < actual < 20, "the perplexity must be plausible for plain English"
 
 
-def test_tokens_match_transformers_on_the_file(smollm2_gguf: Path, tokenizer: BaseTokenizer) -> None:
+def test_tokens_match_transformers_reading_the_same_gguf_file(
+    smollm2_gguf: Path, tokenizer: BaseTokenizer
+) -> None:
     from transformers import AutoTokenizer
 
     reference = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)

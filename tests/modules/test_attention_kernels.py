@@ -147,7 +147,7 @@ def test_calls_known_to_go_wrong_are_rejected(kernel: Kernel, attention: Attenti
 
 
 def test_every_condition_has_a_source_and_is_decisive() -> None:
-    """Each condition is violated by some call, and lines cited from the wheel exist."""
+    """Each condition is violated by some call, and the cited lines exist in the installed torch package."""
     capabilities, head_dims, switches = ((3, 5), (7, 5), (8, 6)), (6, 64, 208, 512), (True, False)
     every_call = [
         call(masking, dtype, capability, head_dim, has_softcap=has_softcap, has_triton=has_triton)

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from recipes.full_finetune import main
 from tests.tolerance import FLOAT64, assert_near, bound
-from tests.training.four_ranks import CASES, build_model, one_step
+from tests.training.four_ranks import CASES, REDUCED_ONCE, build_model, one_step
 from tests.training.run_ranks import run_ranks
 from tests.training.tiny import SINGLE_RANK, tiny_decoder, tiny_model
 from torchtune.config import ConfigError
@@ -32,12 +32,27 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EXACT)
 def test_step_on_four_ranks_matches_the_step_on_one_rank(results: dict[str, Any], case: str) -> None:
-    actual, single = results["cases"][case], one_step(SINGLE_RANK, lora=CASES[case].get("lora"))
+    model = {name: CASES[case][name] for name in ("lora", "tied_embeddings") if name in CASES[case]}
+    actual, single = results["cases"][case], one_step(SINGLE_RANK, **model)
     assert actual["loss"] == pytest.approx(single["loss"], rel=FLOAT64)
     assert actual["norm"] == pytest.approx(single["norm"], rel=FLOAT64)
     assert single["norm"] > 0.2  # so that clipping to 0.1 has an effect
     for kind in ("gradients", "clipped", "parameters"):
         assert_near(actual[kind], single[kind], FLOAT64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REDUCED_ONCE)
+def test_gradients_can_be_reduced_only_in_the_last_micro_batch(results: dict[str, Any], case: str) -> None:
+    assert results["cases"][f"reduced once, {case}"]["is_reduced"] == [False, True]
+    assert results["cases"]["fsdp"]["is_reduced"] == [True, True]
+
+
+@pytest.mark.slow
+def test_gradients_reduced_once_are_accumulated_in_float32(results: dict[str, Any]) -> None:
+    once, plain = results["cases"]["reduced once, bf16"], results["cases"]["bf16 plain"]
+    assert once["loss"] == plain["loss"]
+    assert_near(once["gradients"], plain["gradients"], bound(torch.float32, 8))
 
 
 @pytest.mark.slow

@@ -16,6 +16,16 @@ from torchtune.training import Lora, NextToken, StepSums, clip_gradients, start
 
 ADAPTERS = Lora(targets=["all-linear"], rank=3)
 KEEP_MATMULS = ActivationCheckpointing(keep="matmuls")
+REDUCED_ONCE: dict[str, dict[str, Any]] = {
+    "fsdp": {},
+    "hsdp": {"sharding": Sharding(replicas=2)},
+    "not sharded": {"enable_fsdp": False},
+    "offloaded": {"sharding": Sharding(cpu_offload=True)},
+    "untied": {"tied_embeddings": False},
+    "bf16": {"dtype": "bf16"},
+    "lora": {"lora": ADAPTERS},
+}
+"""Cases whose gradients are reduced once per step instead of in every micro-batch."""
 CASES: dict[str, dict[str, Any]] = {
     "fsdp": {},
     "hsdp": {"sharding": Sharding(replicas=2)},
@@ -33,6 +43,11 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16 checkpointed": {"dtype": "bf16", "activation_checkpointing": KEEP_MATMULS},
     "bf16 plain": {"dtype": "bf16"},
     "pure bf16": {"dtype": "bf16", "weights_dtype": "bf16"},
+    "untied": {"tied_embeddings": False},
+    **{
+        f"reduced once, {name}": {**case, "reduce_gradients_once": True}
+        for name, case in REDUCED_ONCE.items()
+    },
 }
 ROWS = examples()[:8]
 ROWS_BY_RANK = [[[0, 1, 3], [4]], [[2], [5]], [[6], [2]], [[2, 2], [7]]]
@@ -46,10 +61,16 @@ class Cfg:
 
 
 def build_model(
-    world: World, *, lora: Lora | None = None, dtype: str = "fp64", enable_fsdp: bool = True, **settings: Any
+    world: World,
+    *,
+    lora: Lora | None = None,
+    dtype: str = "fp64",
+    enable_fsdp: bool = True,
+    tied_embeddings: bool = True,
+    **settings: Any,
 ) -> Decoder:
     with torch.device("meta"):
-        model = tiny_decoder()
+        model = Decoder(tiny_decoder().architecture.evolve(tied_embeddings=tied_embeddings))
     if lora is not None:
         lora.add_to(model)
     place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **settings)
@@ -67,11 +88,13 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
     )
     batches = [make_batch([ROWS[i] for i in rows]) for rows in batch_rows]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
-    gathered = []
+    scorer.before_step(model, batches)
+    gathered, is_reduced = [], []
     for batch in batches:
         loss = sums.add(scorer(model, batch))
         gathered.append(not is_dtensor(next(model.layers[0].parameters())))
         torch.autograd.backward(loss)
+        is_reduced.append(any(p.grad is not None for p in model.parameters()))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before = {name: full_tensor(p.grad) for name, p in trained.items() if p.grad is not None}
     norm = clip_gradients(model, 0.1)
@@ -85,6 +108,7 @@ def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str,
         "parameters": {name: full_tensor(p.detach()) for name, p in trained.items()},
         "n_stored": sum(local_shard(p).numel() for p in model.parameters()),
         "gathered": gathered,
+        "is_reduced": is_reduced,
     }
 
 

@@ -1,4 +1,4 @@
-"""Losses and gradients of batches with fixed widths, as on a GPU, are compared with the same batches without them."""
+"""Batches of fixed widths, as used on a GPU, give the same losses and gradients as batches without padding to them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_widths_are_fixed_on_accelerators_only(packing: Packing | None, tmp_path
 
 
 def test_fixed_widths_do_not_change_the_validation_loss(tmp_path: Path) -> None:
-    """Three rows a batch leave a filler for the second of two ranks."""
+    """With three rows per batch, the second of two ranks has no rows left and receives a filler."""
     model = tiny_model()
     plain = validator_for(tmp_path, model, 3)
     second_rank = evolve(SINGLE_RANK, data_rank=1)

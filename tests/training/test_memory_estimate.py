@@ -13,6 +13,7 @@ from tests.training.tiny import tiny_decoder
 from torchtune.config import lazy
 from torchtune.internals import LiveBytes
 from torchtune.modules import Decoder, Hardware, LinearCrossEntropy, add_lora, assume_hardware
+from torchtune.placement import Placement
 from torchtune.training import MemoryEstimate, estimate_memory
 from torchtune.training._memory_estimate import _Workload
 
@@ -174,3 +175,21 @@ def test_a_gpu_does_not_copy_keys_and_values_for_each_query_head() -> None:
     grouped, separate = (estimate_for(H100, 512, num_heads=8, num_kv_heads=n).activations for n in (1, 8))
     n_bytes = 2 * 512 * 2 * 7 * 16 * 2  # keys and values of seven heads, [2, 7, 512, 16], in 16 bits
     assert separate - grouped > 0.9 * TINY.num_layers * n_bytes
+
+
+@pytest.mark.parametrize(("enable_fsdp", "accumulates"), [(True, True), (True, False), (False, True)])
+def test_gradients_that_are_reduced_once_are_stored_in_full(enable_fsdp: bool, accumulates: bool) -> None:
+    plain, once = (
+        estimate_memory(
+            meta_model(),
+            lazy(SGD, lr=0.1),
+            Placement(reduce_gradients_once=reduces_once),
+            dtype="bf16",
+            ranks=2,
+            enable_fsdp=enable_fsdp,
+            accumulates=accumulates,
+        )
+        for reduces_once in (False, True)
+    )
+    full = 4 * plain.trainable if enable_fsdp and accumulates else 0
+    assert once.gradients == plain.gradients + full

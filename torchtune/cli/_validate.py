@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torchtune import config, runs
-from torchtune._pluralize import pluralize
 from torchtune._similar_paths import did_you_mean_path
 from torchtune.cli._command import (
     CONFIG_OPTIONS,
@@ -20,13 +19,14 @@ from torchtune.cli._command import (
     Form,
     write_json,
 )
+from torchtune.cli._memory_report import breakdown, summary
 from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import count_ranks
 from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
 from torchtune.runs import config_names
 from torchtune.runs.command_line import Call, Option
-from torchtune.runs.console import paint, painted_mistakes, print_note, size_text
+from torchtune.runs.console import painted_mistakes, print_note
 
 ALL = Option("--all", "validate every config in a folder (default: every registered config)", required=True)
 MEMORY = Option("--memory", "show a breakdown of a training step's peak memory")
@@ -44,9 +44,9 @@ def run(call: Call) -> int:
         return validate_all(call.recipe, json=call.has(JSON))
     if not call.has(JSON):
         estimate = validate_config(call, ranks)
-        sys.stdout.write(f"{_summary(estimate)}\n")
+        sys.stdout.write(f"{summary(estimate)}\n")
         if estimate and call.has(MEMORY):
-            sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(estimate)))
+            sys.stdout.write("\n" + "".join(f"    {line}\n" for line in breakdown(estimate)))
         return 0
     outcome, error = _outcome(call, ranks)
     write_json(outcome)
@@ -67,7 +67,7 @@ def validate_all(folder: str, *, json: bool = False) -> int:
             name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
             if error is None:
                 to_set = f" (to be set: {', '.join(outcome['to_set'])})" if "to_set" in outcome else ""
-                sys.stdout.write(f"{name}: {_summary(outcome.get('needs'), '; ')}{to_set}\n")
+                sys.stdout.write(f"{name}: {summary(outcome.get('needs'), '; ')}{to_set}\n")
             else:
                 sys.stderr.write(f"{name}: {painted_mistakes(error, sys.stderr)}\n")
     return 2 if any(error for *_, error in outcomes) else 0
@@ -298,12 +298,19 @@ def _folders(cfg: object) -> Iterator[tuple[str, Any]]:
 def _estimate(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str, int]:
     from attrs import asdict
 
-    from torchtune.training import FinetuneConfig, batch_shape, estimate_run_memory, mapped_bytes
+    from torchtune.training import (
+        FinetuneConfig,
+        batch_shape,
+        estimate_run_memory,
+        estimate_without_fsdp,
+        mapped_bytes,
+    )
 
     estimate = estimate_run_memory(cfg, model, ranks, longest)
     rows, length = batch_shape(cfg, model, longest) if isinstance(cfg, FinetuneConfig) else (0, 0)
     is_known = longest is not None or (isinstance(cfg, FinetuneConfig) and cfg.loading.packing is not None)
     mapped = mapped_bytes(cfg, model, ranks)
+    unsharded = estimate_without_fsdp(cfg, model, ranks, longest)
     return {
         **asdict(estimate),
         "total": estimate.total,
@@ -311,61 +318,8 @@ def _estimate(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str
         "length": length,
         "is_length_known": is_known,
         "mapped": mapped,
+        **({} if unsharded is None else {"peak_without_fsdp": unsharded.peak or unsharded.total}),
     }
-
-
-def _summary(estimate: dict[str, int] | None, separator: str = "\n    ") -> str:
-    """Return `ok`, the number of parameters and the memory estimate, on two lines or on one."""
-    ok = paint("ok", "bold", "green")
-    if estimate is None:
-        return ok
-    n_parameters, n_trained = estimate["parameters"], estimate["trainable"]
-    parameters = f"{n_parameters:,} parameters"
-    memory = f"{size_text(estimate['weights'])} of weights"
-    if n_trained:
-        parameters += f", {n_trained:,} trained ({n_trained / n_parameters:.2%})"
-        memory += f" + {size_text(estimate['gradients'])} of gradients"
-        memory += f" + {size_text(estimate['optimizer'])} of optimizer state = {size_text(estimate['total'])}"
-    title = f"memory on each of the {estimate['ranks']} ranks" if estimate["ranks"] > 1 else "memory"
-    activations = "activations"
-    if estimate["activations"]:
-        batch = _batch(estimate)
-        if not estimate["is_length_known"]:
-            batch += "; the length is assumed, because the data does not exist yet"
-        activations = f"about {size_text(estimate['activations'])} of activations ({batch})"
-    return f"{ok}: {parameters}{separator}{title}: {memory}, plus {activations}"
-
-
-def _batch(estimate: dict[str, int]) -> str:
-    return f"{pluralize(estimate['rows'], 'batch row')} of {pluralize(estimate['length'], 'token')}"
-
-
-def _memory(estimate: dict[str, int]) -> Iterator[str]:
-    """Yield the lines of the memory report: the memory of a rank in a training step, and its peak."""
-    mapped = f"{size_text(estimate['mapped'])} memory-mapped from files, shared with other processes"
-    rows = [
-        ("weights", estimate["weights"], mapped if estimate["mapped"] else ""),
-        ("optimizer state", estimate["optimizer"], ""),
-        ("gradients", estimate["gradients"], ""),
-    ]
-    if estimate["activations"]:
-        rows.append(("activations", estimate["activations"] - estimate["loss"], _batch(estimate)))
-        optional = [
-            ("logits and loss", estimate["loss"], ""),
-            ("heap", estimate["heap"], "fragmentation, as measured on Linux"),
-            (
-                "context",
-                estimate["context"],
-                "CUDA context, libraries and fragmentation; not yet measured on a GPU",
-            ),
-        ]
-        rows += [row for row in optional if row[1]]
-    peak_note = "excluding Python and its imports (about 0.3 GiB)" if estimate["heap"] else ""
-    if estimate["peak"] and estimate["peak"] < sum(size for _, size, _ in rows):
-        freed = "activations are freed as gradients are computed"
-        peak_note = freed + (f"; {peak_note}" if peak_note else "")
-    for name, size, note in [*rows, *([("peak", estimate["peak"], peak_note)] if estimate["peak"] else [])]:
-        yield f"{name:16}{size_text(size):>10}  {note}".rstrip()
 
 
 COMMAND = Command(

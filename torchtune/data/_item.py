@@ -139,7 +139,7 @@ def total_counts(items: Iterable[Item]) -> dict[str, int]:
 
 
 def common_type(items: Iterable[Item], expected: type[Item] | None = None) -> type[Item] | None:
-    """Return the type that all items have, or None without items.
+    """Return the common type of all items, or None if there are no items.
 
     Args:
         items: The items.

@@ -6,6 +6,7 @@ from torchtune.distributed._deterministic import (
     set_deterministic_environment,
 )
 from torchtune.distributed._failures import FailureWatch, is_secondary, record_failure
+from torchtune.distributed._garbage import GarbageCollection
 from torchtune.distributed._join import join_ranks
 from torchtune.distributed._random_state import random_state, set_random_state
 from torchtune.distributed._signals import Stopped, StopRequests
@@ -14,6 +15,7 @@ from torchtune.distributed._world import World, pick_device
 __all__ = [
     "DETERMINISTIC_ENVIRONMENT",
     "FailureWatch",
+    "GarbageCollection",
     "StopRequests",
     "Stopped",
     "World",

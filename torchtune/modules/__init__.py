@@ -14,7 +14,9 @@ from torchtune.modules._adapters import (
     merge_lora,
 )
 from torchtune.modules._architecture import Architecture
+from torchtune.modules._attend import attend
 from torchtune.modules._attention import Attention, GroupedQuerySpec
+from torchtune.modules._attention_mask import PassShape
 from torchtune.modules._context import PassContext
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
@@ -25,7 +27,7 @@ from torchtune.modules._hardware import Hardware, assume_hardware, hardware_of
 from torchtune.modules._initialize import initialize
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
-from torchtune.modules._lean import lean
+from torchtune.modules._lean import LeanLayer, lean, rotate
 from torchtune.modules._linear import Embedding, Linear
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy, loss_chunk_size
 from torchtune.modules._lora import EmbeddingLoRA, LoRA
@@ -71,6 +73,7 @@ __all__ = [
     "LayerCache",
     "LayerNorm",
     "LayerNormSpec",
+    "LeanLayer",
     "LearnedSpec",
     "Linear",
     "LinearCrossEntropy",
@@ -78,6 +81,7 @@ __all__ = [
     "NormSpec",
     "PartiallyActive",
     "PassContext",
+    "PassShape",
     "PositionsSpec",
     "RMSNorm",
     "RMSNormSpec",
@@ -91,6 +95,7 @@ __all__ = [
     "add_adapter",
     "add_lora",
     "assume_hardware",
+    "attend",
     "copy_full",
     "fully_trained_parameters",
     "gather_full",
@@ -103,6 +108,7 @@ __all__ = [
     "lora_state",
     "loss_chunk_size",
     "merge_lora",
+    "rotate",
     "token_log_probs",
     "token_log_probs_and_entropies",
 ]

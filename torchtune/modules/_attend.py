@@ -55,7 +55,7 @@ def _attend_by_torch(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale
     if mask.kernel == "sdpa" and q.shape[0] == 1 and k.shape[1] < q.shape[1] and q.device.type == "cpu":
         return _attend_grouped_rows(q, k, v, mask, scale)
     is_grouped = k.shape[1] != q.shape[1]
-    if mask.kernel == "memory_efficient" and is_grouped:  # it supports no groups (torch 2.13)
+    if mask.kernel == "memory_efficient" and is_grouped:  # no grouped-query support in torch 2.13
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         is_grouped = False
     with _restriction(mask, q):
@@ -67,7 +67,8 @@ def _attend_by_torch(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, scale
 def _restriction(mask: AttentionMask, q: Tensor) -> AbstractContextManager[None]:
     """Restrict torch to the chosen kernel, which then raises if its conditions do not hold.
 
-    Only CUDA has these kernels; with the settings for a GPU, a CPU computes the same with its own kernel.
+    Only CUDA has these kernels; if a CPU assumes the settings of a GPU, as in tests, its own kernel computes the
+    same result.
     """
     if mask.kernel in _BACKENDS and q.is_cuda:
         return sdpa_kernel(_BACKENDS[mask.kernel])

@@ -3,8 +3,8 @@
 torch's own choice (`scaled_dot_product_attention` without restrictions) is not used on CUDA: it may be cuDNN, which has
 given wrong results for calls with few key-value heads or masks, or `math`, which stores all scores. Conditions of a
 kernel cite lines of files in the wheel of torch 2.13.0, or functions of
-`aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (here "sdp_utils.cpp"), which is not in the wheel and was read on
-torch's main branch of 2026. The choices have not yet been verified on a GPU.
+`aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (here "sdp_utils.cpp"), which is not in the wheel and was read
+on torch's main branch in 2026. The choices have not yet been verified on a GPU.
 """
 
 from collections.abc import Callable

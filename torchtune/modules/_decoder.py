@@ -29,6 +29,8 @@ class Decoder(nn.Module):
 
     compute_dtype: torch.dtype | None = None
     """Dtype that trained parameters are cast to in forward passes of training; None: no cast."""
+    reduces_gradients_once: bool = False
+    """Whether gradients are reduced across ranks only in the last micro-batch of a step."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from torchtune.placement._activations import (
     compile_layers,
 )
 from torchtune.placement._placement import DTYPES, Placement, full_state, resolve_dtype, set_dtype
-from torchtune.placement._sharding import Sharding, make_mesh, reshard, shard
+from torchtune.placement._sharding import Sharding, make_mesh, reduce_gradients, reshard, shard
 
 __all__ = [
     "DTYPES",
@@ -19,6 +19,7 @@ __all__ = [
     "compile_layers",
     "full_state",
     "make_mesh",
+    "reduce_gradients",
     "reshard",
     "resolve_dtype",
     "set_dtype",

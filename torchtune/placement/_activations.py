@@ -76,14 +76,15 @@ def checkpoint_activations(
 def compile_layers(model: Decoder) -> None:
     """Compile each layer with `torch.compile`, in place; compilation happens in the first steps.
 
-    Every layer is one graph, and each shape of batches has a graph, which all layers of the same structure share. A
-    layer that cannot be one graph, or a shape beyond `_MAX_GRAPHS`, raises instead of falling back to slow execution.
-    Passes with a cache, as in generation, are not compiled, because the length of a cache changes with every token.
+    Each layer is compiled as a single graph for each shape of the batch, and layers of the same structure share graphs.
+    A layer that cannot be compiled as a single graph, or a shape beyond `_MAX_GRAPHS`, raises instead of falling back
+    to slow execution. Passes with a cache, as in generation, are not compiled, because the length of a cache changes
+    with every token.
 
     Call this after `checkpoint_activations`, so that the compiler sees the recomputation, and before applying FSDP, so
     that FSDP's hooks are not compiled.
     """
-    # The compiler reads `grad` of every parameter, of which cast ones (`in_compute_dtype`) have none.
+    # The compiler reads the `grad` of every parameter; cast parameters (`in_compute_dtype`) have none.
     warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
     for layer in model.layers:
         assert isinstance(layer, DecoderLayer)
@@ -116,7 +117,7 @@ def _compile_layer(layer: DecoderLayer) -> None:
 def _compiler_reason(error: Exception) -> str:
     """Return the first line of a compiler's error, and the line of code that it is about."""
     reason, *details = str(error).strip().split("\n")
-    if reason.endswith(":") and details:  # of an error in the code generator
+    if reason.endswith(":") and details:  # errors of the code generator have their reason on the second line
         reason = f"{reason} {details[0].strip()}"
     code = [line.strip() for line in details if line.strip().startswith("File ")]
     return f"{reason} ({code[-1]})" if code else reason

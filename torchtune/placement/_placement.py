@@ -84,6 +84,10 @@ class Placement:
     """Compute the matrix products of decoder layers in float8, on GPUs of compute capability 8.9 (Ada) or later;
     requires dtype=bf16, compiled layers and the package torchao."""
 
+    reduce_gradients_once: bool = False
+    """Reduce gradients across ranks once per step instead of in every micro-batch: less communication, which matters on
+    slow networks, but with sharding each rank then stores full gradients in fp32."""
+
     def compiles(self, hardware: Hardware) -> bool:
         """Return whether layers are compiled on this hardware."""
         if self.compile != "auto":
@@ -173,6 +177,7 @@ class Placement:
         _set_tf32(hardware, enabled=self.tf32)
         set_dtype(model, DTYPES[dtype], DTYPES[self.weights_dtype])
         model.compute_dtype = DTYPES[dtype]
+        model.reduces_gradients_once = self.reduce_gradients_once
         if self.fp8:
             use_float8(model)
         if self.uses_lean_layers(hardware):

@@ -41,10 +41,11 @@ class Sharding:
 
 
 def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding, *, split: bool) -> None:
-    """Shard every layer across the ranks, in place.
+    """Shard a model across the ranks, in place.
 
-    The root module (embedding, final norm and output head) is never resharded between the forward and backward passes,
-    because the loss reads the head after the forward pass.
+    Each layer is gathered and resharded separately, and so is an embedding that is not tied to the output head. The
+    root module (all other parameters: final norm, output head and tied embedding) is never resharded between the
+    forward and backward passes, because the loss reads the head after the forward pass.
 
     Args:
         model: The model, on the meta device.
@@ -69,10 +70,25 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
     if sharding.cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
     shard_part = partial(fully_shard, mesh=mesh, mp_policy=precision, offload_policy=offload)
-    for layer in model.layers:
-        shard_part(layer, reshard_after_forward=sharding.reshard_after_forward)
+    units = list(model.layers) if model.architecture.tied_embeddings else [model.embed_tokens, *model.layers]
+    for unit in units:
+        shard_part(unit, reshard_after_forward=sharding.reshard_after_forward)
     shard_part(model)
     register_fsdp_forward_method(model, "hidden")
+
+
+def reduce_gradients(model: Decoder, *, is_last: bool) -> None:
+    """Set whether the next backward pass reduces gradients across ranks.
+
+    Args:
+        model: The model, which may be unsharded.
+        is_last: Whether the pass is the last of its optimizer step.
+    """
+    if model.reduces_gradients_once and dist.is_initialized():
+        from torch.distributed.fsdp import FSDPModule
+
+        assert isinstance(model, FSDPModule)
+        model.set_requires_gradient_sync(is_last)
 
 
 def reshard(model: nn.Module) -> None:

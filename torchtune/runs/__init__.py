@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from torchtune.runs._recipe import Recipe as Recipe
     from torchtune.runs._recipe import parse as parse
     from torchtune.runs._record import git_state as git_state
+    from torchtune.runs._record import gpus as gpus
     from torchtune.runs._record import versions as versions
     from torchtune.runs._registry import config_names as config_names
     from torchtune.runs._registry import config_source as config_source

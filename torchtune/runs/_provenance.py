@@ -203,8 +203,7 @@ def _sha256(files: Iterable[Path]) -> str:
 def _packages(tree: Mapping[str, Any]) -> dict[str, str]:
     """Return the versions of the packages that contain the config's components."""
     names = {dotpath.partition(".")[0] for dotpath in _dotpaths(tree)} - {*_SELF}
-    versions = {name: _version(name) for name in sorted(names)}
-    return {name: version for name, version in versions.items() if version is not None}
+    return {name: version for name in sorted(names) if (version := _version(name)) is not None}
 
 
 def _dotpaths(tree: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from torchtune.training._build import (
     open_datasets,
     save_model,
 )
+from torchtune.training._checkpoint_saver import CheckpointSaver
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import OPTIMIZER_RANGES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
@@ -18,13 +19,14 @@ from torchtune.training._metrics import Metrics
 from torchtune.training._non_finite import NonFiniteGuard
 from torchtune.training._profiling import Profiling
 from torchtune.training._readback import Readback
-from torchtune.training._run import CheckpointSaver, Run
+from torchtune.training._run import Run
 from torchtune.training._run_memory import (
     ModelConfig,
     OutOfMemoryError,
     batch_shape,
     build_meta_model,
     estimate_run_memory,
+    estimate_without_fsdp,
     mapped_bytes,
     memory_savings,
 )
@@ -100,6 +102,7 @@ __all__ = [
     "count_steps",
     "estimate_memory",
     "estimate_run_memory",
+    "estimate_without_fsdp",
     "find_tokenizer_files",
     "held_out_items",
     "in_compute_dtype",

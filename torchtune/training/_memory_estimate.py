@@ -112,6 +112,8 @@ def estimate_memory(  # noqa: PLR0913 - memory depends on all of them.
         usage = _Workload(model, compute, batch, placement.activation_checkpointing, hardware).measure(parts)
     weights = sum(_bytes(p, parts) for p in parameters) + sum(_bytes(b, 1) for b in model.buffers())
     gradients = sum(_bytes(p, parts) for p in trained)
+    if placement.reduce_gradients_once and accumulates and parts > 1:
+        gradients += sum(p.numel() for p in trained) * max(4, compute.itemsize)
     state = 0 if optimizer is None else _state_bytes(optimizer, trained, parts)
     peak = weights + state + usage.peak_with(gradients, accumulates=accumulates)
     heap = context = 0
@@ -197,6 +199,8 @@ class _Workload:
         if parts > 1:
             sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
             root = sum(p.numel() for p in model.parameters()) - sum(sizes)
+            if not model.architecture.tied_embeddings:
+                root -= sum(p.numel() for p in model.embed_tokens.parameters())
             casts = (2 * max(sizes, default=0) + root) * compute.itemsize
             reduced = [
                 sum(p.numel() for p in layer.parameters() if p.requires_grad) for layer in model.layers

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Self
 
-from attrs import define, frozen
+from attrs import frozen
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,11 +15,11 @@ from torchtune._pluralize import pluralize
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
 from torchtune.data import Batch, Batches
-from torchtune.distributed import Stopped, StopRequests, World
+from torchtune.distributed import GarbageCollection, Stopped, StopRequests, World
 from torchtune.modules import Decoder, hardware_of
 from torchtune.placement import resolve_dtype
 from torchtune.runs import RunFolder
-from torchtune.training._checkpoints import Checkpoints
+from torchtune.training._checkpoint_saver import CheckpointSaver
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops, tf32_peak_flops
 from torchtune.training._global_batch import GlobalBatch
@@ -131,6 +131,7 @@ class Run:
         self._stop_requests = StopRequests(
             world, RunFolder(cfg.output_dir).resume_hint(), lambda: self.state.save_seconds
         )
+        self._garbage = GarbageCollection(world)
         self._stack = ExitStack()
         self._pending: _Pending | None = None
 
@@ -150,6 +151,7 @@ class Run:
     def __enter__(self) -> Self:
         self._stack.enter_context(self.metrics)
         self._stack.enter_context(self._stop_requests)
+        self._stack.enter_context(self._garbage)
         for line in self._summary():
             self.metrics.note(line)
         return self
@@ -245,6 +247,7 @@ class Run:
             self.step, self._schedule.lr, launched_at, batches, reported, readback, self.is_complete
         )
         self._schedule.step()
+        self._garbage.collect_if_due(self.step)
         if self._synchronous:
             self.read_numbers()
 
@@ -345,56 +348,3 @@ def _build_metrics(cfg: FinetuneConfig, world: World, step: int, total_steps: in
         peak=tf32_peak_flops(world.device) if cfg.placement.tf32 else peak_flops(world.device, dtype),
         profiling=cfg.profiling,
     )
-
-
-@define(eq=False, slots=False)
-class CheckpointSaver:
-    """Decides when a checkpoint is due, and writes it.
-
-    Args:
-        section: The config section for checkpoints.
-        state: The state of the run, which writes checkpoints.
-        batches: The batches of this rank, which count epochs.
-        world: The ranks of this run.
-    """
-
-    _section: Checkpoints
-    _state: State
-    _batches: Batches[Any]
-    _world: World
-
-    def __attrs_post_init__(self) -> None:
-        self._saved_at = time.monotonic()
-        self._epoch = self._batches.epoch
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether the run writes checkpoints; if so, it also writes one after its last step, to extend the run from."""
-        section = self._section
-        return section.at_epoch_ends or (section.every_n_steps, section.every_n_minutes) != (None, None)
-
-    def is_due(self) -> bool:
-        """Return whether a checkpoint is due after this step; only rank 0 checks the time."""
-        section, step = self._section, self._state.step
-        minutes = section.every_n_minutes
-        elapsed = time.monotonic() - self._saved_at
-        is_time_up = minutes is not None and self._world.is_main and elapsed >= 60 * minutes
-        epoch_ended = section.at_epoch_ends and self._batches.epoch > self._epoch
-        return (
-            is_time_up
-            or epoch_ended
-            or (section.every_n_steps is not None and step % section.every_n_steps == 0)
-        )
-
-    def save(self) -> None:
-        """Write a checkpoint; all ranks must call this.
-
-        Raises:
-            OSError: The checkpoint cannot be written.
-        """
-        section = self._section
-        saved_at = time.monotonic()
-        self._state.save(
-            keep=section.keep, keep_every=section.keep_every_n_steps, wait=not section.asynchronous
-        )
-        self._saved_at, self._epoch = saved_at, self._batches.epoch

@@ -127,6 +127,32 @@ def estimate_run_memory(
     )
 
 
+def estimate_without_fsdp(
+    cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | None = None
+) -> MemoryEstimate | None:
+    """Estimate a run's memory with `enable_fsdp=false`, if the run shards a model whose weights are mostly frozen.
+
+    FSDP gathers frozen weights in every pass, which takes time; gradients and optimizer state of adapters are small.
+
+    Args:
+        cfg: The config.
+        model: As for `estimate_run_memory`.
+        ranks: Number of ranks.
+        longest: As for `batch_shape`.
+
+    Returns:
+        The estimate; None if the run does not shard its model, or trains at least half of its weights.
+    """
+    if not isinstance(cfg, FinetuneConfig) or not cfg.enable_fsdp or ranks == 1:
+        return None
+    if 2 * sum(p.numel() for p in model.parameters() if p.requires_grad) >= sum(
+        p.numel() for p in model.parameters()
+    ):
+        return None
+    placement = evolve(cfg.placement, sharding=None)
+    return estimate_run_memory(evolve(cfg, placement=placement, enable_fsdp=False), model, ranks, longest)
+
+
 def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
     """Return the bytes of memory-mapped weights: on a single CPU rank, the frozen weights that are not cast.
 

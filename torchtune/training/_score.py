@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchtune.data import Batch
 from torchtune.distributed import World
 from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded, token_log_probs
+from torchtune.placement import reduce_gradients
 
 T = TypeVar("T")
 
@@ -168,6 +169,9 @@ class Scorer(ABC):
     with state to checkpoint defines `state_dict` and `load_state_dict`, and is passed to `Run` in `parts`.
     """
 
+    _last_batch: Batch | None = None
+    """The last micro-batch of the current step."""
+
     @abstractmethod
     def score(self, model: Decoder, batch: Batch) -> Score:
         """Compute the sums of a micro-batch.
@@ -191,11 +195,14 @@ class Scorer(ABC):
 
     def __call__(self, model: Decoder, batch: Batch) -> Score:
         """Score a micro-batch, with the trained parameters cast to the compute precision."""
+        if torch.is_grad_enabled():
+            reduce_gradients(model, is_last=self._last_batch is None or batch is self._last_batch)
         return in_compute_dtype(model, lambda: self.score(model, batch))
 
     @torch.no_grad()
     def before_step(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
         """Call `prepare` if the scorer defines it; recipes call this once per step, before the first score."""
+        self._last_batch = micro_batches[-1]
         if type(self).prepare is not Scorer.prepare:
             in_compute_dtype(model, lambda: self.prepare(model, micro_batches))
 

@@ -120,8 +120,8 @@ def read_params(folder: Path) -> MetaParams:
     params = MetaParams(**values)
     if params.ffn_dim >= _UPPER_BOUND:
         raise ValueError(
-            f"{path}: dim, multiple_of and ffn_dim_multiplier result in a feed-forward width of {params.ffn_dim:,};"
-            " download it again"
+            f"{path}: dim, multiple_of and ffn_dim_multiplier result in a feed-forward width of {params.ffn_dim:,},"
+            " which is too large; the file is damaged: download it again"
         )
     return params
 
