@@ -4,9 +4,8 @@ import fcntl
 import glob
 import json
 import os
-import secrets
+import platform
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -158,7 +157,7 @@ class RunFolder:
                 else:
                     break
             file.truncate(0)
-            file.write(f"{holder} ({socket.gethostname()}, process {os.getpid()})\n")
+            file.write(f"{holder} ({platform.node()}, process {os.getpid()})\n")
             file.flush()
             yield
 
@@ -383,7 +382,7 @@ def choose_seed(layers: "Layers", *, overwrite: bool = False) -> None:
     if isinstance(folder, str) and layers.tree.get("seed", REQUIRED) is None:
         layers.has_unspecified_seed = True
         seed = None if overwrite or not folder else _seed_in(RunFolder(folder))
-        layers.tree["seed"] = secrets.randbelow(2**31) if seed is None else seed
+        layers.tree["seed"] = int.from_bytes(os.urandom(4)) % 2**31 if seed is None else seed
 
 
 def _seed_in(folder: RunFolder) -> Any:

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ def record(command: list[str]) -> dict[str, Any]:
         "versions": versions(),
         "threads": torch.get_num_threads() if torch else None,
         "git": git_state(),
-        "host": socket.gethostname(),
+        "host": platform.node(),
         "gpus": gpus(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "started": timestamp(),

@@ -33,11 +33,12 @@ TINY = (
     "model.head_dim=16",
     "model.ffn_dim=128",
 )
-SIZES = {
-    True: ("model.num_layers=4", "batch_size=2", "loading.packing.length=256", "max_steps=6"),
-    False: ("batch_size=2", "loading.packing.length=4096", "max_steps=12"),
-}
-"""The timed run, by whether it runs on a CPU: SmolLM2-135M with random weights, on a CPU with fewer layers."""
+GPU_RUN = ("batch_size=2", "loading.packing.length=4096", "max_steps=12")
+"""The timed run on a GPU: SmolLM2-135M with random weights."""
+CPU_RUN = ("model.num_layers=4", "batch_size=2", "loading.packing.length=256", "max_steps=6")
+"""The timed run on a CPU: the same model with fewer layers."""
+VOCABULARY = 49_152
+"""Vocabulary size of SmolLM2."""
 
 
 def run_checks() -> Iterator[Check]:
@@ -163,7 +164,7 @@ def _resume(device: torch.device) -> Iterator[Difference]:
 
 
 def _train(device: torch.device) -> Iterator[Difference | str]:
-    settings = SIZES[hardware_of(device).is_cpu]
+    settings = CPU_RUN if hardware_of(device).is_cpu else GPU_RUN
     with _runs(device) as runs:
         command = runs.command("run", *settings)
         estimate = json.loads(runs.call("validate", *command, "--json"))["needs"]["peak"]
@@ -177,7 +178,7 @@ def _train(device: torch.device) -> Iterator[Difference | str]:
         f"{last['tokens_per_second']:,.0f} tokens/s{mfu}, peak memory {peak / gib:.2f} GiB, estimate"
         f" {estimate / gib:.2f} GiB; losses {losses[0]:.2f} to {losses[-1]:.2f}"
     )
-    yield Difference("first loss from log(vocabulary)", abs(losses[0] / math.log(49152) - 1), 0.1)
+    yield Difference("first loss from log(vocabulary)", abs(losses[0] / math.log(VOCABULARY) - 1), 0.1)
     yield Difference("last loss relative to the first", losses[-1] / losses[0], 1.0)
 
 
