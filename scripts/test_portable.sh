@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit 1
 python=${TEST_PYTHON:-.venv/bin/python}
 
 # The tests whose results depend on rounding or on the order of summation.
-numeric="tests/modules tests/placement tests/training tests/generation tests/recipes tests/internals tests/test_end_to_end.py
+numeric="tests/modules tests/selftest tests/placement tests/training tests/generation tests/recipes tests/internals tests/test_end_to_end.py
   tests/models/test_families.py tests/formats/test_convert.py tests/formats/test_gguf.py tests/formats/test_gguf_families.py
   tests/formats/test_hf_folder.py tests/formats/test_meta.py tests/formats/test_peft_adapter.py
   tests/formats/test_peft_embeddings.py"
