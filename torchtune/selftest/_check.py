@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 Status = Literal["ok", "wrong", "not available"]
+"""The outcome of a check."""
 
 
 class Unavailable(Exception):  # noqa: N818 - it is not an error
